@@ -1,0 +1,13 @@
+// Package topic decides how Topic Names and Topic Filters relate: whether they
+// are valid, whether a filter matches a name, whether one filter covers or
+// overlaps another, and which entries of a [Tree] of subscriptions match.
+//
+// The rules are those of MQTT 5 section 4.7 in both protocol versions: `+` takes
+// one whole level, `#` the rest including the level above it, and a filter that
+// begins with a wildcard matches no name that begins with `$`. Names are
+// compared byte by byte, without Unicode normalization [MQTT-4.7.3-4].
+//
+// The functions that compare take valid names and filters; of others they give
+// some answer and never panic. The package knows no sessions and no rights; a
+// shared subscription is its group and its filter, apart, from [ParseShared] on.
+package topic
