@@ -1,0 +1,39 @@
+// Package policy decides what an identity may do.
+//
+// Policy files (HCL, *.hcl) are compiled once by [Load] to a [Set] that never
+// changes; [Check] also runs the tests that the files carry and lints them, and
+// is what must pass before a version is put in force. The broker takes a
+// [Session] per connected identity and asks it one question per PUBLISH, per
+// SUBSCRIBE and, for filtered subscriptions, per delivery; the overlay asks
+// [Set.Connect] once per flow and hands agents their [Set.Slice]; the function
+// manager asks [Set.Bindings]. Nothing is interpreted per message.
+//
+// # Rules
+//
+// What is not granted is denied. Grants add up; one matching deny beats every
+// grant. Each answer knows the rule it came from as `grant "sensor"
+// main.hcl:14`, and a refusal that no rule made names the grant that came
+// nearest, worked out only when somebody asks.
+//
+//   - publish needs a publish grant; with the retain flag also a retain grant.
+//     A will needs a will grant, a retained will also a retain grant. A deny of
+//     publish stops wills as well: a will is a publish that comes later.
+//   - subscribe needs one granted filter that covers the asked one. A deny that
+//     covers it refuses; a deny that only overlaps it grants the subscription
+//     with [Decision.Filtered] set, and [Session.Receive] decides each delivery.
+//   - $share/group/f is decided as f, or by a grant that is itself written
+//     $share/group/f, which grants that shared subscription only.
+//   - a leading + or # never matches a topic that begins with $.
+//
+// # When an identity lacks a value
+//
+// ${id.site}, ${id.labels.x} and ${session.site} are expanded once per session.
+// A grant whose filter or condition needs a value that the identity does not
+// have, or whose value holds one of / + # $, is not given: the filter is left
+// out. A deny errs to the other side: the level with the missing value becomes
+// +, and a condition that cannot be decided counts as true. To deny by label,
+// deny a group that selects the label: who lacks the label is not in the group.
+//
+// Policy knows identities, topics and ports. It knows no sockets, no sessions
+// of MQTT and no clock, and it does not know which identities exist.
+package policy

@@ -1,0 +1,142 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// LiveOptions configures a [Live].
+type LiveOptions struct {
+	Dir         string // the directory of policy files; "" for a node that is sent its policy
+	TrustDomain string
+
+	// OnChange is called after a new set is in force, by whoever brought it;
+	// [Live.Set] returns it, or an even newer one. Nil is allowed.
+	OnChange func()
+	// OnReject is called by Run with the diagnostics of files that were not put
+	// in force, once for each content. Nil drops them.
+	OnReject func(Diagnostics)
+}
+
+// Live holds the policy in force. What is not sound never replaces it.
+type Live struct {
+	options LiveOptions
+	set     atomic.Pointer[Set]
+
+	applying sync.Mutex // one Apply at a time; no callback runs under it
+}
+
+// NewLive returns a Live that denies everything until Apply or Reload gives it
+// a policy.
+func NewLive(options LiveOptions) *Live {
+	l := &Live{options: options}
+	empty := &Set{trustDomain: options.TrustDomain}
+	empty.index()
+	l.set.Store(empty)
+	return l
+}
+
+// Set returns the policy in force; never nil.
+func (l *Live) Set() *Set { return l.set.Load() }
+
+// Apply checks files and puts them in force. On an error, which is a
+// [Diagnostics], the policy in force stays. Warnings are returned either way.
+// Files that are in force already change nothing.
+func (l *Live) Apply(files map[string][]byte) (Diagnostics, error) {
+	changed, found := l.apply(files)
+	if err := found.Err(); err != nil {
+		return found, err
+	}
+	if changed && l.options.OnChange != nil {
+		l.options.OnChange()
+	}
+	return found, nil
+}
+
+func (l *Live) apply(files map[string][]byte) (changed bool, found Diagnostics) {
+	l.applying.Lock()
+	defer l.applying.Unlock()
+	if len(files) > 0 && HashFiles(files) == l.Set().Hash() {
+		return false, nil
+	}
+	s, found := Check(files, l.options.TrustDomain)
+	if s == nil {
+		return false, found.In(l.options.Dir)
+	}
+	l.set.Store(s)
+	return true, found.In(l.options.Dir)
+}
+
+// Reload reads the directory and applies it, as Apply does.
+func (l *Live) Reload() (Diagnostics, error) {
+	files, err := ReadDir(l.options.Dir)
+	if err != nil {
+		return asDiagnostics(err), err
+	}
+	return l.Apply(files)
+}
+
+// settle is how long the directory must be quiet before it is read: an editor
+// or a checkout makes many changes that mean one.
+const settle = 100 * time.Millisecond
+
+// retry is how often a directory that went away is looked for.
+const retry = 2 * time.Second
+
+// Run applies the directory whenever it changes, until ctx is done. Without a
+// directory it only waits.
+func (l *Live) Run(ctx context.Context) error {
+	if l.options.Dir == "" {
+		<-ctx.Done()
+		return nil
+	}
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch policy: %w", err)
+	}
+	defer w.Close()
+	if err := w.Add(l.options.Dir); err != nil {
+		return fmt.Errorf("watch policy directory %s: %w", l.options.Dir, err)
+	}
+	// The directory may have changed between the caller's Reload and the watch.
+	quiet := time.NewTimer(0)
+	defer quiet.Stop()
+	var rejected string
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.Events:
+			quiet.Reset(settle)
+		case <-w.Errors: //nolint:errcheck // whatever was lost, reading the directory makes up for it
+			quiet.Reset(settle)
+		case <-quiet.C:
+			// A directory that was moved away takes its watch with it.
+			if w.Add(l.options.Dir) != nil {
+				quiet.Reset(retry)
+			}
+			rejected = l.reload(rejected)
+		}
+	}
+}
+
+// reload reports a rejection unless it is the one reported last, and returns
+// it.
+func (l *Live) reload(rejected string) string {
+	found, err := l.Reload()
+	if err == nil {
+		return ""
+	}
+	if text := found.Error(); text != rejected {
+		if l.options.OnReject != nil {
+			l.options.OnReject(found)
+		}
+		return text
+	}
+	return rejected
+}

@@ -1,0 +1,274 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Session is what one identity may do with topics: the filters of its grants
+// and denies, expanded and indexed. It never changes and is safe for concurrent
+// use; take a new one when the [Set], the labels or the site change.
+type Session struct {
+	set    *Set
+	member member
+	rules  []int32 // that apply, ascending
+	allow  [actions]tree
+	deny   [actions]tree
+}
+
+// Session compiles the rights of sub. An identity of another trust domain, and
+// the zero identity, has none.
+func (s *Set) Session(sub Subject) *Session {
+	x := &Session{set: s}
+	m, ok := s.member(sub)
+	x.member = m
+	if !ok {
+		return x
+	}
+	x.rules = slices.DeleteFunc(s.rulesFor(&m), func(i int32) bool {
+		applies, _ := s.rules[i].applies(&m)
+		return !applies
+	})
+	for _, i := range x.rules {
+		r := s.rules[i]
+		for b := range r.topics {
+			x.add(i, r.deny, &r.topics[b])
+		}
+	}
+	return x
+}
+
+// add indexes the filters of one topics block. It walks in the same order as
+// [Session.each], which explains.
+func (x *Session) add(rule int32, deny bool, t *topics) {
+	if t.functions && x.member.ID.Kind != "function" {
+		return
+	}
+	trees := &x.allow
+	if deny {
+		trees = &x.deny
+	}
+	for a := range actions {
+		for i := range t.filters[a] {
+			f, problem := x.expand(&t.filters[a][i], deny)
+			if problem != "" {
+				continue
+			}
+			share, filter, err := cutShare(f)
+			if err != nil {
+				continue
+			}
+			trees[a].insert(filter, leaf{rule: rule, share: share, maxQoS: t.maxQoS, maxSize: t.maxSize})
+		}
+	}
+}
+
+func (x *Session) expand(t *template, deny bool) (filter, problem string) {
+	filter, problem = t.expand(&x.member.Subject)
+	if problem != "" && deny {
+		return t.widen(&x.member.Subject), ""
+	}
+	return filter, problem
+}
+
+// Subject returns whom the session was compiled for.
+func (x *Session) Subject() Subject { return x.member.Subject }
+
+// Publish decides a PUBLISH to topic, which must be a valid topic name. With
+// the retain flag it needs a retain grant as well.
+func (x *Session) Publish(topic string, qos byte, retained bool, size int) Decision {
+	return x.send(publish, topic, qos, retained, size)
+}
+
+// Will decides a will: at CONNECT, and again when it fires.
+func (x *Session) Will(topic string, qos byte, retained bool, size int) Decision {
+	d := x.send(will, topic, qos, retained, size)
+	if d.Allowed {
+		if r := x.deny[publish].match(topic, anyPublish); r >= 0 {
+			return d.deniedBy(r)
+		}
+	}
+	return d
+}
+
+// anyPublish asks a deny, which knows no bounds.
+var anyPublish = asked{}
+
+func (x *Session) send(a action, topic string, qos byte, retained bool, size int) Decision {
+	d := Decision{x: x, action: a, object: topic, qos: qos, size: size}
+	if r := x.deny[a].match(topic, anyPublish); r >= 0 {
+		return d.deniedBy(r)
+	}
+	granted := x.allow[a].match(topic, asked{qos: qos, size: size})
+	if granted < 0 {
+		return d
+	}
+	if retained {
+		d.action = retain
+		if r := x.deny[retain].match(topic, anyPublish); r >= 0 {
+			return d.deniedBy(r)
+		}
+		if x.allow[retain].match(topic, asked{qos: qos, size: size}) < 0 {
+			return d
+		}
+		d.action = a
+	}
+	d.Allowed, d.Rule = true, x.set.rules[granted].cite
+	return d
+}
+
+// Subscribe decides a SUBSCRIBE to filter, which must be a valid topic filter,
+// $share/group/filter among them.
+func (x *Session) Subscribe(filter string) Decision {
+	d := Decision{x: x, action: subscribe, object: filter}
+	share, inner, err := cutShare(filter)
+	if err != nil {
+		return d
+	}
+	if r := x.deny[subscribe].covers(inner, asked{share: share}); r >= 0 {
+		return d.deniedBy(r)
+	}
+	granted := x.allow[subscribe].covers(inner, asked{share: share})
+	if granted < 0 {
+		return d
+	}
+	if r := x.deny[subscribe].overlaps(inner, asked{share: share}); r >= 0 {
+		d.Filtered = true
+		// Delivery does not know the group, so a deny of a shared subscription
+		// that touches this one refuses it.
+		if share != "" && x.deny[subscribe].overlaps(inner, asked{}) < 0 {
+			return d.deniedBy(r)
+		}
+	}
+	d.Allowed, d.Rule = true, x.set.rules[granted].cite
+	return d
+}
+
+// Receive decides the delivery of a message on topic to a subscription of the
+// session. Only subscriptions whose [Decision.Filtered] was set need to ask.
+func (x *Session) Receive(topic string) Decision {
+	d := Decision{x: x, action: subscribe, object: topic, delivery: true}
+	if r := x.deny[subscribe].match(topic, asked{}); r >= 0 {
+		return d.deniedBy(r)
+	}
+	if r := x.allow[subscribe].match(topic, asked{share: anyShare}); r >= 0 {
+		d.Allowed, d.Rule = true, x.set.rules[r].cite
+	}
+	return d
+}
+
+// FunctionRights is what policy gives a function besides its topics.
+type FunctionRights struct {
+	Capabilities []string      // sorted; granted and not denied
+	Memory       int64         // bytes; 0: the default
+	Timeout      time.Duration // per message; 0: the default
+	Rules        []string      // that gave it
+}
+
+// Function returns the rights of a session whose identity is a function. Where
+// several grants give a bound, the widest counts.
+func (x *Session) Function() FunctionRights {
+	var f FunctionRights
+	var taken []string
+	for _, i := range x.rules {
+		r := x.set.rules[i]
+		switch {
+		case r.function == nil || x.member.ID.Kind != "function":
+		case r.deny:
+			taken = append(taken, r.function.capabilities...)
+		default:
+			f.Rules = append(f.Rules, r.cite)
+			f.Capabilities = append(f.Capabilities, r.function.capabilities...)
+			f.Memory = max(f.Memory, r.function.memory)
+			f.Timeout = max(f.Timeout, r.function.timeout)
+		}
+	}
+	f.Capabilities = slices.DeleteFunc(f.Capabilities, func(c string) bool { return slices.Contains(taken, c) })
+	slices.Sort(f.Capabilities)
+	f.Capabilities = slices.Compact(f.Capabilities)
+	return f
+}
+
+// rightFilter is one filter of one rule as it holds, or does not, for a session.
+type rightFilter struct {
+	rule    *rule
+	action  action
+	filter  string // expanded; as written when problem is set
+	problem string // why it is not given
+	maxQoS  byte
+	maxSize int64
+}
+
+// each calls f with the filters of the rules that select the session's
+// identity, those that are not given among them. It serves explanations only.
+func (x *Session) each(f func(rightFilter)) {
+	if x.member.ID.IsZero() {
+		return
+	}
+	for _, i := range x.set.rulesFor(&x.member) {
+		r := x.set.rules[i]
+		applies, problem := r.applies(&x.member)
+		if !applies && problem == "" {
+			problem = "`when` does not hold"
+		} else if problem != "" {
+			problem = "`when` " + problem
+		}
+		for b := range r.topics {
+			t := &r.topics[b]
+			if t.functions && x.member.ID.Kind != "function" {
+				continue
+			}
+			for a := range actions {
+				for k := range t.filters[a] {
+					rf := rightFilter{rule: r, action: a, problem: problem, maxQoS: t.maxQoS, maxSize: t.maxSize}
+					var missing string
+					if rf.filter, missing = x.expand(&t.filters[a][k], r.deny); missing != "" {
+						rf.filter = t.filters[a][k].text
+						if rf.problem == "" {
+							rf.problem = missing
+						}
+					}
+					if applies && r.deny {
+						rf.problem = ""
+					}
+					f(rf)
+				}
+			}
+		}
+	}
+}
+
+// NotGiven says which filters the rules name this identity for, but do not give
+// it, and why: for a log line when it connects.
+func (x *Session) NotGiven() []string {
+	var out []string
+	x.each(func(f rightFilter) {
+		if f.problem != "" && !f.rule.deny {
+			out = append(out, clip(fmt.Sprintf("%s %s %s: %s", f.rule.cite, f.action.verb(), f.filter, f.problem), maxReason))
+		}
+	})
+	return out
+}
+
+// nearness is how many leading levels of filter the asked topic or filter runs
+// along; "" levels and wildcards count as they match.
+func nearness(filter, object string) int {
+	n := 0
+	for {
+		a, restA, moreA := strings.Cut(filter, "/")
+		b, restB, moreB := strings.Cut(object, "/")
+		if a == "#" {
+			return n + 1
+		}
+		if a != b && a != "+" {
+			return n
+		}
+		n++
+		if !moreA || !moreB {
+			return n
+		}
+		filter, object = restA, restB
+	}
+}
