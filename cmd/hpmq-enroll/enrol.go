@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+)
+
+// enrol trades the ticket for a certificate and prints how to use it.
+func (c *command) enrol(ctx context.Context) error {
+	t, err := c.readTicket()
+	if err != nil {
+		return err
+	}
+	if t.Kind == identity.Node {
+		return &failure{exitUsage, "this ticket is for a node, not for a device", "hpmq up --join TICKET --site " + t.Site}
+	}
+	if err := t.CheckTime(time.Now()); err != nil {
+		return c.expired(err, t)
+	}
+	if c.dir == "" {
+		c.dir = t.Name
+	}
+	s, err := identity.OpenStore(c.dir)
+	if err != nil {
+		return err
+	}
+	progress := func(line string) { fmt.Fprintln(c.stderr, line) }
+	if _, err := identity.Enrol(ctx, t, s, identity.EnrolOptions{Progress: progress}); err != nil {
+		return err
+	}
+	sum, err := summarize(s)
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return sum.printJSON(c.stdout)
+	}
+	_, err = fmt.Fprintln(c.stdout, sum.tryLine())
+	return err
+}
+
+// readTicket parses the ticket of the command line or of standard input.
+func (c *command) readTicket() (*identity.Ticket, error) {
+	if c.ticket != "-" {
+		return identity.ParseTicket(c.ticket)
+	}
+	text, err := io.ReadAll(io.LimitReader(c.stdin, 64<<10))
+	if err != nil {
+		return nil, fmt.Errorf("read ticket: %w", err)
+	}
+	return identity.ParseTicket(string(text))
+}
+
+// expired adds the clock to the error when that is the likelier culprit.
+func (c *command) expired(err error, t *identity.Ticket) error {
+	if now := time.Now(); now.Sub(t.NotAfter) > 24*time.Hour {
+		return &failure{exitDenied, err.Error(), "this machine's clock says " + now.UTC().Format(time.DateTime) + " UTC"}
+	}
+	return err
+}

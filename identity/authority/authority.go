@@ -1,0 +1,112 @@
+package authority
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/smallstep/certificates/authority"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
+)
+
+// DefaultGrace is how long after its end a certificate may still be renewed
+// with the same key, unless [Options] says otherwise.
+const DefaultGrace = 30 * 24 * time.Hour
+
+// Options configures an [Authority].
+type Options struct {
+	Node identity.ID // this node, which cannot be revoked here; required
+	Site string      // home site of identities whose ticket names none
+
+	Grace time.Duration      // zero means DefaultGrace
+	Now   func() time.Time   // nil means time.Now
+	Log   logrus.FieldLogger // issued, refused and suspicious requests; nil discards
+}
+
+// ErrUnknown is returned for an identity that the directory has never seen.
+var ErrUnknown = errors.New("unknown identity")
+
+// Authority issues, renews and revokes. Its methods may be called from any
+// goroutine. It starts nothing and needs no closing.
+type Authority struct {
+	keys  *Keys
+	dir   *directory.Directory
+	node  identity.ID
+	site  string
+	grace time.Duration
+	now   func() time.Time
+	log   logrus.FieldLogger
+	step  *authority.Authority
+	db    *database
+	names nameLocks
+
+	clones atomic.Uint64
+}
+
+// New returns the authority that issues with keys and records in d, which must
+// be the writer opened with keys.Signer.
+func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
+	if !d.Writable() {
+		return nil, errors.New("an authority needs the writable directory")
+	}
+	if opts.Node.TrustDomain != keys.trustDomain || opts.Node.Kind != identity.Node {
+		return nil, fmt.Errorf("authority of %s cannot run on %q", keys.trustDomain, opts.Node)
+	}
+	a := &Authority{
+		keys: keys, dir: d, node: opts.Node, site: opts.Site, grace: opts.Grace, now: opts.Now, log: opts.Log,
+		db: &database{dir: d, asked: map[identity.ID]*grant{}},
+	}
+	if a.grace == 0 {
+		a.grace = DefaultGrace
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	if a.log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		a.log = silent
+	}
+	var err error
+	a.step, err = authority.NewEmbedded(
+		authority.WithX509RootCerts(keys.root),
+		authority.WithX509SignerFunc(a.stepSigner),
+		authority.WithX509IntermediateCerts(keys.issuer.cert),
+		authority.WithDatabase(a.db),
+		authority.WithQuietInit(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("start certificate authority: %w", err)
+	}
+	if left := keys.issuerEnd().Sub(a.now()); left < intermediateLifetime/3 {
+		a.log.WithField("not_after", keys.issuerEnd().UTC()).
+			Warn("the intermediate certificate cannot be renewed, because the root key is not here")
+	}
+	return a, nil
+}
+
+// stepSigner gives smallstep the issuer of the moment.
+func (a *Authority) stepSigner() ([]*x509.Certificate, crypto.Signer, error) {
+	i, err := a.keys.current()
+	if err != nil {
+		return nil, nil, err
+	}
+	return []*x509.Certificate{i.cert}, i.key, nil
+}
+
+// Roots returns the root certificates that clients pin.
+func (a *Authority) Roots() []*x509.Certificate { return []*x509.Certificate{a.keys.root} }
+
+// Bundle returns the trust bundle of the domain.
+func (a *Authority) Bundle() *identity.Bundle { return a.keys.Bundle() }
+
+// Clones returns how many renewals were refused because the certificate had
+// been renewed before by somebody else with the same key.
+func (a *Authority) Clones() uint64 { return a.clones.Load() }

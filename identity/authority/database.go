@@ -1,0 +1,151 @@
+package authority
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/smallstep/certificates/authority/provisioner"
+	"github.com/smallstep/certificates/db"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
+)
+
+// database is smallstep's view of the directory. Smallstep stores each
+// certificate between signing it and handing it out; here that step is what
+// makes the certificate exist, so one that was not asked for, or that cannot be
+// recorded, never leaves.
+type database struct {
+	dir *directory.Directory
+
+	mu    sync.Mutex
+	asked map[identity.ID]*grant
+}
+
+var (
+	_ db.AuthDB            = (*database)(nil)
+	_ db.CertificateStorer = (*database)(nil)
+)
+
+// ask announces that the certificate of g is about to be signed. The caller
+// holds the name's lock and calls the result when it is done.
+func (s *database) ask(g *grant) (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked[g.record.ID] = g
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.asked, g.record.ID)
+	}
+}
+
+// StoreCertificateChain records a fresh certificate in the directory. Smallstep
+// looks for this method by name; without it, issued certificates are silently
+// not stored.
+func (s *database) StoreCertificateChain(_ provisioner.Interface, chain ...*x509.Certificate) error {
+	leaf := chain[0]
+	id, err := identity.LeafID(leaf)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	g := s.asked[id]
+	s.mu.Unlock()
+	gen, _ := identity.Generation(leaf)
+	if g == nil || gen != g.record.Generation || spkiHash(leaf.RawSubjectPublicKeyInfo) != g.record.SPKI {
+		return fmt.Errorf("nobody asked for a certificate of %s at generation %d", id.Short(), gen)
+	}
+	g.record.Leaf, g.record.NotAfter = leaf.Raw, leaf.NotAfter
+	_, err = s.dir.Put(append([]directory.Payload{g.record}, g.along...)...)
+	return err
+}
+
+// StoreCertificate is StoreCertificateChain for callers without a chain.
+func (s *database) StoreCertificate(leaf *x509.Certificate) error {
+	return s.StoreCertificateChain(nil, leaf)
+}
+
+// find returns the current certificate with a serial number (decimal, as
+// smallstep writes it) and the identity it belongs to.
+func (s *database) find(serial string) (directory.Identity, *x509.Certificate, error) {
+	for p := range s.dir.Identities() {
+		if len(p.Leaf) == 0 {
+			continue
+		}
+		leaf, err := x509.ParseCertificate(p.Leaf)
+		if err == nil && leaf.SerialNumber.String() == serial {
+			return p, leaf, nil
+		}
+	}
+	return directory.Identity{}, nil, errNoSerial
+}
+
+var errNoSerial = errors.New("no current certificate has this serial number")
+
+// GetCertificate returns a certificate that is current. One that was renewed is
+// not kept.
+func (s *database) GetCertificate(serial string) (*x509.Certificate, error) {
+	_, leaf, err := s.find(serial)
+	return leaf, err
+}
+
+// IsRevoked reports whether a certificate must not be used. One that is not
+// current counts as revoked.
+func (s *database) IsRevoked(serial string) (bool, error) {
+	p, _, err := s.find(serial)
+	if errors.Is(err, errNoSerial) {
+		return true, nil
+	}
+	return p.State != directory.Active || s.dir.Revoked(p.ID, p.Generation), err
+}
+
+// Revoke revokes the identity whose current certificate has the serial number:
+// revocation is per identity and generation here, never per certificate.
+func (s *database) Revoke(r *db.RevokedCertificateInfo) error {
+	p, _, err := s.find(r.Serial)
+	if err != nil {
+		return err
+	}
+	at := r.RevokedAt
+	if at.IsZero() {
+		at = time.Now()
+	}
+	p.State = directory.Revoked
+	_, err = s.dir.Put(directory.Revocation{ID: p.ID, Generation: p.Generation, Reason: r.Reason, Time: at}, p)
+	return err
+}
+
+// UseToken refuses: there are no provisioner tokens, tickets are ours.
+func (s *database) UseToken(string, string) (bool, error) { return false, db.ErrNotImplemented }
+
+// Shutdown leaves the directory open; it belongs to others.
+func (s *database) Shutdown() error { return nil }
+
+// The authority signs no SSH certificates.
+
+// StoreSSHCertificate refuses.
+func (s *database) StoreSSHCertificate(*ssh.Certificate) error { return db.ErrNotImplemented }
+
+// IsSSHRevoked refuses.
+func (s *database) IsSSHRevoked(string) (bool, error) { return true, db.ErrNotImplemented }
+
+// RevokeSSH refuses.
+func (s *database) RevokeSSH(*db.RevokedCertificateInfo) error { return db.ErrNotImplemented }
+
+// IsSSHHost refuses.
+func (s *database) IsSSHHost(string) (bool, error) { return false, db.ErrNotImplemented }
+
+// GetSSHHostPrincipals refuses.
+func (s *database) GetSSHHostPrincipals() ([]string, error) { return nil, db.ErrNotImplemented }
+
+func spkiHash(spki []byte) [32]byte { return sha256.Sum256(spki) }
+
+// sameKey reports whether two SubjectPublicKeyInfos are equal.
+func sameKey(a, b []byte) bool { return bytes.Equal(a, b) }

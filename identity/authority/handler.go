@@ -1,0 +1,130 @@
+package authority
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
+)
+
+// Backend answers what the enrolment API asks: an [Authority], or a [Relay] on
+// a node without one.
+type Backend interface {
+	Roots() []*x509.Certificate
+	Enrol(context.Context, *identity.EnrolRequest) (*identity.EnrolResponse, error)
+	Renew(context.Context, *identity.RenewRequest) (*identity.EnrolResponse, error)
+}
+
+var (
+	_ Backend = (*Authority)(nil)
+	_ Backend = (*Relay)(nil)
+)
+
+// Handler serves the enrolment API on behalf of b. It answers strangers, so
+// sizes and rates are bounded and failures are told to the log only. A nil log
+// discards.
+func Handler(b Backend, log logrus.FieldLogger) http.Handler {
+	if log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		log = silent
+	}
+	h := &handler{backend: b, log: log, limit: newLimiter()}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+identity.RootsPath+"{hash}", h.roots)
+	mux.HandleFunc("POST "+identity.EnrolPath, func(w http.ResponseWriter, r *http.Request) { answer(h, w, r, b.Enrol) })
+	mux.HandleFunc("POST "+identity.RenewPath, func(w http.ResponseWriter, r *http.Request) { answer(h, w, r, b.Renew) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		h.refuse(w, r, refuse(http.StatusNotFound, "", "no such resource"))
+	})
+	return mux
+}
+
+type handler struct {
+	backend Backend
+	log     logrus.FieldLogger
+	limit   *limiter
+}
+
+func (h *handler) roots(w http.ResponseWriter, r *http.Request) {
+	for _, root := range h.backend.Roots() {
+		sum := sha256.Sum256(root.Raw)
+		if hex.EncodeToString(sum[:]) == r.PathValue("hash") {
+			w.Header().Set("Content-Type", "application/x-pem-file")
+			w.Write(identity.EncodeCertificates(root)) //nolint:errcheck // the client is gone
+			return
+		}
+	}
+	h.refuse(w, r, refuse(http.StatusNotFound, "", "no root certificate with this hash"))
+}
+
+// answer reads one request, asks do, and writes what it says.
+func answer[Q any](h *handler, w http.ResponseWriter, r *http.Request, do func(context.Context, *Q) (*identity.EnrolResponse, error)) {
+	if wait := h.limit.take(r.RemoteAddr); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
+		h.refuse(w, r, refuse(http.StatusTooManyRequests, "", "too many requests from this address"))
+		return
+	}
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		h.refuse(w, r, refuse(http.StatusUnsupportedMediaType, "", "want application/json"))
+		return
+	}
+	q := new(Q)
+	body := http.MaxBytesReader(w, r.Body, identity.MaxBodyBytes)
+	if err := json.NewDecoder(body).Decode(q); err != nil {
+		if _, large := errors.AsType[*http.MaxBytesError](err); large {
+			h.refuse(w, r, refuse(http.StatusRequestEntityTooLarge, "", "request of more than %d bytes", identity.MaxBodyBytes))
+			return
+		}
+		h.refuse(w, r, refuse(http.StatusBadRequest, "", "request is not valid JSON"))
+		return
+	}
+	a, err := do(r.Context(), q)
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	h.write(w, http.StatusOK, a)
+}
+
+// refuse writes a refusal, or hides a failure behind one that may pass.
+func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	refusal := asRefusal(err)
+	log := h.log.WithFields(logrus.Fields{logfield.Remote: r.RemoteAddr, logfield.Reason: err.Error()})
+	switch {
+	case refusal.Status >= http.StatusInternalServerError:
+		log.Error("enrolment request failed")
+	case refusal.Status == http.StatusForbidden || refusal.Status == http.StatusConflict:
+		log.Warn("enrolment request refused")
+	default:
+		log.Debug("enrolment request refused")
+	}
+	h.write(w, refusal.Status, refusal)
+}
+
+func (h *handler) write(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(v) //nolint:errcheck,errchkjson // the client is gone
+}
+
+// asRefusal returns the answer in err, or one that tells a stranger no more
+// than that it may try again.
+func asRefusal(err error) *identity.APIError {
+	if refusal, ok := errors.AsType[*identity.APIError](err); ok {
+		return refusal
+	}
+	return refuse(http.StatusServiceUnavailable, "try again later; the node's log says why", "the CA cannot answer now")
+}

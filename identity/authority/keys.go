@@ -1,0 +1,323 @@
+package authority
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+)
+
+// The validity of the authority's own certificates.
+const (
+	rootLifetime         = 10 * 365 * 24 * time.Hour
+	intermediateLifetime = 365 * 24 * time.Hour
+)
+
+// The files of a key directory, all of mode 0600. root.key may be taken away
+// and kept elsewhere: it is used once a year, to renew the intermediate.
+const (
+	rootFile         = "root.crt"
+	rootKeyFile      = "root.key"
+	intermediateFile = "intermediate.pem" // certificate, key, then earlier certificates still in use
+	signerFile       = "signer.key"
+)
+
+// Keys are the secrets of an authority: the root, the intermediate that issues,
+// and the directory's signer, which is apart from both.
+type Keys struct {
+	dir         string
+	trustDomain string
+	now         func() time.Time
+	root        *x509.Certificate
+	signer      ed25519.PrivateKey
+
+	mu      sync.Mutex
+	issuer  issuer
+	earlier []*x509.Certificate // intermediates that issued certificates still valid
+}
+
+// issuer is the certificate that issues, and its key.
+type issuer struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+// OpenKeys loads the keys of trustDomain from dir, or makes them on a first run:
+// all of them appear at once, or none. An intermediate with less than a third
+// of its life left is renewed.
+func OpenKeys(dir, trustDomain string, now func() time.Time) (*Keys, error) {
+	if now == nil {
+		now = time.Now
+	}
+	k := &Keys{dir: dir, trustDomain: trustDomain, now: now}
+	_, err := os.Stat(filepath.Join(dir, rootFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = k.create()
+	}
+	if err == nil {
+		err = k.load()
+	}
+	if err == nil {
+		_, err = k.current()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("CA keys in %s: %w", dir, err)
+	}
+	return k, nil
+}
+
+// Signer returns the key that signs directory records and tickets.
+func (k *Keys) Signer() ed25519.PrivateKey { return k.signer }
+
+// SignerKey returns the public half of [Keys.Signer], which tickets pin and a
+// directory is opened with.
+func (k *Keys) SignerKey() ed25519.PublicKey { return k.signer.Public().(ed25519.PublicKey) }
+
+// Root returns the root certificate.
+func (k *Keys) Root() *x509.Certificate { return k.root }
+
+// Bundle returns the trust bundle of the domain.
+func (k *Keys) Bundle() *identity.Bundle { return identity.NewBundle(k.trustDomain, k.root) }
+
+// create makes all keys beside dir and then moves them into place.
+func (k *Keys) create() error {
+	if left, err := os.ReadDir(k.dir); err == nil && len(left) > 0 {
+		return fmt.Errorf("%s is missing but other files are there; restore the directory from a backup, or move it away to make a new CA that no existing device trusts", rootFile)
+	}
+	fresh := k.dir + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(fresh, 0o700); err != nil {
+		return err
+	}
+	rootKey, err := newKey()
+	if err != nil {
+		return err
+	}
+	root, err := k.newRoot(rootKey)
+	if err != nil {
+		return err
+	}
+	inter, err := k.newIntermediate(root, rootKey)
+	if err != nil {
+		return err
+	}
+	_, signer, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	if err := writeKeys(fresh, root, rootKey, inter, signer); err != nil {
+		return err
+	}
+	if err := os.Remove(k.dir); err != nil && !errors.Is(err, fs.ErrNotExist) { // empty, or absent
+		return err
+	}
+	if err := os.Rename(fresh, k.dir); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(k.dir))
+}
+
+func writeKeys(dir string, root *x509.Certificate, rootKey crypto.Signer, inter issuer, signer ed25519.PrivateKey) error {
+	rootText, err := encodeKey(rootKey)
+	if err != nil {
+		return err
+	}
+	interText, err := encodeIssuer(inter, nil)
+	if err != nil {
+		return err
+	}
+	signerText, err := encodeKey(signer)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name string
+		text []byte
+	}{
+		{rootKeyFile, rootText},
+		{rootFile, identity.EncodeCertificates(root)},
+		{intermediateFile, interText},
+		{signerFile, signerText},
+	} {
+		if err := writeFile(filepath.Join(dir, f.name), f.text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *Keys) load() error {
+	text, err := os.ReadFile(filepath.Join(k.dir, rootFile))
+	if err != nil {
+		return err
+	}
+	roots, err := identity.ParseCertificates(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", rootFile, err)
+	}
+	k.root = roots[0]
+	if k.issuer, k.earlier, err = k.readIssuer(); err != nil {
+		return fmt.Errorf("%s: %w", intermediateFile, err)
+	}
+	key, err := readKey(filepath.Join(k.dir, signerFile))
+	if err != nil {
+		return err
+	}
+	signer, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return fmt.Errorf("%s: want an Ed25519 key", signerFile)
+	}
+	k.signer = signer
+	return nil
+}
+
+func (k *Keys) readIssuer() (issuer, []*x509.Certificate, error) {
+	text, err := os.ReadFile(filepath.Join(k.dir, intermediateFile))
+	if err != nil {
+		return issuer{}, nil, err
+	}
+	var certs []*x509.Certificate
+	var key crypto.Signer
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			if key, err = parseKey(block.Bytes); err != nil {
+				return issuer{}, nil, err
+			}
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return issuer{}, nil, err
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 || key == nil {
+		return issuer{}, nil, errors.New("want a certificate and its key")
+	}
+	if err := certs[0].CheckSignatureFrom(k.root); err != nil {
+		return issuer{}, nil, fmt.Errorf("not issued by %s: %w", rootFile, err)
+	}
+	if pub, ok := certs[0].PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(key.Public()) {
+		return issuer{}, nil, errors.New("key and certificate do not fit")
+	}
+	return issuer{certs[0], key}, certs[1:], nil
+}
+
+// current returns the issuer, renewed first when less than a third of its life
+// is left. Without the root's key an issuer is used to its end.
+func (k *Keys) current() (issuer, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	cert, now := k.issuer.cert, k.now()
+	if cert.NotAfter.Sub(now) > cert.NotAfter.Sub(cert.NotBefore)/3 {
+		return k.issuer, nil
+	}
+	err := k.renewIssuer()
+	if errors.Is(err, fs.ErrNotExist) && now.Before(cert.NotAfter) {
+		return k.issuer, nil
+	}
+	if err != nil {
+		return issuer{}, fmt.Errorf("renew the intermediate certificate, which ends %s: %w", cert.NotAfter.Format(time.DateOnly), err)
+	}
+	return k.issuer, nil
+}
+
+func (k *Keys) issuerEnd() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.issuer.cert.NotAfter
+}
+
+func (k *Keys) renewIssuer() error {
+	rootKey, err := readKey(filepath.Join(k.dir, rootKeyFile))
+	if err != nil {
+		return err
+	}
+	next, err := k.newIntermediate(k.root, rootKey)
+	if err != nil {
+		return err
+	}
+	earlier := []*x509.Certificate{k.issuer.cert}
+	text, err := encodeIssuer(next, earlier)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(k.dir, intermediateFile), text); err != nil {
+		return err
+	}
+	k.issuer, k.earlier = next, earlier
+	return nil
+}
+
+// chain returns leaf and the intermediate that issued it.
+func (k *Keys) chain(leaf *x509.Certificate) ([]*x509.Certificate, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range append([]*x509.Certificate{k.issuer.cert}, k.earlier...) {
+		if leaf.CheckSignatureFrom(c) == nil {
+			return []*x509.Certificate{leaf, c}, nil
+		}
+	}
+	return nil, errors.New("certificate of an intermediate that is gone")
+}
+
+func (k *Keys) newRoot(key crypto.Signer) (*x509.Certificate, error) {
+	now := k.now()
+	t := &x509.Certificate{
+		Subject:   pkix.Name{CommonName: k.trustDomain + " root"},
+		NotBefore: now.Add(-identity.Backdate), NotAfter: now.Add(rootLifetime),
+		IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	return certify(t, t, key.Public(), key)
+}
+
+func (k *Keys) newIntermediate(root *x509.Certificate, rootKey crypto.Signer) (issuer, error) {
+	key, err := newKey()
+	if err != nil {
+		return issuer{}, err
+	}
+	now := k.now()
+	end := now.Add(intermediateLifetime)
+	if end.After(root.NotAfter) {
+		end = root.NotAfter
+	}
+	cert, err := certify(&x509.Certificate{
+		Subject:   pkix.Name{CommonName: k.trustDomain + " intermediate"},
+		NotBefore: now.Add(-identity.Backdate), NotAfter: end,
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}, root, key.Public(), rootKey)
+	return issuer{cert, key}, err
+}
+
+func certify(t, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) (*x509.Certificate, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, err
+	}
+	t.SerialNumber = serial
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, pub, key)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+func newKey() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }

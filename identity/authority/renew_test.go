@@ -1,0 +1,92 @@
+package authority
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+)
+
+func TestRenew(t *testing.T) {
+	l := newLab(t)
+	first := l.enrol(t, "pump-7")
+	key := newDeviceKey(t)
+	req := renewalOf(t, first, key, "0123456789abcdef")
+	answer, err := l.Renew(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := svid(t, answer, key)
+	if answer.Generation != 2 {
+		t.Errorf("generation %d, want 2", answer.Generation)
+	}
+	if p, _ := l.dir.Identity(first.ID); p.Labels["role"] != "sensor" {
+		t.Errorf("labels %v after a renewal", p.Labels)
+	}
+	l.restart(t)
+	again, err := l.Renew(t.Context(), req)
+	if err != nil || again.Certificate != answer.Certificate {
+		t.Errorf("the same request again, after a restart: %v", err)
+	}
+
+	_, err = l.Renew(t.Context(), renewalOf(t, first, newDeviceKey(t), "another-request-id"))
+	wantRefusal(t, err, http.StatusConflict, "renewed before")
+	if got := l.Clones(); got != 1 {
+		t.Errorf("%d clone alarms, want 1", got)
+	}
+	if e := l.hook.LastEntry(); e == nil || e.Level.String() != "warning" || !strings.HasPrefix(e.Message, "clone alarm") {
+		t.Errorf("clone alarm not logged: %v", e)
+	}
+
+	third, err := l.Renew(t.Context(), renewalOf(t, second, second.Key, "third-request-id"))
+	if err != nil || third.Generation != 3 {
+		t.Fatalf("with the same key: generation %d, %v", third.Generation, err)
+	}
+	// Once the answer was used, the old question is a clone's.
+	_, err = l.Renew(t.Context(), req)
+	wantRefusal(t, err, http.StatusConflict, "renewed before")
+
+	signedByOther := renewalOf(t, second, key, "0123456789abcdef")
+	if err := signedByOther.Sign(newDeviceKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = l.Renew(t.Context(), signedByOther)
+	wantRefusal(t, err, http.StatusBadRequest, "not signed")
+	stranger := newLab(t).enrol(t, "pump-7")
+	_, err = l.Renew(t.Context(), renewalOf(t, stranger, stranger.Key, "0123456789abcdef"))
+	wantRefusal(t, err, http.StatusForbidden, "certificate of device:pump-7")
+}
+
+func TestRenewUnrecorded(t *testing.T) {
+	l := newLab(t)
+	s := l.enrol(t, "pump-7")
+	p, _ := l.dir.Identity(s.ID)
+	p.SPKI = [32]byte{1}
+	if _, err := l.dir.Put(p); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.Renew(t.Context(), renewalOf(t, s, s.Key, "0123456789abcdef"))
+	wantRefusal(t, err, http.StatusForbidden, "not the one on record")
+}
+
+func TestExpiredRenewal(t *testing.T) {
+	l := newLab(t)
+	s := l.enrol(t, "pump-7")
+	l.pass(identity.DeviceLifetime + time.Hour)
+	_, err := l.Renew(t.Context(), renewalOf(t, s, newDeviceKey(t), "0123456789abcdef"))
+	wantRefusal(t, err, http.StatusForbidden, "a new key is not accepted")
+	// The client tries once more with the same id and its old key.
+	answer, err := l.Renew(t.Context(), renewalOf(t, s, s.Key, "0123456789abcdef"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed := svid(t, answer, s.Key)
+	if !renewed.NotAfter().After(l.clock()) {
+		t.Errorf("renewed until %v", renewed.NotAfter())
+	}
+	l.pass(identity.DeviceLifetime + DefaultGrace + time.Hour)
+	_, err = l.Renew(t.Context(), renewalOf(t, renewed, s.Key, "fedcba9876543210"))
+	wantRefusal(t, err, http.StatusForbidden, "grace")
+}

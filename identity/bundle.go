@@ -1,0 +1,82 @@
+package identity
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Bundle is the roots of one trust domain. It never changes and is safe for
+// concurrent use.
+type Bundle struct {
+	trustDomain string
+	roots       []*x509.Certificate
+	pool        *x509.CertPool
+}
+
+// NewBundle returns the bundle of trustDomain that trusts roots.
+func NewBundle(trustDomain string, roots ...*x509.Certificate) *Bundle {
+	b := &Bundle{trustDomain: trustDomain, roots: slices.Clone(roots), pool: x509.NewCertPool()}
+	for _, r := range roots {
+		b.pool.AddCert(r)
+	}
+	return b
+}
+
+// TrustDomain returns the domain that the roots speak for.
+func (b *Bundle) TrustDomain() string { return b.trustDomain }
+
+// Roots returns the trusted certificates.
+func (b *Bundle) Roots() []*x509.Certificate { return slices.Clone(b.roots) }
+
+// Verify checks a chain, leaf first, as a peer sent it: it leads to a root, is
+// valid at now for usage, and its leaf names exactly one identity of this trust
+// domain, which Verify returns.
+func (b *Bundle) Verify(chain []*x509.Certificate, now time.Time, usage x509.ExtKeyUsage) (ID, error) {
+	if len(chain) == 0 {
+		return ID{}, errors.New("no certificate")
+	}
+	if len(chain) > maxChain {
+		return ID{}, fmt.Errorf("chain of %d certificates, at most %d", len(chain), maxChain)
+	}
+	id, err := LeafID(chain[0])
+	if err != nil {
+		return ID{}, err
+	}
+	if id.TrustDomain != b.trustDomain {
+		return ID{}, fmt.Errorf("%s is outside trust domain %q", id, b.trustDomain)
+	}
+	inter := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		inter.AddCert(c)
+	}
+	_, err = chain[0].Verify(x509.VerifyOptions{
+		Roots:         b.pool,
+		Intermediates: inter,
+		CurrentTime:   now,
+		KeyUsages:     []x509.ExtKeyUsage{usage},
+	})
+	if err != nil {
+		return ID{}, fmt.Errorf("certificate of %s: %w", id.Short(), err)
+	}
+	return id, nil
+}
+
+// WithinValidity returns the instant nearest to now at which every certificate
+// of chain is valid: now itself unless a clock or a certificate is off. Those
+// who may accept an expired chain verify it at that instant.
+func WithinValidity(chain []*x509.Certificate, now time.Time) time.Time {
+	for _, c := range chain {
+		if now.After(c.NotAfter) {
+			now = c.NotAfter
+		}
+	}
+	for _, c := range chain {
+		if now.Before(c.NotBefore) {
+			now = c.NotBefore
+		}
+	}
+	return now
+}

@@ -1,0 +1,93 @@
+package identity_test
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/testca"
+)
+
+func TestBundleVerify(t *testing.T) {
+	lab, other := testca.New(t, "lab.test"), testca.New(t, "lab.test")
+	abroad := testca.New(t, "abroad.test")
+	id := lab.ID(t, identity.Device, "pump-7")
+	now := time.Now()
+	mine := lab.SVID(t, id).Chain
+	const client, server = x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth
+	for _, tt := range []struct {
+		name  string
+		chain []*x509.Certificate
+		now   time.Time
+		usage x509.ExtKeyUsage
+		want  bool
+	}{
+		{"device as client", mine, now, client, true},
+		{"device as server", mine, now, server, true},
+		{"user as client", lab.SVID(t, lab.ID(t, identity.User, "ann")).Chain, now, client, true},
+		{"user as server", lab.SVID(t, lab.ID(t, identity.User, "ann")).Chain, now, server, false},
+		{"behind an intermediate", behindIntermediate(t, lab, id), now, client, true},
+		{"intermediate not sent", behindIntermediate(t, lab, id)[:1], now, client, false},
+		{"expired", mine, now.Add(2 * time.Hour), client, false},
+		{"not yet valid", mine, now.Add(-2 * time.Hour), client, false},
+		{"another root of the same name", other.SVID(t, id).Chain, now, client, false},
+		{"another trust domain", lab.SVID(t, abroad.ID(t, identity.Device, "pump-7")).Chain, now, client, false},
+		{"the root itself", []*x509.Certificate{lab.Root}, now, client, false},
+		{"no certificate", nil, now, client, false},
+		{"endless chain", slices.Repeat(mine, 7), now, client, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := lab.Bundle().Verify(tt.chain, tt.now, tt.usage)
+			if (err == nil) != tt.want {
+				t.Fatalf("Verify = %v, %v", got, err)
+			}
+			if err != nil && !got.IsZero() {
+				t.Errorf("an identity came with the error: %v", got)
+			}
+		})
+	}
+}
+
+func TestWithinValidity(t *testing.T) {
+	ca := testca.New(t, "lab.test")
+	chain := ca.SVID(t, ca.ID(t, identity.Device, "a")).Chain
+	now := time.Now()
+	for _, tt := range []struct{ now, want time.Time }{
+		{now, now},
+		{time.Unix(0, 0), chain[0].NotBefore},
+		{now.Add(24 * time.Hour), chain[0].NotAfter},
+	} {
+		got := identity.WithinValidity(chain, tt.now)
+		if !got.Equal(tt.want) {
+			t.Errorf("WithinValidity(%v) = %v, want %v", tt.now, got, tt.want)
+		}
+		if _, err := ca.Bundle().Verify(chain, got, x509.ExtKeyUsageClientAuth); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// behindIntermediate returns a chain of two certificates.
+func behindIntermediate(t *testing.T, root *testca.CA, id identity.ID) []*x509.Certificate {
+	t.Helper()
+	key := newKey(t)
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "intermediate"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign,
+	}, root.Root, key.Public(), root.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &testca.CA{Root: cert, Key: key, Domain: root.Domain}
+	return append(ca.SVID(t, id).Chain, cert)
+}

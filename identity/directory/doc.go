@@ -1,0 +1,21 @@
+// Package directory keeps the facts that every node of a trust domain must
+// agree on: which identities exist and with which key, which were revoked, the
+// policy in force, the nodes and how to reach them.
+//
+// The facts are signed records in one append-only log. One node, the writer,
+// holds the signer key and appends with [Directory.Put]; every other node is a
+// replica whose log is a verified prefix of the writer's. Records form a hash
+// chain, so that the signature of the newest vouches for all before it, and
+// the chain of signers begins with the key that every enrolment ticket pins.
+// Every [HeadInterval] the writer signs a [Head]; its age tells a replica, also
+// one that just restarted, how far behind it may be.
+//
+// A record is on disk, synced, before [Directory.Put] returns, before a replica
+// counts it, and before anybody is told. What a log holds is never given up to
+// a peer: a writer that was restored from an old backup, or that forked, is
+// refused with both positions named, and an operator decides.
+//
+// The package decides what is a valid record and in which order records apply.
+// It knows no network (streams are given to it), no certificates and no policy
+// language; what a change means for live sessions is for those who [Directory.Watch].
+package directory

@@ -1,0 +1,222 @@
+package directory
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"iter"
+	"maps"
+
+	"github.com/hpmq/hpmq/identity"
+)
+
+// index is what the records add up to. It keeps no record itself, only the
+// newest content of each slot.
+type index struct {
+	parent      *index // what a draft falls through to, see [index.draft]
+	versions    map[slot]uint64
+	signers     map[signerID]ed25519.PublicKey
+	identities  map[identity.ID]*Identity
+	keys        map[[32]byte]identity.ID
+	nodes       map[identity.ID]*Node
+	revocations map[identity.ID]Revocation
+	functions   map[string]Function
+	tickets     map[string]TicketUse
+	policy      *Policy
+}
+
+func newIndex(root ed25519.PublicKey) index {
+	return index{
+		versions:    map[slot]uint64{},
+		signers:     map[signerID]ed25519.PublicKey{keyID(root): root},
+		identities:  map[identity.ID]*Identity{},
+		keys:        map[[32]byte]identity.ID{},
+		nodes:       map[identity.ID]*Node{},
+		revocations: map[identity.ID]Revocation{},
+		functions:   map[string]Function{},
+		tickets:     map[string]TicketUse{},
+	}
+}
+
+// apply takes in a record that was verified, with its decoded payload.
+func (x *index) apply(r *Record, p Payload) {
+	x.versions[slot{r.Kind, r.Key}] = r.Version
+	switch p := p.(type) {
+	case Signer:
+		x.signers[keyID(p.Key)] = p.Key
+	case Identity:
+		x.applyIdentity(p)
+	case Node:
+		x.nodes[p.ID] = &p
+	case Revocation:
+		p.Time = p.Time.UTC()
+		if old, ok := x.revocations[p.ID]; !ok || p.Generation >= old.Generation {
+			x.revocations[p.ID] = p
+		}
+	case Policy:
+		x.policy = &p
+	case Function:
+		x.functions[p.Name] = p
+	case TicketUse:
+		x.tickets[p.TicketID] = p
+	}
+}
+
+func (x *index) applyIdentity(p Identity) {
+	if old := x.identity(p.ID); old != nil {
+		x.forgetKey(old.SPKI)
+	}
+	p = p.clone()
+	x.identities[p.ID] = &p
+	if p.SPKI != [32]byte{} {
+		x.keys[p.SPKI] = p.ID
+	}
+}
+
+// forgetKey makes a key nobody's. A draft has to say so, what is under it must
+// not change.
+func (x *index) forgetKey(spki [32]byte) {
+	if x.parent != nil {
+		x.keys[spki] = identity.ID{}
+		return
+	}
+	delete(x.keys, spki)
+}
+
+// conflict says why p may not follow what the index holds, if it may not.
+func (x *index) conflict(p Payload) error {
+	switch p := p.(type) {
+	case Signer:
+		if _, ok := x.signer(keyID(p.Key)); ok {
+			return fmt.Errorf("signer %s is known already", keyID(p.Key))
+		}
+	case Policy:
+		if newest := x.policyVersion(); p.Version <= newest {
+			return fmt.Errorf("policy version %d does not follow version %d", p.Version, newest)
+		}
+	case Identity:
+		if old := x.identity(p.ID); old != nil && p.Generation < old.Generation {
+			return fmt.Errorf("generation %d of %s does not follow generation %d", p.Generation, p.ID.Short(), old.Generation)
+		}
+		if owner := x.owner(p.SPKI); !owner.IsZero() && owner != p.ID {
+			return fmt.Errorf("the key of %s belongs to %s", p.ID.Short(), owner.Short())
+		}
+	}
+	return nil
+}
+
+// Identity returns what is known about id.
+func (d *Directory) Identity(id identity.ID) (Identity, bool) {
+	d.mu.RLock()
+	p := d.index.identities[id]
+	d.mu.RUnlock()
+	if p == nil {
+		return Identity{}, false
+	}
+	return p.clone(), true
+}
+
+// ByKey returns the identity whose current key has this SHA-256 of its
+// SubjectPublicKeyInfo.
+func (d *Directory) ByKey(spki [32]byte) (Identity, bool) {
+	d.mu.RLock()
+	p := d.index.identities[d.index.keys[spki]]
+	d.mu.RUnlock()
+	if p == nil {
+		return Identity{}, false
+	}
+	return p.clone(), true
+}
+
+// Identities returns all identities as they are now, in no order.
+func (d *Directory) Identities() iter.Seq[Identity] {
+	d.mu.RLock()
+	all := make([]*Identity, 0, len(d.index.identities))
+	for _, p := range d.index.identities {
+		all = append(all, p)
+	}
+	d.mu.RUnlock()
+	return func(yield func(Identity) bool) {
+		for _, p := range all {
+			if !yield(p.clone()) {
+				return
+			}
+		}
+	}
+}
+
+// Node returns where the node id is reached.
+func (d *Directory) Node(id identity.ID) (Node, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	p := d.index.nodes[id]
+	if p == nil {
+		return Node{}, false
+	}
+	return p.clone(), true
+}
+
+// Nodes returns all nodes, in no order, those revoked among them.
+func (d *Directory) Nodes() []Node {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	all := make([]Node, 0, len(d.index.nodes))
+	for _, p := range d.index.nodes {
+		all = append(all, p.clone())
+	}
+	return all
+}
+
+// Revoked reports whether certificates of id at this generation are revoked. It
+// neither blocks nor allocates, so it may be asked in every handshake.
+func (d *Directory) Revoked(id identity.ID, generation uint64) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	r, ok := d.index.revocations[id]
+	return ok && generation <= r.Generation
+}
+
+// Revocation returns the revocation of id that reaches furthest.
+func (d *Directory) Revocation(id identity.ID) (Revocation, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	r, ok := d.index.revocations[id]
+	return r, ok
+}
+
+// Policy returns the policy in force.
+func (d *Directory) Policy() (Policy, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.index.policy == nil {
+		return Policy{}, false
+	}
+	p := *d.index.policy
+	p.Files = maps.Clone(p.Files) // the files themselves are not to be changed
+	return p, true
+}
+
+// Functions returns all functions by name.
+func (d *Directory) Functions() map[string]Function {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return maps.Clone(d.index.functions)
+}
+
+// TicketUse returns how a ticket was used so far.
+func (d *Directory) TicketUse(ticketID string) (TicketUse, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	t, ok := d.index.tickets[ticketID]
+	return t, ok
+}
+
+// Signers returns the keys whose signatures are accepted, in no order.
+func (d *Directory) Signers() []ed25519.PublicKey {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	keys := make([]ed25519.PublicKey, 0, len(d.index.signers))
+	for _, k := range d.index.signers {
+		keys = append(keys, k)
+	}
+	return keys
+}

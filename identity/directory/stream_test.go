@@ -1,0 +1,410 @@
+package directory
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// waitFor returns when d holds count records.
+func waitFor(t testing.TB, d *Directory, count uint64) {
+	t.Helper()
+	for {
+		p := d.progress()
+		if p.tip.Count >= count {
+			return
+		}
+		select {
+		case <-p.changed:
+		case <-t.Context().Done():
+			t.Fatal("test over")
+		}
+	}
+}
+
+// connect lets r follow w over a pipe until stop is called, which returns what
+// Serve and Follow returned.
+func connect(t testing.TB, w, r *Directory) (stop func() (serve, follow error)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	a, b := net.Pipe()
+	var both sync.WaitGroup
+	var serve, follow error
+	both.Go(func() { serve = w.Serve(ctx, a) })
+	both.Go(func() { follow = r.Follow(ctx, b) })
+	return func() (error, error) {
+		cancel()
+		both.Wait()
+		return serve, follow
+	}
+}
+
+// replicate brings r up to w's tip and newest head.
+func replicate(t testing.TB, w, r *Directory) {
+	t.Helper()
+	stop := connect(t, w, r)
+	for head := w.Head(); ; {
+		p := r.progress()
+		if p.tip == w.Tip() && p.head.UnixMilli >= head.UnixMilli {
+			break
+		}
+		<-p.changed
+	}
+	if serve, follow := stop(); serve != nil || follow != nil {
+		t.Fatalf("serve: %v, follow: %v", serve, follow)
+	}
+}
+
+func TestFollow(t *testing.T) {
+	w, r := newWriter(t), newReplica(t)
+	mustPut(t, w, everyKind()...)
+	stop := connect(t, w, r)
+	waitFor(t, r, 6)
+	mustPut(t, w, somePolicy(2)) // pushed
+	waitFor(t, r, 7)
+	if serve, follow := stop(); serve != nil || follow != nil {
+		t.Errorf("serve: %v, follow: %v", serve, follow)
+	}
+	if diff := diffContent(r, w); diff != "" {
+		t.Error(diff)
+	}
+	if err := w.Follow(t.Context(), nopStream{}); err == nil {
+		t.Error("the writer followed")
+	}
+}
+
+type nopStream struct{ io.ReadWriter }
+
+func (nopStream) Close() error { return nil }
+
+// TestFollowThroughReplica has a second replica fed by the first.
+func TestFollowThroughReplica(t *testing.T) {
+	w, middle, r := newWriter(t), newReplica(t), newReplica(t)
+	stopLast := connect(t, middle, r)
+	stopFirst := connect(t, w, middle)
+	for i := range 20 {
+		mustPut(t, w, someIdentity(fmt.Sprint("pump-", i), 1))
+	}
+	if err := w.signHead(); err != nil {
+		t.Fatal(err)
+	}
+	for r.Head().UnixMilli == 0 || r.Tip() != w.Tip() {
+		<-r.progress().changed
+	}
+	for _, stop := range []func() (error, error){stopFirst, stopLast} {
+		if serve, follow := stop(); serve != nil || follow != nil {
+			t.Errorf("serve: %v, follow: %v", serve, follow)
+		}
+	}
+	if diff := diffContent(r, w); diff != "" {
+		t.Error(diff)
+	}
+	// One that is ahead of the replica it asks waits until the replica is there.
+	mustPut(t, w, somePolicy(1))
+	replicate(t, w, r)
+	stopLast = connect(t, middle, r)
+	replicate(t, w, middle)
+	mustPut(t, w, somePolicy(2))
+	replicate(t, w, middle)
+	waitFor(t, r, 22)
+	if serve, follow := stopLast(); serve != nil || follow != nil {
+		t.Errorf("serve: %v, follow: %v", serve, follow)
+	}
+}
+
+// cutStream ends after n bytes were read.
+type cutStream struct {
+	net.Conn
+
+	n int
+}
+
+func (c *cutStream) Read(b []byte) (int, error) {
+	if c.n == 0 {
+		c.Close()
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := c.Conn.Read(b[:min(len(b), c.n)])
+	c.n -= n
+	return n, err
+}
+
+func TestCutAnywhereAndResume(t *testing.T) {
+	w := newWriter(t)
+	mustPut(t, w, everyKind()...)
+	mustPut(t, w, somePolicy(2))
+	if err := w.signHead(); err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; ; n += 1 + n/300 { // each byte of the first records, then most
+		r := newReplica(t)
+		a, b := net.Pipe()
+		var server sync.WaitGroup
+		server.Go(func() {
+			if err := w.Serve(t.Context(), a); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+				t.Errorf("cut after %d: serve: %v", n, err)
+			}
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		server.Go(func() { // all arrived: n was beyond the end
+			for r.Head().UnixMilli == 0 {
+				select {
+				case <-r.progress().changed:
+				case <-ctx.Done():
+					return
+				}
+			}
+			cancel()
+		})
+		err := r.Follow(ctx, &cutStream{b, n})
+		cancel()
+		server.Wait()
+		replicate(t, w, r)
+		if diff := diffContent(r, w); diff != "" {
+			t.Fatalf("cut after %d: %s", n, diff)
+		}
+		r.Close()
+		if err == nil {
+			return
+		}
+	}
+}
+
+func TestHeadIsVerified(t *testing.T) {
+	w, r := newWriter(t), newReplica(t)
+	mustPut(t, w, somePolicy(1))
+	if err := w.signHead(); err != nil {
+		t.Fatal(err)
+	}
+	replicate(t, w, r)
+	good := r.Head()
+	later := func(change func(*Head), key []byte) []byte {
+		h := good
+		h.UnixMilli += 1000
+		change(&h)
+		msg, err := h.signed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Signature = ed25519.Sign(key, msg)
+		b, err := encoding.Marshal(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for name, b := range map[string][]byte{
+		"strange signer":    later(func(h *Head) { h.Signer = keyID(publicKey(testKey(2))) }, testKey(2)),
+		"wrong signature":   later(func(*Head) {}, testKey(2)),
+		"beyond the log":    later(func(h *Head) { h.Point.Count = 9 }, rootKey),
+		"contradicting log": later(func(h *Head) { h.Point.Hash[0]++ }, rootKey),
+		"not CBOR":          {0xff},
+		"too large":         make([]byte, maxHead+1),
+	} {
+		if err := r.take(frameHead, b); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		if diff := cmp.Diff(r.Head(), good); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+	if err := r.take(frameHead, later(func(h *Head) { h.UnixMilli = 1 }, rootKey)); err != nil || r.Head().UnixMilli != good.UnixMilli {
+		t.Errorf("an old head: %v, now at %v", err, r.Head().Time())
+	}
+}
+
+func TestServeRefusesStrangeHello(t *testing.T) {
+	w := newWriter(t)
+	for name, hello := range map[string][]byte{
+		"other message":   {byte(frameHead), 0, 0, 0, 0},
+		"unknown message": {9, 0, 0, 0, 0},
+		"too long":        {byte(frameHello), 0xff, 0xff, 0xff, 0xff},
+		"not CBOR":        {byte(frameHello), 1, 0, 0, 0, 0xff},
+	} {
+		a, b := net.Pipe()
+		var server sync.WaitGroup
+		server.Go(func() {
+			if err := w.Serve(t.Context(), a); err == nil {
+				t.Errorf("%s: served", name)
+			}
+		})
+		if _, err := b.Write(hello); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			t.Error(err)
+		}
+		server.Wait()
+		b.Close()
+	}
+
+	a, b := net.Pipe() // talks on after its hello
+	var server sync.WaitGroup
+	server.Go(func() {
+		if err := w.Serve(t.Context(), a); !errors.Is(err, errTalks) {
+			t.Errorf("talkative follower: %v", err)
+		}
+	})
+	if err := writePoint(b, frameHello, Point{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	server.Wait()
+	b.Close()
+}
+
+func TestFollowerLeaves(t *testing.T) {
+	w := newWriter(t)
+	a, b := net.Pipe()
+	var server sync.WaitGroup
+	server.Go(func() {
+		if err := w.Serve(t.Context(), a); err != nil {
+			t.Errorf("follower left: %v", err)
+		}
+	})
+	if err := writePoint(b, frameHello, Point{}); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	server.Wait()
+}
+
+func TestHeadsArePushedEveryMinute(t *testing.T) {
+	wpath, rpath := filepath.Join(t.TempDir(), "log"), filepath.Join(t.TempDir(), "log")
+	synctest.Test(t, func(t *testing.T) {
+		w, r := openDir(t, wpath, Options{Signer: rootKey}), openDir(t, rpath, Options{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		for _, d := range []*Directory{w, r} {
+			running.Go(func() {
+				if err := d.Run(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		stop := connect(t, w, r)
+		for range 3 {
+			synctest.Wait()
+			if got := r.Stale(); got != 0 {
+				t.Errorf("stale %v just after a head", got)
+			}
+			<-time.After(HeadInterval - time.Second)
+			if got := r.Stale(); got != HeadInterval-time.Second {
+				t.Errorf("stale %v just before the next head", got)
+			}
+			<-time.After(time.Second)
+		}
+		cancel()
+		if serve, follow := stop(); serve != nil || follow != nil {
+			t.Errorf("serve: %v, follow: %v", serve, follow)
+		}
+		running.Wait()
+	})
+}
+
+func TestConcurrentPutAndFollow(t *testing.T) {
+	w := newWriter(t)
+	replicas := []*Directory{newReplica(t), newReplica(t), newReplica(t)}
+	var stops []func() (error, error)
+	for _, r := range replicas {
+		stops = append(stops, connect(t, w, r))
+	}
+	const writers, each = 8, 40
+	var all sync.WaitGroup
+	for i := range writers {
+		all.Go(func() {
+			for j := range uint64(each) {
+				if _, err := w.Put(someIdentity(fmt.Sprint("pump-", i), j+1)); err != nil {
+					t.Error(err)
+				}
+				w.Revoked(device("pump-1"), 1)
+				for p := range w.Identities() {
+					p.Labels["role"] = "changed by a caller"
+				}
+			}
+		})
+	}
+	all.Wait()
+	for i, r := range replicas {
+		waitFor(t, r, writers*each)
+		if serve, follow := stops[i](); serve != nil || follow != nil {
+			t.Errorf("serve: %v, follow: %v", serve, follow)
+		}
+		if diff := diffContent(r, w); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if got, _ := w.Identity(device("pump-1")); got.Labels["role"] != "sensor" {
+		t.Error("a caller changed the directory")
+	}
+}
+
+// TestReplicaEqualsWriter runs random histories of puts, restarts and cut
+// replications and compares the two in the end.
+func TestReplicaEqualsWriter(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		dir := t.TempDir()
+		w := openDir(t, filepath.Join(dir, "w"), Options{Signer: rootKey})
+		r := openDir(t, filepath.Join(dir, "r"), Options{})
+		generations, policy := map[string]uint64{}, uint64(0)
+		rt.Repeat(map[string]func(*rapid.T){
+			"identity": func(rt *rapid.T) {
+				name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "name")
+				generations[name]++
+				p := someIdentity(name, generations[name])
+				p.State = rapid.SampledFrom([]State{Active, Revoked, Replaced}).Draw(rt, "state")
+				mustPut(t, w, p)
+			},
+			"revocation and policy": func(rt *rapid.T) {
+				policy++
+				mustPut(t, w, Revocation{ID: device("a"), Generation: rapid.Uint64Range(0, 9).Draw(rt, "generation")}, somePolicy(policy))
+			},
+			"refused": func(rt *rapid.T) {
+				if _, err := w.Put(somePolicy(policy)); err == nil && policy > 0 {
+					rt.Error("accepted")
+				}
+			},
+			"cut replication": func(rt *rapid.T) {
+				a, b := net.Pipe()
+				var server sync.WaitGroup
+				server.Go(func() { w.Serve(t.Context(), a) }) //nolint:errcheck // it is cut
+				cut := &cutStream{b, rapid.IntRange(0, 200).Draw(rt, "bytes")}
+				ctx, cancel := context.WithCancel(t.Context())
+				if len(w.spans) == len(r.spans) { // nothing would come
+					cancel()
+				}
+				if err := r.Follow(ctx, cut); err == nil && ctx.Err() == nil {
+					rt.Error("a cut stream ended without an error")
+				}
+				cancel()
+				server.Wait()
+			},
+			"restart": func(*rapid.T) {
+				r.Close()
+				r = openDir(t, filepath.Join(dir, "r"), Options{})
+			},
+			"": func(rt *rapid.T) {
+				if got, most := r.Tip().Count, w.Tip().Count; got > most {
+					rt.Errorf("the replica has %d of %d records", got, most)
+				}
+			},
+		})
+		replicate(t, w, r)
+		if diff := diffContent(r, w); diff != "" {
+			rt.Error(diff)
+		}
+	})
+}

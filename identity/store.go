@@ -1,0 +1,275 @@
+package identity
+
+import (
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// The files of a [Store]. Stock TLS clients can be pointed at the first three.
+const (
+	KeyFile       = "key.pem"        // PKCS#8, mode 0600
+	CertFile      = "cert.pem"       // leaf, then intermediates
+	RootsFile     = "ca.pem"         // roots
+	EnrolmentFile = "enrolment.json" // see Enrolment
+
+	pendingFile = "pending.json" // see pending
+	lockFile    = ".lock"
+)
+
+// ErrBusy says that another process is enrolling or renewing in the directory.
+var ErrBusy = errors.New("another process is enrolling or renewing here")
+
+// Store keeps one identity in a directory: key, certificate and roots. It is a
+// [Source] of what it has last read or saved, and safe for concurrent use.
+//
+// Key and certificate are two files because stock clients want two, so they
+// cannot change at once on disk. A new key is therefore kept in a third file
+// until both are in place: whichever of them a crash leaves behind, reading the
+// directory finds the key that fits the certificate and finishes the change.
+type Store struct {
+	dir string
+
+	disk sync.Mutex // guards the files, and the order of their changes and of cur's
+	cur  atomic.Pointer[material]
+}
+
+// material is what a Source gives, swapped as one.
+type material struct {
+	svid   *SVID
+	bundle *Bundle
+}
+
+// Enrolment is what an enrolled directory knows besides its certificate: whom
+// to ask for the next one and where to connect.
+type Enrolment struct {
+	ID     ID       `json:"id"`
+	Site   string   `json:"site"`
+	Signer []byte   `json:"signer"` // the first directory signer, pinned by the ticket
+	API    []string `json:"api"`    // host:port to renew at
+	MQTT   []string `json:"mqtt,omitempty"`
+	Mesh   []string `json:"mesh,omitempty"`
+}
+
+// OpenStore reads the identity in dir. A directory without one, or none at all,
+// is an empty store that [Store.Save] fills.
+func OpenStore(dir string) (*Store, error) {
+	s := &Store{dir: dir}
+	return s, s.Reload()
+}
+
+// Dir returns the store's directory.
+func (s *Store) Dir() string { return s.dir }
+
+// SVID returns the identity, nil in an empty store.
+func (s *Store) SVID() *SVID {
+	if m := s.cur.Load(); m != nil {
+		return m.svid
+	}
+	return nil
+}
+
+// Bundle returns the roots, nil in an empty store.
+func (s *Store) Bundle() *Bundle {
+	if m := s.cur.Load(); m != nil {
+		return m.bundle
+	}
+	return nil
+}
+
+// Reload reads the directory again, for the case that another process renewed
+// the certificate. On an error the store keeps what it had.
+func (s *Store) Reload() error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	m, err := s.read()
+	if err != nil {
+		return err
+	}
+	s.cur.Store(m)
+	return nil
+}
+
+// Save writes an identity and its roots to disk and makes them the current
+// ones. When it fails, the directory holds either the old pair or the new.
+func (s *Store) Save(svid *SVID, bundle *Bundle) error {
+	if _, err := NewSVID(svid.Chain, svid.Key); err != nil {
+		return err
+	}
+	key, err := encodeKey(svid.Key)
+	if err != nil {
+		return err
+	}
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	if cur := s.SVID(); cur == nil || !samePublicKey(cur.Key.Public(), svid.Key.Public()) {
+		if err := s.keepKey(svid, key); err != nil {
+			return err
+		}
+	}
+	if err := s.write(RootsFile, EncodeCertificates(bundle.Roots()...), 0o644); err != nil {
+		return err
+	}
+	if err := s.write(CertFile, EncodeCertificates(svid.Chain...), 0o644); err != nil {
+		return err
+	}
+	if err := s.write(KeyFile, key, 0o600); err != nil {
+		return err
+	}
+	s.cur.Store(&material{svid, bundle})
+	return s.dropPending()
+}
+
+// read returns what the directory holds, nil for nothing.
+func (s *Store) read() (*material, error) {
+	certs, err := os.ReadFile(s.path(CertFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // an empty store
+	}
+	if err != nil {
+		return nil, err
+	}
+	chain, err := ParseCertificates(certs)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path(CertFile), err)
+	}
+	roots, err := s.readRoots()
+	if err != nil {
+		return nil, err
+	}
+	svid, err := s.pairKey(chain)
+	if err != nil {
+		return nil, err
+	}
+	return &material{svid, NewBundle(svid.ID.TrustDomain, roots...)}, nil
+}
+
+func (s *Store) readRoots() ([]*x509.Certificate, error) {
+	text, err := os.ReadFile(s.path(RootsFile))
+	if err != nil {
+		return nil, err
+	}
+	roots, err := ParseCertificates(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path(RootsFile), err)
+	}
+	return roots, nil
+}
+
+// pairKey finds the key of the certificate on disk: the one in its place, or
+// the pending one when a crash came between the two.
+func (s *Store) pairKey(chain []*x509.Certificate) (*SVID, error) {
+	text, err := s.readSecret(KeyFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err == nil {
+		key, err := decodeKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.path(KeyFile), err)
+		}
+		if svid, err := NewSVID(chain, key); err == nil {
+			return svid, nil
+		}
+	}
+	p, err := s.readPending()
+	if err != nil {
+		return nil, err
+	}
+	if p != nil {
+		if key, err := decodeKey([]byte(p.Key)); err == nil {
+			if svid, err := NewSVID(chain, key); err == nil {
+				return svid, s.finish(p)
+			}
+		}
+	}
+	if text == nil {
+		return nil, fmt.Errorf("%s: missing, so %s is of no use; enrol again into an empty directory", s.path(KeyFile), CertFile)
+	}
+	return nil, fmt.Errorf("%s and %s do not belong together; enrol again into an empty directory", s.path(CertFile), KeyFile)
+}
+
+// Enrolment returns what was saved with the certificate, nil for a store that
+// was filled without a ticket.
+func (s *Store) Enrolment() (*Enrolment, error) {
+	text, err := os.ReadFile(s.path(EnrolmentFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // not enrolled by ticket
+	}
+	if err != nil {
+		return nil, err
+	}
+	e := new(Enrolment)
+	if err := json.Unmarshal(text, e); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path(EnrolmentFile), err)
+	}
+	return e, nil
+}
+
+func (s *Store) saveEnrolment(e *Enrolment) error {
+	text, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	return s.write(EnrolmentFile, append(text, '\n'), 0o644)
+}
+
+func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
+
+// readSecret reads a file that holds a private key, if nobody else can.
+func (s *Store) readSecret(name string) ([]byte, error) {
+	info, err := os.Stat(s.path(name))
+	if err != nil {
+		return nil, err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
+		return nil, fmt.Errorf("%s holds a private key and others may use it (mode %04o): chmod 600 %[1]s", s.path(name), mode)
+	}
+	return os.ReadFile(s.path(name))
+}
+
+// write replaces a file of the directory so that a crash leaves the old one or
+// the new one, whole.
+func (s *Store) write(name string, data []byte, perm fs.FileMode) error {
+	next := s.path("." + name + ".new")
+	// A leftover of a crash may have any mode; a key must not land in it.
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(next))
+	}
+	if err := os.Rename(next, s.path(name)); err != nil {
+		return err
+	}
+	return syncDir(s.dir)
+}
+
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // a directory cannot be opened for this there
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
