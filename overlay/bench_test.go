@@ -1,0 +1,88 @@
+package overlay
+
+import (
+	"context"
+	"io"
+	"runtime"
+	"testing"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/testca"
+)
+
+func BenchmarkHandshake(b *testing.B) {
+	ca := testca.New(b, "lab.test")
+	paris, lyon := start(b, ca, "paris"), start(b, ca, "lyon")
+	for b.Loop() {
+		if _, err := lyon.Dial(b.Context(), paris.Addr().String(), paris.ID()); err != nil {
+			b.Fatal(err)
+		}
+		lyon.Disconnect(paris.ID(), "")
+	}
+}
+
+func BenchmarkStream(b *testing.B) {
+	ca := testca.New(b, "lab.test")
+	paris := prepare(b, ca.Issue(b, ca.ID(b, identity.Node, "paris")))
+	paris.Handle("sink/1", func(_ context.Context, s *Stream) {
+		if _, err := io.Copy(io.Discard, s); err != nil {
+			b.Error(err)
+		}
+	})
+	run(b, paris)
+	lyon := start(b, ca, "lyon")
+	dial(b, lyon, paris)
+	chunk := make([]byte, 64<<10)
+	b.SetBytes(int64(len(chunk)))
+	s, err := lyon.Open(b.Context(), paris.ID(), "sink/1")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.Write(chunk); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := s.CloseWrite(); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := io.ReadAll(s); err != nil { // until the other end has it all
+		b.Fatal(err)
+	}
+}
+
+func BenchmarkOpenEcho(b *testing.B) {
+	server, client := pair(b)
+	for b.Loop() {
+		s, err := client.Open(b.Context(), server.ID(), "echo/1")
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := echo(s); err != nil {
+			b.Fatal(err)
+		}
+		s.Close()
+	}
+}
+
+// TestIdleConnectionIsCheap holds what a connection costs when nothing happens
+// on it: quic-go's two goroutines and our one at each end, and one more where
+// datagrams are handled.
+func TestIdleConnectionIsCheap(t *testing.T) {
+	ca := testca.New(t, "lab.test")
+	paris, lyon := start(t, ca, "paris", func(o *Options) { o.MaxConns = 64 }), start(t, ca, "lyon", func(o *Options) { o.MaxConns = 64 })
+	dial(t, lyon, paris)
+	until(t, paris, "connected", func() bool { return paris.Connected(lyon.ID()) })
+	const more = 32
+	before := runtime.NumGoroutine()
+	for range more {
+		dial(t, lyon, paris)
+	}
+	until(t, paris, "all", func() bool { return len(paris.conns(lyon.ID())) == 1+more })
+	ends := float64(2 * more)
+	per := float64(runtime.NumGoroutine()-before) / ends
+	t.Logf("%.1f goroutines per end", per)
+	if per > 3.5 {
+		t.Errorf("%.1f goroutines per end of an idle connection", per)
+	}
+}

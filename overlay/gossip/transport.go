@@ -1,0 +1,131 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/overlay"
+)
+
+const (
+	// Protocol is the name of gossip's overlay streams.
+	Protocol = "hpmq-gossip/1"
+	// Channel is the overlay datagram channel of gossip's packets.
+	Channel = 1
+
+	fakePort = 7844 // memberlist wants one; nobody dials it
+)
+
+var errNoName = errors.New("gossip: a node has a name, not an address")
+
+// transport is a memberlist.NodeAwareTransport over an overlay node: the name of
+// a member is the name of a node identity, and that is where packets go.
+type transport struct {
+	node   *overlay.Node
+	domain string
+	open   func(peer identity.ID, timeout time.Duration) (*overlay.Stream, error)
+
+	packets chan *memberlist.Packet // drained by memberlist; full drops
+	streams chan net.Conn           // taken by memberlist
+	closed  chan struct{}
+	once    sync.Once
+}
+
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
+
+func newTransport(node *overlay.Node, domain string, open func(identity.ID, time.Duration) (*overlay.Stream, error)) *transport {
+	return &transport{
+		node: node, domain: domain, open: open,
+		packets: make(chan *memberlist.Packet, 256),
+		streams: make(chan net.Conn),
+		closed:  make(chan struct{}),
+	}
+}
+
+// FinalAdvertiseAddr returns the address that follows from our identity.
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return overlay.Address(t.node.ID()).AsSlice(), fakePort, nil
+}
+
+// WriteToAddress sends one packet to the node of that name. A node that we have
+// no connection to gets it as lost: memberlist takes an error for our own fault
+// and would never suspect that node.
+func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	id, err := identity.NewID(t.domain, identity.Node, a.Name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	err = t.node.SendDatagram(id, Channel, b)
+	if errors.Is(err, overlay.ErrNotConnected) {
+		err = nil
+	}
+	return time.Now(), err
+}
+
+// DialAddressTimeout opens a stream to the node of that name.
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	id, err := identity.NewID(t.domain, identity.Node, a.Name)
+	if err != nil {
+		return nil, err
+	}
+	return t.open(id, timeout)
+}
+
+// WriteTo is not used: every member has a name.
+func (t *transport) WriteTo([]byte, string) (time.Time, error) { return time.Time{}, errNoName }
+
+// DialTimeout is not used: every member has a name.
+func (t *transport) DialTimeout(string, time.Duration) (net.Conn, error) { return nil, errNoName }
+
+// PacketCh returns where memberlist takes packets from.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+
+// StreamCh returns where memberlist takes streams from.
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
+
+// Shutdown lets go of the streams that memberlist still reads.
+func (t *transport) Shutdown() error {
+	t.once.Do(func() { close(t.closed) })
+	return nil
+}
+
+// servePacket hands a datagram to memberlist.
+func (g *Gossip) servePacket(peer identity.ID, b []byte) {
+	r := g.run.Load()
+	if r == nil || !g.knows(peer) {
+		return
+	}
+	from := &net.UDPAddr{IP: overlay.Address(peer).AsSlice(), Port: fakePort}
+	select {
+	case r.transport.packets <- &memberlist.Packet{Buf: b, From: from, Timestamp: time.Now()}:
+	default: // memberlist is behind; it expects losses
+	}
+}
+
+// serveStream hands a stream to memberlist and holds it until memberlist has
+// closed it.
+func (g *Gossip) serveStream(ctx context.Context, s *overlay.Stream) {
+	r := g.run.Load()
+	if r == nil || !g.knows(s.PeerID()) {
+		s.Reset()
+		return
+	}
+	select {
+	case r.transport.streams <- s:
+	case <-r.transport.closed:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-s.Done():
+	case <-r.transport.closed:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,245 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
+)
+
+// How a wanted connection is looked after; the package comment gives the sum.
+const (
+	watchInterval = time.Second            // between looks at the connection
+	silentAfter   = 3 * time.Second        // without an answer: dial beside it
+	reviveTime    = 500 * time.Millisecond // for the old connection to speak once the new one does
+	stableAfter   = 5 * time.Second        // a connection that ends sooner does not reset the pauses
+	minPause      = 100 * time.Millisecond // smallest upper bound of the pause between dials
+	maxPause      = 5 * time.Second        // largest
+	maxAttempts   = 4                      // dials of one target at a time
+)
+
+// A Target is a peer that [Node.Keep] stays connected to.
+type Target struct {
+	ID    identity.ID
+	Addrs func() []string // current UDP host:port addresses, asked before each round of dials
+}
+
+// Keep stays connected to a peer until ctx is done or the node stops. A
+// connection that the peer made serves as well as one of ours.
+func (n *Node) Keep(ctx context.Context, t Target) error {
+	if t.ID.IsZero() || t.ID == n.ID() {
+		return fmt.Errorf("keep a connection to %q: not another node", t.ID.Short())
+	}
+	lost := time.Now() // since when there is no working connection
+	for {
+		if n.newest(t.ID) == nil {
+			n.redial(ctx, t, lost, nil)
+		}
+		if ctx.Err() != nil || n.isStopped() {
+			return nil
+		}
+		if c := n.newest(t.ID); c != nil {
+			heard := n.watch(ctx, t, c)
+			if time.Since(c.since) > stableAfter {
+				lost = heard
+				continue
+			}
+		}
+		// It ended as soon as it was made: whatever ends it may do so again.
+		n.pause(ctx, t, nil, n.Changed(), pauseFor(time.Since(lost)))
+	}
+}
+
+func (n *Node) isStopped() bool {
+	select {
+	case <-n.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
+// watch returns when c has ended or is no longer the newest connection, with the
+// time when the peer was last heard on it. While the peer does not answer, watch
+// asks, and dials for a successor.
+func (n *Node) watch(ctx context.Context, t Target, c *conn) time.Time {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	p := newPulse(c)
+	for {
+		changed := n.Changed()
+		if n.newest(t.ID) != c {
+			return p.heard
+		}
+		select {
+		case <-ctx.Done():
+			return p.heard
+		case <-n.stopped:
+			return p.heard
+		case <-changed:
+			continue
+		case now := <-tick.C:
+			if p.look(now); !p.asking {
+				continue
+			}
+			c.queueDatagram([]byte{channelPing})
+			if now.Sub(p.heard) >= silentAfter {
+				n.succeed(ctx, t, c, p)
+				return p.heard
+			}
+		}
+	}
+}
+
+// succeed dials beside a silent connection until it speaks again or has a
+// successor. Then the path works, so a connection that stays silent is stuck
+// behind its congestion window: it ends, for its streams to be opened anew.
+func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
+	entry := c.entry()
+	entry.Info("overlay peer silent")
+	n.redial(ctx, t, p.heard, func() bool {
+		c.queueDatagram([]byte{channelPing})
+		p.look(time.Now())
+		return !p.asking
+	})
+	if n.newest(t.ID) == c || ctx.Err() != nil {
+		return
+	}
+	before := p.received
+	c.queueDatagram([]byte{channelPing})
+	timer := time.NewTimer(reviveTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.qc.Context().Done():
+		return
+	case <-ctx.Done():
+		return
+	}
+	if p.look(time.Now()); p.received == before {
+		c.close(codeLost, "silent while a newer connection works")
+	}
+}
+
+// redial dials every address of t again and again until there is a connection
+// other than those of now, revived says so, ctx is done or the node stops.
+// Attempts overlap: one made while the path is cut must not hold up the one
+// after it.
+func (n *Node) redial(ctx context.Context, t Target, lost time.Time, revived func() bool) {
+	before := n.newest(t.ID)
+	wanted, cancel := context.WithCancel(ctx)
+	var attempts sync.WaitGroup
+	defer attempts.Wait()
+	defer cancel()
+	slots := make(chan struct{}, maxAttempts)
+	report := &dialReport{node: n, peer: t.ID}
+	for {
+		changed := n.Changed()
+		if c := n.newest(t.ID); c != nil && c != before {
+			return
+		}
+		if revived != nil && revived() {
+			return
+		}
+		for _, addr := range t.Addrs() {
+			select {
+			case slots <- struct{}{}:
+			default:
+				continue // enough under way
+			}
+			attempts.Go(func() {
+				defer func() { <-slots }()
+				if _, err := n.attempt(ctx, wanted, addr, t.ID); err != nil && wanted.Err() == nil {
+					report.failed(addr, err)
+				}
+			})
+		}
+		if !n.pause(ctx, t, before, changed, pauseFor(time.Since(lost))) {
+			return
+		}
+	}
+}
+
+// pauseFor returns the pause before the next dial of a peer that was lost so
+// long ago: fully jittered below an eighth of that, within bounds. The wait
+// after the end of an outage is thus a fraction of the outage.
+func pauseFor(lost time.Duration) time.Duration {
+	return rand.N(min(max(lost/8, minPause), maxPause))
+}
+
+// pause waits for d, or less if the newest connection to t changes. It is false
+// when there is nothing left to dial for.
+func (n *Node) pause(ctx context.Context, t Target, before *conn, changed <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-n.stopped:
+			return false
+		case <-changed:
+			changed = n.Changed()
+			if c := n.newest(t.ID); c != nil && c != before {
+				return false
+			}
+		}
+	}
+}
+
+// pulse follows whether a connection answers.
+type pulse struct {
+	c        *conn
+	received uint64    // packets, at the last look
+	sent     uint64    // packets, when received last grew
+	heard    time.Time // when that was
+	asking   bool      // something was sent since and is not answered
+}
+
+func newPulse(c *conn) *pulse {
+	p := &pulse{c: c}
+	p.look(time.Now())
+	return p
+}
+
+func (p *pulse) look(now time.Time) {
+	stats := p.c.qc.ConnectionStats()
+	if p.heard.IsZero() || stats.PacketsReceived != p.received {
+		p.received, p.sent, p.heard = stats.PacketsReceived, stats.PacketsSent, now
+	}
+	p.asking = stats.PacketsSent > p.sent
+}
+
+// dialReport logs a target's failures once each, not once per attempt.
+type dialReport struct {
+	node *Node
+	peer identity.ID
+	mu   sync.Mutex
+	last map[string]string // address to error
+}
+
+func (r *dialReport) failed(addr string, err error) {
+	entry := r.node.log.WithFields(logrus.Fields{
+		logfield.Peer: r.peer.String(), logfield.Remote: addr, logfield.Reason: err.Error(),
+	})
+	r.mu.Lock()
+	if r.last == nil {
+		r.last = make(map[string]string)
+	}
+	known := r.last[addr] == err.Error()
+	r.last[addr] = err.Error()
+	r.mu.Unlock()
+	if known {
+		entry.Debug("overlay dial failed")
+	} else {
+		entry.Info("overlay dial failed")
+	}
+}

@@ -1,0 +1,227 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/testca"
+)
+
+// bubble is two nodes, each keeping the other, on a network in memory.
+type bubble struct {
+	net         *memnet
+	paris, lyon *Node
+	ctx         context.Context
+	stop        func()
+}
+
+func newBubble(t *testing.T, delay time.Duration) *bubble {
+	t.Helper()
+	ca := testca.New(t, "lab.test")
+	src := func(name string) identity.Source { return ca.Issue(t, ca.ID(t, identity.Node, name)) }
+	m := &memnet{delay: delay, ports: make(map[int]*memConn)}
+	b := &bubble{net: m, paris: m.node(t, src("paris"), "127.0.0.1:1"), lyon: m.node(t, src("lyon"), "127.0.0.1:2")}
+	b.paris.Handle("echo/1", func(_ context.Context, s *Stream) {
+		if _, err := io.Copy(s, s); err != nil {
+			s.Reset()
+		}
+	})
+	b.paris.Handle("sink/1", func(_ context.Context, s *Stream) { _, _ = io.Copy(io.Discard, s) })
+	ctx, cancel := context.WithCancel(context.Background())
+	b.ctx = ctx
+	var running sync.WaitGroup
+	b.stop = func() { cancel(); running.Wait() }
+	for _, n := range []*Node{b.paris, b.lyon} {
+		running.Go(func() {
+			if err := n.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	keep := func(n, other *Node) {
+		running.Go(func() {
+			addrs := func() []string { return []string{other.Addr().String()} }
+			if err := n.Keep(ctx, Target{ID: other.ID(), Addrs: addrs}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	keep(b.paris, b.lyon)
+	keep(b.lyon, b.paris)
+	return b
+}
+
+// echo sends one byte on a stream and waits for it.
+func echo(s io.ReadWriter) error {
+	if _, err := s.Write([]byte("x")); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(s, make([]byte, 1))
+	return err
+}
+
+// attempt opens a stream and uses it.
+func (b *bubble) attempt(d time.Duration) error {
+	s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.SetDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	return echo(s)
+}
+
+// recover measures from now until a new stream works.
+func (b *bubble) recover(t *testing.T) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for time.Since(begin) < time.Minute {
+		if b.attempt(250*time.Millisecond) == nil {
+			return time.Since(begin)
+		}
+		<-tick.C
+	}
+	t.Fatal("no recovery within a minute")
+	return 0
+}
+
+// TestCut cuts the path between two nodes that keep each other. Streams of
+// every load must work within 2 s of the cable's return.
+func TestCut(t *testing.T) {
+	for _, tt := range []struct {
+		cut  time.Duration
+		load string // what is under way when the cable goes
+	}{
+		{10 * time.Second, "idle"},
+		{10 * time.Second, "little"},
+		{10 * time.Second, "full"},
+		{20 * time.Second, "little"},
+		{20 * time.Second, "full"},
+		{40 * time.Second, "little"}, // beyond the idle timeout
+		{10 * time.Minute, "idle"},
+	} {
+		for _, delay := range []time.Duration{500 * time.Microsecond, 100 * time.Millisecond} {
+			t.Run(fmt.Sprintf("%v/%s/delay=%v", tt.cut, tt.load, delay), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					got, same := cutAndRecover(t, tt.cut, tt.load, delay)
+					t.Logf("a new stream works %v after the cable is back; the old one survived: %v", got, same)
+					want := 2 * time.Second
+					if tt.cut > 30*time.Second {
+						want = maxPause + time.Second
+					}
+					if got > want {
+						t.Errorf("recovered after %v, want %v", got, want)
+					}
+					if tt.load != "full" && tt.cut < 30*time.Second && !same {
+						t.Error("the open stream was lost")
+					}
+				})
+			})
+		}
+	}
+}
+
+func cutAndRecover(t *testing.T, cut time.Duration, load string, delay time.Duration) (after time.Duration, survived bool) {
+	b := newBubble(t, delay)
+	defer b.stop()
+	if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(7 * time.Second)
+	s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	if err := echo(s); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(time.Second)
+	b.net.setCut(true)
+	var bulk sync.WaitGroup
+	defer bulk.Wait()
+	switch load {
+	case "little":
+		if _, err := s.Write([]byte("x")); err != nil { // one more than echo reads
+			t.Fatal(err)
+		}
+	case "full":
+		sink, err := b.lyon.Open(b.ctx, b.paris.ID(), "sink/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		bulk.Go(func() { _, _ = io.Copy(sink, zeros{}) }) // until the stream is reset
+		defer sink.Reset()
+	}
+	<-time.After(cut)
+	b.net.setCut(false)
+	after = b.recover(t)
+	if err := s.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	err = echo(s)
+	if err != nil {
+		t.Log(err)
+	}
+	return after, err == nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
+// TestKeepWaitsForPeer keeps a peer that comes up later and then restarts.
+func TestKeepWaitsForPeer(t *testing.T) {
+	ca := testca.New(t, "lab.test")
+	paris, lyon := prepare(t, ca.Issue(t, ca.ID(t, identity.Node, "paris"))), start(t, ca, "lyon")
+	var addr atomic.Pointer[string]
+	set := func(s string) { addr.Store(&s) }
+	set("127.0.0.1:1")
+	ctx, cancel := context.WithCancel(context.Background())
+	kept := make(chan error, 1)
+	go func() {
+		kept <- lyon.Keep(ctx, Target{ID: paris.ID(), Addrs: func() []string { return []string{*addr.Load()} }})
+	}()
+	stop := run(t, paris)
+	set(paris.Addr().String())
+	if err := lyon.Wait(timeout(t), paris.ID()); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	until(t, lyon, "paris is gone", func() bool { return !lyon.Connected(paris.ID()) })
+	again := start(t, ca, "paris")
+	set(again.Addr().String())
+	if err := lyon.Wait(timeout(t), paris.ID()); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := receive(t, kept, "the end of Keep"); err != nil {
+		t.Errorf("Keep: %v", err)
+	}
+	for _, id := range []identity.ID{{}, lyon.ID()} {
+		if err := lyon.Keep(timeout(t), Target{ID: id}); err == nil {
+			t.Errorf("Keep of %q succeeded", id)
+		}
+	}
+}
+
+func TestPauseBounds(t *testing.T) {
+	for _, lost := range []time.Duration{-time.Hour, 0, time.Second, time.Minute, 24 * time.Hour} {
+		for range 100 {
+			if d := pauseFor(lost); d < 0 || d >= maxPause || (lost <= 0 && d >= minPause) {
+				t.Fatalf("pause after %v is %v", lost, d)
+			}
+		}
+	}
+}
