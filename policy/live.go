@@ -19,7 +19,8 @@ type LiveOptions struct {
 	// [Live.Set] returns it, or an even newer one. Nil is allowed.
 	OnChange func()
 	// OnReject is called by Run with the diagnostics of files that were not put
-	// in force, once for each content. Nil drops them.
+	// in force, once for each content, and with none when the files are sound
+	// again. Nil drops them.
 	OnReject func(Diagnostics)
 }
 
@@ -129,14 +130,14 @@ func (l *Live) Run(ctx context.Context) error {
 // it.
 func (l *Live) reload(rejected string) string {
 	found, err := l.Reload()
-	if err == nil {
-		return ""
+	text := ""
+	if err != nil {
+		text = found.Error()
+	} else {
+		found = nil
 	}
-	if text := found.Error(); text != rejected {
-		if l.options.OnReject != nil {
-			l.options.OnReject(found)
-		}
-		return text
+	if text != rejected && l.options.OnReject != nil {
+		l.options.OnReject(found)
 	}
-	return rejected
+	return text
 }

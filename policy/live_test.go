@@ -89,8 +89,8 @@ func TestLive(t *testing.T) {
 	}
 	write("main.hcl", onlyA)
 	<-changed
-	if !may("a") || len(rejected) != 0 {
-		t.Errorf("not in force, or rejected again: %d", len(rejected))
+	if d := <-rejected; !may("a") || len(d) != 0 {
+		t.Errorf("not in force, or rejected again: %v", d)
 	}
 
 	cancel()

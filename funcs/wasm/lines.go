@@ -1,0 +1,40 @@
+package wasm
+
+import (
+	"bytes"
+	"strings"
+)
+
+// lines turns what a guest writes to a standard stream into log lines.
+type lines struct {
+	level Level
+	log   func(Level, string)
+	buf   []byte
+}
+
+// Write implements [io.Writer] and never fails.
+func (l *lines) Write(b []byte) (int, error) {
+	n := len(b)
+	for len(b) > 0 {
+		end := bytes.IndexByte(b, '\n')
+		part := b
+		if end >= 0 {
+			part = b[:end]
+		}
+		part = part[:min(len(part), maxLog-len(l.buf))]
+		l.buf = append(l.buf, part...)
+		b = b[len(part):]
+		if len(l.buf) == maxLog || (len(b) > 0 && b[0] == '\n') {
+			l.flush()
+		}
+		if len(b) > 0 && b[0] == '\n' {
+			b = b[1:]
+		}
+	}
+	return n, nil
+}
+
+func (l *lines) flush() {
+	l.log(l.level, strings.ToValidUTF8(string(l.buf), "�"))
+	l.buf = l.buf[:0]
+}

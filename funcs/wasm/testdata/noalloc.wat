@@ -1,0 +1,4 @@
+;; No hpmq_alloc.
+(module (memory (export "memory") 1)
+  (func (export "hpmq_abi") (result i32) (i32.const 1))
+  (func (export "hpmq_upstream") (param i32 i32) (result i64) (i64.const 0)))

@@ -1,0 +1,5 @@
+;; hpmq_upstream with the wrong result.
+(module (memory (export "memory") 1)
+  (func (export "hpmq_abi") (result i32) (i32.const 1))
+  (func (export "hpmq_alloc") (param i32) (result i32) (i32.const 16))
+  (func (export "hpmq_upstream") (param i32 i32) (result i32) (i32.const 0)))
