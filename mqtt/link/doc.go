@@ -1,0 +1,52 @@
+// Package link carries messages between sites. It decides which messages a site
+// wants, sends each of them to it until it is kept there, and takes those of
+// other sites exactly once and in order. It knows neither sessions nor policy,
+// and the mesh only as a [Dialer] of streams whose other end is proven.
+//
+// # Shape
+//
+// The sites are a full mesh of one hop. Per pair and direction there is one
+// stream: the site that has messages to send opens it, so that each side's
+// sending depends on nothing but its own stream. Of a site with several nodes,
+// the one with the lowest identity is its link; messages of clients of the
+// others do not leave their node.
+//
+// # The protocol hpmq-link/1
+//
+// MQTT 5 packets. The opener sends CONNECT first, with its site as client
+// identifier and its epoch as user property; unknown user properties are
+// ignored, so later versions announce what they can do there. The acceptor
+// answers with CONNACK: Receive Maximum, Maximum Packet Size and the number of
+// topic filters that follow as a whole picture of its interest. From then on:
+//
+//   - The acceptor sends SUBSCRIBE and UNSUBSCRIBE as its interest changes, the
+//     opener answers. A filter that begins with $ is refused.
+//   - The opener sends PUBLISH. Its first user properties are ours, by position
+//     (see stamp), so that none of the publisher's, which follow unharmed, can
+//     pass for one. At QoS 1 the acceptor sends PUBACK once the message is kept
+//     in its store; a Reason Code of failure tells that it never will be.
+//     QoS 2 travels as QoS 1, deduplicated, with the published QoS in the stamp.
+//   - Both send PINGREQ and answer it. A stream on which nothing arrives for
+//     [deadAfter] is given up.
+//
+// # Numbers
+//
+// A message of lane 0 carries the sequence number of the store's outbound log
+// for that peer, so a message that the peer did not ask for takes no number, and
+// a jump tells of messages that the log's limit dropped. The receiver keeps the
+// last number as its floor, in the transaction that keeps the message; what is
+// not above it is a duplicate. Numbers belong to an epoch, which the sender makes
+// anew when its store has forgotten the old one. Lane 1 has no numbers: it
+// carries copies of retained messages, which their clock deduplicates.
+//
+// # Retained messages
+//
+// A filter that is new to the opener, and each filter of a first picture, is
+// answered with the retained messages of the opener's own publishers that match
+// it. They follow what the log held before, acknowledged, so a value that a
+// receiver has had as a message does not reach its subscribers a second time.
+// Copies of what other sites published are not passed on.
+//
+// What is cleared while a site has no interest in it stays retained there: the
+// clear does not cross, and nothing tells the copy from one that is still good.
+package link

@@ -1,0 +1,56 @@
+package link
+
+import "github.com/hpmq/hpmq/mqtt/store"
+
+// lane tells the duplicates of a site's lane 0. Whoever uses it holds the peer's
+// slot, and its store callbacks have all come, so the store's floor is the whole
+// truth but for messages that the store failed to keep.
+type lane struct {
+	epoch uint64
+	taken uint64 // the last number handed to the broker; 0 is unknown
+
+	failed map[uint64]struct{} // below taken, and to be taken again; bounded by the window
+}
+
+// begin prepares for a stream of epoch.
+func (n *lane) begin(s store.Store, site string, epoch uint64) {
+	if n.epoch != epoch {
+		*n = lane{epoch: epoch}
+	}
+	if kept, seq := s.Floor(site, laneLog); kept == epoch {
+		n.taken = max(n.taken, seq)
+	}
+}
+
+// verdict is what to do with a number.
+type verdict byte
+
+const (
+	duplicate verdict = iota
+	next              // the floor rises to it
+	again             // the store failed to keep it; the floor is beyond
+)
+
+// take decides about the next number, and says how many were left out before it.
+func (n *lane) take(seq uint64) (v verdict, missing uint64) {
+	if seq <= n.taken {
+		if _, failed := n.failed[seq]; failed {
+			delete(n.failed, seq)
+			return again, 0
+		}
+		return duplicate, 0
+	}
+	if n.taken != 0 {
+		missing = seq - n.taken - 1
+	}
+	n.taken = seq
+	return next, missing
+}
+
+// fail notes that the store did not keep seq.
+func (n *lane) fail(seq uint64) {
+	if n.failed == nil {
+		n.failed = make(map[uint64]struct{})
+	}
+	n.failed[seq] = struct{}{}
+}

@@ -1,0 +1,238 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/topic"
+)
+
+// Links are this site's links to all others. They are a mqtt.Forwarder.
+type Links struct {
+	opts   Options
+	log    logrus.FieldLogger
+	wanted *topic.Tree[string, *peer] // what the peers asked for, by site
+
+	warnings *rate.Limiter // of log lines that a peer can cause
+
+	// Set by Run before ready is closed.
+	ready  chan struct{}
+	broker Broker
+	epoch  uint64
+	fresh  bool // the outbound logs began with this epoch
+
+	work sync.WaitGroup // what Run waits for
+
+	mu        sync.Mutex // guards all below, and work.Add against Run's end
+	stopped   bool
+	peers     map[string]*peer       // by site; one stays when its site is gone
+	local     map[string]struct{}    // filters of this site's subscriptions
+	ended     map[string]struct{}    // while Run asks for the first filters: those unsubscribed meanwhile
+	receivers map[*receiver]struct{} // that learn of changes to local
+}
+
+// New returns links that carry nothing yet.
+func New(o Options) *Links {
+	o.setDefaults()
+	return &Links{
+		opts:      o,
+		log:       o.Log,
+		wanted:    topic.NewTree[string, *peer](),
+		warnings:  rate.NewLimiter(1, 10),
+		ready:     make(chan struct{}),
+		peers:     make(map[string]*peer),
+		local:     make(map[string]struct{}),
+		ended:     make(map[string]struct{}),
+		receivers: make(map[*receiver]struct{}),
+	}
+}
+
+// Run keeps a link to every other site until ctx is done. It is called once.
+// When it returns, no stream and no goroutine of the links is left.
+func (l *Links) Run(ctx context.Context, b Broker) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer l.work.Wait()
+	defer l.stop()
+	defer cancel()
+	if err := l.incarnate(ctx); err != nil {
+		return err
+	}
+	l.broker = b
+	l.addLocal(b.Filters())
+	close(l.ready)
+	for {
+		changed := l.opts.Changed()
+		l.reconcile(ctx)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// stop ends the streams that were accepted and lets no new one begin.
+func (l *Links) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopped = true
+	for _, p := range l.peers {
+		p.evict()
+	}
+}
+
+// epochScope and epochKey are where the store keeps our epoch: it is lost
+// together with the numbers that belong to it.
+const (
+	epochScope = "$link"
+	epochKey   = "epoch"
+)
+
+// incarnate finds the epoch of the store's outbound logs, or begins one.
+func (l *Links) incarnate(ctx context.Context) error {
+	if b, ok := l.opts.Store.Value(epochScope, epochKey); ok && len(b) == 8 {
+		l.epoch = binary.BigEndian.Uint64(b)
+		return nil
+	}
+	l.fresh = true
+	l.epoch = rand.Uint64() | 1 // not 0, the epoch of a floor that was never kept
+	kept := make(chan error, 1)
+	l.opts.Store.Update(func(tx store.Tx) {
+		tx.PutValue(epochScope, epochKey, binary.BigEndian.AppendUint64(nil, l.epoch))
+	}, func(err error) { kept <- err })
+	select {
+	case err := <-kept:
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// reconcile starts links to new sites, ends those to sites that are gone, and
+// makes the others try again at once.
+func (l *Links) reconcile(ctx context.Context) {
+	nodes := l.lowest()
+	l.mu.Lock()
+	for site := range nodes {
+		if l.peers[site] == nil {
+			l.peers[site] = newPeer(l, site)
+		}
+	}
+	peers := make([]*peer, 0, len(l.peers))
+	for _, p := range l.peers {
+		peers = append(peers, p)
+	}
+	l.mu.Unlock()
+	for _, p := range peers {
+		p.become(ctx, nodes[p.site])
+	}
+}
+
+// lowest returns the node of each other site that is its link.
+func (l *Links) lowest() map[string]identity.ID {
+	nodes := make(map[string]identity.ID)
+	for _, p := range l.opts.Peers() {
+		if p.Site == l.opts.Site || p.Site == "" {
+			continue
+		}
+		if id, ok := nodes[p.Site]; !ok || p.ID.String() < id.String() {
+			nodes[p.Site] = p.ID
+		}
+	}
+	return nodes
+}
+
+// peerOf returns the site whose link is the node id, as of now.
+func (l *Links) peerOf(id identity.ID) *peer {
+	for site, node := range l.lowest() {
+		if node != id {
+			continue
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		p := l.peers[site]
+		if p == nil { // its stream came before the news of it
+			p = newPeer(l, site)
+			l.peers[site] = p
+		}
+		return p
+	}
+	return nil
+}
+
+// Wants reports whether another site asked for topic.
+func (l *Links) Wants(name string) bool {
+	if strings.HasPrefix(name, "$") {
+		return false
+	}
+	var found [8]*peer
+	return len(l.wanted.Match(found[:0], name)) > 0
+}
+
+// Forward sends m to every site that asked for it: by way of its outbound log in
+// tx, or, at QoS 0, only if its stream has room. It never blocks.
+func (l *Links) Forward(tx store.Tx, m *store.Message) {
+	if m.Origin.Site != "" && m.Origin.Site != l.opts.Site {
+		return // one hop: what came over a link is never sent over one
+	}
+	var found [8]*peer
+	peers := l.wanted.Match(found[:0], m.Topic)
+	for i, p := range peers {
+		switch {
+		case slices.Contains(peers[:i], p): // by another of its filters
+		case tx == nil || m.QoS == 0 && !m.Retain:
+			p.forwardNow(m)
+		default:
+			tx.Outbound(p.site, m)
+		}
+	}
+}
+
+// Subscribed tells the other sites that this one wants filter.
+func (l *Links) Subscribed(filter string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.ended, filter)
+	l.local[filter] = struct{}{}
+	l.tell(filter)
+}
+
+// Unsubscribed tells the other sites that this one no longer wants filter.
+func (l *Links) Unsubscribed(filter string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended != nil {
+		l.ended[filter] = struct{}{}
+	}
+	delete(l.local, filter)
+	l.tell(filter)
+}
+
+// addLocal adds the filters that were there before the broker had links. Of
+// what changed while they were listed, the change is newer.
+func (l *Links) addLocal(filters []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range filters {
+		if _, gone := l.ended[f]; !gone && !strings.HasPrefix(f, "$") {
+			l.local[f] = struct{}{}
+		}
+	}
+	l.ended = nil
+}
+
+// tell makes every receiver look at filter again. The caller holds mu.
+func (l *Links) tell(filter string) {
+	for r := range l.receivers {
+		r.changed(filter)
+	}
+}

@@ -1,0 +1,96 @@
+package link
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// Protocol is the name of the protocol on the mesh.
+const Protocol = "hpmq-link/1"
+
+// The clock of a stream. They add up to a link that is back within three seconds
+// of its path.
+const (
+	retryInterval    = 500 * time.Millisecond // between attempts to open
+	handshakeTimeout = 2 * time.Second        // from opening to CONNACK
+	pingInterval     = 2 * time.Second
+	deadAfter        = 5 * time.Second // without a byte read, or one written that wants to be
+)
+
+// Limits on what a peer makes us keep.
+const (
+	maxInterest     = 100_000   // filters of a site; beyond, it gets everything
+	maxControl      = 1 << 20   // bytes of our answers that a peer does not read
+	maxPendingBytes = 16 << 20  // of messages taken in and not yet kept; then the stream is not read
+	stampAllowance  = 256 << 10 // what our properties may add to a client's packet
+)
+
+// Broker is what the links need of it. See the methods of the same names of
+// mqtt.Broker.
+type Broker interface {
+	Inject(m *store.Message, tx func(store.Tx), done func(error))
+	Filters() []string
+	Reroute()
+}
+
+// Dialer opens streams to the links of other nodes. It proves who they are.
+type Dialer interface {
+	Open(ctx context.Context, peer identity.ID) (net.Conn, error)
+}
+
+// Peer is a node of another site.
+type Peer struct {
+	ID   identity.ID
+	Site string
+}
+
+// Options configures [Links]. Fields are required unless a comment says
+// otherwise.
+type Options struct {
+	Site   string
+	Store  store.Store
+	Dialer Dialer
+
+	// Peers returns the nodes of all sites; those of this site are ignored.
+	Peers func() []Peer
+	// Changed returns a channel that is closed at the next change of what Peers
+	// returns or of who can be reached. An unreachable peer is tried again then,
+	// and every half second.
+	Changed func() <-chan struct{}
+
+	// Accept is asked about each message of a peer; an error refuses it. It must
+	// not block. Nil accepts all.
+	Accept func(peer identity.ID, m *store.Message) error
+
+	PacketSize     int                // the broker's limit for a client's packet; 1 MiB
+	ReceiveMaximum uint16             // messages that a peer may have in flight towards us; 8,192
+	QoS0           store.QueueLimit   // of QoS 0 messages that wait for a peer's stream; 4,096 messages, 4 MiB
+	Log            logrus.FieldLogger // links that come and go; nil discards
+}
+
+func (o *Options) setDefaults() {
+	if o.PacketSize == 0 {
+		o.PacketSize = 1 << 20
+	}
+	if o.ReceiveMaximum == 0 {
+		o.ReceiveMaximum = 8192
+	}
+	if o.QoS0.Messages == 0 {
+		o.QoS0.Messages = 4096
+	}
+	if o.QoS0.Bytes == 0 {
+		o.QoS0.Bytes = 4 << 20
+	}
+	if o.Log == nil {
+		discard := logrus.New()
+		discard.SetOutput(io.Discard)
+		o.Log = discard
+	}
+}

@@ -1,0 +1,214 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// peer is another site: what it wants, the stream to it and the one from it.
+type peer struct {
+	l    *Links
+	site string
+
+	kick chan struct{} // capacity 1: it may be reachable now
+	wake chan struct{} // capacity 1: the sender has something to look at
+	slot chan struct{} // capacity 1: holds a token while no receiver has messages on their way to the store
+	lane lane          // of whoever holds the token
+
+	acked     atomic.Uint64 // all of the outbound log up to here is kept by the peer
+	receiving atomic.Bool   // a receiver holds the slot
+	refusal   atomic.Bool   // one was logged since the stream was opened
+	count     counters
+
+	gap uint64 // the last number of the log that was found missing; of the sender's writer
+
+	// Of the goroutine in Links.Run.
+	end   context.CancelFunc // ends run; nil while there is none
+	ended chan struct{}      // closed when it has
+
+	mu        sync.Mutex // guards all below
+	id        identity.ID
+	interest  map[string]struct{}
+	whole     bool      // interest is too large: it gets everything
+	receiver  *receiver // the newest
+	up        bool      // the sender may be given QoS 0 messages
+	known     bool      // up or reason was set
+	reason    string    // why it is not up
+	since     time.Time // of the last change of up
+	queue     []*store.Message
+	queueSize int
+}
+
+func newPeer(l *Links, site string) *peer {
+	p := &peer{
+		l: l, site: site, interest: make(map[string]struct{}),
+		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), slot: make(chan struct{}, 1),
+		since: time.Now(),
+	}
+	p.slot <- struct{}{}
+	return p
+}
+
+func (p *peer) entry() *logrus.Entry {
+	return p.l.log.WithFields(logrus.Fields{logfield.Site: p.site, logfield.Peer: p.node().String()})
+}
+
+func (p *peer) node() identity.ID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.id
+}
+
+// become makes the node id the other end, or nobody. If it is already, it is
+// tried again at once.
+func (p *peer) become(ctx context.Context, id identity.ID) {
+	old := p.node()
+	if old == id {
+		poke(p.kick)
+		return
+	}
+	if p.end != nil {
+		p.end()
+		<-p.ended
+		p.end = nil
+	}
+	if !old.IsZero() { // else its stream may have come before the news of it
+		p.evict()
+	}
+	p.mu.Lock()
+	p.id = id
+	p.mu.Unlock()
+	if id.IsZero() {
+		p.setInterest(nil)
+		p.setDown(errors.New("site has no node"))
+		return
+	}
+	ended := make(chan struct{})
+	ctx, p.end = context.WithCancel(ctx)
+	p.ended = ended
+	p.l.work.Go(func() {
+		defer close(ended)
+		p.run(ctx, id)
+	})
+}
+
+// evict ends the stream that the peer opened, if there is one.
+func (p *peer) evict() {
+	p.mu.Lock()
+	r := p.receiver
+	p.mu.Unlock()
+	if r != nil {
+		r.end(errEvicted)
+	}
+}
+
+// run keeps a stream to the node id open until ctx is done.
+func (p *peer) run(ctx context.Context, id identity.ID) {
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-retry.C:
+		case <-p.kick:
+		case <-ctx.Done():
+			p.setDown(ctx.Err())
+			return
+		}
+		begin := time.Now()
+		err := p.connect(ctx, id)
+		if ctx.Err() == nil {
+			p.setDown(err)
+		}
+		if time.Since(begin) > deadAfter {
+			retry.Reset(0) // it was up: perhaps another path is there already
+		} else {
+			retry.Reset(retryInterval)
+		}
+	}
+}
+
+// connect opens a stream to the node id and sends on it until it ends.
+func (p *peer) connect(ctx context.Context, id identity.ID) error {
+	greeting, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn, err := p.l.opts.Dialer.Open(greeting, id)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	s := newStream(conn, interestLimit)
+	stop := s.closeWith(greeting)
+	t, err := s.greet(p.l.opts.Site, p.l.epoch)
+	if !stop() && ctx.Err() == nil {
+		return errors.New("no answer to CONNECT in time")
+	}
+	if err != nil {
+		return err
+	}
+	defer s.closeWith(ctx)()
+	return newSender(p, s, t).run(ctx)
+}
+
+func (p *peer) setUp() {
+	p.mu.Lock()
+	p.up, p.known, p.reason, p.since = true, true, "", time.Now()
+	p.mu.Unlock()
+	p.entry().Info("link to site is up")
+}
+
+// setDown notes why there is no stream to the peer. Only the first of several
+// failures is logged.
+func (p *peer) setDown(err error) {
+	p.mu.Lock()
+	first := p.up || !p.known
+	if p.up {
+		p.since = time.Now()
+	}
+	p.up, p.known, p.reason = false, true, err.Error()
+	p.count.dropped.Add(uint64(len(p.queue)))
+	p.queue, p.queueSize = nil, 0
+	p.mu.Unlock()
+	if first && !errors.Is(err, context.Canceled) {
+		p.entry().WithField(logfield.Reason, err.Error()).Warn("link to site is down")
+	}
+}
+
+// forwardNow hands a QoS 0 message to the stream if there is one. Of too many
+// the oldest is dropped.
+func (p *peer) forwardNow(m *store.Message) {
+	limit := p.l.opts.QoS0
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	size := m.Size()
+	if !p.up || size > limit.Bytes {
+		p.count.dropped.Add(1)
+		return
+	}
+	for len(p.queue) >= limit.Messages || p.queueSize+size > limit.Bytes {
+		p.queueSize -= p.queue[0].Size()
+		p.queue[0] = nil
+		p.queue = p.queue[1:]
+		p.count.dropped.Add(1)
+	}
+	p.queue = append(p.queue, m)
+	p.queueSize += size
+	poke(p.wake)
+}
+
+// takeNow takes the QoS 0 messages that wait.
+func (p *peer) takeNow() []*store.Message {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.queue
+	p.queue, p.queueSize = nil, 0
+	return q
+}

@@ -1,0 +1,266 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+var (
+	errEvicted  = errors.New("another stream takes over")
+	errUnread   = errors.New("peer does not read its acknowledgements")
+	errNotALink = &packet.Error{Code: packet.NotAuthorized, Msg: "not the link of another site"}
+)
+
+// receiver takes a site's messages from a stream that the site opened, and tells
+// it this site's interest.
+type receiver struct {
+	l      *Links
+	p      *peer
+	node   identity.ID
+	stream *stream
+	epoch  uint64
+	end    context.CancelCauseFunc
+	wake   chan struct{} // capacity 1: the writer has something to look at
+	room   chan struct{} // capacity 1: a message left the store's hands
+
+	told   bool   // a refused message was logged; of the reader
+	lastID uint16 // packet identifier of SUBSCRIBE; of the writer
+
+	mu       sync.Mutex          // guards all below, and p.lane while r holds the slot
+	users    int                 // messages on their way to the store, and Handle
+	inflight int                 // those of QoS 1
+	pending  int                 // bytes of all
+	control  []byte              // acknowledgements and answers
+	dirty    map[string]struct{} // filters that the peer may know wrongly
+}
+
+// Handle serves a stream that a node opened, whose identity is proven. It
+// returns when the stream has ended, which the end of ctx or of Run makes it do.
+func (l *Links) Handle(ctx context.Context, node identity.ID, conn net.Conn) {
+	defer conn.Close()
+	select {
+	case <-l.ready:
+	case <-ctx.Done():
+		return
+	}
+	l.mu.Lock()
+	if l.stopped {
+		l.mu.Unlock()
+		return
+	}
+	l.work.Add(1)
+	l.mu.Unlock()
+	defer l.work.Done()
+
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	r := &receiver{
+		l: l, node: node, end: end, users: 1,
+		stream: newStream(conn, handshakeLimit),
+		wake:   make(chan struct{}, 1), room: make(chan struct{}, 1),
+	}
+	defer r.stream.closeWith(ctx)()
+	if r.p = l.peerOf(node); r.p == nil {
+		r.stream.refuse(errNotALink)
+		l.misbehaved(node, errNotALink)
+		return
+	}
+	err := r.run(ctx)
+	r.p.mu.Lock()
+	if r.p.receiver == r {
+		r.p.receiver = nil
+	}
+	r.p.mu.Unlock()
+	l.misbehaved(node, err)
+}
+
+// misbehaved logs why a stream ended if the peer is to blame: what the path did
+// is told by our own stream to the site.
+func (l *Links) misbehaved(node identity.ID, err error) {
+	if _, fault := errors.AsType[*packet.Error](err); fault && l.warnings.Allow() {
+		l.log.WithFields(logrus.Fields{logfield.Peer: node.String(), logfield.Reason: err.Error()}).
+			Warn("link stream refused")
+	}
+}
+
+// run greets the peer and takes its messages. It always returns an error.
+func (r *receiver) run(ctx context.Context) error {
+	greeting, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	stop := r.stream.closeWith(greeting)
+	var err error
+	if r.epoch, err = r.stream.await(r.p.site); err != nil {
+		r.stream.refuse(err)
+		return err
+	}
+	if err := r.takeOver(greeting); err != nil {
+		return err
+	}
+	defer r.release()
+	filters := r.interest()
+	defer r.l.forget(r)
+	err = r.stream.accept(terms{
+		receiveMaximum: r.l.opts.ReceiveMaximum, packetSize: r.packetSize(), filters: len(filters),
+	})
+	if err != nil {
+		return err
+	}
+	if !stop() {
+		return context.DeadlineExceeded
+	}
+	r.stream.limit = r.packetSize()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		if err := r.write(ctx, filters); err != nil {
+			r.end(err)
+		}
+	})
+	r.end(r.read(ctx))
+	return context.Cause(ctx) // the first reason of several
+}
+
+func (r *receiver) packetSize() int { return r.l.opts.PacketSize + stampAllowance }
+
+// takeOver ends an earlier stream of the site and waits until the store has
+// answered for all that it brought: only then is it known what is a duplicate.
+func (r *receiver) takeOver(ctx context.Context) error {
+	r.p.mu.Lock()
+	old := r.p.receiver
+	r.p.receiver = r
+	r.p.mu.Unlock()
+	if old != nil {
+		old.end(errEvicted)
+	}
+	if err := r.l.stillLink(r); err != nil { // what changes from here on finds r
+		return err
+	}
+	select {
+	case <-r.p.slot:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	r.p.lane.begin(r.l.opts.Store, r.p.site, r.epoch)
+	r.p.receiving.Store(true)
+	return nil
+}
+
+// stillLink returns an error if the links have stopped or the site's node is
+// another one now.
+func (l *Links) stillLink(r *receiver) error {
+	l.mu.Lock()
+	stopped := l.stopped
+	l.mu.Unlock()
+	if stopped || l.peerOf(r.node) != r.p {
+		return errEvicted
+	}
+	return nil
+}
+
+// use counts a message that goes to the store.
+func (r *receiver) use(qos byte, size int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.control) > maxControl {
+		return errUnread
+	}
+	if qos > 0 {
+		if r.inflight++; r.inflight > int(r.l.opts.ReceiveMaximum) {
+			return &packet.Error{Code: packet.ReceiveMaximumExceeded, Msg: "more messages in flight than allowed"}
+		}
+	}
+	r.users++
+	r.pending += size
+	return nil
+}
+
+// release ends the part of Handle or of a message. With the last one the slot is
+// free.
+func (r *receiver) release() {
+	r.mu.Lock()
+	r.users--
+	last := r.users == 0
+	r.mu.Unlock()
+	if last {
+		r.p.receiving.Store(false)
+		r.p.slot <- struct{}{}
+	}
+}
+
+// answer queues a packet for the writer.
+func (r *receiver) answer(p packet.Packet) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.control) > maxControl {
+		return errUnread
+	}
+	r.control = p.Append(r.control, packet.V5)
+	poke(r.wake)
+	return nil
+}
+
+// write sends interest, acknowledgements and signs of life until the stream
+// fails or ctx is done.
+func (r *receiver) write(ctx context.Context, filters []string) error {
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
+	buf := make([]byte, 0, 4<<10)
+	for len(filters) > 0 {
+		n := fillFilters(filters)
+		buf = r.appendSubscribe(buf[:0], filters[:n])
+		filters = filters[n:]
+		if err := r.stream.write(buf); err != nil {
+			return err
+		}
+	}
+	for {
+		buf = r.fill(buf[:0])
+		if len(buf) == 0 {
+			select {
+			case <-r.wake:
+				continue
+			case <-ping.C:
+				buf = (&packet.Pingreq{}).Append(buf, packet.V5)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		if err := r.stream.write(buf); err != nil {
+			return err
+		}
+	}
+}
+
+// fill appends the answers and changes of interest that wait.
+func (r *receiver) fill(buf []byte) []byte {
+	r.mu.Lock()
+	buf = append(buf, r.control...)
+	r.control = r.control[:0]
+	dirty := r.dirty
+	r.dirty = nil
+	r.mu.Unlock()
+	if len(dirty) == 0 {
+		return buf
+	}
+	subscribed, gone := r.l.sort(dirty)
+	for len(subscribed) > 0 {
+		n := fillFilters(subscribed)
+		buf = r.appendSubscribe(buf, subscribed[:n])
+		subscribed = subscribed[n:]
+	}
+	for len(gone) > 0 {
+		n := fillFilters(gone)
+		buf = (&packet.Unsubscribe{PacketID: r.nextID(), TopicFilters: gone[:n]}).Append(buf, packet.V5)
+		gone = gone[n:]
+	}
+	return buf
+}

@@ -1,0 +1,234 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// sender sends this site's messages on a stream that it opened. One goroutine
+// writes, one reads the answers and the peer's interest.
+type sender struct {
+	p      *peer
+	stream *stream
+	limit  int // the peer's Maximum Packet Size
+
+	// Of the writer.
+	stamp   stamper
+	cursor  uint64 // the last number of the outbound log that was sent
+	scratch [64]store.Outbound
+	now     []*store.Message // QoS 0, taken from the peer's queue
+	copies  *copies          // of retained messages, being sent; nil if none
+
+	// Of the reader.
+	picture int      // filters missing from the first whole picture
+	filters []string // gathered of it
+
+	mu        sync.Mutex // guards all below
+	window    window
+	unacked   int        // retained copies in the window
+	control   []byte     // answers to the peer
+	wanted    [][]string // filters whose retained messages the peer may lack
+	wantedLen int        // filters in wanted
+}
+
+func newSender(p *peer, s *stream, t terms) *sender {
+	return &sender{
+		p: p, stream: s, limit: t.packetSize,
+		stamp:   stamper{site: p.l.opts.Site, epoch: p.l.epoch},
+		cursor:  p.acked.Load(),
+		picture: t.filters,
+		window:  newWindow(t.receiveMaximum),
+	}
+}
+
+// run sends until the stream ends.
+func (s *sender) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.stream.conn.Close()
+	failed := make(chan error, 1)
+	s.p.refusal.Store(false)
+	wg.Go(func() { failed <- s.read() })
+	return s.write(ctx, failed)
+}
+
+// write sends what there is until the stream fails or ctx is done.
+func (s *sender) write(ctx context.Context, failed <-chan error) error {
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
+	committed := s.p.l.opts.Store.Committed(s.p.site)
+	buf := make([]byte, 0, batchSize+pieceSize)
+	for {
+		buf = s.fill(buf[:0])
+		if len(buf) == 0 {
+			select {
+			case <-s.p.wake:
+				continue
+			case <-committed:
+				continue
+			case <-ping.C:
+				buf = (&packet.Pingreq{}).Append(buf, packet.V5)
+			case err := <-failed:
+				return err
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if err := s.stream.write(buf); err != nil {
+			select {
+			case because := <-failed: // the reader saw the end before
+				return because
+			default:
+				return err
+			}
+		}
+		if cap(buf) > 4*batchSize {
+			buf = make([]byte, 0, batchSize+pieceSize)
+		}
+	}
+}
+
+// fill appends what may be sent now, about a batch of it.
+func (s *sender) fill(buf []byte) []byte {
+	s.mu.Lock()
+	buf = append(buf, s.control...)
+	s.control = s.control[:0]
+	s.mu.Unlock()
+	buf = s.fillNow(buf)
+	buf, drained := s.fillLog(buf)
+	return s.fillCopies(buf, drained)
+}
+
+// fillNow appends QoS 0 messages.
+func (s *sender) fillNow(buf []byte) []byte {
+	if len(s.now) == 0 {
+		s.now = s.p.takeNow()
+	}
+	for len(s.now) > 0 && len(buf) < batchSize {
+		m := s.now[0]
+		s.now = s.now[1:]
+		if t := time.Now(); !m.Expired(t) {
+			if p := s.stamp.publish(m, 0, laneLog, 0, t); s.fits(p) {
+				s.p.count.sent.Add(1)
+				buf = p.Append(buf, packet.V5)
+			}
+		}
+	}
+	return buf
+}
+
+// fillLog appends from the outbound log as far as the window allows, and reports
+// whether the log has no more.
+func (s *sender) fillLog(buf []byte) (_ []byte, drained bool) {
+	now := time.Now()
+	skipped := false
+	for len(buf) < batchSize {
+		n := min(s.windowRoom(), len(s.scratch))
+		if n == 0 {
+			break
+		}
+		got := s.p.l.opts.Store.Outbound(s.p.site, s.cursor, s.scratch[:0:n])
+		if drained = len(got) < n; len(got) == 0 {
+			break
+		}
+		for i := range got {
+			if len(buf) >= batchSize {
+				drained = false
+				break
+			}
+			s.noteGap(got[i].Seq)
+			var sent bool
+			buf, sent = s.appendLogged(buf, &got[i], now)
+			skipped = skipped || !sent
+			s.cursor = got[i].Seq
+		}
+		clear(got)
+		if drained {
+			break
+		}
+	}
+	if skipped {
+		s.collect()
+	}
+	return buf, drained
+}
+
+// appendLogged appends an entry of the log with the next packet identifier. One
+// that cannot be sent takes a slot too, so that it is acknowledged in its turn.
+func (s *sender) appendLogged(buf []byte, o *store.Outbound, now time.Time) (_ []byte, sent bool) {
+	p := s.stamp.publish(o.Message, 1, laneLog, o.Seq, now)
+	skip := o.Message.Expired(now) || !s.fits(p)
+	s.mu.Lock()
+	p.PacketID = s.window.push(slot{seq: o.Seq, done: skip})
+	s.mu.Unlock()
+	if skip {
+		return buf, false
+	}
+	s.p.count.sent.Add(1)
+	return p.Append(buf, packet.V5), true
+}
+
+// fits reports whether the peer takes a packet of that size.
+func (s *sender) fits(p *packet.Publish) bool {
+	if p.Size(packet.V5) <= s.limit {
+		return true
+	}
+	s.p.count.dropped.Add(1)
+	return false
+}
+
+func (s *sender) windowRoom() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.window.room()
+}
+
+// noteGap counts the messages that the log lost before seq, once over all
+// streams. Where a log begins that is older than this process is not known.
+func (s *sender) noteGap(seq uint64) {
+	told := max(s.cursor, s.p.gap)
+	if told == 0 && !s.p.l.fresh || seq <= told+1 {
+		return
+	}
+	lost := seq - told - 1
+	s.p.gap = seq - 1
+	s.p.count.dropped.Add(lost)
+	s.p.entry().WithField("messages", lost).Warn("outbound log was full and lost messages")
+}
+
+// collect takes what is acknowledged off the window and the log.
+func (s *sender) collect() {
+	upTo := uint64(0)
+	s.mu.Lock()
+	for {
+		done, ok := s.window.pop()
+		if !ok {
+			break
+		}
+		if done.seq == 0 {
+			s.unacked--
+		} else {
+			upTo = done.seq
+		}
+	}
+	s.mu.Unlock()
+	if upTo > s.p.acked.Load() {
+		s.p.acked.Store(upTo)
+		s.p.l.opts.Store.Update(func(tx store.Tx) { tx.Acknowledge(s.p.site, upTo) }, nil)
+	}
+	poke(s.p.wake)
+}
+
+// refused counts a message that the peer will never keep.
+func (s *sender) refused(code packet.ReasonCode, reason string) {
+	s.p.count.dropped.Add(1)
+	if !s.p.refusal.Swap(true) {
+		s.p.entry().WithField(logfield.Reason, fmt.Sprintf("%s %s", code, reason)).Warn("site refused a message")
+	}
+}
