@@ -1,0 +1,342 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/authority"
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/overlay/access"
+	"github.com/hpmq/hpmq/policy"
+)
+
+// The control API: HTTP and JSON on a unix socket in the data directory. Whoever
+// can open the socket, which is 0600 in a directory that is 0700, is the
+// operator.
+
+const maxControlBody = maxModule*4/3 + 64<<10 // a module in base64
+
+// listenControl opens the control socket; a stale one is replaced, since the
+// caller holds the data directory's lock.
+func listenControl(dir string) (net.Listener, error) {
+	path, done, err := socketPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	_ = os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen for control: %w", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path may lead through a descriptor that is closed by then
+	return l, os.Chmod(path, 0o600)
+}
+
+func (n *node) controlAPI() http.Handler {
+	mux := http.NewServeMux()
+	handle(mux, "GET /v1/status", func(*http.Request, struct{}) (*statusReply, error) { return n.status(), nil })
+	handle(mux, "GET /v1/identities", func(*http.Request, struct{}) ([]identityReply, error) { return n.identities(), nil })
+	handle(mux, "POST /v1/tickets", func(_ *http.Request, q ticketRequest) (*ticketReply, error) { return n.mint(q) })
+	handle(mux, "POST /v1/identities/{id}/revoke", n.revoke)
+	handle(mux, "POST /v1/identities/{id}/replace", n.replace)
+	handle(mux, "POST /v1/why", func(_ *http.Request, q whyRequest) (*policy.Explanation, error) { return n.why(q) })
+	handle(mux, "GET /v1/functions", func(*http.Request, struct{}) ([]functionStatus, error) { return n.functionList(), nil })
+	handle(mux, "POST /v1/functions", func(r *http.Request, q functionRequest) (*functionStatus, error) {
+		return n.addFunction(r.Context(), q)
+	})
+	mux.HandleFunc("GET /v1/access/{id}", n.serveAccess)
+	return mux
+}
+
+// handle registers a question that is answered in JSON.
+func handle[Q, A any](mux *http.ServeMux, pattern string, answer func(*http.Request, Q) (A, error)) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		var q Q
+		if r.Method == http.MethodPost {
+			if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxControlBody)).Decode(&q); err != nil {
+				refuseControl(w, usagef("malformed request: %v", err))
+				return
+			}
+		}
+		a, err := answer(r, q)
+		if err != nil {
+			refuseControl(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(a) // the asker may have left
+	})
+}
+
+func refuseControl(w http.ResponseWriter, err error) {
+	e := controlError{Error: err.Error(), Exit: exitFailure}
+	var f *failure
+	var api *identity.APIError
+	switch {
+	case errors.As(err, &f):
+		e.Exit, e.Hint = f.code, f.hint
+	case errors.As(err, &api):
+		e.Hint = api.Hint
+		if api.Status == http.StatusConflict || api.Status == http.StatusForbidden {
+			e.Exit = exitConflict
+		}
+	case errors.Is(err, authority.ErrUnknown):
+		e.Exit, e.Hint = exitNotFound, "see: hpmq device list"
+	}
+	status := map[int]int{
+		exitUsage: http.StatusBadRequest, exitNotFound: http.StatusNotFound, exitConflict: http.StatusConflict,
+		exitDenied: http.StatusForbidden, exitReach: http.StatusServiceUnavailable,
+	}[e.Exit]
+	if status == 0 {
+		status = http.StatusInternalServerError
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(e)
+}
+
+// onCA refuses what only a node with the directory's writer can do.
+func (n *node) onCA() error {
+	if n.authority != nil {
+		return nil
+	}
+	where := "another node"
+	for _, rec := range n.directory.Nodes() {
+		if slices.Contains(rec.Roles, roleCA) {
+			where = fmt.Sprintf("%s at site %s", rec.ID.Short(), rec.Site)
+		}
+	}
+	return &failure{
+		code: exitFailure, err: errors.New("this node is not a certificate authority"),
+		hint: "run the same command on " + where,
+	}
+}
+
+func (n *node) mint(q ticketRequest) (*ticketReply, error) {
+	if err := n.onCA(); err != nil {
+		return nil, err
+	}
+	id, err := identity.NewID(n.id.TrustDomain, identity.Kind(q.Kind), q.Name)
+	if err != nil {
+		return nil, fail(exitUsage, "", err)
+	}
+	if q.Site != "" && !sitePattern.MatchString(q.Site) {
+		return nil, usagef("site %q: want 1-31 of a-z 0-9 -", q.Site)
+	}
+	ttl, err := time.ParseDuration(q.TTL)
+	if err != nil {
+		return nil, fail(exitUsage, "", err)
+	}
+	t := &identity.Ticket{
+		Kind: id.Kind, Name: id.Name, Addrs: []string{n.cfg.advertised(portTLS)}, Labels: q.Labels, Site: q.Site,
+		NotAfter: time.Now().Add(ttl), Uses: 1,
+	}
+	text, err := n.authority.Mint(t)
+	if err != nil {
+		return nil, err
+	}
+	return &ticketReply{
+		Ticket: text, ID: id.String(), Site: t.Site, Labels: t.Labels, NotAfter: t.NotAfter, Addrs: t.Addrs,
+	}, nil
+}
+
+func (n *node) identities() []identityReply {
+	sessions := n.sessionsOf()
+	out := []identityReply{}
+	for p := range n.directory.Identities() {
+		out = append(out, identityReply{
+			ID: p.ID.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation,
+			NotAfter: p.NotAfter, Sessions: sessions[p.ID], Agent: n.hasAgent(p.ID),
+		})
+	}
+	slices.SortFunc(out, func(a, b identityReply) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+func (n *node) pathID(r *http.Request) (identity.ID, error) {
+	text, err := url.PathUnescape(r.PathValue("id"))
+	if err != nil {
+		return identity.ID{}, fail(exitUsage, "", err)
+	}
+	id, err := identity.ParseShort(n.id.TrustDomain, text)
+	if err != nil {
+		return id, fail(exitUsage, "", err)
+	}
+	return id, nil
+}
+
+func (n *node) revoke(r *http.Request, q revokeRequest) (*revokeReply, error) {
+	if err := n.onCA(); err != nil {
+		return nil, err
+	}
+	id, err := n.pathID(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.authority.Revoke(id, q.Reason); err != nil {
+		return nil, err
+	}
+	rec, _ := n.directory.Revocation(id)
+	known, _ := n.directory.Identity(id)
+	return &revokeReply{
+		ID: id.String(), Generation: rec.Generation,
+		Bound: fmt.Sprintf("connected sites know it now; a site that is cut off knows it when it is back, and its copy of the certificate ends at %s at the latest",
+			known.NotAfter.UTC().Format(time.RFC3339)),
+	}, nil
+}
+
+func (n *node) replace(r *http.Request, _ struct{}) (*identityReply, error) {
+	if err := n.onCA(); err != nil {
+		return nil, err
+	}
+	id, err := n.pathID(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.authority.Replace(id); err != nil {
+		return nil, err
+	}
+	p, _ := n.directory.Identity(id)
+	return &identityReply{ID: id.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation, NotAfter: p.NotAfter}, nil
+}
+
+// lookup finds an identity's labels and site for policy, whether or not it may
+// be used.
+func (n *node) lookup(id identity.ID) (policy.Subject, bool) {
+	if sub, ok := n.subject(id); ok {
+		return sub, true
+	}
+	p, ok := n.directory.Identity(id)
+	return policy.Subject{ID: id, Labels: p.Labels, Site: p.Site, SessionSite: n.site}, ok
+}
+
+func (n *node) why(q whyRequest) (*policy.Explanation, error) {
+	id, err := identity.ParseShort(n.id.TrustDomain, q.Who)
+	if err != nil {
+		return nil, fail(exitUsage, "", err)
+	}
+	sub, ok := n.lookup(id)
+	if !ok {
+		return nil, &failure{
+			code: exitNotFound, err: fmt.Errorf("nobody is called %s", id.Short()),
+			hint: "see: hpmq device list",
+		}
+	}
+	e, err := n.policy.Set().Explain(sub, q.Action, q.Object, n.lookup)
+	if err != nil {
+		return nil, fail(exitUsage, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
+	}
+	if p, _ := n.directory.Identity(id); p.State == directory.Revoked {
+		e.Allowed, e.Reason = false, id.Short()+" is revoked"
+	}
+	return &e, nil
+}
+
+func (n *node) addFunction(ctx context.Context, q functionRequest) (*functionStatus, error) {
+	if err := n.onCA(); err != nil {
+		return nil, err
+	}
+	if _, err := identity.NewID(n.id.TrustDomain, identity.Function, q.Name); err != nil {
+		return nil, fail(exitUsage, "", err)
+	}
+	if len(q.Module) > maxModule {
+		return nil, usagef("module of %d bytes, at most %d", len(q.Module), maxModule)
+	}
+	m, err := n.engine.Load(ctx, q.Module)
+	if err != nil {
+		return nil, fail(exitUsage, "", fmt.Errorf("function %s: %w", q.Name, err))
+	}
+	m.Close(ctx)
+	sum, err := n.modules.save(q.Module)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := n.directory.Put(directory.Function{Name: q.Name, SHA256: sum, Size: uint64(len(q.Module))}); err != nil {
+		return nil, err
+	}
+	n.swapFunctions(ctx) // now, so that the command's end means that it runs
+	for _, f := range n.functionList() {
+		if f.Name == q.Name {
+			return &f, nil
+		}
+	}
+	return nil, errors.New("the function was recorded but is not listed")
+}
+
+func (n *node) functionList() []functionStatus {
+	bindings := map[string][]string{}
+	for _, b := range n.policy.Set().AllBindings() {
+		bindings[b.Function] = append(bindings[b.Function], b.Name)
+	}
+	faults := map[string]string{}
+	if p := n.faults.Load(); p != nil {
+		faults = *p
+	}
+	out := []functionStatus{}
+	for name, rec := range n.directory.Functions() {
+		f := functionStatus{
+			Name: name, SHA256: hex.EncodeToString(rec.SHA256[:]), Size: int64(rec.Size), Bindings: bindings[name],
+			Error: faults[name], Loaded: faults[name] == "",
+		}
+		if f.Bindings == nil {
+			f.Bindings = []string{}
+		}
+		for _, s := range n.funcs.Stats() {
+			if s.Function == name {
+				f.Calls = s.Calls
+				for _, count := range s.Faults {
+					f.Errors += count
+				}
+			}
+		}
+		out = append(out, f)
+	}
+	slices.SortFunc(out, func(a, b functionStatus) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// serveAccess turns the request into a carrier to a device: after 101 the
+// connection is the device's, and what flows is TLS between the caller and it.
+func (n *node) serveAccess(w http.ResponseWriter, r *http.Request) {
+	target, err := n.pathID(r)
+	if err != nil {
+		refuseControl(w, err)
+		return
+	}
+	carrier, err := n.access.Carrier(r.Context(), target)
+	if err != nil {
+		code := exitReach
+		if errors.Is(err, access.ErrNotFound) {
+			code = exitNotFound
+		}
+		refuseControl(w, fail(code, "on the device: hpmq-lite up --expose PORT", err))
+		return
+	}
+	defer carrier.Close()
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		refuseControl(w, err)
+		return
+	}
+	defer conn.Close()
+	_, err = buffered.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: hpmq-access\r\n\r\n")
+	if err = errors.Join(err, buffered.Flush()); err != nil || buffered.Reader.Buffered() > 0 {
+		return // the caller speaks only after 101
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return
+	}
+	_ = access.Splice(r.Context(), conn, carrier) // both ends hear of it
+}

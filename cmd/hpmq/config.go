@@ -1,0 +1,175 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/sirupsen/logrus"
+)
+
+// The ports, before --ports shifts them.
+const (
+	portPlain   = 1883
+	portTLS     = 8883
+	portOverlay = 7844
+	portHTTP    = 8480
+)
+
+// Listener names, as status prints them.
+const (
+	listenerPlain   = "mqtt"
+	listenerTLS     = "mqtts"
+	listenerOverlay = "overlay"
+	listenerHTTP    = "http"
+)
+
+// Config is a checked node configuration.
+type Config struct {
+	DataDir     string
+	Site        string // "" means what the data directory or the ticket says, else home
+	Join        string // site ticket, only for a new data directory
+	TrustDomain string // of a new fabric; "" makes one up
+	Shift       int    // added to every port
+	Advertise   string // host that others reach this node by
+	LogLevel    logrus.Level
+}
+
+var sitePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)
+
+const defaultSite = "home"
+
+// check completes c and refuses what cannot work, in words for the person who
+// typed it.
+func (c *Config) check() error {
+	if c.Site != "" && !sitePattern.MatchString(c.Site) {
+		return usagef("--site %q: want 1-31 of a-z 0-9 -, beginning with a letter or digit", c.Site)
+	}
+	if portPlain+c.Shift < 1 || portTLS+c.Shift > 65535 {
+		return usagef("--ports %+d: the ports %d to %d would leave 1-65535", c.Shift, portPlain, portTLS)
+	}
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return fail(exitUsage, "", err)
+	}
+	c.DataDir = dir
+	if c.Advertise == "" {
+		c.Advertise = defaultAddress()
+	}
+	return nil
+}
+
+// portsValue is the --ports flag: +100 shifts every port.
+type portsValue struct{ shift *int }
+
+func (p portsValue) String() string {
+	if p.shift == nil || *p.shift == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%+d", *p.shift)
+}
+
+func (p portsValue) Type() string { return "SHIFT" }
+
+func (p portsValue) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return errors.New("want a shift such as +100")
+	}
+	*p.shift = n
+	return nil
+}
+
+// defaultAddress is the address of the default route's interface: what another
+// machine most likely reaches this one by. Nothing is sent to find it out.
+func defaultAddress() string {
+	for _, probe := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // documentation prefixes, RFC 5737 and RFC 3849
+		conn, err := net.Dial("udp", probe)
+		if err != nil {
+			continue
+		}
+		addr := conn.LocalAddr().(*net.UDPAddr)
+		conn.Close()
+		return addr.IP.String()
+	}
+	for _, ip := range interfaceAddresses() {
+		if !ip.IsLoopback() {
+			return ip.String()
+		}
+	}
+	return "127.0.0.1"
+}
+
+// interfaceAddresses are the addresses that a client could have dialled; the
+// node's certificate names them all.
+func interfaceAddresses() []netip.Addr {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+	}
+	var ips []netip.Addr
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil || prefix.Addr().IsLinkLocalUnicast() {
+			continue
+		}
+		ips = append(ips, prefix.Addr())
+	}
+	return ips
+}
+
+// serverNames are the names and addresses in the node's certificate beside
+// <name>.node.<trust domain>.
+func (c *Config) serverNames() (dns []string, ips []net.IP) {
+	dns = []string{"localhost"}
+	if host, err := os.Hostname(); err == nil && host != "localhost" {
+		dns = append(dns, strings.ToLower(host))
+	}
+	seen := map[netip.Addr]bool{}
+	add := func(ip netip.Addr) {
+		if ip = ip.Unmap().WithZone(""); !seen[ip] {
+			seen[ip] = true
+			ips = append(ips, ip.AsSlice())
+		}
+	}
+	add(netip.MustParseAddr("127.0.0.1"))
+	add(netip.IPv6Loopback())
+	for _, ip := range interfaceAddresses() {
+		add(ip)
+	}
+	if ip, err := netip.ParseAddr(c.Advertise); err == nil {
+		add(ip)
+	} else {
+		dns = append(dns, strings.ToLower(c.Advertise))
+	}
+	return dns, ips
+}
+
+// advertised is host:port of one of this node's ports as others dial it.
+func (c *Config) advertised(port int) string {
+	return net.JoinHostPort(c.Advertise, strconv.Itoa(port+c.Shift))
+}
+
+// listenError explains a listen that failed by what to do about it.
+func (c *Config) listenError(name string, port int, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return &failure{
+			code: exitFailure, err: fmt.Errorf("listen for %s: port %d is in use", name, port),
+			hint: fmt.Sprintf("stop what uses it, or shift every port of this node: --ports %+d", c.Shift+100),
+		}
+	case errors.Is(err, syscall.EACCES):
+		return &failure{
+			code: exitFailure, err: fmt.Errorf("listen for %s on port %d: no right to", name, port),
+			hint: "ports below 1024 need root; shift them with --ports",
+		}
+	}
+	return fmt.Errorf("listen for %s on port %d: %w", name, port, err)
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newDeviceCommand() *cobra.Command {
+	device := &cobra.Command{Use: "device", Short: "List, revoke and replace identities"}
+	device.AddCommand(newDeviceListCommand(), newDeviceRevokeCommand(), newDeviceReplaceCommand())
+	return device
+}
+
+func newDeviceListCommand() *cobra.Command {
+	list := &cobra.Command{Use: "list", Short: "List every identity of the fabric", Args: cobra.NoArgs}
+	addOutputFlag(list)
+	list.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := dialControl(cmd)
+		if err != nil {
+			return err
+		}
+		var ids []identityReply
+		if err := c.get(cmd.Context(), "/v1/identities", &ids); err != nil {
+			return err
+		}
+		return printAnswer(cmd, ids, func(w io.Writer) {
+			now := time.Now()
+			rows := make([][]string, 0, len(ids))
+			for _, id := range ids {
+				rows = append(rows, []string{
+					id.ID, id.Site, labelText(id.Labels), id.State, ago(id.NotAfter, now), presence(id),
+				})
+			}
+			printTable(w, []string{"IDENTITY", "SITE", "LABELS", "STATE", "EXPIRES", "HERE"}, rows)
+		})
+	}
+	return list
+}
+
+func labelText(labels map[string]string) string {
+	if len(labels) == 0 {
+		return "-"
+	}
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		parts = append(parts, key+"="+labels[key])
+	}
+	return strings.Join(parts, ",")
+}
+
+func presence(id identityReply) string {
+	var here []string
+	if id.Sessions > 0 {
+		here = append(here, fmt.Sprintf("mqtt×%d", id.Sessions))
+	}
+	if id.Agent {
+		here = append(here, "agent")
+	}
+	if len(here) == 0 {
+		return "-"
+	}
+	return strings.Join(here, " ")
+}
+
+func newDeviceRevokeCommand() *cobra.Command {
+	revoke := &cobra.Command{
+		Use:   "revoke NAME",
+		Short: "End an identity everywhere: sessions, forwards, renewal",
+		Example: `  hpmq device revoke pump-7
+  hpmq device revoke user:anna --reason "left the company"`,
+		Args: cobra.ExactArgs(1),
+	}
+	addOutputFlag(revoke)
+	reason := revoke.Flags().String("reason", "", "`why`, for the record")
+	revoke.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := dialControl(cmd)
+		if err != nil {
+			return err
+		}
+		var a revokeReply
+		path := "/v1/identities/" + url.PathEscape(args[0]) + "/revoke"
+		if err := c.post(cmd.Context(), path, revokeRequest{Reason: *reason}, &a); err != nil {
+			return err
+		}
+		return printAnswer(cmd, a, func(w io.Writer) {
+			fmt.Fprintf(w, "revoked %s (generation %d and older)\n%s\n", a.ID, a.Generation, a.Bound)
+		})
+	}
+	return revoke
+}
+
+func newDeviceReplaceCommand() *cobra.Command {
+	replace := &cobra.Command{
+		Use:   "replace NAME",
+		Short: "Let a revoked or lost name be enrolled again with a new key",
+		Long: `Let a revoked or lost name be enrolled again with a new key.
+Whatever holds the old key is revoked. Then make a ticket for the same name.`,
+		Args: cobra.ExactArgs(1),
+	}
+	addOutputFlag(replace)
+	replace.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := dialControl(cmd)
+		if err != nil {
+			return err
+		}
+		var a identityReply
+		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(args[0])+"/replace", struct{}{}, &a); err != nil {
+			return err
+		}
+		return printAnswer(cmd, a, func(w io.Writer) {
+			fmt.Fprintf(w, "%s may be enrolled again: hpmq enroll ticket --name %s\n", a.ID, args[0])
+		})
+	}
+	return replace
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/identity"
+)
+
+func newEnrollCommand() *cobra.Command {
+	enroll := &cobra.Command{Use: "enroll", Short: "Bring devices into the fabric"}
+	ticket := &cobra.Command{
+		Use:   "ticket --name NAME [--role ROLE]",
+		Short: "Print a one-time ticket; hpmq-enroll on the device turns it into a certificate",
+		Example: `  hpmq enroll ticket --name pump-7 --role sensor
+  hpmq enroll ticket --name plc-3 --label model=s7 --site lyon --ttl 1h -o json`,
+		Args: cobra.NoArgs,
+	}
+	name := ticket.Flags().String("name", "", "the device's `name`, for ever (required)")
+	role := ticket.Flags().String("role", "", "short for --label role=`ROLE`")
+	addTicketFlags(ticket, 24*time.Hour)
+	ticket.RunE = func(cmd *cobra.Command, _ []string) error {
+		if *name == "" {
+			return usagef("which device? add --name pump-7")
+		}
+		labels, err := labelFlags(cmd)
+		if err != nil {
+			return err
+		}
+		if *role != "" {
+			labels["role"] = *role
+		}
+		return mintTicket(cmd, ticketRequest{Kind: string(identity.Device), Name: *name, Labels: labels},
+			"on the device: hpmq-enroll --out "+*name+" TICKET")
+	}
+	enroll.AddCommand(ticket)
+	return enroll
+}
+
+func addTicketFlags(cmd *cobra.Command, ttl time.Duration) {
+	addOutputFlag(cmd)
+	cmd.Flags().StringArray("label", nil, "directory label `KEY=VALUE`, may be repeated")
+	cmd.Flags().String("site", "", "home `site` (default: this node's)")
+	cmd.Flags().Duration("ttl", ttl, "how long the ticket may be used")
+}
+
+func labelFlags(cmd *cobra.Command) (map[string]string, error) {
+	pairs, err := cmd.Flags().GetStringArray("label")
+	if err != nil {
+		return nil, err
+	}
+	labels := map[string]string{}
+	for _, pair := range pairs {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok || key == "" {
+			return nil, usagef("label %q: want KEY=VALUE", pair)
+		}
+		labels[key] = value
+	}
+	return labels, nil
+}
+
+// mintTicket asks the node for a ticket and prints it alone on stdout; what to
+// do with it goes to stderr, so that the output can be piped.
+func mintTicket(cmd *cobra.Command, q ticketRequest, next string) error {
+	if site, err := cmd.Flags().GetString("site"); err == nil && q.Site == "" {
+		q.Site = site
+	}
+	ttl, err := cmd.Flags().GetDuration("ttl")
+	if err != nil {
+		return err
+	}
+	if ttl <= 0 {
+		return usagef("--ttl %s: want a positive duration such as 24h", ttl)
+	}
+	q.TTL = ttl.String()
+	c, err := dialControl(cmd)
+	if err != nil {
+		return err
+	}
+	var a ticketReply
+	if err := c.post(cmd.Context(), "/v1/tickets", q, &a); err != nil {
+		return err
+	}
+	return printAnswer(cmd, a, func(w io.Writer) {
+		fmt.Fprintln(w, a.Ticket)
+		fmt.Fprintf(cmd.ErrOrStderr(), "for %s at site %s, good until %s\n%s\n",
+			a.ID, a.Site, a.NotAfter.Local().Format("2006-01-02 15:04"), next)
+	})
+}
+
+func newUserCommand() *cobra.Command {
+	user := &cobra.Command{Use: "user", Short: "Bring people into the fabric"}
+	add := &cobra.Command{
+		Use:     "add NAME",
+		Short:   "Print a one-time ticket for a person; hpmq login turns it into an 8 h identity",
+		Example: "  hpmq user add anna --label team=night",
+		Args:    cobra.ExactArgs(1),
+	}
+	addTicketFlags(add, time.Hour)
+	add.RunE = func(cmd *cobra.Command, args []string) error {
+		labels, err := labelFlags(cmd)
+		if err != nil {
+			return err
+		}
+		return mintTicket(cmd, ticketRequest{Kind: string(identity.User), Name: args[0], Labels: labels},
+			"on "+args[0]+"'s machine: hpmq login TICKET")
+	}
+	user.AddCommand(add)
+	return user
+}
+
+func newLoginCommand() *cobra.Command {
+	login := &cobra.Command{
+		Use:   "login TICKET",
+		Short: "Make this machine's operator identity from a user ticket",
+		Long: `Make this machine's operator identity from a user ticket.
+The key is made here and stays here, in user/ of the node's data directory.
+hpmq forward proves who you are with it. It lives for 8 hours at a time; the
+node that runs in the same data directory renews it.`,
+		Example: "  hpmq login hpmq1.… --data ~/lyon",
+		Args:    cobra.ExactArgs(1),
+	}
+	login.RunE = func(cmd *cobra.Command, args []string) error {
+		dir, err := findDataDir(cmd)
+		if err != nil {
+			return err
+		}
+		ticket, err := identity.ParseTicket(args[0])
+		if err != nil {
+			return fail(exitUsage, "paste the whole line that hpmq user add printed", err)
+		}
+		if ticket.Kind != identity.User {
+			return usagef("this ticket is for a %s; hpmq login takes one from hpmq user add", ticket.Kind)
+		}
+		_, err = enrolInto(cmd.Context(), ticket, userDir(dir), func(stage string) {
+			fmt.Fprintln(cmd.ErrOrStderr(), stage)
+		})
+		if err != nil {
+			return enrolFailure(err)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "logged in as user:%s\n", ticket.Name)
+		return nil
+	}
+	return login
+}
+
+// enrolFailure gives a failed enrolment the exit code that scripts branch on.
+func enrolFailure(err error) error {
+	var api *identity.APIError
+	if !errors.As(err, &api) {
+		return fail(exitReach, "is the node that made the ticket running, and reachable from here?", err)
+	}
+	code := map[int]int{401: exitDenied, 403: exitDenied, 404: exitNotFound, 409: exitConflict}[api.Status]
+	return fail(max(code, exitFailure), api.Hint, err)
+}

@@ -1,0 +1,75 @@
+// Command hpmq is the HPMQ daemon and its operator's tool: "hpmq up" runs a
+// node (certificate authority, broker, mesh), every other subcommand talks to
+// a running node over the control socket in its data directory.
+//
+// The packages below it decide; this one reads flags, composes a node
+// (node.go), fits the packages to each other (wire.go) and prints answers.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker; see the Makefile.
+var version = "0.1.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := execute(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// execute runs one command line and returns its exit code.
+func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var fail *failure
+	if !errors.As(err, &fail) { // cobra's own errors are about the command line
+		fail = &failure{code: exitUsage, err: err, hint: "see " + root.CommandPath() + " --help"}
+	}
+	if fail.err != nil && fail.err.Error() != "" {
+		fmt.Fprintf(stderr, "hpmq: %v\n", fail.err)
+	}
+	if fail.hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", fail.hint)
+	}
+	return fail.code
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "hpmq",
+		Short: "Messages, edge functions and remote access under one identity and one policy",
+		Example: `  hpmq up                                          run a node here: CA, broker, mesh
+  hpmq enroll ticket --name pump-7 --role sensor   print a ticket for a device
+  hpmq sub -t 'site/#'                             see what is published
+  hpmq why pump-7 publish site/home/valve/set      ask the policy`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+	}
+	root.PersistentFlags().String("data", "", "data `directory` of the node (default $HPMQ_DATA_DIR, else the node that runs here)")
+	root.AddCommand(
+		newUpCommand(), newStatusCommand(),
+		newEnrollCommand(), newDeviceCommand(), newUserCommand(), newLoginCommand(), newSiteCommand(),
+		newPolicyCommand(), newWhyCommand(), newFuncCommand(),
+		newPubCommand(), newSubCommand(), newForwardCommand(),
+	)
+	return root
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"hpmq": main})
+}
+
+// TestScript runs testdata/*.txtar, which read as a manual. Besides testscript's
+// own commands there is "await [!] COMMAND…", which tries until it succeeds (or
+// fails), and "await-status [!] TEXT", which tries until hpmq status has (or
+// lacks) a text.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			// Short, because socket paths end at 107 bytes; private, because
+			// nodes of the machine's user are none of the test's business.
+			env.Setenv("XDG_RUNTIME_DIR", filepath.Join(env.WorkDir, "run"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("PORTS", freeShift(t))
+			env.Setenv("PORTS2", freeShift(t))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-status": awaitStatus},
+	})
+}
+
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	want := true
+	if len(args) > 0 && args[0] == "!" {
+		want, args = false, args[1:]
+	}
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: await [!] command [args]")
+	}
+	eventually(ts, func() bool { return (ts.Exec(args[0], args[1:]...) == nil) == want })
+}
+
+func awaitStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 && (len(args) != 2 || args[0] != "!") {
+		ts.Fatalf("usage: await-status [!] text")
+	}
+	eventually(ts, func() bool {
+		return ts.Exec("hpmq", "status") == nil &&
+			strings.Contains(ts.ReadFile("stdout"), args[len(args)-1]) == (len(args) == 1)
+	})
+}
+
+func eventually(ts *testscript.TestScript, ok func() bool) {
+	limit := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		if time.Now().After(limit) {
+			ts.Fatalf("not within 20 s")
+		}
+		<-tick.C
+	}
+}
+
+var lastShift = 31000 + os.Getpid()%1000
+
+// freeShift returns a --ports shift whose ports are free at the moment.
+func freeShift(t *testing.T) string {
+	for range 200 {
+		lastShift += 13
+		if portsFree(lastShift) {
+			return fmt.Sprintf("%+d", lastShift)
+		}
+	}
+	t.Fatal("no free ports")
+	return ""
+}
+
+func portsFree(shift int) bool {
+	for _, port := range []int{portPlain, portTLS, portHTTP} {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port+shift))
+		if err != nil {
+			return false
+		}
+		l.Close()
+	}
+	c, err := net.ListenPacket("udp", fmt.Sprintf(":%d", portOverlay+shift))
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}

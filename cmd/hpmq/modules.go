@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/overlay"
+)
+
+// protocolModule is the mesh protocol that fetches a function's module by hash.
+const protocolModule = "hpmq-module/1"
+
+// maxModule bounds a function's module in bytes.
+const maxModule = 32 << 20
+
+// modules keeps the functions' WebAssembly modules by hash and fetches those
+// that the directory names and this node lacks.
+type modules struct {
+	dir string
+}
+
+func (m *modules) path(sum [32]byte) string {
+	return filepath.Join(m.dir, hex.EncodeToString(sum[:])+".wasm")
+}
+
+// load returns a module that is on disk and unchanged.
+func (m *modules) load(sum [32]byte) ([]byte, error) {
+	code, err := os.ReadFile(m.path(sum))
+	if err != nil {
+		return nil, err
+	}
+	if sha256.Sum256(code) != sum {
+		return nil, fmt.Errorf("%s does not have the content that its name promises", m.path(sum))
+	}
+	return code, nil
+}
+
+// save keeps a module and returns its hash.
+func (m *modules) save(code []byte) ([32]byte, error) {
+	sum := sha256.Sum256(code)
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+		return sum, err
+	}
+	return sum, writeFile(m.path(sum), code, 0o600)
+}
+
+// serve sends one module to a node.
+func (m *modules) serve(_ context.Context, s *overlay.Stream) {
+	defer s.Close()
+	if err := s.SetReadDeadline(time.Now().Add(exchangeTimeout)); err != nil {
+		return
+	}
+	var sum [32]byte
+	if _, err := io.ReadFull(s, sum[:]); err != nil {
+		return
+	}
+	f, err := os.Open(m.path(sum))
+	if err != nil {
+		return // an empty answer: not here
+	}
+	defer f.Close()
+	_, _ = io.Copy(s, f) // a peer that left asks again
+	_ = s.CloseWrite()
+}
+
+// module returns the code of a directory record, asking the other nodes when it
+// is not on disk.
+func (n *node) module(ctx context.Context, f directory.Function) ([]byte, error) {
+	code, err := n.modules.load(f.SHA256)
+	if err == nil {
+		return code, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		n.log.WithError(err).Warn("function module damaged, fetching it again")
+	}
+	for _, source := range n.directorySources() {
+		if code, err := n.fetchModule(ctx, source, f); err == nil {
+			_, err = n.modules.save(code)
+			return code, err
+		}
+	}
+	return nil, fmt.Errorf("module %x of function %s is on no node that answers", f.SHA256[:6], f.Name)
+}
+
+func (n *node) fetchModule(ctx context.Context, source identity.ID, f directory.Function) ([]byte, error) {
+	s, err := n.overlay.Open(ctx, source, protocolModule)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	if err := s.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return nil, err
+	}
+	if _, err := s.Write(f.SHA256[:]); err != nil {
+		return nil, err
+	}
+	code, err := io.ReadAll(io.LimitReader(s, maxModule+1))
+	if err != nil {
+		return nil, err
+	}
+	if sha256.Sum256(code) != f.SHA256 {
+		return nil, fmt.Errorf("%s has no such module", source.Short())
+	}
+	return code, nil
+}
+
+// writeFile replaces path so that a crash leaves the old content or the new.
+func writeFile(path string, data []byte, perm fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(perm)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

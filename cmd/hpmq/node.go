@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hpmq/hpmq/funcs"
+	"github.com/hpmq/hpmq/funcs/wasm"
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/authority"
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/mqtt/link"
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/overlay"
+	"github.com/hpmq/hpmq/overlay/access"
+	"github.com/hpmq/hpmq/overlay/gossip"
+	"github.com/hpmq/hpmq/policy"
+)
+
+// node is one running hpmq: every part, and what they share.
+type node struct {
+	cfg     *Config
+	log     logrus.FieldLogger
+	lock    *os.File
+	started time.Time
+
+	id        identity.ID
+	site      string
+	bootstrap []string // mesh addresses to begin with
+	fresh     bool     // the data directory is new
+
+	store     *identity.Store // this node
+	user      *identity.Store // the operator, if one logged in here
+	directory *directory.Directory
+	authority *authority.Authority // nil on nodes that are not a CA
+	relay     *authority.Relay     // the way to one
+
+	policy      *policy.Live
+	policySince atomic.Pointer[time.Time]
+	policyError atomic.Pointer[string] // why the newest files are not in force
+	changes     *changes
+
+	overlay  *overlay.Node
+	gossip   *gossip.Gossip
+	access   *access.Relay
+	broker   *mqtt.Broker
+	links    *link.Links
+	filter   *filter
+	engine   *wasm.Engine
+	funcs    *funcs.Runtime
+	modules  *modules
+	swapping sync.Mutex                        // one swapFunctions at a time
+	faults   atomic.Pointer[map[string]string] // why a function is not loaded, by name
+
+	plain, tlsPort, web, control net.Listener
+}
+
+// newNode opens files and sockets and fits the parts together. It starts
+// nothing but the questions that a new identity needs.
+func newNode(ctx context.Context, cfg *Config, log *logrus.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, log: log, started: time.Now(), changes: newChanges()}
+	if n.lock, err = lockDataDir(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+	if err := n.listen(); err != nil { // first: a port in use must not cost a new fabric
+		return nil, err
+	}
+	if err := n.setUp(ctx); err != nil {
+		return nil, err
+	}
+	n.log = log.WithField("node", n.id.Name)
+	if err := n.openOverlay(); err != nil {
+		return nil, err
+	}
+	if err := n.openFunctions(ctx); err != nil {
+		return nil, err
+	}
+	n.openBroker()
+	return n, nil
+}
+
+func (n *node) listen() (err error) {
+	for _, l := range []struct {
+		to         *net.Listener
+		name, host string
+		port       int
+	}{
+		{&n.plain, listenerPlain, "127.0.0.1", portPlain},
+		{&n.tlsPort, listenerTLS, "", portTLS},
+		{&n.web, listenerHTTP, "127.0.0.1", portHTTP},
+	} {
+		port := l.port + n.cfg.Shift
+		if *l.to, err = net.Listen("tcp", net.JoinHostPort(l.host, strconv.Itoa(port))); err != nil {
+			return n.cfg.listenError(l.name, port, err)
+		}
+	}
+	n.control, err = listenControl(n.cfg.DataDir)
+	return err
+}
+
+func (n *node) openOverlay() (err error) {
+	port := portOverlay + n.cfg.Shift
+	n.overlay, err = overlay.New(overlay.Options{
+		Source: n.store, Listen: net.JoinHostPort("", strconv.Itoa(port)), Log: n.log,
+		Revoked: n.revoked, Accept: n.acceptPeer, Authorizer: protocols{},
+	})
+	if err != nil {
+		return n.cfg.listenError(listenerOverlay, port, err)
+	}
+	n.relay = &authority.Relay{Open: n.askCA, Bundle: n.store.Bundle}
+	n.access = access.NewRelay(access.RelayOptions{Node: n.overlay, Log: n.log})
+	n.modules = &modules{dir: filepath.Join(n.cfg.DataDir, "functions")}
+	n.overlay.Handle(access.Protocol, n.access.Handle)
+	n.overlay.Handle(protocolDirectory, n.serveDirectory)
+	n.overlay.Handle(protocolModule, n.modules.serve)
+	n.overlay.Handle(link.Protocol, n.serveLink)
+	if n.authority != nil {
+		n.overlay.Handle(protocolEnrol, n.serveCA)
+	}
+	n.gossip, err = gossip.New(gossip.Options{Node: n.overlay, Site: n.site, Log: n.log, Known: n.knownNode})
+	return err
+}
+
+// openFunctions makes the runtime without functions; they come with the policy.
+func (n *node) openFunctions(ctx context.Context) (err error) {
+	n.engine, err = wasm.NewEngine(ctx, wasm.Options{CacheDir: filepath.Join(n.cfg.DataDir, "cache", "wasm")})
+	if err != nil {
+		return fmt.Errorf("functions: %w", err)
+	}
+	if n.engine.Mode() != wasm.ModeCompiler {
+		n.log.Warn("functions run in the interpreter, several times slower: this system forbids compiled code or has no compiler")
+	}
+	n.funcs = funcs.New(funcs.Options{Engine: n.engine, Log: n.log})
+	return nil
+}
+
+func (n *node) openBroker() {
+	options := policy.LiveOptions{TrustDomain: n.id.TrustDomain, OnChange: n.policyChanged, OnReject: n.policyRejected}
+	if n.authority != nil {
+		options.Dir = policyDir(n.cfg.DataDir)
+	}
+	n.policy = policy.NewLive(options)
+	n.filter = newFilter(n)
+	memory := store.NewMemory(store.Limits{})
+	n.links = link.New(link.Options{
+		Site: n.site, Store: memory, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait, Log: n.log,
+	})
+	n.broker = mqtt.New(mqtt.Options{
+		Store: memory, Authorizer: authorizer{n}, Filter: n.filter, Forwarder: n.links,
+		Log: n.log, Version: "hpmq " + version,
+	})
+}
+
+// Run serves until ctx is done or a part fails; ready is called when clients
+// can connect. No part outlives Run.
+func (n *node) Run(ctx context.Context, ready func()) error {
+	// The mesh ends after everything that says goodbye over it.
+	meshCtx, endMesh := context.WithCancel(context.WithoutCancel(ctx))
+	defer endMesh()
+	mesh := errgroup.Group{}
+	mesh.Go(func() error { return n.overlay.Run(meshCtx) })
+
+	g, ctx := errgroup.WithContext(ctx)
+	run := func(what string, f func(context.Context) error) {
+		g.Go(func() error {
+			if err := f(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			return nil
+		})
+	}
+	from := n.directory.Tip().Count
+	n.applyPolicy()
+	run("functions", n.funcs.Run)
+	n.serveClients(run)
+	run("directory", func(ctx context.Context) error { return n.watchDirectory(ctx, from) })
+	run("policy", n.policy.Run)
+	run("reload", n.reloadOnHangup)
+	run("changes", n.applyChanges)
+	run("gossip", n.gossip.Run)
+	run("mesh peers", n.keepPeers)
+	run("mesh changes", n.relayMeshChanges)
+	run("links", func(ctx context.Context) error { return n.links.Run(ctx, n.broker) })
+	run("renewal", n.renew)
+	run("slices", n.pushSlices)
+	if n.authority != nil {
+		run("directory head", n.directory.Run)
+	} else {
+		run("replication", n.followDirectory)
+		run("announcement", n.announceAddresses)
+	}
+	remove, err := announce(n.cfg.DataDir, n.id.Name)
+	if err != nil {
+		n.log.WithError(err).Warn("other commands will need --data " + n.cfg.DataDir)
+	} else {
+		defer remove()
+	}
+	ready()
+	err = g.Wait()
+	endMesh()
+	return errors.Join(err, mesh.Wait())
+}
+
+// serveClients runs the listeners.
+func (n *node) serveClients(run func(string, func(context.Context) error)) {
+	conf := identity.ServerConfig(n.store, []string{"mqtt", "http/1.1"}, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
+	mux := newALPNMux(n.tlsPort, conf, n.log)
+	run("broker", n.broker.Run)
+	run("TLS listener", mux.Run)
+	run("MQTT", func(ctx context.Context) error { return n.broker.Serve(ctx, n.plain, n.admitPlain) })
+	run("MQTT over TLS", func(ctx context.Context) error { return n.broker.Serve(ctx, mux.mqtt, n.admitTLS) })
+	var backend authority.Backend = n.relay
+	if n.authority != nil {
+		backend = n.authority
+	}
+	run("enrolment API", func(ctx context.Context) error {
+		return serveHTTP(ctx, mux.api, authority.Handler(backend, n.log))
+	})
+	run("control API", func(ctx context.Context) error { return serveHTTP(ctx, n.control, n.controlAPI()) })
+	run("metrics", func(ctx context.Context) error { return serveHTTP(ctx, n.web, n.webAPI()) })
+}
+
+// serveHTTP serves until ctx is done and waits for the requests under way.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    silent(),
+	}
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if s.Shutdown(grace) != nil {
+			s.Close()
+		}
+	})
+	err := s.Serve(l)
+	if !stop() {
+		<-ended
+	}
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// renew keeps this node's certificate fresh, and that of the operator who
+// logged in here.
+func (n *node) renew(ctx context.Context) error {
+	send := identity.Renewal(n.relay.Renew)
+	if n.authority != nil {
+		send = n.authority.Renew
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		r := &identity.Renewer{Store: n.store, Send: send, Names: n.names, Log: n.log}
+		if !n.certified() { // moved to another address, or late
+			if err := r.Renew(ctx); err != nil && ctx.Err() == nil {
+				n.log.WithError(err).Warn("this node's certificate does not name all of its addresses yet")
+			}
+		}
+		return r.Run(ctx)
+	})
+	g.Go(func() error { return n.renewUser(ctx, send) })
+	return g.Wait()
+}
+
+// renewUser renews whoever hpmq login put there, also while the node runs.
+func (n *node) renewUser(ctx context.Context, send identity.Renewal) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		if err := n.user.Reload(); err == nil && n.user.SVID() != nil && identity.Due(n.user.SVID(), time.Now()) {
+			r := &identity.Renewer{Store: n.user, Send: send, Log: n.log}
+			attempt, cancel := context.WithTimeout(ctx, 30*time.Second)
+			if err := r.Renew(attempt); err != nil && ctx.Err() == nil {
+				n.log.WithError(err).Warn("the operator's certificate was not renewed; hpmq login makes a new one")
+			}
+			cancel()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Close gives back what newNode opened.
+func (n *node) Close() {
+	for _, l := range []net.Listener{n.plain, n.tlsPort, n.web, n.control} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	if n.overlay != nil {
+		n.overlay.Close()
+	}
+	if n.engine != nil {
+		_ = n.engine.Close(context.Background()) //nolint:contextcheck // nothing waits for it any more
+	}
+	if n.directory != nil {
+		n.directory.Close()
+	}
+	n.lock.Close()
+}
+
+// listeners says what listens where.
+func (n *node) listeners() []listenerStatus {
+	return []listenerStatus{
+		{listenerPlain, n.plain.Addr().String(), "plain, this machine only: you are service:local"},
+		{listenerTLS, n.tlsPort.Addr().String(), "MQTT over TLS with a client certificate; enrolment"},
+		{listenerOverlay, n.overlay.Addr().String(), "mesh, UDP, reached by others at " + n.cfg.advertised(portOverlay)},
+		{listenerHTTP, n.web.Addr().String(), "/metrics /healthz /readyz, this machine only"},
+	}
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/policy"
+)
+
+func newPolicyCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "policy", Short: "Check and test policy files"}
+	cmd.AddCommand(newPolicyCheckCommand(), newPolicyTestCommand())
+	return cmd
+}
+
+// policyDomain stands for the trust domain where files are checked away from a
+// node. Files that name another one are checked as its.
+const policyDomain = "example.internal"
+
+// readPolicy reads the directory given, or that of the node that cmd means.
+func readPolicy(cmd *cobra.Command, args []string) (dir string, files map[string][]byte, err error) {
+	if len(args) == 1 {
+		dir = args[0]
+	} else {
+		data, err := findDataDir(cmd)
+		if err != nil {
+			return "", nil, fail(exitUsage, "name the directory: hpmq policy check policy/", err)
+		}
+		dir = policyDir(data)
+	}
+	if files, err = policy.ReadDir(dir); err != nil {
+		return dir, nil, fail(exitUsage, "", err)
+	}
+	return dir, files, nil
+}
+
+type checkReply struct {
+	OK          bool               `json:"ok"`
+	Rules       int                `json:"rules"`
+	Tests       int                `json:"tests"`
+	Diagnostics policy.Diagnostics `json:"diagnostics"`
+}
+
+func newPolicyCheckCommand() *cobra.Command {
+	check := &cobra.Command{
+		Use:     "check [DIR]",
+		Short:   "Compile policy files and run their tests, without putting them in force",
+		Example: "  hpmq policy check policy/",
+		Args:    cobra.MaximumNArgs(1),
+	}
+	addOutputFlag(check)
+	check.RunE = func(cmd *cobra.Command, args []string) error {
+		dir, files, err := readPolicy(cmd, args)
+		if err != nil {
+			return err
+		}
+		set, found := policy.Check(files, policyDomain)
+		found = found.In(dir)
+		a := checkReply{OK: set != nil, Diagnostics: found}
+		if set != nil {
+			a.Rules, a.Tests = set.Len(), len(set.RunTests())
+		}
+		if a.Diagnostics == nil {
+			a.Diagnostics = policy.Diagnostics{}
+		}
+		err = printAnswer(cmd, a, func(w io.Writer) {
+			for _, d := range found {
+				fmt.Fprintln(w, d)
+			}
+			if a.OK {
+				fmt.Fprintf(w, "%s: ok, %d rules, %d tests pass\n", dir, a.Rules, a.Tests)
+			}
+		})
+		if err == nil && !a.OK {
+			err = &failure{code: exitUsage, err: fmt.Errorf("%s cannot be put in force", dir)}
+		}
+		return err
+	}
+	return check
+}
+
+func newPolicyTestCommand() *cobra.Command {
+	test := &cobra.Command{
+		Use:     "test [DIR]",
+		Short:   "Run the test blocks of policy files and print each line's outcome",
+		Example: "  hpmq policy test policy/\n  hpmq policy test -o json",
+		Args:    cobra.MaximumNArgs(1),
+	}
+	addOutputFlag(test)
+	test.RunE = func(cmd *cobra.Command, args []string) error {
+		dir, files, err := readPolicy(cmd, args)
+		if err != nil {
+			return err
+		}
+		set, found := policy.Load(files, policyDomain)
+		if err := found.In(dir).Err(); err != nil {
+			return fail(exitUsage, "", err)
+		}
+		results := set.RunTests()
+		failed := 0
+		for _, r := range results {
+			if !r.Passed() {
+				failed++
+			}
+		}
+		err = printAnswer(cmd, results, func(w io.Writer) {
+			for _, r := range results {
+				outcome := "ok  "
+				if !r.Passed() {
+					outcome = "FAIL"
+				}
+				fmt.Fprintf(w, "%s  %s:%d  %s: %s (%s)\n", outcome, r.File, r.Line, r.Test, r.Case, r.Reason)
+			}
+			fmt.Fprintf(w, "%d passed, %d failed\n", len(results)-failed, failed)
+		})
+		if err == nil && failed > 0 {
+			err = &failure{code: exitFailure, err: errors.New("policy tests fail")}
+		}
+		return err
+	}
+	return test
+}
+
+func newWhyCommand() *cobra.Command {
+	why := &cobra.Command{
+		Use:   "why WHO ACTION OBJECT",
+		Short: "Ask the policy in force, and learn which line decides",
+		Long: `Ask the policy in force, and learn which line decides.
+ACTION is publish, subscribe, will, retain, receive or connect. The exit code is
+0 when it is allowed and 4 when it is denied.`,
+		Example: `  hpmq why pump-7 publish site/home/valve/set
+  hpmq why pump-7 subscribe 'site/home/pump-7/cmd/#'
+  hpmq why user:anna connect pump-7:8080`,
+		Args: cobra.ExactArgs(3),
+	}
+	addOutputFlag(why)
+	why.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := dialControl(cmd)
+		if err != nil {
+			return err
+		}
+		var e policy.Explanation
+		if err := c.post(cmd.Context(), "/v1/why", whyRequest{args[0], args[1], args[2]}, &e); err != nil {
+			return err
+		}
+		if err := printAnswer(cmd, e, func(w io.Writer) { fmt.Fprintln(w, e) }); err != nil {
+			return err
+		}
+		if !e.Allowed {
+			return &failure{code: exitDenied}
+		}
+		return nil
+	}
+	return why
+}

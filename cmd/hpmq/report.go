@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/overlay/gossip"
+)
+
+// status gathers what "hpmq status" shows.
+func (n *node) status() *statusReply {
+	head := n.directory.Head()
+	s := &statusReply{
+		Node: n.id.Name, ID: n.id.String(), Site: n.site, TrustDomain: n.id.TrustDomain, Version: version,
+		Started: n.started, Certificate: n.store.SVID().NotAfter(), CA: n.authority != nil,
+		Listeners: n.listeners(), Broker: n.brokerCounters(), Functions: n.functionList(),
+		Directory: directoryStatus{Records: n.directory.Tip().Count, Signed: head.Time(), Writer: n.directory.Writable()},
+		Peers:     n.peers(), Links: n.linkList(), Warnings: []string{},
+	}
+	s.Policy = n.policyStatus()
+	if stale := n.directory.Stale(); !n.directory.Writable() && stale > 5*time.Minute {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("the directory's writer was last heard of %s ago; policy and revocations may be older than they are elsewhere", stale.Round(time.Second)))
+	}
+	if identity.Due(n.store.SVID(), time.Now()) {
+		s.Warnings = append(s.Warnings, "this node's certificate is due for renewal; is a CA node reachable?")
+	}
+	return s
+}
+
+func (n *node) policyStatus() policyStatus {
+	set := n.policy.Set()
+	p := policyStatus{Version: n.policyVersion(), Grants: set.Len(), Tests: len(set.RunTests())}
+	if since := n.policySince.Load(); since != nil {
+		p.Since = *since
+	}
+	if text := n.policyError.Load(); text != nil {
+		p.Error = *text
+	}
+	return p
+}
+
+func (n *node) brokerCounters() map[string]int64 {
+	c := n.broker.Counters()
+	return map[string]int64{
+		"clients": int64(c.Clients), "sessions": int64(c.Sessions), "subscriptions": int64(c.Subscriptions),
+		"retained": int64(c.Store.Retained), "queued": int64(c.Store.Queued),
+		"received": int64(c.MessagesReceived), "sent": int64(c.MessagesSent), "dropped": int64(c.MessagesDropped),
+		"injected": int64(c.MessagesInjected), "forwarded": int64(c.MessagesForwarded),
+		"denied":          int64(c.DeniedConnect + c.DeniedPublish + c.DeniedSubscribe + c.DeniedReceive + c.DeniedFunction),
+		"denied_publish":  int64(c.DeniedPublish),
+		"filter_dropped":  int64(c.FilterDropped),
+		"filter_rejected": int64(c.FilterRejected),
+	}
+}
+
+func (n *node) peers() []peerStatus {
+	members := map[identity.ID]gossip.Member{}
+	for _, m := range n.gossip.Members() {
+		members[m.ID] = m
+	}
+	out := []peerStatus{}
+	for _, p := range n.overlay.Peers() {
+		m := members[p.ID]
+		out = append(out, peerStatus{
+			ID: p.ID.String(), Remote: p.Remote.String(), Since: p.Since, RTT: p.RTT.Round(10 * time.Microsecond).String(),
+			Gossip: string(m.Status), Site: m.Site, Streams: p.Streams,
+		})
+	}
+	slices.SortFunc(out, func(a, b peerStatus) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+func (n *node) linkList() []linkStatus {
+	out := []linkStatus{}
+	for _, l := range n.links.Stats() {
+		state := "up"
+		if !l.Up {
+			state = "down: " + l.Reason
+		}
+		out = append(out, linkStatus{
+			Site: l.Site, Peer: l.Peer.Name, State: state, Since: l.Since, Interest: l.Interest, Queued: l.Queued,
+			Sent: l.Sent, Received: l.Received, Dropped: l.Dropped, Missing: l.Missing,
+		})
+	}
+	return out
+}

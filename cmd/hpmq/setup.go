@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/authority"
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/policy"
+)
+
+// settings is what a data directory remembers of how it began.
+type settings struct {
+	TrustDomain string            `json:"trust_domain"`
+	Node        string            `json:"node"` // name
+	Site        string            `json:"site"`
+	Signer      ed25519.PublicKey `json:"signer,omitempty"`    // first directory signer; empty where the CA is
+	Bootstrap   []string          `json:"bootstrap,omitempty"` // mesh addresses that came with the certificate
+}
+
+// adminName is the operator that a new fabric begins with.
+const adminName = "admin"
+
+const issueTimeout = 30 * time.Second
+
+func settingsPath(dir string) string { return filepath.Join(dir, "node.json") }
+
+// userDir is where the operator's own identity lies.
+func userDir(dir string) string { return filepath.Join(dir, "user") }
+
+func policyDir(dir string) string { return filepath.Join(dir, "policy") }
+
+// lockDataDir makes sure that one node at a time uses dir.
+func lockDataDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fail(exitFailure, "choose another directory: --data DIR", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fail(exitFailure, "choose another directory: --data DIR", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, &failure{
+			code: exitConflict, err: fmt.Errorf("a node runs in %s already", dir),
+			hint: "for a second node beside it: hpmq up --data OTHER --ports +100 --join TICKET",
+		}
+	}
+	// The process id is for people and scripts, as in kill -HUP; the lock is the
+	// kernel's.
+	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
+		f.Close()
+		return nil, fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
+	}
+	return f, nil
+}
+
+func writePID(f *os.File) error {
+	_, err := fmt.Fprintln(f, os.Getpid())
+	return err
+}
+
+// setUp gives the node its identity and its directory: from the data directory,
+// from a site ticket, or as the first node of a new fabric.
+func (n *node) setUp(ctx context.Context) error {
+	s, err := readSettings(n.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	n.fresh = s == nil
+	switch {
+	case s == nil && n.cfg.Join != "":
+		s, err = n.join(ctx)
+	case s == nil:
+		s, err = n.found()
+	case n.cfg.Join != "":
+		n.log.Info("--join is not needed any more: this data directory has an identity")
+	}
+	if err != nil {
+		return err
+	}
+	if n.cfg.Site != "" && n.cfg.Site != s.Site {
+		return &failure{
+			code: exitConflict, err: fmt.Errorf("%s belongs to site %s, not %s", n.cfg.DataDir, s.Site, n.cfg.Site),
+			hint: "leave out --site, or choose another --data",
+		}
+	}
+	n.site, n.bootstrap = s.Site, s.Bootstrap
+	if n.id, err = identity.NewID(s.TrustDomain, identity.Node, s.Node); err != nil {
+		return fmt.Errorf("%s: %w", settingsPath(n.cfg.DataDir), err)
+	}
+	if n.store, err = identity.OpenStore(filepath.Join(n.cfg.DataDir, "identity")); err != nil {
+		return err
+	}
+	if n.user, err = identity.OpenStore(userDir(n.cfg.DataDir)); err != nil {
+		return err
+	}
+	if len(s.Signer) > 0 {
+		return n.openReplica(s)
+	}
+	return n.openAuthority(ctx, s)
+}
+
+func readSettings(dir string) (*settings, error) {
+	text, err := os.ReadFile(settingsPath(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // a new data directory
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := new(settings)
+	if err := json.Unmarshal(text, s); err != nil {
+		return nil, fmt.Errorf("%s: %w", settingsPath(dir), err)
+	}
+	return s, nil
+}
+
+func writeSettings(dir string, s *settings) error {
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(settingsPath(dir), append(text, '\n'), 0o600)
+}
+
+// found decides the names of a new fabric. Its keys and certificates follow in
+// openAuthority, which does again what a crash left undone.
+func (n *node) found() (*settings, error) {
+	site := n.cfg.Site
+	if site == "" {
+		site = defaultSite
+	}
+	s := &settings{TrustDomain: n.cfg.TrustDomain, Node: nodeName(site), Site: site}
+	if s.TrustDomain == "" {
+		var b [5]byte
+		_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+		// Its own domain for each fabric, so that two of them never mistake each
+		// other's identities; internal is reserved for private use.
+		s.TrustDomain = strings.ToLower(base32.StdEncoding.EncodeToString(b[:])) + ".hpmq.internal"
+	}
+	if _, err := identity.NewID(s.TrustDomain, identity.Node, s.Node); err != nil {
+		return nil, fail(exitUsage, "", err)
+	}
+	return s, writeSettings(n.cfg.DataDir, s)
+}
+
+// join enrols this node with a site ticket.
+func (n *node) join(ctx context.Context) (*settings, error) {
+	t, err := identity.ParseTicket(n.cfg.Join)
+	if err != nil {
+		return nil, fail(exitUsage, "paste the whole line that hpmq site invite printed", err)
+	}
+	if t.Kind != identity.Node {
+		return nil, usagef("this ticket is for a %s; --join takes one from hpmq site invite SITE", t.Kind)
+	}
+	if n.cfg.Site != "" && n.cfg.Site != t.Site {
+		return nil, usagef("the ticket is for site %s, not %s", t.Site, n.cfg.Site)
+	}
+	store, err := identity.OpenStore(filepath.Join(n.cfg.DataDir, "identity"))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
+	defer cancel()
+	answer, err := identity.Enrol(ctx, t, store, identity.EnrolOptions{
+		Names: n.names(), Progress: func(stage string) { n.log.Info(stage) },
+	})
+	if err != nil {
+		return nil, enrolFailure(fmt.Errorf("join site %s: %w", t.Site, err))
+	}
+	s := &settings{TrustDomain: t.TrustDomain, Node: t.Name, Site: t.Site, Signer: t.Signer, Bootstrap: answer.Mesh}
+	return s, writeSettings(n.cfg.DataDir, s)
+}
+
+// names are what this node's certificate shall say beside its SPIFFE ID.
+func (n *node) names() []string {
+	dns, ips := n.cfg.serverNames()
+	for _, ip := range ips {
+		dns = append(dns, ip.String())
+	}
+	return dns
+}
+
+func (n *node) openReplica(s *settings) (err error) {
+	n.directory, err = directory.Open(n.directoryPath(), s.Signer, directory.Options{Log: n.log})
+	return err
+}
+
+func (n *node) directoryPath() string { return filepath.Join(n.cfg.DataDir, "directory.log") }
+
+// openAuthority opens or makes the CA's keys, the writable directory, and the
+// identities that live in this data directory.
+func (n *node) openAuthority(ctx context.Context, s *settings) error {
+	keys, err := authority.OpenKeys(filepath.Join(n.cfg.DataDir, "ca"), s.TrustDomain, nil)
+	if err != nil {
+		return err
+	}
+	n.directory, err = directory.Open(n.directoryPath(), keys.SignerKey(), directory.Options{Signer: keys.Signer(), Log: n.log})
+	if err != nil {
+		return err
+	}
+	if n.authority, err = authority.New(keys, n.directory, authority.Options{Node: n.id, Site: n.site, Log: n.log}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
+	defer cancel()
+	if !n.certified() {
+		if err := n.issueLocal(ctx, n.store, authority.Local{ID: n.id, Names: n.names()}); err != nil {
+			return err
+		}
+	}
+	if n.user.SVID() == nil {
+		admin := identity.ID{TrustDomain: s.TrustDomain, Kind: identity.User, Name: adminName}
+		if err := n.issueLocal(ctx, n.user, authority.Local{ID: admin}); err != nil {
+			return err
+		}
+	}
+	if err := n.authority.Announce(n.id, n.addresses()); err != nil {
+		return err
+	}
+	return writeDefaultPolicy(policyDir(n.cfg.DataDir))
+}
+
+// issueLocal certifies a key of this data directory; on a CA node there is
+// nobody to ask.
+func (n *node) issueLocal(ctx context.Context, store *identity.Store, l authority.Local) error {
+	var err error
+	if l.Key, err = identity.NewKey(); err != nil {
+		return err
+	}
+	svid, err := n.authority.Issue(ctx, l)
+	if err != nil {
+		return err
+	}
+	return store.Save(svid, n.authority.Bundle())
+}
+
+// certified reports whether the node's certificate is fresh and names every
+// address that a client may have dialled.
+func (n *node) certified() bool {
+	svid := n.store.SVID()
+	if svid == nil || svid.ID != n.id || identity.Due(svid, time.Now()) {
+		return false
+	}
+	leaf := svid.Leaf()
+	for _, name := range n.names() {
+		if leaf.VerifyHostname(name) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// writeDefaultPolicy gives a new fabric a policy to start from.
+func writeDefaultPolicy(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.hcl"))
+	if err != nil || len(files) > 0 {
+		return err
+	}
+	return writeFile(filepath.Join(dir, "main.hcl"), policy.Default(), 0o600)
+}
+
+// enrolInto enrols a ticket into a directory that nobody else uses.
+func enrolInto(ctx context.Context, t *identity.Ticket, dir string, progress func(string)) (*identity.EnrolResponse, error) {
+	if old, err := identity.OpenStore(dir); err == nil && old.SVID() != nil && old.SVID().ID != t.Identity() {
+		// One operator at a time: the one before is moved aside, not lost.
+		if err := os.Rename(dir, dir+"."+old.SVID().ID.Name); err != nil {
+			return nil, err
+		}
+	}
+	store, err := identity.OpenStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	return identity.Enrol(ctx, t, store, identity.EnrolOptions{Progress: progress})
+}
+
+// active lists the identities that may be used now.
+func (n *node) active() []directory.Identity {
+	return slices.DeleteFunc(slices.Collect(n.directory.Identities()), func(p directory.Identity) bool {
+		return p.State != directory.Active
+	})
+}

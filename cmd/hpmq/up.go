@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+)
+
+func newUpCommand() *cobra.Command {
+	up := &cobra.Command{
+		Use:   "up",
+		Short: "Run a node: certificate authority, broker, functions, mesh",
+		Long: `Run a node: certificate authority, broker, functions, mesh.
+The first one in an empty data directory makes a new fabric: a certificate
+authority, this node's identity, an admin and a policy to start from. With
+--join it becomes one more site of an existing fabric instead.`,
+		Example: `  hpmq up
+  hpmq up --site lyon --join hpmq1.…                              # on another machine
+  hpmq up --site lyon --join hpmq1.… --data lyon --ports +100     # beside another node`,
+		Args: cobra.NoArgs,
+	}
+	var cfg Config
+	up.Flags().StringVar(&cfg.Site, "site", "", "`name` of the place (default home, or what the ticket says)")
+	up.Flags().StringVar(&cfg.Join, "join", "", "site `ticket` from hpmq site invite")
+	up.Flags().Var(portsValue{&cfg.Shift}, "ports", "shift every port, as +100")
+	up.Flags().StringVar(&cfg.Advertise, "advertise", "", "`host` that devices and other sites reach this node by (default: the address of the default route)")
+	up.Flags().StringVar(&cfg.TrustDomain, "trust-domain", "", "`domain` of a new fabric (default: made up)")
+	level := up.Flags().String("log", "info", "`level`: error, warn, info or debug")
+	up.RunE = func(cmd *cobra.Command, _ []string) error {
+		var err error
+		if cfg.LogLevel, err = logrus.ParseLevel(*level); err != nil {
+			return fail(exitUsage, "", err)
+		}
+		if cfg.DataDir = givenDataDir(cmd); cfg.DataDir == "" {
+			cfg.DataDir = defaultDataDir()
+		}
+		if err := cfg.check(); err != nil {
+			return err
+		}
+		return runNode(cmd.Context(), &cfg, cmd.OutOrStdout(), newLog(cmd.ErrOrStderr(), cfg.LogLevel))
+	}
+	return up
+}
+
+// newLog logs lines that people read on a terminal and JSON elsewhere.
+func newLog(w io.Writer, level logrus.Level) *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(w)
+	log.SetLevel(level)
+	if terminal(w) {
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.TimeOnly})
+	} else {
+		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	}
+	return log
+}
+
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// runNode starts a node, says what it serves, and runs it until ctx is done.
+func runNode(ctx context.Context, cfg *Config, out io.Writer, log *logrus.Logger) error {
+	began := time.Now()
+	n, err := newNode(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	return n.Run(ctx, func() { printBanner(out, n, time.Since(began)) })
+}
+
+func printBanner(w io.Writer, n *node, took time.Duration) {
+	fmt.Fprintf(w, "hpmq %s  site %q  node %s", version, n.site, n.id.Name)
+	if n.fresh {
+		fmt.Fprintf(w, "  (new in %s)", n.cfg.DataDir)
+	}
+	fmt.Fprintln(w)
+	printListeners(w, n.listeners())
+	data := ""
+	if n.cfg.DataDir != defaultDataDir() {
+		data = " --data " + n.cfg.DataDir
+	}
+	if n.authority != nil {
+		fmt.Fprintf(w, "try:     hpmq sub -t 'demo/#'%s &   hpmq pub -t demo/hi -m hello%s\n", data, data)
+		fmt.Fprintf(w, "devices: hpmq enroll ticket --name pump-7 --role sensor%s\n", data)
+		fmt.Fprintf(w, "sites:   hpmq site invite lyon%s\n", data)
+		fmt.Fprintf(w, "policy:  %s/policy/main.hcl, applied when you save it\n", n.cfg.DataDir)
+	} else {
+		fmt.Fprintf(w, "try:     hpmq status%s   hpmq sub -t 'site/#'%s\n", data, data)
+	}
+	fmt.Fprintf(w, "ready in %.2f s; Ctrl-C stops\n", took.Seconds())
+}

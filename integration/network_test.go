@@ -1,0 +1,73 @@
+package integration
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// network is a router namespace and hosts around it, each in a namespace of its
+// own on a subnet of its own: host i has 10.77.i.2, the router 10.77.i.1.
+type network struct {
+	t      *testing.T
+	prefix string
+	hosts  int
+}
+
+var networks int
+
+func newNetwork(t *testing.T) *network {
+	t.Helper()
+	networks++
+	n := &network{t: t, prefix: fmt.Sprintf("t%d-", networks)}
+	n.must("ip", "netns", "add", n.router())
+	t.Cleanup(func() { n.must("ip", "netns", "del", n.router()) })
+	n.must("ip", "netns", "exec", n.router(), "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	return n
+}
+
+func (n *network) router() string { return n.prefix + "router" }
+
+func (n *network) must(args ...string) {
+	n.t.Helper()
+	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+		n.t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// host is one machine of the network.
+type host struct {
+	net      *network
+	name, ns string
+	address  string
+	uplink   string // the router's end of its cable
+	home     string // $HOME, empty at first
+}
+
+// addHost makes a namespace with a cable to the router.
+func (n *network) addHost(name string) *host {
+	n.t.Helper()
+	n.hosts++
+	h := &host{
+		net: n, name: name, ns: n.prefix + name,
+		address: fmt.Sprintf("10.77.%d.2", n.hosts), uplink: fmt.Sprintf("up%d", n.hosts),
+		home: n.t.TempDir(),
+	}
+	n.must("ip", "netns", "add", h.ns)
+	n.t.Cleanup(func() { n.must("ip", "netns", "del", h.ns) })
+	n.must("ip", "link", "add", h.uplink, "netns", n.router(), "type", "veth", "peer", "name", "eth0", "netns", h.ns)
+	gateway := fmt.Sprintf("10.77.%d.1", n.hosts)
+	n.must("ip", "-n", n.router(), "addr", "add", gateway+"/24", "dev", h.uplink)
+	n.must("ip", "-n", n.router(), "link", "set", h.uplink, "up")
+	n.must("ip", "-n", h.ns, "addr", "add", h.address+"/24", "dev", "eth0")
+	n.must("ip", "-n", h.ns, "link", "set", "lo", "up")
+	n.must("ip", "-n", h.ns, "link", "set", "eth0", "up")
+	n.must("ip", "-n", h.ns, "route", "add", "default", "via", gateway)
+	return h
+}
+
+// cut takes the host's cable out; heal puts it back.
+func (h *host) cut() { h.net.must("ip", "-n", h.net.router(), "link", "set", h.uplink, "down") }
+
+func (h *host) heal() { h.net.must("ip", "-n", h.net.router(), "link", "set", h.uplink, "up") }

@@ -1,0 +1,200 @@
+package mqtt
+
+import (
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// The exchanges of QoS 1 and 2. Outgoing ones live in the session's window,
+// incoming QoS 2 ones in session.incoming.
+
+// handlePuback ends a QoS 1 exchange, whatever its Reason Code [MQTT-4.4.0-2].
+func (c *conn) handlePuback(flags byte, body []byte) error {
+	p := &c.acked
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
+	}
+	s := c.own
+	s.mu.Lock()
+	slot := s.window.get(p.PacketID)
+	if slot == nil || slot.qos != 1 {
+		s.mu.Unlock()
+		return nil // unknown, or of an exchange that is over
+	}
+	more := s.finish(slot)
+	s.mu.Unlock()
+	if more {
+		s.pump(&c.batch)
+	}
+	return nil
+}
+
+// finish ends an outgoing exchange and reports whether something waits for the
+// room that it leaves. The caller holds mu.
+func (s *session) finish(slot *slot) (more bool) {
+	if slot.seq != 0 {
+		s.done = append(s.done, slot.seq)
+	}
+	s.window.free(slot)
+	return s.behind || len(s.volatile) > 0 || s.window.used != s.window.live
+}
+
+// handlePubrec answers with PUBREL [MQTT-4.3.3-4] after the store knows that the
+// message itself must not be sent again [MQTT-4.3.3-6]. A failure ends the
+// exchange.
+func (c *conn) handlePubrec(flags byte, body []byte) error {
+	var p packet.Pubrec
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
+	}
+	s := c.own
+	s.mu.Lock()
+	slot := s.window.get(p.PacketID)
+	switch {
+	case slot == nil || slot.qos != 2:
+		s.mu.Unlock()
+		c.send(&c.batch, &packet.Pubrel{PacketID: p.PacketID, ReasonCode: packet.PacketIdentifierNotFound})
+		return nil
+	case p.ReasonCode.Failed():
+		more := s.finish(slot)
+		s.mu.Unlock()
+		if more {
+			s.pump(&c.batch)
+		}
+		return nil
+	}
+	slot.state = released
+	seq := slot.seq
+	s.mu.Unlock()
+	rel := &packet.Pubrel{PacketID: p.PacketID}
+	if seq == 0 {
+		c.send(&c.batch, rel)
+		return nil
+	}
+	c.after(func(tx store.Tx) {
+		tx.Inflight(s.key, seq, store.Sent{PacketID: p.PacketID, Released: true})
+	}, rel)
+	return nil
+}
+
+// after sends answer once a change is kept. If it cannot be kept there is no
+// answer: the client repeats itself.
+func (c *conn) after(add func(store.Tx), answer packet.Packet) {
+	c.b.opts.Store.Update(add, func(err error) {
+		if err != nil {
+			return
+		}
+		bt := getBatch(c.b)
+		c.send(bt, answer)
+		bt.done()
+	})
+}
+
+// handlePubcomp ends a QoS 2 exchange.
+func (c *conn) handlePubcomp(flags byte, body []byte) error {
+	var p packet.Pubcomp
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
+	}
+	s := c.own
+	s.mu.Lock()
+	slot := s.window.get(p.PacketID)
+	if slot == nil || slot.state != released {
+		s.mu.Unlock()
+		return nil
+	}
+	more := s.finish(slot)
+	s.mu.Unlock()
+	if more {
+		s.pump(&c.batch)
+	}
+	return nil
+}
+
+// handlePubrel ends an incoming QoS 2 exchange: the identifier is forgotten for
+// good before PUBCOMP says so. [MQTT-4.3.3-11] [MQTT-4.3.3-12]
+func (c *conn) handlePubrel(flags byte, body []byte) error {
+	var p packet.Pubrel
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
+	}
+	s := c.own
+	known := s.release(p.PacketID)
+	comp := &packet.Pubcomp{PacketID: p.PacketID}
+	switch {
+	case !known && c.version == packet.V5:
+		comp.ReasonCode = packet.PacketIdentifierNotFound
+		fallthrough
+	case !known || !s.stored.Load():
+		c.send(&c.batch, comp)
+	default:
+		c.after(func(tx store.Tx) { tx.Release(s.key, p.PacketID) }, comp)
+	}
+	return nil
+}
+
+// repeated answers a QoS 2 PUBLISH that came before: with PUBREC each time, and
+// it is delivered once [MQTT-4.3.3-10]. While the first is on its way the answer
+// waits for it.
+func (s *session) repeated(c *conn, id uint16) bool {
+	s.mu.Lock()
+	e, known := s.incoming[id]
+	s.mu.Unlock()
+	if !known {
+		return false
+	}
+	if e != nil && s.pipe.redirect(e, c) {
+		return true
+	}
+	c.send(&c.batch, &packet.Pubrec{PacketID: id})
+	return true
+}
+
+// redirect sends e's acknowledgement to c, if it did not go out yet.
+func (p *pipeline) redirect(e *entry, c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.acked {
+		return false
+	}
+	e.conn = c
+	return true
+}
+
+// receive notes a QoS 2 message before its PUBREC; e is nil if that is going out.
+func (s *session) receive(id uint16, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	if s.incoming == nil {
+		s.incoming = make(map[uint16]*entry)
+	}
+	s.incoming[id] = e
+	s.incomingLen.Store(int32(len(s.incoming)))
+}
+
+// received notes the outcome that PUBREC tells: after a failure the identifier
+// is free again [MQTT-4.3.3-9].
+func (s *session) received(id uint16, code packet.ReasonCode) {
+	if code.Failed() {
+		s.release(id)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.incoming[id]; known {
+		s.incoming[id] = nil
+	}
+}
+
+// release forgets an incoming QoS 2 identifier and reports whether it was known.
+func (s *session) release(id uint16) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, known := s.incoming[id]
+	delete(s.incoming, id)
+	s.incomingLen.Store(int32(len(s.incoming)))
+	return known
+}

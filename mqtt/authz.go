@@ -1,0 +1,47 @@
+package mqtt
+
+import (
+	"github.com/hpmq/hpmq/identity"
+)
+
+// Principal is who a connection acts for. ID is decided by the listener's
+// [Admission], the rest by the connection.
+type Principal struct {
+	ID       identity.ID
+	ClientID string
+	Remote   string // network address, for people
+}
+
+// Authorizer decides what a principal may do.
+type Authorizer interface {
+	// Rights returns what p may do, or nil if p may not even connect. It is asked
+	// at CONNECT, for the identity of a function at its first message, and again
+	// for all of them by [Broker.Reauthorize].
+	Rights(p Principal) Rights
+}
+
+// Rights answer for one principal. They never change: a new policy gives new
+// Rights. All methods are safe for concurrent use, and those that allow do not
+// allocate.
+type Rights interface {
+	// Publish decides a PUBLISH. What is allowed at one size is allowed at every
+	// smaller one: the broker remembers the largest.
+	Publish(topic string, qos byte, retain bool, size int) Verdict
+	// Subscribe decides a Topic Filter, without $share/<name>/.
+	Subscribe(filter string) Verdict
+	// Receive decides the delivery of topic to a subscription that was granted
+	// with Verdict.Filtered.
+	Receive(topic string) Verdict
+	// Will decides a will, at CONNECT and when it fires.
+	Will(topic string, qos byte, retain bool, size int) Verdict
+}
+
+// Verdict is the answer to one question.
+type Verdict struct {
+	Allowed bool
+	// Filtered tells of an allowed subscription that a deny overlaps: each topic
+	// is asked for before it is delivered.
+	Filtered bool
+	Rule     string // what decided, or the nearest grant: `grant "sensor" main.hcl:14`
+	Reason   string // why not, for people; empty when allowed
+}

@@ -1,0 +1,142 @@
+package mqtt
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// batch gathers the connections that one run of deliveries made dirty, so that
+// each is flushed once at its end. It belongs to one goroutine at a time.
+type batch struct {
+	b     *Broker
+	dirty []*conn
+	sent  uint64 // PUBLISH packets appended
+	out   outgoing
+	queue []store.Entry // scratch of pumpStore
+}
+
+var batchPool = sync.Pool{New: func() any { return new(batch) }}
+
+// getBatch returns a batch for a run of deliveries outside a client's reader. It
+// ends with done.
+func getBatch(b *Broker) *batch {
+	bt := batchPool.Get().(*batch)
+	bt.b = b
+	return bt
+}
+
+func (bt *batch) done() {
+	bt.flush()
+	bt.out.forget()
+	clear(bt.queue[:cap(bt.queue)])
+	batchPool.Put(bt)
+}
+
+// touch puts c on the list.
+func (bt *batch) touch(c *conn, fresh bool) {
+	if fresh {
+		bt.dirty = append(bt.dirty, c)
+	}
+}
+
+// flush writes what the batch delivered.
+func (bt *batch) flush() {
+	for i, c := range bt.dirty {
+		c.flush()
+		bt.dirty[i] = nil
+	}
+	bt.dirty = bt.dirty[:0]
+	if bt.sent > 0 {
+		bt.b.count.sent.Add(bt.sent)
+		bt.sent = 0
+	}
+}
+
+// outgoing is one message on its way to its receivers. It is encoded once per
+// kind of receiver: protocol version, QoS and RETAIN.
+type outgoing struct {
+	pub    packet.Publish // topic, payload and properties
+	msg    *store.Message // the same as a message; nil until a queue needs it
+	frames [12]packet.Encoded
+	have   uint16 // bit i: frames[i] is encoded
+	buf    []byte // what frames alias
+	topic  []byte // what pub.TopicName aliases for a message
+
+	// What message needs beside pub, for a PUBLISH that was not made a message yet.
+	name string
+	from *session
+	qos  byte
+}
+
+// set makes o carry m, unless it does already.
+func (o *outgoing) set(m *store.Message) {
+	if o.msg == m && m != nil && m.Expires == 0 {
+		return
+	}
+	o.topic = append(o.topic[:0], m.Topic...)
+	o.pub = packet.Publish{TopicName: o.topic, Payload: m.Payload, Properties: m.Props}
+	if m.Expires != 0 {
+		o.pub.Properties.SetMessageExpiryInterval(remaining(m.Expires))
+	}
+	o.msg = m
+	o.reset()
+}
+
+// remaining returns how many seconds are left until expires [MQTT-3.3.2-6], at
+// least one: what has expired is not sent.
+func remaining(expires int64) uint32 {
+	left := time.Duration(expires - time.Now().UnixNano())
+	return uint32(max(1, (left+time.Second-1)/time.Second))
+}
+
+// reset forgets what was encoded.
+func (o *outgoing) reset() {
+	o.have = 0
+	if cap(o.buf) > keepBuffer {
+		o.buf = nil
+	}
+	o.buf = o.buf[:0]
+}
+
+// forget lets go of the message.
+func (o *outgoing) forget() {
+	o.pub = packet.Publish{}
+	o.msg, o.from, o.name = nil, nil, ""
+	o.reset()
+}
+
+// frame returns the message encoded for one kind of receiver. Subscription
+// identifiers make a receiver its own kind: those are encoded each time.
+func (o *outgoing) frame(v packet.Version, qos byte, retain bool, ids []uint32) packet.Encoded {
+	if v == packet.V5 && len(ids) > 0 {
+		o.pub.Properties.SubscriptionIDs = ids
+		f := o.encode(v, qos, retain)
+		o.pub.Properties.SubscriptionIDs = nil
+		return f
+	}
+	i := int(qos) * 2
+	if retain {
+		i++
+	}
+	if v == packet.V5 {
+		i += 6
+	}
+	if o.have&(1<<i) == 0 {
+		o.frames[i] = o.encode(v, qos, retain)
+		o.have |= 1 << i
+	}
+	return o.frames[i]
+}
+
+// encode appends to buf; frames made before keep the old array if it moves.
+func (o *outgoing) encode(v packet.Version, qos byte, retain bool) packet.Encoded {
+	o.pub.QoS, o.pub.Retain = qos, retain
+	o.buf = slices.Grow(o.buf, o.pub.Size(v))
+	f := o.pub.Encode(o.buf, v)
+	o.buf = o.buf[:len(o.buf)+f.Size()]
+	return f
+}

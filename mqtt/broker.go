@@ -1,0 +1,159 @@
+package mqtt
+
+import (
+	"cmp"
+	"errors"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/topic"
+)
+
+// Options configures a [Broker]. Zero values are usable unless a comment says
+// otherwise.
+type Options struct {
+	Store      store.Store        // required
+	Authorizer Authorizer         // decides every PUBLISH and SUBSCRIBE; required
+	Filter     Filter             // functions; nil runs none
+	Forwarder  Forwarder          // the way to other sites; nil has none
+	Log        logrus.FieldLogger // connection events and denials; nil discards them
+	Version    string             // told in $SYS/broker/version
+
+	ConnectTimeout time.Duration    // from accept to CONNECT, TLS handshake included; 10 s
+	SessionExpiry  time.Duration    // the longest that a session outlives its connection; 0: as long as asked
+	PacketSize     int              // largest packet taken; 1 MiB
+	ReceiveMaximum uint16           // a client's QoS 1 and 2 messages in flight; 256
+	Inflight       uint16           // ours towards a client, if its Receive Maximum is not lower; 1,024
+	TopicAliases   uint16           // per connection, inbound; 32
+	Queue          store.QueueLimit // of a session without expiry, beyond its window; 10,000 messages, 16 MiB
+	Outbox         int              // bytes waiting for a slow client's socket before QoS 0 is dropped; 4 MiB
+
+	SubscriptionsPerSession int // 10,000
+	Connections             int // 100,000
+	ConnectionsPerIdentity  int // 10,000
+}
+
+// Broker serves MQTT clients.
+type Broker struct {
+	opts    Options
+	log     logrus.FieldLogger
+	start   time.Time
+	clock   hlc
+	count   counts
+	open    atomic.Int64  // connections, with or without CONNECT
+	stopped atomic.Bool   // no timer acts any more
+	epoch   atomic.Uint64 // changes with all that routes remember beside the tree
+
+	tree *topic.Tree[subscriber, *subscription]
+
+	interestMu    sync.Mutex     // guards the next two; Forwarder hears of interest under it
+	interest      map[string]int // local subscriptions by filter
+	groups        map[groupKey]*group
+	subscriptions atomic.Int64
+
+	mu          sync.Mutex // guards the next three
+	sessions    map[store.SessionKey]*session
+	owners      map[store.SessionKey]*conn // see claim
+	perIdentity map[identity.ID]int        // connections
+
+	functionsMu sync.Mutex
+	functions   map[identity.ID]Rights // of functions, by the policy in force
+
+	notices   notices
+	deniedLog *rate.Limiter
+	lanes     [64]pipeline // of other sites and, first, of the node itself
+}
+
+// New returns a broker that serves nobody yet, with the sessions that the store
+// kept. It panics without a store or an authorizer.
+func New(o Options) *Broker {
+	if o.Store == nil || o.Authorizer == nil {
+		panic("mqtt: Options need a Store and an Authorizer")
+	}
+	b := &Broker{
+		opts: o.withDefaults(), start: time.Now(),
+		tree:        topic.NewTree[subscriber, *subscription](),
+		interest:    make(map[string]int),
+		groups:      make(map[groupKey]*group),
+		sessions:    make(map[store.SessionKey]*session),
+		owners:      make(map[store.SessionKey]*conn),
+		perIdentity: make(map[identity.ID]int),
+		functions:   make(map[identity.ID]Rights),
+		notices:     notices{subs: make(map[identity.ID]*noticeView)},
+		deniedLog:   rate.NewLimiter(10, 50),
+	}
+	b.log = b.opts.Log
+	for i := range b.lanes {
+		b.lanes[i].init(b, nil)
+	}
+	for _, s := range o.Store.Sessions() {
+		b.restore(s)
+	}
+	return b
+}
+
+func (o Options) withDefaults() Options {
+	if o.Log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		o.Log = silent
+	}
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 10*time.Second)
+	o.PacketSize = min(cmp.Or(o.PacketSize, 1<<20), packet.MaxSize)
+	o.ReceiveMaximum = cmp.Or(o.ReceiveMaximum, 256)
+	o.Inflight = cmp.Or(o.Inflight, 1024)
+	o.TopicAliases = cmp.Or(o.TopicAliases, 32)
+	o.Queue.Messages = cmp.Or(o.Queue.Messages, 10_000)
+	o.Queue.Bytes = cmp.Or(o.Queue.Bytes, 16<<20)
+	o.Outbox = cmp.Or(o.Outbox, 4<<20)
+	o.SubscriptionsPerSession = cmp.Or(o.SubscriptionsPerSession, 10_000)
+	o.Connections = cmp.Or(o.Connections, 100_000)
+	o.ConnectionsPerIdentity = cmp.Or(o.ConnectionsPerIdentity, 10_000)
+	return o
+}
+
+// all returns the sessions of now.
+func (b *Broker) all() []*session {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Values(b.sessions))
+}
+
+// forget takes an ended session out of the table, unless a new one has its place.
+func (b *Broker) forget(s *session) {
+	b.mu.Lock()
+	if b.sessions[s.key] == s {
+		delete(b.sessions, s.key)
+	}
+	b.mu.Unlock()
+}
+
+// Filters returns the topic filters of all local subscriptions, as told to
+// [Forwarder.Subscribed].
+func (b *Broker) Filters() []string {
+	b.interestMu.Lock()
+	defer b.interestMu.Unlock()
+	filters := make([]string, 0, len(b.interest))
+	for f := range b.interest {
+		if f[0] != '$' {
+			filters = append(filters, f)
+		}
+	}
+	return filters
+}
+
+// Reroute makes the broker ask anew what it remembers of [Forwarder.Wants] and
+// [Filter.Bound].
+func (b *Broker) Reroute() { b.epoch.Add(1) }
+
+func isFull(err error) bool { return errors.Is(err, store.ErrFull) }

@@ -1,0 +1,339 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// conn is one client's network connection. One goroutine, the reader, owns it.
+type conn struct {
+	b       *Broker
+	nc      net.Conn
+	out     outbox
+	writers sync.WaitGroup // writer goroutines of the outbox
+
+	// Set before the session has the connection, then constant.
+	principal   Principal
+	version     packet.Version
+	maxPacket   int // largest that the client takes; 0: any
+	quota       int // of our QoS 1 and 2 messages in flight
+	keepAlive   time.Duration
+	problemInfo bool // the client wants explanations
+	will        *store.Message
+	willDelay   uint32
+	deadline    *time.Timer // ends a connection without CONNECT
+	unwatch     func()      // stops the keep alive
+
+	session   atomic.Pointer[session] // nil before the session is found
+	ready     atomic.Bool             // CONNACK is out: messages may follow [MQTT-3.2.0-1]
+	heard     atomic.Int64            // when something last came, since b.start
+	waiting   atomic.Bool             // the reader waits for room, not for the client
+	denied    atomic.Uint64
+	since     time.Time
+	closeOnce sync.Once
+	closing   chan struct{} // closed when the connection shall end
+	closed    chan struct{} // closed when the session no longer has it
+	cause     error         // why; set before closing is closed
+
+	// Of the reader alone.
+	own          *session
+	buf          []byte
+	filled       int
+	pub          packet.Publish
+	puback       packet.Puback
+	acked        packet.Puback
+	aliases      [][]byte
+	cache        routeCache
+	batch        batch
+	roomy        int // reads in a row that did not need a large buffer
+	received     uint64
+	graceful     bool // DISCONNECT with Reason Code 0x00 came
+	deniedLogged bool
+}
+
+// The read buffer begins small, since most clients are idle, and grows while it
+// is filled by one read.
+const (
+	minReadBuffer = 2 << 10
+	maxReadBuffer = 64 << 10
+	maxRoomy      = 64 // reads that a larger one stays for nothing
+)
+
+func newConn(b *Broker, nc net.Conn) *conn {
+	c := &conn{
+		b: b, nc: nc, version: packet.V5, since: time.Now(),
+		closing: make(chan struct{}), closed: make(chan struct{}),
+		buf: make([]byte, minReadBuffer),
+	}
+	c.batch.b = b
+	c.out = outbox{limit: b.opts.Outbox, room: make(chan struct{}, 1)}
+	c.out.idle = sync.NewCond(&c.out.mu)
+	return c
+}
+
+var errClosed = errors.New("connection ended by the broker")
+
+// read handles packets until the connection ends. The error is why.
+func (c *conn) read() error {
+	for {
+		n, err := c.nc.Read(c.buf[c.filled:])
+		c.heard.Store(int64(time.Since(c.b.start)))
+		c.filled += n
+		c.b.count.bytesIn.Add(uint64(n))
+		if n > 0 {
+			if err := c.handleBuffer(n); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// handleBuffer handles the whole packets of the buffer and flushes once what
+// they caused. n bytes of it are new.
+func (c *conn) handleBuffer(n int) error {
+	if c.own != nil {
+		c.own.pipe.reading.Store(true)
+	}
+	used, want, err := c.handlePackets()
+	c.endBatch()
+	if err != nil {
+		return err
+	}
+	copy(c.buf, c.buf[used:c.filled])
+	c.filled -= used
+	c.resize(n, want)
+	return c.awaitOutbox()
+}
+
+// handlePackets handles what is complete. want is the size of the packet that is
+// not, if known.
+func (c *conn) handlePackets() (used, want int, err error) {
+	for {
+		b := c.buf[used:c.filled]
+		h, n, err := packet.ParseHeader(b)
+		if err != nil || n == 0 {
+			return used, 0, err
+		}
+		if n+h.Length > c.b.opts.PacketSize {
+			return used, 0, &packet.Error{Code: packet.PacketTooLarge, Statement: "MQTT-3.2.2-15", Msg: fmt.Sprintf("%s of %d bytes", h.Type, n+h.Length)}
+		}
+		if len(b) < n+h.Length {
+			return used, n + h.Length, nil
+		}
+		if err := c.handle(h, b[n:n+h.Length]); err != nil {
+			return used, 0, err
+		}
+		used += n + h.Length
+		if err := c.awaitPipeline(); err != nil {
+			return used, 0, err
+		}
+	}
+}
+
+// resize grows the buffer for a packet as its bytes come, never for what a header
+// merely claims, and shrinks it after a large one.
+func (c *conn) resize(n, want int) {
+	size := len(c.buf)
+	switch {
+	case want > size && c.filled*2 >= size:
+		c.roomy = 0
+		size = min(2*size, max(want, minReadBuffer))
+	case size > maxReadBuffer && want <= maxReadBuffer && c.filled <= maxReadBuffer:
+		if c.roomy++; c.roomy > maxRoomy {
+			size, c.roomy = maxReadBuffer, 0
+		}
+	case n == size-(c.filled-n) && size < maxReadBuffer, c.filled == size:
+		size = min(2*size, max(maxReadBuffer, want))
+	}
+	if size != len(c.buf) {
+		grown := make([]byte, size)
+		copy(grown, c.buf[:c.filled])
+		c.buf = grown
+	}
+}
+
+// endBatch flushes everything that the reader and, meanwhile, the session's
+// pipeline delivered.
+func (c *conn) endBatch() {
+	if s := c.own; s != nil {
+		s.settle()
+		s.pipe.reading.Store(false)
+		if len(c.batch.dirty) > 0 || c.batch.sent > 0 {
+			c.batch.flush()
+		}
+		s.pipe.run()
+	} else {
+		c.batch.flush()
+	}
+	if c.received > 0 {
+		c.b.count.received.Add(c.received)
+		c.received = 0
+	}
+}
+
+// awaitPipeline waits while the client has too much parked: its socket is not
+// read, and nobody else notices.
+func (c *conn) awaitPipeline() error {
+	if c.own == nil || !c.own.pipe.full() {
+		return nil
+	}
+	c.endBatch()
+	c.waiting.Store(true)
+	defer c.waiting.Store(false)
+	for c.own.pipe.full() {
+		select {
+		case <-c.own.pipe.room:
+		case <-c.closing:
+			return errClosed
+		}
+	}
+	c.own.pipe.reading.Store(true)
+	return nil
+}
+
+// awaitOutbox waits while the client does not take its answers.
+func (c *conn) awaitOutbox() error {
+	if !c.out.overdue() {
+		return nil
+	}
+	c.waiting.Store(true)
+	defer c.waiting.Store(false)
+	for c.out.overdue() {
+		select {
+		case <-c.out.room:
+		case <-c.closing:
+			return errClosed
+		}
+	}
+	return nil
+}
+
+// watch closes the connection of a client that was not heard for 1.5 times its
+// keep alive [MQTT-3.1.2-22]. The timer looks at the clock and goes to sleep
+// again: nothing is re-armed per packet.
+func (c *conn) watch() (stop func()) {
+	if c.keepAlive == 0 {
+		return func() {}
+	}
+	limit := c.keepAlive + c.keepAlive/2
+	var mu sync.Mutex
+	var timer *time.Timer
+	stopped := false
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(limit, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
+		}
+		silent := time.Since(c.b.start) - time.Duration(c.heard.Load())
+		switch {
+		case c.waiting.Load():
+			timer.Reset(limit)
+		case silent < limit:
+			timer.Reset(limit - silent)
+		default:
+			c.end(packet.KeepAliveTimeout, "nothing heard for 1.5 times the keep alive")
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
+}
+
+// end closes the connection, telling an MQTT 5 client why. Only the first call
+// counts. It does not wait.
+func (c *conn) end(code packet.ReasonCode, reason string) {
+	c.closeOnce.Do(func() {
+		c.cause = &packet.Error{Code: code, Msg: reason}
+		close(c.closing)
+		c.sayGoodbye(code, reason)
+		c.finish()
+	})
+}
+
+// sayGoodbye sends DISCONNECT, unless there was no CONNACK [MQTT-3.14.0-1].
+func (c *conn) sayGoodbye(code packet.ReasonCode, reason string) {
+	if c.version != packet.V5 || !c.ready.Load() {
+		return
+	}
+	if !code.ValidIn(packet.TypeDisconnect) {
+		code = packet.UnspecifiedError
+	}
+	p := &packet.Disconnect{ReasonCode: code}
+	if reason != "" {
+		p.Properties.SetReasonString(reason)
+	}
+	bt := getBatch(c.b)
+	c.send(bt, p)
+	bt.done()
+}
+
+// fail ends the connection for what its client did, or for the client's going.
+func (c *conn) fail(err error) {
+	var bad *packet.Error
+	switch {
+	case errors.As(err, &bad):
+		c.logFailure(bad)
+		c.end(bad.Code, bad.Msg)
+	default:
+		c.closeOnce.Do(func() {
+			c.cause = err
+			close(c.closing)
+			c.finish()
+		})
+	}
+}
+
+// why is the cause of the end in a few words. The connection is closing.
+func (c *conn) why() string {
+	<-c.closing
+	var bad *packet.Error
+	if errors.As(c.cause, &bad) {
+		return bad.Msg
+	}
+	return c.cause.Error()
+}
+
+func (c *conn) logFailure(err error) {
+	select {
+	case <-c.closing:
+	default:
+		c.log().WithError(err).Warn("client broke the protocol")
+	}
+}
+
+// log returns the logger with who the connection is, made when it is needed.
+func (c *conn) log() logrus.FieldLogger {
+	f := logrus.Fields{logfield.Remote: c.principal.Remote}
+	if !c.principal.ID.IsZero() {
+		f[logfield.SPIFFEID] = c.principal.ID.String()
+	}
+	if c.principal.ClientID != "" {
+		f[logfield.ClientID] = c.principal.ClientID
+	}
+	return c.b.log.WithFields(f)
+}
+
+// quietly tells an end that nobody has to know more about.
+func quietly(err error) bool {
+	return err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errClosed)
+}

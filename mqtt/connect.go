@@ -1,0 +1,259 @@
+package mqtt
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// refusal is the answer to a CONNECT that is not accepted.
+type refusal struct {
+	code   packet.ReasonCode
+	reason string
+}
+
+func (r *refusal) Error() string { return r.reason }
+
+// handleConnect takes the first packet of a connection, which is CONNECT
+// [MQTT-3.1.0-1], and gives the connection its session.
+func (c *conn) handleConnect(h packet.Header, body []byte) error {
+	if h.Type != packet.TypeConnect {
+		return violation("MQTT-3.1.0-1", "the first packet is "+h.Type.String())
+	}
+	var p packet.Connect
+	err := p.Decode(c.version, h.Flags, body) // [MQTT-3.1.4-1]
+	if p.Version == packet.V311 {
+		c.version = packet.V311
+	}
+	var bad *packet.Error
+	if errors.As(err, &bad) {
+		err = &refusal{bad.Code, bad.Error()}
+	}
+	if err == nil {
+		err = c.accept(&p)
+	}
+	var no *refusal
+	if errors.As(err, &no) {
+		c.refuseConnect(no)
+	}
+	return err
+}
+
+// accept checks what CONNECT asks for and attaches the session.
+func (c *conn) accept(p *packet.Connect) error {
+	if p.Properties.Has(packet.PropAuthenticationMethod) {
+		return &refusal{packet.BadAuthenticationMethod, "no enhanced authentication here"} // [MQTT-4.12.0-1]
+	}
+	c.takeOptions(p)
+	assigned := ""
+	if c.principal.ClientID = p.ClientID; p.ClientID == "" {
+		assigned = c.principal.ID.Name + "-" + strings.ToLower(ulid.Make().String())
+		c.principal.ClientID = assigned // [MQTT-3.1.3-6] [MQTT-3.1.3-7]
+	}
+	rights := c.b.opts.Authorizer.Rights(c.principal)
+	if rights == nil {
+		c.b.count.deniedConnect.Add(1)
+		return &refusal{packet.NotAuthorized, "the identity may not connect"}
+	}
+	if err := c.takeWill(p, rights); err != nil {
+		return err
+	}
+	if !c.b.claim(c) {
+		return errClosed // a newer connection has the session
+	}
+	s, present, err := c.b.attach(c, p.CleanStart, c.b.connectExpiry(p), rights)
+	if err != nil {
+		c.b.release(c)
+		return err
+	}
+	c.own = s
+	c.cache = routeCache{}
+	c.session.Store(s)
+	c.deadline.Stop()
+	c.heard.Store(int64(time.Since(c.b.start)))
+	c.unwatch = c.watch()
+	c.welcome(p, s, present, assigned)
+	return nil
+}
+
+// takeOptions notes what CONNECT says about the connection.
+func (c *conn) takeOptions(p *packet.Connect) {
+	o := &p.Properties
+	c.keepAlive = time.Duration(p.KeepAlive) * time.Second
+	c.quota = int(c.b.opts.Inflight)
+	if o.Has(packet.PropReceiveMaximum) {
+		c.quota = min(c.quota, int(o.ReceiveMaximum)) // [MQTT-3.3.4-9]
+	}
+	if o.Has(packet.PropMaximumPacketSize) {
+		c.maxPacket = int(o.MaximumPacketSize)
+	}
+	c.problemInfo = !o.Has(packet.PropRequestProblemInformation) || o.RequestProblemInformation == 1
+}
+
+// connectExpiry returns the Session Expiry Interval that a CONNECT gets. In 3.1.1
+// a session lives as long as its connection, or forever.
+func (b *Broker) connectExpiry(p *packet.Connect) uint32 {
+	switch {
+	case p.Version == packet.V311 && p.CleanStart:
+		return 0
+	case p.Version == packet.V311:
+		return b.capExpiry(never)
+	case p.Properties.Has(packet.PropSessionExpiryInterval):
+		return b.capExpiry(p.Properties.SessionExpiryInterval)
+	}
+	return 0
+}
+
+func (b *Broker) capExpiry(seconds uint32) uint32 {
+	if limit := b.opts.SessionExpiry; limit > 0 {
+		return min(seconds, uint32(limit/time.Second))
+	}
+	return seconds
+}
+
+// welcome sends CONNACK and then what the session has waiting. [MQTT-3.1.4-5]
+// [MQTT-3.2.0-1]
+func (c *conn) welcome(p *packet.Connect, s *session, present bool, assigned string) {
+	ack := &packet.Connack{SessionPresent: present} // [MQTT-3.2.2-2] [MQTT-3.2.2-3]
+	o := &ack.Properties
+	o.SetReceiveMaximum(c.b.opts.ReceiveMaximum)
+	o.SetMaximumPacketSize(uint32(c.b.opts.PacketSize))
+	o.SetTopicAliasMaximum(c.b.opts.TopicAliases)
+	if assigned != "" {
+		o.SetAssignedClientIdentifier(assigned) // [MQTT-3.2.2-16]
+	}
+	if got := s.expiry.Load(); p.Properties.Has(packet.PropSessionExpiryInterval) && got != p.Properties.SessionExpiryInterval {
+		o.SetSessionExpiryInterval(got)
+	}
+	c.send(&c.batch, ack)
+	c.ready.Store(true)
+	s.pump(&c.batch)
+	c.log().WithField(logfield.Version, c.version.String()).Info("client connected")
+}
+
+// refuseConnect sends CONNACK with the reason, if the version has a code for it.
+// Session present is 0 [MQTT-3.2.2-6] and the connection ends [MQTT-3.2.2-7].
+func (c *conn) refuseConnect(no *refusal) {
+	if !no.code.ValidIn(packet.TypeConnack) {
+		no.code = packet.UnspecifiedError
+	}
+	if _, ok := no.code.ReturnCode(); c.version != packet.V5 && !ok {
+		return
+	}
+	ack := &packet.Connack{ReasonCode: no.code}
+	if no.reason != "" {
+		ack.Properties.SetReasonString(no.reason)
+	}
+	c.send(&c.batch, ack)
+}
+
+// claim makes c the owner of its session key and waits until the connection
+// that was it before, whose client is told [MQTT-3.1.4-3], has let the session
+// go. There is exactly one owner at any time: each newcomer waits for the one
+// before it, and one that was overtaken while it waited is not accepted.
+func (b *Broker) claim(c *conn) bool {
+	key := c.key()
+	b.mu.Lock()
+	before := b.owners[key]
+	b.owners[key] = c
+	b.mu.Unlock()
+	if before != nil {
+		before.end(packet.SessionTakenOver, "the client connected again")
+		<-before.closed
+	}
+	b.mu.Lock()
+	mine := b.owners[key] == c
+	b.mu.Unlock()
+	if !mine {
+		close(c.closed)
+	}
+	return mine
+}
+
+// release ends c's claim.
+func (b *Broker) release(c *conn) {
+	b.mu.Lock()
+	if b.owners[c.key()] == c {
+		delete(b.owners, c.key())
+	}
+	if c.own != nil {
+		if b.perIdentity[c.principal.ID]--; b.perIdentity[c.principal.ID] == 0 {
+			delete(b.perIdentity, c.principal.ID)
+		}
+	}
+	b.mu.Unlock()
+	close(c.closed)
+}
+
+// key is of the session: the identity is part of it, so identities cannot take
+// over each other's sessions.
+func (c *conn) key() store.SessionKey {
+	return store.SessionKey{Identity: c.principal.ID.String(), ClientID: c.principal.ClientID}
+}
+
+// attach gives c, which has the claim, its session. [MQTT-3.1.2-4]
+// [MQTT-3.1.2-5] [MQTT-3.1.2-6]
+func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) (s *session, present bool, err error) {
+	key := c.key()
+	b.mu.Lock()
+	if b.perIdentity[c.principal.ID] >= b.opts.ConnectionsPerIdentity {
+		b.mu.Unlock()
+		return nil, false, &refusal{packet.QuotaExceeded, "too many connections of the identity"}
+	}
+	b.perIdentity[c.principal.ID]++
+	s = b.sessions[key]
+	b.mu.Unlock()
+	if s != nil && cleanStart {
+		s.end(true, 0)
+		s = nil
+	}
+	if s != nil {
+		s.rights.Store(&rights)
+		present = s.attach(c, expiry)
+	}
+	if !present {
+		s = newSession(b, c.principal, key)
+		s.rights.Store(&rights)
+		s.attach(c, expiry)
+		b.mu.Lock()
+		b.sessions[key] = s
+		b.mu.Unlock()
+	}
+	if err := s.keepRecord(); err != nil {
+		s.detach(c)
+		b.mu.Lock()
+		b.perIdentity[c.principal.ID]--
+		b.mu.Unlock()
+		return nil, false, err
+	}
+	return s, present, nil
+}
+
+// keepRecord has the store keep the session before CONNACK promises that.
+func (s *session) keepRecord() error {
+	if !s.persistent() && !s.stored.Load() {
+		return nil
+	}
+	s.mu.Lock()
+	r := s.record(time.Time{}, time.Time{})
+	s.mu.Unlock()
+	s.stored.Store(true)
+	if err := s.b.commit(func(tx store.Tx) { tx.PutSession(r) }); err != nil {
+		return &refusal{packet.ServerUnavailable, err.Error()}
+	}
+	return nil
+}
+
+// commit waits until changes are kept. It is for readers that answer one client;
+// deliveries never wait.
+func (b *Broker) commit(add func(store.Tx)) error {
+	kept := make(chan error, 1)
+	b.opts.Store.Update(add, func(err error) { kept <- err })
+	return <-kept
+}

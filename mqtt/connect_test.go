@@ -1,0 +1,236 @@
+package mqtt
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+var versions = []packet.Version{packet.V311, packet.V5}
+
+func each(t *testing.T, change func(*Options), test func(t *testing.T, w *world, v packet.Version)) {
+	for _, v := range versions {
+		t.Run(v.String(), func(t *testing.T) {
+			bubble(t, change, func(t *testing.T, w *world) { test(t, w, v) })
+		})
+	}
+}
+
+func TestConnectAssignsClientIdentifier(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) { // [MQTT-3.1.3-6] [MQTT-3.2.2-16]
+		_, ack := w.connectAck(packet.V5, "")
+		if got := ack.Properties.AssignedClientIdentifier; !strings.HasPrefix(got, "x-") || len(got) != 2+26 {
+			t.Errorf("assigned %q, want the identity's name and a ULID", got)
+		}
+		if ack.Properties.ReceiveMaximum != 256 || ack.Properties.MaximumPacketSize != 1<<20 {
+			t.Errorf("limits not announced: %+v", ack.Properties)
+		}
+		if got := w.connect(packet.V311, ""); got == nil {
+			t.Error("3.1.1 with a clean session and no identifier is fine")
+		}
+		_, ack = w.connectAck(packet.V311, "", resume) // MQTT 3.1.1 [3.1.3-8]
+		if ack.ReasonCode != packet.ClientIdentifierNotValid {
+			t.Errorf("got %s", show(ack))
+		}
+	})
+}
+
+func TestConnectRefusals(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		v      packet.Version
+		change func(*packet.Connect)
+		want   packet.ReasonCode
+	}{
+		{"enhanced authentication", packet.V5, func(p *packet.Connect) { p.Properties.SetAuthenticationMethod("X") }, packet.BadAuthenticationMethod}, // [MQTT-4.12.0-1]
+		{"identity without rights", packet.V5, func(p *packet.Connect) { p.ClientID = "n" }, packet.NotAuthorized},
+		{"will not granted", packet.V5, withWill("no/will", "x", 0), packet.NotAuthorized},
+		{"will on a reserved topic", packet.V5, withWill("$SYS/x", "x", 0), packet.NotAuthorized},
+		{"will not granted", packet.V311, withWill("no/will", "x", 0), packet.NotAuthorized},
+	} {
+		t.Run(tt.name+" "+tt.v.String(), func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, w *world) {
+				w.rules.set(func(r *rules) { r.will = []string{"no/will"}; r.nobody = []string{"nox"} })
+				who := "c"
+				if strings.HasPrefix(tt.name, "identity") {
+					who = "no"
+				}
+				c, ack := w.connectAck(tt.v, who, tt.change)
+				if ack.ReasonCode != tt.want || !c.ended() {
+					t.Errorf("got %s, ended %v, want %s", show(ack), c.ended(), tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	connect := func(change ...func(*packet.Connect)) string {
+		return string(connectPacket("c", change...).Append(nil, packet.V5))
+	}
+	for _, tt := range []struct {
+		name, bytes string
+		want        packet.ReasonCode // of DISCONNECT; 0 for a silent end
+	}{
+		{"http", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", 0},
+		{"tls", "\x16\x03\x01\x02\x00\x01\x00", 0},
+		{"zero", "\x00\x00\x00\x00", 0},
+		{"not connect first", "\xc0\x00", 0},                                       // [MQTT-3.1.0-1]
+		{"second connect", connect() + connect(), packet.ProtocolError},            // [MQTT-3.1.0-2]
+		{"huge length", connect() + "\x30\xff\xff\xff\x7f", packet.PacketTooLarge}, // [MQTT-3.2.2-15]
+		{"five-byte length", connect() + "\x30\xff\xff\xff\xff", packet.MalformedPacket},
+		{"reserved flags", connect() + "\x80\x00", packet.MalformedPacket},         // [MQTT-3.8.1-1]
+		{"qos 3", connect() + "\x36\x05\x00\x01a\x00\x01", packet.MalformedPacket}, // [MQTT-3.3.1-4]
+		{"packet id 0", connect() + "\x32\x06\x00\x01a\x00\x00\x00", packet.ProtocolError},
+		{"wildcard topic", connect() + "\x30\x04\x00\x01#\x00", packet.TopicNameInvalid}, // [MQTT-3.3.2-2]
+		{"filter without options", connect() + "\x82\x07\x00\x01\x00\x00\x02a/", packet.MalformedPacket},
+		{"server packet", connect() + "\xd0\x00", packet.ProtocolError},
+		{"alias 0", connect() + "\x30\x07\x00\x01a\x03\x23\x00\x00", packet.TopicAliasInvalid},
+		{"alias too high", connect() + "\x30\x07\x00\x01a\x03\x23\x00\x21", packet.TopicAliasInvalid}, // [MQTT-3.3.2-9]
+		{"alias unknown", connect() + "\x30\x06\x00\x00\x03\x23\x00\x01", packet.ProtocolError},
+		{"auth", connect() + "\xf0\x00", packet.ProtocolError},                                               // [MQTT-4.12.0-7]
+		{"subscription id from a client", connect() + "\x30\x06\x00\x01a\x02\x0b\x01", packet.ProtocolError}, // [MQTT-3.3.4-6]
+		{"empty share name", connect() + "\x82\x10\x00\x01\x00\x00\x0a$share//ab\x00", 0x8F},
+		{"expiry after none", connect() + "\xe0\x07\x00\x05\x11\x00\x00\x00\x01", packet.ProtocolError},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, w *world) {
+				other := w.connect(packet.V5, "other")
+				c := w.dial(packet.V5, "bad")
+				_, _ = c.nc.Write([]byte(tt.bytes))
+				if strings.HasPrefix(tt.bytes, "\x10") {
+					want[*packet.Connack](c)
+				}
+				switch got := c.next().(type) {
+				case *packet.Disconnect:
+					if got.ReasonCode != tt.want {
+						t.Errorf("got %s, want %s", show(got), tt.want)
+					}
+				case *packet.Suback:
+					if got.ReasonCodes[0] != tt.want {
+						t.Errorf("got %v, want %s", got.ReasonCodes, tt.want)
+					}
+					return
+				default:
+					if tt.want != 0 {
+						t.Errorf("got %s, want DISCONNECT %s", show(got), tt.want)
+					}
+				}
+				if !c.ended() {
+					t.Error("the connection stays open")
+				}
+				other.send(&packet.Pingreq{})
+				want[*packet.Pingresp](other)
+			})
+		})
+	}
+}
+
+func TestConnectDeadline(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		slow, mute := w.dial(packet.V5, "slow"), w.dial(packet.V5, "mute")
+		start := time.Now()
+		for _, b := range connectPacket("c").Append(nil, packet.V5) {
+			if _, err := slow.nc.Write([]byte{b}); err != nil {
+				break
+			}
+			wait(time.Second)
+		}
+		if got := time.Since(start); !slow.ended() || !mute.ended() || got > 11*time.Second {
+			t.Errorf("one byte a second held the connection for %v", got)
+		}
+	})
+}
+
+func TestKeepAlive(t *testing.T) { // [MQTT-3.1.2-22]
+	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+		watcher := w.connect(v, "watcher")
+		watcher.subscribe(filter("gone", 1))
+		c := w.connect(v, "c", keepAlive(10), withWill("gone", "c", 0))
+		for range 3 {
+			wait(14 * time.Second)
+			c.send(&packet.Pingreq{})
+			want[*packet.Pingresp](c)
+		}
+		wait(15*time.Second - time.Millisecond)
+		c.silence()
+		if c.ended() {
+			t.Fatal("closed too early")
+		}
+		wait(time.Millisecond)
+		if v == packet.V5 {
+			if got := want[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout {
+				t.Errorf("got %s", show(got))
+			}
+		}
+		if !c.ended() {
+			t.Error("still open after 1.5 times the keep alive")
+		}
+		watcher.wantMessage("c")
+	})
+}
+
+func TestTakeover(t *testing.T) { // [MQTT-3.1.4-3]
+	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+		watcher := w.connect(v, "watcher")
+		watcher.subscribe(filter("gone", 1))
+		a := w.connect(v, "c", withWill("gone", "a", 0))
+		b := w.connect(v, "c")
+		if v == packet.V5 {
+			if got := want[*packet.Disconnect](a); got.ReasonCode != packet.SessionTakenOver {
+				t.Errorf("got %s", show(got))
+			}
+		}
+		if !a.ended() || b.ended() {
+			t.Error("want the old one closed, the new one open")
+		}
+		watcher.wantMessage("a")
+		watcher.silence()
+		other := w.dial(v, "stranger")
+		other.send(connectPacket("c"))
+		want[*packet.Connack](other)
+		if b.ended() {
+			t.Error("another identity took over the session")
+		}
+	})
+}
+
+func TestTakeoverStorm(t *testing.T) { // [MQTT-3.1.4-3]
+	bubble(t, nil, func(t *testing.T, w *world) {
+		const n = 500
+		clients := make([]*client, n)
+		for i := range clients {
+			clients[i] = w.dial(packet.V5, "storm")
+		}
+		for i, c := range clients {
+			clean := i%2 == 0
+			go c.try(connectPacket("one", expiry(100), func(p *packet.Connect) { p.CleanStart = clean }))
+		}
+		open := 0
+		for _, c := range clients {
+			if !c.ended() {
+				open++
+			}
+		}
+		if open != 1 {
+			t.Errorf("%d connections are open, want 1", open)
+		}
+		if got := w.b.Counters(); got.Clients != 1 || got.Sessions != 1 {
+			t.Errorf("counters: %d clients, %d sessions", got.Clients, got.Sessions)
+		}
+	})
+}
+
+func TestConnectionsPerIdentity(t *testing.T) {
+	bubble(t, func(o *Options) { o.ConnectionsPerIdentity = 2 }, func(t *testing.T, w *world) {
+		for i, wantCode := range []packet.ReasonCode{0, 0, packet.QuotaExceeded} {
+			c := w.dial(packet.V5, "many")
+			c.send(connectPacket(string(rune('a' + i))))
+			if got := want[*packet.Connack](c); got.ReasonCode != wantCode {
+				t.Errorf("connection %d: %s", i, show(got))
+			}
+		}
+	})
+}

@@ -1,0 +1,350 @@
+package mqtt
+
+import (
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// volatileLimit is of deliveries that wait in memory: of a session without
+// expiry all, of others those of QoS 0 that were retained.
+func (b *Broker) volatileFits(s *session, size int) bool {
+	return len(s.volatile) < b.opts.Queue.Messages && s.volBytes+size <= b.opts.Queue.Bytes
+}
+
+// deliver sends the batch's message to a session whose store has no part in it,
+// or lets it wait for room. It runs once per message and receiver: it neither
+// logs nor allocates nor wakes a goroutine while the client keeps up.
+func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
+	c := s.conn.Load()
+	if c == nil {
+		if qos > 0 {
+			s.lose()
+		}
+		return
+	}
+	f := bt.out.frame(c.version, qos, retain, ids)
+	if c.maxPacket > 0 && f.Size() > c.maxPacket {
+		s.lose() // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+		return
+	}
+	if qos == 0 {
+		if !c.push(bt, f, 0, false) {
+			s.lose()
+		}
+		return
+	}
+	s.mu.Lock()
+	if s.behind || s.late > 0 || len(s.volatile) > 0 || s.window.room() <= 0 || !s.sendNew(bt, c, f, 0) {
+		s.wait(store.Delivery{Message: bt.out.message(), QoS: qos, Retain: retain, IDs: ids})
+	}
+	s.mu.Unlock()
+}
+
+// fanOut delivers the batch's message to all receivers of a route whose sessions
+// keep nothing.
+func (bt *batch) fanOut(r *route, qos byte, retain bool) {
+	for i := range r.receivers {
+		to := &r.receivers[i]
+		if to.group == nil {
+			to.session.deliver(bt, min(qos, to.qos), retain && to.rap, to.ids)
+		} else if sub := to.group.pick(r.topic); sub != nil {
+			sub.session.deliver(bt, min(qos, sub.QoS), retain && sub.RetainAsPublished, sub.ids)
+		}
+	}
+}
+
+// deliverPatiently is deliver for retained messages: they come many at once, so
+// even those of QoS 0 wait for room.
+func (s *session) deliverPatiently(bt *batch, d store.Delivery) {
+	c := s.conn.Load()
+	if c == nil {
+		return
+	}
+	f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
+	if d.QoS > 0 || c.maxPacket > 0 && f.Size() > c.maxPacket {
+		s.deliver(bt, d.QoS, d.Retain, d.IDs)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.volatile) > 0 || !c.push(bt, f, 0, false) {
+		s.wait(d)
+	}
+}
+
+func (s *session) connected() bool { return s.conn.Load() != nil }
+
+// lose counts a message that the session does not get.
+func (s *session) lose() {
+	s.lost.Add(1)
+	s.b.count.dropped.Add(1)
+}
+
+// wait puts a delivery behind what already waits in memory; past the limit the
+// newest is lost. The caller holds mu.
+func (s *session) wait(d store.Delivery) {
+	if s.ended || !s.b.volatileFits(s, d.Message.Size()) {
+		s.lose()
+		return
+	}
+	s.volatile = append(s.volatile, d)
+	s.volBytes += d.Message.Size()
+}
+
+// sendNew sends a QoS 1 or 2 message for the first time, with DUP 0
+// [MQTT-4.3.2-2], if the outbox takes it. The caller holds mu.
+func (s *session) sendNew(bt *batch, c *conn, f packet.Encoded, seq uint64) bool {
+	id := s.window.take(seq, f.QoS(), sent)
+	if !c.push(bt, f, id, false) {
+		s.window.free(s.window.get(id))
+		return false
+	}
+	return true
+}
+
+// pump sends what waits for the session as far as its client's quota and its
+// socket allow: first what an earlier connection left unfinished, then the
+// store's queue, then what waits in memory. One goroutine does it at a time; the
+// store is read without the lock.
+func (s *session) pump(bt *batch) {
+	s.mu.Lock()
+	if s.pumping {
+		s.pumpMore = true
+		s.mu.Unlock()
+		return
+	}
+	s.pumping = true
+	s.behind = s.behind || s.stored.Load()
+	for {
+		s.pumpMore = false
+		c := s.conn.Load()
+		if c == nil || !c.ready.Load() {
+			break
+		}
+		if s.resume(bt, c) && s.pumpStore(bt, c) {
+			s.pumpVolatile(bt, c)
+		}
+		if !s.pumpMore {
+			break
+		}
+	}
+	s.pumping = false
+	s.mu.Unlock()
+	s.settle()
+}
+
+// pumpStore sends from the store's queue and reports whether it is empty. The
+// caller holds mu, which is let go for each read.
+func (s *session) pumpStore(bt *batch, c *conn) bool {
+	if !s.stored.Load() {
+		s.behind = false
+		return true
+	}
+	if bt.queue == nil {
+		bt.queue = make([]store.Entry, 0, 64)
+	}
+	var late []store.Entry // sent once their identifiers are kept
+	for s.behind {
+		room := s.window.room()
+		if room <= 0 {
+			break
+		}
+		after := s.read
+		s.mu.Unlock()
+		got := s.b.opts.Store.Queue(s.key, after, bt.queue[:0:min(room, cap(bt.queue))])
+		s.mu.Lock()
+		if s.conn.Load() != c || !s.sendEntries(bt, c, got, &late) {
+			break
+		}
+		if len(got) == 0 {
+			s.behind = s.pumpMore
+			break
+		}
+	}
+	if len(late) > 0 {
+		s.late++
+		s.mu.Unlock()
+		s.keepInflight(late)
+		s.mu.Lock()
+	}
+	return !s.behind && s.late == 0
+}
+
+// sendEntries sends entries of the queue and reports whether all went. The
+// caller holds mu.
+func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[]store.Entry) bool {
+	now := time.Now()
+	for _, e := range entries {
+		if e.PacketID != 0 && s.window.get(e.PacketID) != nil {
+			s.read = e.Seq // in flight since before a restart: resume has it
+			continue
+		}
+		if e.Message.Expired(now) {
+			s.skip(e.Seq) // [MQTT-3.3.2-5]
+			continue
+		}
+		bt.out.set(e.Message)
+		f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
+		if c.maxPacket > 0 && f.Size() > c.maxPacket {
+			s.skip(e.Seq) // [MQTT-3.1.2-25]
+			continue
+		}
+		if e.QoS == 2 || s.late > 0 || len(*late) > 0 {
+			e.PacketID = s.window.take(e.Seq, e.QoS, reserved)
+			*late = append(*late, e)
+		} else if !s.sendNew(bt, c, f, e.Seq) {
+			return false
+		}
+		s.read = e.Seq
+	}
+	return true
+}
+
+// skip drops an entry of the queue unsent. The caller holds mu.
+func (s *session) skip(seq uint64) {
+	s.read = seq
+	s.done = append(s.done, seq)
+	s.lose()
+}
+
+// keepInflight sends QoS 2 entries, and those behind them, after the store knows
+// the packet identifiers: not even a crash then sends one twice.
+func (s *session) keepInflight(late []store.Entry) {
+	s.b.opts.Store.Update(func(tx store.Tx) {
+		for _, e := range late {
+			if e.QoS == 2 {
+				tx.Inflight(s.key, e.Seq, store.Sent{PacketID: e.PacketID})
+			}
+		}
+	}, func(err error) {
+		bt := getBatch(s.b)
+		defer bt.done()
+		s.mu.Lock()
+		s.late--
+		s.sendLate(bt, late, err == nil)
+		more := s.late == 0 && (s.behind || len(s.volatile) > 0)
+		s.mu.Unlock()
+		if more {
+			s.pump(bt)
+		}
+	})
+}
+
+// sendLate sends entries that have their identifiers. Those that cannot go now
+// are left to resume, which keeps the order. The caller holds mu.
+func (s *session) sendLate(bt *batch, late []store.Entry, kept bool) {
+	c := s.conn.Load()
+	for _, e := range late {
+		slot := s.window.get(e.PacketID)
+		if slot == nil || slot.seq != e.Seq || slot.state != reserved || !slot.live {
+			continue // a newer connection has it
+		}
+		bt.out.set(e.Message)
+		kept = kept && c != nil && c.push(bt, bt.out.frame(c.version, e.QoS, e.Retain, e.IDs), e.PacketID, false)
+		if kept {
+			slot.state = sent
+		} else {
+			slot.live = false
+			s.window.live--
+		}
+	}
+}
+
+// pumpVolatile sends what waits in memory. The caller holds mu.
+func (s *session) pumpVolatile(bt *batch, c *conn) {
+	n := 0
+	for ; n < len(s.volatile); n++ {
+		d := &s.volatile[n]
+		if d.Message.Expired(time.Now()) {
+			s.lose()
+			continue
+		}
+		bt.out.set(d.Message)
+		f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
+		if c.maxPacket > 0 && f.Size() > c.maxPacket {
+			s.lose()
+			continue
+		}
+		if d.QoS == 0 && !c.push(bt, f, 0, false) ||
+			d.QoS > 0 && (s.window.room() <= 0 || !s.sendNew(bt, c, f, 0)) {
+			break
+		}
+	}
+	for i := range n {
+		s.volBytes -= s.volatile[i].Message.Size()
+		s.volatile[i] = store.Delivery{}
+	}
+	if s.volatile = s.volatile[n:]; len(s.volatile) == 0 {
+		s.volatile = nil
+	}
+}
+
+// resume sends again what an earlier connection left unfinished, in its order
+// and with its identifiers [MQTT-4.4.0-1], and reports whether nothing is left
+// to resend. The caller holds mu.
+func (s *session) resume(bt *batch, c *conn) bool {
+	if s.window.used == s.window.live {
+		return true
+	}
+	for _, old := range s.window.stale(nil) {
+		slot := s.window.get(old.id)
+		switch {
+		case slot.state == released:
+			c.send(bt, &packet.Pubrel{PacketID: old.id}) // [MQTT-4.3.3-6]
+		case s.window.room() <= 0:
+			return false
+		default:
+			again, ok := s.resend(bt, c, old)
+			if !again {
+				s.window.free(slot)
+				continue
+			}
+			if !ok {
+				return false
+			}
+			slot.state = sent
+		}
+		slot.live = true
+		s.window.live++
+	}
+	return true
+}
+
+// resend sends one PUBLISH again, with DUP 1 if it went out before
+// [MQTT-3.3.1-1]. again is false if
+// there is nothing to resend any more, ok if the outbox took it. The caller holds
+// mu; a resumed queue's head is in the store's memory.
+func (s *session) resend(bt *batch, c *conn, old slot) (again, ok bool) {
+	var one [1]store.Entry
+	got := s.b.opts.Store.Queue(s.key, old.seq-1, one[:0])
+	if len(got) == 0 || got[0].Seq != old.seq {
+		return false, false
+	}
+	e := got[0]
+	bt.out.set(e.Message)
+	f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
+	if c.maxPacket > 0 && f.Size() > c.maxPacket {
+		s.done = append(s.done, old.seq)
+		return false, false
+	}
+	return true, c.push(bt, f, old.id, old.state == sent)
+}
+
+// settle tells the store what the client is done with. Nobody waits for it: a
+// crash may send a QoS 1 message twice.
+func (s *session) settle() {
+	s.mu.Lock()
+	done := s.done
+	s.done = nil
+	s.mu.Unlock()
+	if len(done) == 0 {
+		return
+	}
+	s.b.opts.Store.Update(func(tx store.Tx) {
+		for _, seq := range done {
+			tx.Dequeue(s.key, seq)
+		}
+	}, nil)
+}

@@ -1,0 +1,2 @@
+// Package mqtt is the broker.
+package mqtt

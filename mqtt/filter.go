@@ -1,0 +1,66 @@
+package mqtt
+
+import (
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// Direction tells which way a message passes a [Filter], seen from the client.
+type Direction byte
+
+// The directions.
+const (
+	Upstream   Direction = iota // a client's PUBLISH or will on its way into the fabric
+	Downstream                  // a message on its way to one receiving session
+)
+
+// String returns "upstream" or "downstream".
+func (d Direction) String() string {
+	if d == Downstream {
+		return "downstream"
+	}
+	return "upstream"
+}
+
+// Filter is the chain of functions that messages pass.
+type Filter interface {
+	// Bound reports whether a chain is bound to what p sends or receives on
+	// topic. The broker keeps the answer until [Broker.Reroute].
+	Bound(d Direction, p Principal, topic string) bool
+	// Submit runs the chain on m, which is p's. It never blocks: done is called
+	// exactly once, from any goroutine, perhaps before Submit returns. m belongs
+	// to the fabric and is not changed.
+	Submit(d Direction, p Principal, m *store.Message, done func(FilterResult))
+}
+
+// Outcome is what a chain decided about a message.
+type Outcome byte
+
+// The outcomes.
+const (
+	Pass    Outcome = iota // goes on as it came
+	Publish                // replaced by FilterResult.Messages
+	Drop                   // taken, goes nowhere; the publisher is told of success
+	Reject                 // refused with FilterResult.Code and Reason
+)
+
+// FilterResult is a chain's answer to one message.
+type FilterResult struct {
+	// Err means that the chain did not run. Upstream the message goes nowhere and
+	// is not acknowledged, as when the store fails; downstream the receiver does
+	// not get it.
+	Err      error
+	Outcome  Outcome
+	Messages []Emitted         // Publish: each is authorized as the function and as the principal
+	Code     packet.ReasonCode // Reject: what an MQTT 5 publisher is told; must be one of PUBACK's
+	Reason   string            // Reject: why, for people
+}
+
+// Emitted is a message that a function made. The broker fills in publisher,
+// client identifier, clock and a missing expiry from the message that it came
+// of.
+type Emitted struct {
+	Message  *store.Message
+	Function identity.ID
+}

@@ -1,0 +1,151 @@
+package mqtt
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/topic"
+)
+
+// farSite is a Forwarder with one peer.
+type farSite struct {
+	mu    sync.Mutex
+	wants string
+	lost  []string // without a transaction
+	told  []string
+}
+
+func (f *farSite) Wants(name string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wants != "" && topic.Match(f.wants, name)
+}
+
+func (f *farSite) Forward(tx store.Tx, m *store.Message) {
+	if tx != nil {
+		tx.Outbound("far", m)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lost = append(f.lost, m.Topic)
+}
+
+func (f *farSite) Subscribed(filter string)   { f.tell("+" + filter) }
+func (f *farSite) Unsubscribed(filter string) { f.tell("-" + filter) }
+
+func (f *farSite) tell(s string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told = append(f.told, s)
+}
+
+func TestForward(t *testing.T) {
+	far := &farSite{}
+	bubble(t, func(o *Options) { o.Forwarder = far }, func(t *testing.T, w *world) {
+		pub := w.connect(packet.V5, "pub")
+		if code := pub.exchange("a", "0", 1); code != packet.NoMatchingSubscribers {
+			t.Errorf("got %s", code)
+		}
+		far.mu.Lock()
+		far.wants = "+"
+		far.mu.Unlock()
+		w.b.Reroute()
+		for qos := range byte(3) {
+			if code := pub.exchange("a", fmt.Sprint(qos), qos); code != packet.Success {
+				t.Errorf("got %s", code)
+			}
+		}
+		w.b.Publish(&store.Message{Topic: "b", QoS: 1}, nil)
+		w.b.Inject(&store.Message{Topic: "a", QoS: 1}, nil, nil) // goes no further
+		got := w.b.opts.Store.Outbound("far", 0, make([]store.Outbound, 0, 10))
+		if len(got) != 3 || got[0].Message.QoS != 1 || got[1].Message.QoS != 2 || got[2].Message.Topic != "b" || !slices.Equal(far.lost, []string{"a"}) {
+			t.Errorf("log %v, QoS 0 %v", got, far.lost)
+		}
+		select {
+		case <-w.b.opts.Store.Committed("far"):
+		default:
+			t.Error("the link was not woken")
+		}
+	})
+}
+
+func TestInterest(t *testing.T) {
+	far := &farSite{}
+	bubble(t, func(o *Options) { o.Forwarder = far }, func(t *testing.T, w *world) {
+		a, b := w.connect(packet.V5, "a"), w.connect(packet.V5, "b")
+		a.subscribe(filter("x", 1), filter("$SYS/#", 0), filter("$hpmq/me/denied", 0))
+		for p := a.next(); p != nil; p = a.next() {
+			continue
+		}
+		b.subscribe(filter("x", 1), filter("$share/g/x", 1), filter("$share/g/y", 1))
+		b.subscribe(filter("x", 2))
+		a.bye()
+		b.send(&packet.Unsubscribe{PacketID: 1, TopicFilters: []string{"x"}})
+		want[*packet.Unsuback](b)
+		if got := w.b.Filters(); len(got) != 2 {
+			t.Errorf("filters %v", got)
+		}
+		b.bye()
+		slices.Sort(far.told[2:])
+		if want := []string{"+x", "+y", "-x", "-y"}; !slices.Equal(far.told, want) {
+			t.Errorf("told %v, want %v", far.told, want)
+		}
+	})
+}
+
+func TestInject(t *testing.T) {
+	f := newChain("downstream slow")
+	bubble(t, filtered1(f), func(t *testing.T, w *world) {
+		sub := w.connect(packet.V5, "sub", expiry(100))
+		sub.subscribe(filter("#", 1))
+		var done []int
+		inject := func(i int, lane uint16, topic string, retain bool) {
+			m := &store.Message{
+				Topic: topic, Payload: []byte(fmt.Sprint(i)), QoS: 1, Retain: retain, HLC: 1 << 40,
+				Origin: store.Origin{Site: "far", Epoch: 1, Lane: lane, Seq: uint64(i)},
+			}
+			w.b.Inject(m, func(tx store.Tx) { tx.Floor(m.Origin) }, func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				done = append(done, i)
+			})
+		}
+		inject(1, 0, "slow", false)
+		inject(2, 0, "fast", true)
+		inject(3, 7, "fast", false)
+		for p := sub.next(); p != nil; p = sub.next() {
+			sub.finish(p.(*packet.Publish))
+		}
+		for _, q := range f.take() {
+			q.answer(FilterResult{})
+		}
+		if i, j := slices.Index(done, 1), slices.Index(done, 2); len(done) != 3 || i > j {
+			t.Errorf("done in order %v", done)
+		}
+		if _, seq := w.b.opts.Store.Floor("far", 0); seq != 2 {
+			t.Errorf("floor %d", seq)
+		}
+		if got := w.b.opts.Store.Retained("#"); len(got) != 1 || string(got[0].Payload) != "2" {
+			t.Errorf("retained %v", got)
+		}
+	})
+}
+
+func TestClock(t *testing.T) {
+	var h hlc
+	first := h.now()
+	h.observe(first + 1<<20)
+	if got := h.now(); got <= first+1<<20 {
+		t.Error("a clock that saw a later one is behind it")
+	}
+	h.observe(1 << 63)
+	if got := h.now(); got > physical()+2*maxAhead {
+		t.Error("one wrong clock pulled ours away")
+	}
+}

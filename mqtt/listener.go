@@ -1,0 +1,130 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+// Admission decides who a connection acts for; an error refuses it. It is called
+// in the client's goroutine, before CONNECT is read and under its deadline. The
+// handshake of a [crypto/tls.Conn] is done by then.
+type Admission func(nc net.Conn) (Principal, error)
+
+// Serve accepts clients on l until ctx is done. When it returns, l is closed and
+// no goroutine of its clients is left.
+func (b *Broker) Serve(ctx context.Context, l net.Listener, admit Admission) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer cancel() // runs first: tells the clients, then Wait sees them out
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer l.Close()
+	for {
+		nc, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if nc != nil {
+				nc.Close()
+			}
+			return nil
+		case err != nil && !b.passing(ctx, err):
+			return fmt.Errorf("accept MQTT client on %s: %w", l.Addr(), err)
+		case err != nil:
+			continue
+		case int(b.open.Add(1)) > b.opts.Connections:
+			b.open.Add(-1)
+			b.count.refused.Add(1)
+			nc.Close()
+			continue
+		}
+		clients.Go(func() {
+			defer b.open.Add(-1)
+			b.serveConn(ctx, nc, admit)
+		})
+	}
+}
+
+// passing reports whether an accept error is of the moment, such as running out
+// of descriptors, and then waits a little.
+func (b *Broker) passing(ctx context.Context, err error) bool {
+	if errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	var ne net.Error
+	if !errors.As(err, &ne) {
+		return false
+	}
+	b.log.WithError(err).Error("cannot accept MQTT clients, trying again")
+	select {
+	case <-ctx.Done():
+	case <-time.After(50 * time.Millisecond):
+	}
+	return true
+}
+
+// serveConn sees one client through, from its handshake to its end.
+func (b *Broker) serveConn(ctx context.Context, nc net.Conn, admit Admission) {
+	c := newConn(b, nc)
+	defer nc.Close()
+	defer c.awaitWriters()
+	b.count.connections.Add(1)
+	stop := context.AfterFunc(ctx, func() { c.end(packet.ServerShuttingDown, "the node is going down") })
+	defer stop()
+	c.deadline = time.AfterFunc(b.opts.ConnectTimeout, func() { nc.Close() })
+	defer c.deadline.Stop()
+	if err := c.admit(ctx, admit); err != nil {
+		b.count.refused.Add(1)
+		b.log.WithField(logfield.Remote, remote(nc)).WithError(err).Info("client not admitted")
+		return
+	}
+	c.out.open(newSink(nc))
+	err := c.read()
+	if c.own == nil {
+		if !quietly(err) {
+			b.count.refused.Add(1)
+			c.log().WithError(err).Info("client refused")
+		}
+		c.fail(errClosed)
+		return
+	}
+	c.unwatch()
+	c.fail(err)
+	c.own.detach(c)
+	b.release(c)
+	c.log().WithField(logfield.Reason, c.why()).Info("client disconnected")
+}
+
+// admit finds out who the client is.
+func (c *conn) admit(ctx context.Context, admit Admission) error {
+	if tc, ok := c.nc.(*tls.Conn); ok {
+		ctx, cancel := context.WithTimeout(ctx, c.b.opts.ConnectTimeout)
+		defer cancel()
+		if err := tc.HandshakeContext(ctx); err != nil {
+			return fmt.Errorf("TLS handshake: %w", err)
+		}
+	}
+	p, err := admit(c.nc)
+	if err != nil {
+		return err
+	}
+	if p.Remote == "" {
+		p.Remote = remote(c.nc)
+	}
+	c.principal = p
+	return nil
+}
+
+func remote(nc net.Conn) string {
+	if a := nc.RemoteAddr(); a != nil {
+		return a.String()
+	}
+	return ""
+}

@@ -1,0 +1,299 @@
+package mqtt
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"math/big"
+	"net"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve runs a broker on l until the test ends.
+func serve(t testing.TB, l net.Listener, o Options, admit Admission) *Broker {
+	t.Helper()
+	o.Authorizer = &rules{}
+	if o.Store == nil {
+		o.Store = store.NewMemory(store.Limits{})
+	}
+	b := New(o)
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		if err := b.Serve(ctx, l, admit); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		done.Wait()
+	})
+	return b
+}
+
+func anyone(net.Conn) (Principal, error) { return Principal{ID: testID("any")}, nil }
+
+func listenTCP(t testing.TB) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// wired is a client on a real connection; it reads when it is asked to.
+type wired struct {
+	t  testing.TB
+	nc net.Conn
+	r  *bufio.Reader
+	v  packet.Version
+}
+
+func wire(t testing.TB, nc net.Conn, connect *packet.Connect) *wired {
+	t.Helper()
+	if err := nc.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	w := &wired{t: t, nc: nc, r: bufio.NewReaderSize(nc, 64<<10), v: packet.V5}
+	w.send(connect)
+	if p, ok := w.read().(*packet.Connack); !ok || p.ReasonCode != 0 {
+		t.Fatalf("got %s", show(p))
+	}
+	return w
+}
+
+func (w *wired) send(ps ...packet.Packet) {
+	w.t.Helper()
+	var b []byte
+	for _, p := range ps {
+		b = p.Append(b, w.v)
+	}
+	if _, err := w.nc.Write(b); err != nil {
+		w.t.Fatalf("write: %v", err)
+	}
+}
+
+func (w *wired) read() packet.Packet {
+	w.t.Helper()
+	p, err := packet.Read(w.r, w.v, packet.MaxSize)
+	if err != nil {
+		w.t.Fatalf("read: %v", err)
+	}
+	return p
+}
+
+func (w *wired) subscribe(f string, qos byte) {
+	w.t.Helper()
+	w.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter(f, qos)}})
+	if _, ok := w.read().(*packet.Suback); !ok {
+		w.t.Fatal("no SUBACK")
+	}
+}
+
+func dialTCP(t testing.TB, l net.Listener) net.Conn {
+	t.Helper()
+	nc, err := net.Dial(l.Addr().Network(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return nc
+}
+
+// selfSigned returns a server's and a client's configuration.
+func selfSigned(t testing.TB) (server, client *tls.Config) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	server = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, DynamicRecordSizingDisabled: true}
+	return server, &tls.Config{RootCAs: pool, ServerName: "localhost"}
+}
+
+// TestTransports sends 64 KiB messages and small ones both ways over each kind of
+// connection, to a receiver that does not read until all are published.
+func TestTransports(t *testing.T) {
+	server, client := selfSigned(t)
+	tcp := func(t *testing.T, wrap func(net.Listener) net.Listener) (net.Listener, func() net.Conn) {
+		inner := listenTCP(t)
+		return wrap(inner), func() net.Conn { return dialTCP(t, inner) }
+	}
+	overTLS := func(t *testing.T, wrap func(net.Listener) net.Listener) (net.Listener, func() net.Conn) {
+		l, dial := tcp(t, func(l net.Listener) net.Listener { return tls.NewListener(wrap(l), server) })
+		return l, func() net.Conn { return tls.Client(dial(), client) }
+	}
+	plain := func(l net.Listener) net.Listener { return l }
+	for name, make := range map[string]func(t *testing.T) (net.Listener, func() net.Conn){
+		"tcp":       func(t *testing.T) (net.Listener, func() net.Conn) { return tcp(t, plain) },
+		"quick tcp": func(t *testing.T) (net.Listener, func() net.Conn) { return tcp(t, Quick) },
+		"tls":       func(t *testing.T) (net.Listener, func() net.Conn) { return overTLS(t, plain) },
+		"quick tls": func(t *testing.T) (net.Listener, func() net.Conn) { return overTLS(t, Quick) },
+		"unix": func(t *testing.T) (net.Listener, func() net.Conn) {
+			l, err := net.Listen("unix", filepath.Join(t.TempDir(), "mqtt.sock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l, func() net.Conn { return dialTCP(t, l) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, dial := make(t)
+			b := serve(t, l, Options{Outbox: 64 << 20}, anyone)
+			sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+			sub.subscribe("a", 0)
+			const n = 200
+			for i := range n {
+				payload := fmt.Appendf(nil, "%0*d", []int{8, 64 << 10}[i%2], i)
+				pub.send(&packet.Publish{TopicName: []byte("a"), Payload: payload})
+			}
+			pub.send(&packet.Pingreq{})
+			if _, ok := pub.read().(*packet.Pingresp); !ok {
+				t.Fatal("no PINGRESP")
+			}
+			for i := range n {
+				p, ok := sub.read().(*packet.Publish)
+				if want := fmt.Sprintf("%0*d", []int{8, 64 << 10}[i%2], i); !ok || string(p.Payload) != want {
+					t.Fatalf("message %d is not what was sent", i)
+				}
+			}
+			if got := b.Counters().MessagesDropped; got != 0 {
+				t.Errorf("%d dropped", got)
+			}
+			pub.send(&packet.Publish{TopicName: []byte("a"), Payload: []byte("x"), QoS: 1, PacketID: 0xFFFF})
+			if p, ok := pub.read().(*packet.Puback); !ok || p.PacketID != 0xFFFF {
+				t.Error("no PUBACK")
+			}
+		})
+	}
+}
+
+// TestStress has clients come, publish, be taken over and go at once, while two
+// that stay see every message of each other in order.
+func TestStress(t *testing.T) {
+	l := listenTCP(t)
+	b := serve(t, l, Options{}, anyone)
+	steady := wire(t, dialTCP(t, l), connectPacket("steady", expiry(60)))
+	steady.subscribe("steady/#", 1)
+	var guests sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range 8 {
+		guests.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				guest(dialTCP(t, l), i, n)
+			}
+		})
+	}
+	pub := wire(t, dialTCP(t, l), connectPacket("pub"))
+	const messages = 3000
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		for i := range messages {
+			payload := binary.BigEndian.AppendUint32(nil, uint32(i))
+			pub.send(&packet.Publish{TopicName: []byte("steady/x"), Payload: payload, QoS: 1, PacketID: uint16(i%100) + 1})
+			if i >= 90 {
+				pub.read()
+			}
+		}
+	})
+	for i := range messages {
+		p, ok := steady.read().(*packet.Publish)
+		if !ok || binary.BigEndian.Uint32(p.Payload) != uint32(i) {
+			t.Fatalf("message %d: got %s", i, show(p))
+		}
+		steady.send(&packet.Puback{PacketID: p.PacketID})
+	}
+	sender.Wait()
+	close(stop)
+	guests.Wait()
+	if got := b.Counters(); got.ConnectionsTotal < 10 {
+		t.Errorf("only %d guests came", got.ConnectionsTotal)
+	}
+	b.Sessions()
+}
+
+// guest behaves as badly as clients do. What it meets does not matter.
+func guest(nc net.Conn, i, n int) {
+	defer nc.Close()
+	if err := nc.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return
+	}
+	seconds := []uint32{0, 1, 100}[n%3]
+	change := []func(*packet.Connect){expiry(seconds), withWill("guest/will", "x", uint32(n%2))}
+	if n%4 > 0 {
+		change = append(change, resume)
+	}
+	b := connectPacket(fmt.Sprint("guest", i%3), change...).Append(nil, packet.V5)
+	b = append(b, subscribePacket(packet.V5, "guest/#", byte(n%3))...)
+	b = append(b, subscribePacket(packet.V5, "$share/g/guest/+", 1)...)
+	for id := range uint16(20) {
+		p := packet.Publish{TopicName: []byte("guest/x"), Payload: []byte("hello"), QoS: byte(id % 3), PacketID: id + 1, Retain: id == 7}
+		if p.QoS == 0 {
+			p.PacketID = 0
+		}
+		b = p.Append(b, packet.V5)
+	}
+	if _, err := nc.Write(b); err != nil {
+		return
+	}
+	buf := make([]byte, 4096)
+	if _, err := nc.Read(buf); err != nil {
+		return
+	}
+	if n%2 == 0 {
+		_, _ = nc.Write((&packet.Disconnect{}).Append(nil, packet.V5))
+	}
+}
+
+func TestHalfOpenConnections(t *testing.T) {
+	l := listenTCP(t)
+	serve(t, l, Options{}, anyone)
+	for range 300 {
+		nc := dialTCP(t, l)
+		t.Cleanup(func() { nc.Close() })
+		if _, err := nc.Write([]byte{0x10}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	wire(t, dialTCP(t, l), connectPacket("good"))
+	if got := time.Since(start); got > time.Second {
+		t.Errorf("a good client waited %v", got)
+	}
+}

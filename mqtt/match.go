@@ -1,0 +1,194 @@
+package mqtt
+
+import (
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// output is one message that goes to receivers, after the upstream chain.
+type output struct {
+	m          *store.Message
+	retain     bool // is kept as its topic's retained message
+	forward    bool // goes to other sites
+	deliveries []delivery
+}
+
+// delivery is an output's copy for one session.
+type delivery struct {
+	store.Delivery
+	session    *session
+	granted    byte             // the subscription's QoS
+	rap        bool             // Retain As Published
+	persist    bool             // through the store's queue
+	patient    bool             // waits for room even at QoS 0
+	downstream bool             // a function is asked first
+	more       []store.Delivery // what a downstream function made beyond one message
+	gone       bool             // the function dropped it
+}
+
+func (d *delivery) keep(tx store.Tx) {
+	if !d.persist || d.gone {
+		return
+	}
+	tx.Enqueue(d.session.key, d.Delivery)
+	for _, x := range d.more {
+		tx.Enqueue(d.session.key, x)
+	}
+}
+
+// send hands the delivery to its session.
+func (d *delivery) send(bt *batch) {
+	if d.gone {
+		return
+	}
+	if d.persist {
+		d.session.pump(bt)
+		return
+	}
+	d.sendOne(bt, d.Delivery)
+	for _, x := range d.more {
+		d.sendOne(bt, x)
+	}
+}
+
+func (d *delivery) sendOne(bt *batch, x store.Delivery) {
+	bt.out.set(x.Message)
+	if d.patient {
+		d.session.deliverPatiently(bt, x)
+		return
+	}
+	d.session.deliver(bt, x.QoS, x.Retain, x.IDs)
+}
+
+// route is steps 6 to 8: the upstream chain's answer becomes outputs, each finds
+// its receivers, and the chains of those are asked.
+func (p *pipeline) route(e *entry) {
+	switch {
+	case e.replay != nil:
+		p.replay(e)
+	case e.m != nil:
+		p.outputs(e)
+	}
+	for i := range e.outs {
+		if e.replay == nil {
+			p.match(e, &e.outs[i])
+		}
+	}
+	p.mu.Lock()
+	p.routed++
+	e.pending = 1 // this goroutine: answers may come before all are asked
+	e.stage = receiving
+	p.mu.Unlock()
+	for i := range e.outs {
+		for j := range e.outs[i].deliveries {
+			if d := &e.outs[i].deliveries[j]; d.downstream {
+				p.askDownstream(e, d)
+			}
+		}
+	}
+	p.answered(e)
+}
+
+// answered counts a downstream answer.
+func (p *pipeline) answered(e *entry) {
+	p.mu.Lock()
+	if e.pending--; e.pending == 0 {
+		e.stage = ready
+	}
+	p.mu.Unlock()
+}
+
+// match is step 7: every session with a matching subscription gets a copy
+// [MQTT-4.5.0-1].
+func (p *pipeline) match(e *entry, o *output) {
+	r := p.cache.get(p.b, o.m.Topic, p.owner)
+	o.retain = o.m.Retain // [MQTT-3.3.1-5] [MQTT-3.3.1-8]
+	o.forward = e.forward && r.wanted
+	e.matched = e.matched || o.forward || len(r.receivers) > 0
+	o.deliveries = make([]delivery, 0, len(r.receivers))
+	for i := range r.receivers {
+		to := &r.receivers[i]
+		d := delivery{session: to.session, granted: to.qos, rap: to.rap, downstream: to.downstream}
+		d.IDs = to.ids
+		if to.group != nil {
+			sub := to.group.pick(o.m.Topic)
+			if sub == nil {
+				continue
+			}
+			d = delivery{session: sub.session, granted: sub.QoS, rap: sub.RetainAsPublished}
+			d.IDs = sub.ids
+			d.downstream = p.b.boundDownstream(sub.session, o.m.Topic)
+		}
+		d.carry(o.m)
+		if d.QoS == 0 && !d.session.connected() {
+			continue // nothing keeps QoS 0 for who is away
+		}
+		o.deliveries = append(o.deliveries, d)
+	}
+}
+
+// carry makes d a copy of m: the lower QoS of the two [MQTT-3.8.4-8], and RETAIN
+// only for a subscription that asked for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
+func (d *delivery) carry(m *store.Message) {
+	d.Message = m
+	d.QoS = min(m.QoS, d.granted)
+	d.Retain = m.Retain && d.rap
+	d.persist = d.QoS > 0 && d.session.persistent()
+}
+
+// replay makes deliveries of retained messages that a SUBSCRIBE asked for.
+func (p *pipeline) replay(e *entry) {
+	e.outs = []output{{deliveries: make([]delivery, len(e.replay))}}
+	for i, r := range e.replay {
+		e.outs[0].deliveries[i] = delivery{
+			Delivery: r, session: p.owner, granted: r.QoS, rap: true, patient: true,
+			persist:    r.QoS > 0 && p.owner.persistent(),
+			downstream: p.b.boundDownstream(p.owner, r.Message.Topic),
+		}
+	}
+}
+
+// askDownstream is step 8: the receiving session's chain sees the message once,
+// before its queue. What is queued is what is sent.
+func (p *pipeline) askDownstream(e *entry, d *delivery) {
+	p.mu.Lock()
+	e.pending++
+	p.mu.Unlock()
+	p.b.opts.Filter.Submit(Downstream, d.session.principal, d.Message, func(r FilterResult) {
+		p.b.applyDownstream(d, r) // d is this callback's alone until it is counted
+		p.answered(e)
+		p.run()
+	})
+}
+
+// applyDownstream makes the delivery what the chain answered.
+func (b *Broker) applyDownstream(d *delivery, r FilterResult) {
+	if r.Err != nil {
+		r.Outcome = Reject
+	}
+	switch r.Outcome {
+	case Pass:
+	case Drop:
+		d.gone = true
+		b.count.filterDropped.Add(1)
+	case Reject:
+		d.gone = true
+		b.count.filterRejected.Add(1)
+	case Publish:
+		original := *d
+		d.gone = true
+		for _, em := range r.Messages {
+			m := b.adopt(em, original.Message)
+			if m == nil || !b.mayEmitTo(em, m, d.session) {
+				continue
+			}
+			x := original
+			x.carry(m)
+			x.Retain = original.Retain
+			if d.gone {
+				d.gone, d.Delivery, d.persist = false, x.Delivery, x.persist
+			} else {
+				d.more = append(d.more, x.Delivery)
+			}
+		}
+	}
+}

@@ -1,0 +1,268 @@
+package mqtt
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// pipeline is the ordered ring of one sender's messages that wait for a function
+// or the store. Answers may come in any order; the steps of the entries are
+// taken in the order of the entries: each is routed, committed, and then
+// delivered and acknowledged. Whoever brings an answer takes the steps that it
+// made possible, one goroutine at a time.
+type pipeline struct {
+	b     *Broker
+	owner *session // whose messages these are; nil for the node and other sites
+
+	waiting atomic.Int32  // entries; 0 also says that all before are delivered
+	qos1    atomic.Int32  // entries that end in a PUBACK
+	parked  atomic.Int64  // bytes of the entries
+	reading atomic.Bool   // the owner's reader flushes at the end of its batch
+	room    chan struct{} // capacity 1: holds a token after an entry left
+
+	mu        sync.Mutex // guards all below, and the stages of the entries
+	entries   []*entry   // oldest first
+	routed    int        // entries[:routed] were routed
+	committed int        // entries[:committed] went to the store
+	running   bool       // one goroutine is in run
+
+	batch batch // of the one in run, as the cache
+	cache routeCache
+}
+
+// The most that one client may have parked before its socket is not read.
+const (
+	maxParked      = 64
+	maxParkedBytes = 1 << 20
+)
+
+// stage tells what an entry waits for.
+type stage byte
+
+const (
+	filtering  stage = iota // for the upstream chain
+	filtered                // for those before it to be routed
+	receiving               // for downstream chains
+	ready                   // for those before it to be committed
+	committing              // for the store
+	through                 // for those before it to be delivered
+)
+
+// entry is one message on its way. What is not said to be guarded belongs to the
+// pusher before push and to the goroutine in run after it.
+type entry struct {
+	stage stage          // guarded by pipeline.mu
+	conn  *conn          // that the acknowledgement is for; guarded by pipeline.mu
+	acked bool           // it was given; guarded by pipeline.mu
+	qos   byte           // of the acknowledgement; 0 has none
+	id    uint16         // packet identifier to acknowledge
+	m     *store.Message // as it came; nil if there is only something to acknowledge
+	will  bool
+
+	forward bool              // to other sites, if they want it
+	replay  []store.Delivery  // retained messages for the owner, in place of m
+	tx      func(store.Tx)    // of [Broker.Inject]
+	done    func(error)       // of [Broker.Inject] and [Broker.Publish]
+	result  FilterResult      // of the upstream chain
+	outs    []output          //
+	pending int               // downstream answers missing; guarded by pipeline.mu
+	matched bool              // somebody gets it
+	code    packet.ReasonCode // of the acknowledgement
+	reason  string            //
+	err     error             // of the chain or the store
+}
+
+// size is what the entry counts against maxParkedBytes.
+func (e *entry) size() int64 {
+	if e.m == nil {
+		return 0
+	}
+	return int64(e.m.Size())
+}
+
+func (p *pipeline) init(b *Broker, owner *session) {
+	p.b, p.owner = b, owner
+	p.batch.b = b
+	p.room = make(chan struct{}, 1)
+}
+
+// full reports whether the owner has to wait before it sends more.
+func (p *pipeline) full() bool {
+	return p.waiting.Load() >= maxParked || p.parked.Load() >= maxParkedBytes
+}
+
+// push appends an entry and takes what steps are possible at once.
+func (p *pipeline) push(e *entry) {
+	p.waiting.Add(1)
+	p.parked.Add(e.size())
+	if e.qos == 1 {
+		p.qos1.Add(1)
+	}
+	upstream := e.stage == filtering
+	p.mu.Lock()
+	p.entries = append(p.entries, e)
+	p.mu.Unlock()
+	if !upstream {
+		p.run()
+		return
+	}
+	p.b.opts.Filter.Submit(Upstream, p.owner.principal, e.m, func(r FilterResult) {
+		p.mu.Lock()
+		e.result, e.stage = r, filtered
+		p.mu.Unlock()
+		p.run()
+	})
+}
+
+// run takes all steps that are possible now and flushes what they delivered.
+func (p *pipeline) run() {
+	p.mu.Lock()
+	if p.running {
+		p.mu.Unlock()
+		return // that goroutine looks again before it leaves
+	}
+	p.running = true
+	for {
+		for e, step := p.next(); step != nil; e, step = p.next() {
+			p.mu.Unlock()
+			step(p, e)
+			p.mu.Lock()
+		}
+		if len(p.batch.dirty) == 0 || p.reading.Load() {
+			break
+		}
+		p.mu.Unlock()
+		p.batch.flush()
+		p.mu.Lock()
+	}
+	if len(p.entries) == 0 {
+		p.batch.out.forget()
+	}
+	p.running = false
+	p.mu.Unlock()
+}
+
+// next returns an entry and the step that it can take. The last steps come
+// first: they make room. The caller holds mu.
+func (p *pipeline) next() (*entry, func(*pipeline, *entry)) {
+	if p.committed > 0 && p.entries[0].stage == through {
+		return p.entries[0], (*pipeline).finish
+	}
+	if p.committed < p.routed && p.entries[p.committed].stage == ready {
+		return p.entries[p.committed], (*pipeline).commit
+	}
+	if p.routed < len(p.entries) && p.entries[p.routed].stage == filtered {
+		return p.entries[p.routed], (*pipeline).route
+	}
+	return nil, nil
+}
+
+// commit is step 9: what must not be lost goes to the store in one transaction.
+// What nobody has to keep never touches it.
+func (p *pipeline) commit(e *entry) {
+	p.mu.Lock()
+	p.committed++
+	e.stage = committing
+	p.mu.Unlock()
+	if !p.keeps(e) {
+		for i := range e.outs {
+			if o := &e.outs[i]; o.forward {
+				p.b.count.forwarded.Add(1)
+				p.b.opts.Forwarder.Forward(nil, o.m)
+			}
+		}
+		p.settle(e, nil)
+		return
+	}
+	p.b.opts.Store.Update(func(tx store.Tx) { p.keep(tx, e) }, func(err error) {
+		p.settle(e, err)
+		p.run()
+	})
+}
+
+// settle notes the store's answer.
+func (p *pipeline) settle(e *entry, err error) {
+	p.mu.Lock()
+	if e.err == nil { // else the chain failed before
+		e.err = err
+	}
+	e.stage = through
+	p.mu.Unlock()
+}
+
+// keeps reports whether anything about e must not be lost.
+func (p *pipeline) keeps(e *entry) bool {
+	if e.tx != nil || e.qos == 2 && p.owner.persistent() {
+		return true
+	}
+	for i := range e.outs {
+		o := &e.outs[i]
+		if o.retain || o.forward && o.m.QoS > 0 {
+			return true
+		}
+		for j := range o.deliveries {
+			if o.deliveries[j].persist {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// keep adds all of e to the transaction.
+func (p *pipeline) keep(tx store.Tx, e *entry) {
+	if e.tx != nil {
+		e.tx(tx)
+	}
+	if e.qos == 2 && p.owner.persistent() {
+		tx.Receive(p.owner.key, e.id)
+	}
+	for i := range e.outs {
+		o := &e.outs[i]
+		if o.retain {
+			tx.Retain(o.m)
+		}
+		if o.forward {
+			p.b.count.forwarded.Add(1)
+			p.b.opts.Forwarder.Forward(tx, o.m)
+		}
+		for j := range o.deliveries {
+			o.deliveries[j].keep(tx)
+		}
+	}
+}
+
+// finish is the last step: e is delivered and then acknowledged.
+func (p *pipeline) finish(e *entry) {
+	if e.err == nil {
+		for i := range e.outs {
+			for j := range e.outs[i].deliveries {
+				e.outs[i].deliveries[j].send(&p.batch)
+			}
+		}
+	}
+	if e.done != nil {
+		e.done(e.err)
+	}
+	if e.qos > 0 {
+		p.acknowledge(e)
+	}
+	p.mu.Lock()
+	p.entries[0] = nil
+	p.entries = p.entries[1:]
+	p.routed--
+	p.committed--
+	p.mu.Unlock()
+	if e.qos == 1 {
+		p.qos1.Add(-1)
+	}
+	p.parked.Add(-e.size())
+	p.waiting.Add(-1)
+	select {
+	case p.room <- struct{}{}:
+	default: // the token of an earlier entry is still there
+	}
+}

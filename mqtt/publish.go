@@ -1,0 +1,261 @@
+package mqtt
+
+import (
+	"bytes"
+	"strings"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// handlePublish takes one PUBLISH through steps 1 to 5 of the package comment.
+// A message that has to wait for nobody is delivered at once; all others are
+// parked in the session's pipeline, and so is whatever follows one of them.
+func (c *conn) handlePublish(flags byte, body []byte) error {
+	p := &c.pub
+	if err := p.Decode(c.version, flags, body); err != nil { // step 1
+		return err
+	}
+	if err := p.CheckClient(); err != nil {
+		return err
+	}
+	c.received++
+	if err := c.resolveAlias(p); err != nil { // step 2
+		return err
+	}
+	s := c.own
+	r, err := c.routeOf(p, s) // step 3
+	if err != nil {
+		return err
+	}
+	if p.QoS == 2 && s.repeated(c, p.PacketID) {
+		return nil
+	}
+	if err := c.checkQuota(p, s); err != nil {
+		return err
+	}
+	if v := c.authorize(r, p, s); !v.Allowed { // step 4
+		c.deniedPublish(r.topic, p, v)
+		return c.refuse(p, packet.NotAuthorized, v)
+	}
+	if s.pipe.waiting.Load() == 0 && !p.Retain && !r.slow(p.QoS) && !(p.QoS == 2 && s.persistent()) {
+		c.deliverNow(p, r, s)
+		return nil
+	}
+	c.park(p, r, s) // step 5
+	return nil
+}
+
+// resolveAlias puts the topic name in p and takes the alias out, before anything
+// asks about the topic. [MQTT-3.3.2-7] [MQTT-3.3.2-8] [MQTT-3.3.2-9] [MQTT-3.3.2-12]
+func (c *conn) resolveAlias(p *packet.Publish) error {
+	if !p.Properties.Has(packet.PropTopicAlias) {
+		return nil
+	}
+	alias := int(p.Properties.TopicAlias)
+	p.Properties.Clear(packet.PropTopicAlias) // a receiver has aliases of its own
+	if alias == 0 || alias > int(c.b.opts.TopicAliases) {
+		return &packet.Error{Code: packet.TopicAliasInvalid, Statement: "MQTT-3.3.2-9", Msg: "topic alias is out of range"}
+	}
+	if c.aliases == nil {
+		c.aliases = make([][]byte, c.b.opts.TopicAliases)
+	}
+	if len(p.TopicName) > 0 {
+		c.aliases[alias-1] = bytes.Clone(p.TopicName)
+		return nil
+	}
+	if p.TopicName = c.aliases[alias-1]; p.TopicName == nil {
+		return violation("", "topic alias was never set")
+	}
+	return nil
+}
+
+// routeOf returns what is known about p's topic; a new one is validated.
+func (c *conn) routeOf(p *packet.Publish, s *session) (*route, error) {
+	if r := c.cache.lookup(c.b, p.TopicName, s); r != nil {
+		return r, nil
+	}
+	name := string(p.TopicName)
+	if err := validTopic(name); err != nil {
+		return nil, err
+	}
+	return c.cache.get(c.b, name, s), nil
+}
+
+// checkQuota refuses more unacknowledged messages than CONNACK allowed
+// [MQTT-3.3.4-7]. MQTT 3.1.1 knows no such limit.
+func (c *conn) checkQuota(p *packet.Publish, s *session) error {
+	if p.QoS == 0 || c.version != packet.V5 {
+		return nil
+	}
+	if int(s.pipe.qos1.Load())+int(s.incomingLen.Load()) >= int(c.b.opts.ReceiveMaximum) {
+		return &packet.Error{Code: packet.ReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Msg: "more messages in flight than the receive maximum"}
+	}
+	return nil
+}
+
+// authorize asks the policy about what the route does not know yet.
+func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
+	known := &r.allowed[p.QoS][0]
+	if p.Retain {
+		known = &r.allowed[p.QoS][1]
+	}
+	size := len(p.Payload)
+	if size < *known {
+		return Verdict{Allowed: true}
+	}
+	if reservedTopic(r.topic) {
+		return reservedVerdict
+	}
+	rights := s.may()
+	if rights == nil {
+		return Verdict{Reason: "the identity has no rights"}
+	}
+	v := rights.Publish(r.topic, p.QoS, p.Retain, size)
+	if v.Allowed {
+		*known = size + 1
+	}
+	return v
+}
+
+// deliverNow is the path of a message that waits for nobody. It does not
+// allocate.
+func (c *conn) deliverNow(p *packet.Publish, r *route, s *session) {
+	bt := &c.batch
+	bt.out.carry(p, r, s)
+	bt.fanOut(r, p.QoS, false)
+	switch p.QoS {
+	case 1:
+		c.puback = packet.Puback{PacketID: p.PacketID, ReasonCode: noted(len(r.receivers) > 0)}
+		c.send(bt, &c.puback) // [MQTT-4.3.2-4]
+	case 2:
+		s.receive(p.PacketID, nil)
+		c.send(bt, &packet.Pubrec{PacketID: p.PacketID, ReasonCode: noted(len(r.receivers) > 0)}) // [MQTT-4.3.3-8]
+	}
+}
+
+// noted is the Reason Code of a message that was taken.
+func noted(matched bool) packet.ReasonCode {
+	if matched {
+		return packet.Success
+	}
+	return packet.NoMatchingSubscribers
+}
+
+// park puts a copy of p into the pipeline: body is the reader's buffer.
+func (c *conn) park(p *packet.Publish, r *route, s *session) {
+	e := &entry{stage: filtered, conn: c, qos: p.QoS, id: p.PacketID, forward: true}
+	e.m = s.message(p, r.topic)
+	if r.upstream {
+		e.stage = filtering
+	}
+	if p.QoS == 2 {
+		s.receive(p.PacketID, e)
+	}
+	s.pipe.push(e)
+}
+
+// message makes a message of a PUBLISH of the session's client.
+func (s *session) message(p *packet.Publish, name string) *store.Message {
+	m := &store.Message{
+		Topic:     name,
+		Payload:   bytes.Clone(p.Payload),
+		QoS:       p.QoS,
+		Retain:    p.Retain,
+		Props:     p.Properties.Forwarded(),
+		Publisher: s.key.Identity,
+		ClientID:  s.key.ClientID,
+		HLC:       s.b.clock.now(),
+	}
+	m.Expires = expires(&p.Properties)
+	m.Props.Clear(packet.PropMessageExpiryInterval)
+	return m
+}
+
+// refuse answers a PUBLISH that goes nowhere. MQTT 3.1.1 has no way to say so:
+// there the message is acknowledged and dropped. The answer waits its turn
+// behind those of earlier messages [MQTT-4.6.0-2] [MQTT-4.6.0-3].
+func (c *conn) refuse(p *packet.Publish, code packet.ReasonCode, v Verdict) error {
+	if p.QoS == 0 {
+		return nil
+	}
+	e := &entry{stage: filtered, conn: c, qos: p.QoS, id: p.PacketID, code: code, reason: v.String()}
+	if p.QoS == 2 {
+		c.own.receive(p.PacketID, e)
+	}
+	c.own.pipe.push(e)
+	return nil
+}
+
+// acknowledge answers e's publisher, if it still is on the connection.
+func (p *pipeline) acknowledge(e *entry) {
+	s := p.owner
+	p.mu.Lock()
+	c := e.conn
+	e.acked = true
+	p.mu.Unlock()
+	code, reason := e.code, e.reason
+	if code == packet.Success && e.m != nil {
+		code = noted(e.matched)
+	}
+	if e.err != nil {
+		code, reason = packet.UnspecifiedError, e.err.Error()
+		if isFull(e.err) {
+			code = packet.QuotaExceeded
+		}
+		if c.version != packet.V5 {
+			s.release(e.id)
+			return // [MQTT-4.3.2-4]: not ours; the client sends it again
+		}
+	}
+	if c.version != packet.V5 {
+		code = packet.Success
+	}
+	if e.qos == 2 {
+		s.received(e.id, code)
+	}
+	if s.conn.Load() != c {
+		return
+	}
+	props := c.explain(reason)
+	if e.qos == 1 {
+		c.send(&p.batch, &packet.Puback{PacketID: e.id, ReasonCode: code, Properties: props})
+	} else {
+		c.send(&p.batch, &packet.Pubrec{PacketID: e.id, ReasonCode: code, Properties: props})
+	}
+}
+
+// explain returns the properties that hold a reason, unless the client asked for
+// none [MQTT-3.1.2-29].
+func (c *conn) explain(reason string) packet.Properties {
+	var props packet.Properties
+	if reason != "" && c.version == packet.V5 && c.problemInfo {
+		props.SetReasonString(strings.ToValidUTF8(reason, "?"))
+	}
+	return props
+}
+
+// carry makes o the message of p, which waits for nobody.
+func (o *outgoing) carry(p *packet.Publish, r *route, s *session) {
+	o.pub.TopicName, o.pub.Payload, o.pub.Properties = p.TopicName, p.Payload, p.Properties
+	o.msg, o.name, o.from, o.qos = nil, r.topic, s, p.QoS
+	o.reset()
+}
+
+// message returns o as a message that a queue may keep.
+func (o *outgoing) message() *store.Message {
+	if o.msg == nil {
+		o.msg = o.from.message(&o.pub, o.name)
+		o.msg.QoS, o.msg.Retain = o.qos, false
+	}
+	return o.msg
+}
+
+// expires returns when a message published now is over.
+func expires(p *packet.Properties) int64 {
+	if !p.Has(packet.PropMessageExpiryInterval) {
+		return 0
+	}
+	return time.Now().Add(time.Duration(p.MessageExpiryInterval) * time.Second).UnixNano()
+}

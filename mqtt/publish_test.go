@@ -1,0 +1,432 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// exchange publishes one message and sees its exchange through.
+func (c *client) exchange(topic, payload string, qos byte) packet.ReasonCode {
+	c.t.Helper()
+	c.publish(topic, payload, qos, uint16(qos)*7)
+	switch qos {
+	case 1:
+		return want[*packet.Puback](c).ReasonCode
+	case 2:
+		rec := want[*packet.Pubrec](c)
+		if rec.ReasonCode.Failed() {
+			return rec.ReasonCode
+		}
+		c.send(&packet.Pubrel{PacketID: 14})
+		want[*packet.Pubcomp](c)
+		return rec.ReasonCode
+	}
+	return 0
+}
+
+// finish acknowledges a message that arrived.
+func (c *client) finish(p *packet.Publish) {
+	c.t.Helper()
+	switch p.QoS {
+	case 1:
+		c.send(&packet.Puback{PacketID: p.PacketID})
+	case 2:
+		c.send(&packet.Pubrec{PacketID: p.PacketID})
+		var before []packet.Packet // messages that came meanwhile
+		for got := c.next(); got != nil; got = c.next() {
+			if rel, ok := got.(*packet.Pubrel); ok && rel.PacketID == p.PacketID {
+				break
+			}
+			before = append(before, got)
+		}
+		c.held = append(before, c.held...)
+		c.send(&packet.Pubcomp{PacketID: p.PacketID})
+	}
+}
+
+func TestQoS(t *testing.T) { // [MQTT-3.8.4-8] [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQTT-4.3.3-11]
+	for _, session := range []uint32{0, 100} {
+		for _, v := range versions {
+			for qos := range byte(3) {
+				for granted := range byte(3) {
+					t.Run(fmt.Sprintf("%s/expiry=%d/qos=%d/granted=%d", v, session, qos, granted), func(t *testing.T) {
+						bubble(t, nil, func(t *testing.T, w *world) {
+							change := expiry(session)
+							if v == packet.V311 {
+								change = func(p *packet.Connect) { p.CleanStart = session == 0 }
+							}
+							sub, pub := w.connect(v, "sub", change), w.connect(v, "pub", change)
+							if got := sub.subscribe(filter("a/+", granted)); got[0] != packet.ReasonCode(granted) {
+								t.Fatalf("granted %v", got)
+							}
+							for i := range 3 {
+								payload := fmt.Sprint(i)
+								if code := pub.exchange("a/b", payload, qos); code != 0 {
+									t.Errorf("acknowledged with %s", code)
+								}
+								p := sub.wantMessage(payload)
+								if p.QoS != min(qos, granted) || p.Dup || p.Retain || string(p.TopicName) != "a/b" {
+									t.Errorf("got %+v", p)
+								}
+								sub.finish(p)
+							}
+							sub.silence()
+							if got := w.b.Counters().Store.Queued; got != 0 {
+								t.Errorf("%d messages stay in queues", got)
+							}
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+func TestNobodyListens(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		c := w.connect(packet.V5, "c")
+		for qos := byte(1); qos < 3; qos++ {
+			if code := c.exchange("a", "x", qos); code != packet.NoMatchingSubscribers {
+				t.Errorf("QoS %d: %s", qos, code)
+			}
+		}
+	})
+}
+
+func TestQoS0TouchesNoStore(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
+		away := w.connect(packet.V5, "away", expiry(100))
+		sub.subscribe(filter("#", 2))
+		away.subscribe(filter("#", 0))
+		before := w.b.Counters().Store.Commits
+		for qos := range byte(3) {
+			pub.exchange("a", "x", qos)
+			sub.finish(sub.wantMessage("x"))
+			away.wantMessage("x")
+		}
+		if got := w.b.Counters().Store.Commits; got != before {
+			t.Errorf("%d commits for traffic that no disk must keep", got-before)
+		}
+	})
+}
+
+func TestQoS2Repeats(t *testing.T) { // [MQTT-4.3.3-10] [MQTT-4.3.3-12]
+	for _, session := range []uint32{0, 100} {
+		t.Run(fmt.Sprint("expiry=", session), func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, w *world) {
+				sub := w.connect(packet.V5, "sub")
+				sub.subscribe(filter("a", 0))
+				pub := w.connect(packet.V5, "pub", expiry(session))
+				pub.publish("a", "1", 2, 5)
+				want[*packet.Pubrec](pub)
+				repeat := message("a", "1", 2, 5)
+				repeat.Dup = true
+				pub.send(repeat)
+				want[*packet.Pubrec](pub)
+				if session > 0 { // the state outlives the connection
+					pub.close()
+					pub = w.connect(packet.V5, "pub", resume, expiry(session))
+					pub.send(repeat)
+					want[*packet.Pubrec](pub)
+				}
+				pub.send(&packet.Pubrel{PacketID: 5})
+				want[*packet.Pubcomp](pub)
+				sub.wantMessage("1")
+				sub.silence()
+				pub.publish("a", "2", 2, 5)
+				want[*packet.Pubrec](pub)
+				sub.wantMessage("2")
+				pub.send(&packet.Pubrel{PacketID: 6})
+				if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.PacketIdentifierNotFound {
+					t.Errorf("PUBCOMP of an unknown exchange: %s", got.ReasonCode)
+				}
+			})
+		})
+	}
+}
+
+func TestReceiveMaximumOfClient(t *testing.T) { // [MQTT-3.3.4-9] [MQTT-4.9.0-2] [MQTT-4.9.0-3]
+	for _, session := range []uint32{0, 100} {
+		for qos := byte(1); qos < 3; qos++ {
+			t.Run(fmt.Sprintf("expiry=%d/qos=%d", session, qos), func(t *testing.T) {
+				bubble(t, nil, func(t *testing.T, w *world) {
+					sub, pub := w.connect(packet.V5, "sub", quota(3), expiry(session)), w.connect(packet.V5, "pub")
+					sub.subscribe(filter("a", 2), filter("zero", 0))
+					for i := range 10 {
+						pub.exchange("a", fmt.Sprint(i), qos)
+					}
+					var open []*packet.Publish
+					for i := range 3 {
+						open = append(open, sub.wantMessage(fmt.Sprint(i)))
+					}
+					sub.silence()
+					pub.publish("zero", "z", 0, 0)
+					sub.wantMessage("z")
+					for i := 3; i < 10; i++ {
+						sub.finish(open[0])
+						open = append(open[1:], sub.wantMessage(fmt.Sprint(i)))
+						sub.silence()
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestReceiveMaximumOfServer(t *testing.T) { // [MQTT-3.3.4-7]
+	bubble(t, func(o *Options) { o.ReceiveMaximum = 3 }, func(t *testing.T, w *world) {
+		c := w.connect(packet.V5, "c")
+		for id := range uint16(3) {
+			c.publish("a", "x", 2, id+1)
+			want[*packet.Pubrec](c)
+		}
+		c.publish("a", "x", 2, 9)
+		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.ReceiveMaximumExceeded {
+			t.Errorf("got %s", show(got))
+		}
+		old := w.connect(packet.V311, "old")
+		for id := range uint16(50) {
+			old.publish("a", "x", 2, id+1)
+			want[*packet.Pubrec](old)
+		}
+	})
+}
+
+func TestTopicAlias(t *testing.T) { // [MQTT-3.3.2-7] [MQTT-3.3.2-12]
+	bubble(t, nil, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("a/#", 1))
+		send := func(topic, payload string, alias uint16) *packet.Publish {
+			p := message(topic, payload, 0, 0)
+			p.Properties.SetTopicAlias(alias)
+			pub.send(p)
+			got := sub.wantMessage(payload)
+			if got.Properties.Has(packet.PropTopicAlias) {
+				t.Error("the publisher's alias leaked")
+			}
+			return got
+		}
+		send("a/1", "first", 1)
+		send("a/2", "second", 32)
+		for alias, topic := range map[uint16]string{1: "a/1", 32: "a/2"} {
+			if got := send("", "again", alias); string(got.TopicName) != topic {
+				t.Errorf("alias %d went to %s", alias, got.TopicName)
+			}
+		}
+		send("a/3", "redefined", 1)
+		if got := send("", "again", 1); string(got.TopicName) != "a/3" {
+			t.Errorf("redefined alias went to %s", got.TopicName)
+		}
+	})
+}
+
+func TestPropertiesAreForwarded(t *testing.T) { // [MQTT-3.3.2-4] [MQTT-3.3.2-15] to [MQTT-3.3.2-20]
+	for _, session := range []uint32{0, 100} {
+		bubble(t, nil, func(t *testing.T, w *world) {
+			sub, old, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V311, "old"), w.connect(packet.V5, "pub")
+			sub.subscribe(filter("a", 1))
+			old.subscribe(filter("a", 1))
+			p := message("a", "x", 1, 3)
+			p.Properties.SetPayloadFormatIndicator(1)
+			p.Properties.SetContentType("text/plain")
+			p.Properties.SetResponseTopic("r")
+			p.Properties.SetCorrelationData([]byte{1, 2})
+			p.Properties.User = []packet.UserProperty{{Key: "b", Value: "1"}, {Key: "a", Value: "2"}, {Key: "b", Value: "3"}}
+			pub.send(p)
+			got := sub.wantMessage("x").Properties
+			if got.PayloadFormatIndicator != 1 || got.ContentType != "text/plain" || got.ResponseTopic != "r" ||
+				string(got.CorrelationData) != "\x01\x02" || !slices.Equal(got.User, p.Properties.User) {
+				t.Errorf("got %+v", got)
+			}
+			old.wantMessage("x")
+		})
+	}
+}
+
+func TestMessageExpiry(t *testing.T) { // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
+	bubble(t, nil, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("#", 1))
+		sub.close()
+		send := func(topic string, seconds uint32, retain bool) {
+			p := message(topic, topic, 1, 1)
+			p.Retain = retain
+			p.Properties.SetMessageExpiryInterval(seconds)
+			pub.send(p)
+			want[*packet.Puback](pub)
+		}
+		send("short", 5, true)
+		send("long", 60, true)
+		wait(20 * time.Second)
+		sub = w.connect(packet.V5, "sub", resume, expiry(1000))
+		if got := sub.wantMessage("long").Properties.MessageExpiryInterval; got != 40 {
+			t.Errorf("%d s left, want 40", got)
+		}
+		sub.silence()
+		fresh := w.connect(packet.V5, "fresh")
+		fresh.subscribe(filter("#", 1))
+		if got := fresh.wantMessage("long").Properties.MessageExpiryInterval; got != 40 {
+			t.Errorf("retained: %d s left, want 40", got)
+		}
+		fresh.silence()
+		wait(2 * time.Minute)
+		if got := w.b.Counters().Store; got.Retained != 0 {
+			t.Errorf("%d expired messages are still retained", got.Retained)
+		}
+	})
+}
+
+func TestMaximumPacketSizeOfClient(t *testing.T) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+	for _, session := range []uint32{0, 100} {
+		bubble(t, nil, func(t *testing.T, w *world) {
+			size := func(n uint32) func(*packet.Connect) {
+				return func(p *packet.Connect) { p.Properties.SetMaximumPacketSize(n) }
+			}
+			fits := message("a", strings.Repeat("x", 20), 1, 1)
+			n := uint32(fits.Size(packet.V5))
+			sub, pub := w.connect(packet.V5, "sub", size(n), expiry(session)), w.connect(packet.V5, "pub")
+			sub.subscribe(filter("a", 1))
+			for _, payload := range []string{strings.Repeat("y", 21), strings.Repeat("x", 20), "z"} {
+				pub.exchange("a", payload, 1)
+			}
+			sub.wantMessage(strings.Repeat("x", 20))
+			sub.wantMessage("z")
+			if sub.silence(); w.b.Counters().MessagesDropped != 1 {
+				t.Errorf("dropped %d, want 1", w.b.Counters().MessagesDropped)
+			}
+			w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
+			short := w.connect(packet.V5, "short", size(20))
+			if got := short.exchange("secret", "x", 1); got != packet.NotAuthorized { // [MQTT-3.4.2-2]
+				t.Errorf("got %s", got)
+			}
+		})
+	}
+}
+
+func TestRetained(t *testing.T) { // [MQTT-3.3.1-5] to [MQTT-3.3.1-13]
+	type subscription = packet.Subscription
+	for _, tt := range []struct {
+		name     string
+		sub      subscription
+		again    bool
+		retained bool // is sent at subscribe
+		flag     bool // RETAIN of a live message
+	}{
+		{"send", subscription{QoS: 1}, false, true, false},
+		{"send again", subscription{QoS: 1}, true, true, false},
+		{"new only", subscription{QoS: 1, RetainHandling: 1}, false, true, false},
+		{"new only again", subscription{QoS: 1, RetainHandling: 1}, true, false, false},
+		{"never", subscription{QoS: 1, RetainHandling: 2}, false, false, false},
+		{"as published", subscription{QoS: 1, RetainAsPublished: true}, false, true, true},
+		{"qos 0", subscription{}, false, true, false},
+		{"qos 2", subscription{QoS: 2}, false, true, false},
+	} {
+		for _, session := range []uint32{0, 100} {
+			t.Run(fmt.Sprintf("%s/expiry=%d", tt.name, session), func(t *testing.T) {
+				bubble(t, nil, func(t *testing.T, w *world) {
+					sub, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V5, "pub")
+					retain := func(payload string) {
+						p := message("a/b", payload, 1, 1)
+						p.Retain = true
+						pub.send(p)
+						want[*packet.Puback](pub)
+					}
+					retain("old")
+					retain("kept")
+					tt.sub.TopicFilter = "a/+"
+					ask := &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{tt.sub}}
+					ask.Properties.SubscriptionIDs = []uint32{77}
+					for range 1 + map[bool]int{true: 1}[tt.again] {
+						for c := sub.next(); c != nil; c = sub.next() {
+							sub.finish(c.(*packet.Publish))
+						}
+						sub.send(ask)
+						want[*packet.Suback](sub)
+					}
+					if tt.retained {
+						p := sub.wantMessage("kept")
+						if !p.Retain || p.QoS != min(1, tt.sub.QoS) || !slices.Equal(p.Properties.SubscriptionIDs, []uint32{77}) {
+							t.Errorf("retained came as %+v", p)
+						}
+						sub.finish(p)
+					}
+					sub.silence()
+					retain("live")
+					if p := sub.wantMessage("live"); p.Retain != tt.flag {
+						t.Errorf("live message has RETAIN %v", p.Retain)
+					} else {
+						sub.finish(p)
+					}
+					retain("")
+					sub.finish(sub.wantMessage("")) // [MQTT-3.3.1-6]
+					late := w.connect(packet.V5, "late")
+					late.subscribe(filter("#", 1))
+					late.silence() // [MQTT-3.3.1-7]
+				})
+			})
+		}
+	}
+}
+
+func TestRetainedStoreFull(t *testing.T) {
+	limits := store.Limits{Retained: store.QueueLimit{Messages: 1, Bytes: 1 << 20}}
+	bubble(t, func(o *Options) { o.Store = store.NewMemory(limits) }, func(t *testing.T, w *world) {
+		pub, old := w.connect(packet.V5, "pub"), w.connect(packet.V311, "old")
+		for topic, code := range map[string]packet.ReasonCode{"a": packet.NoMatchingSubscribers} {
+			p := message(topic, "x", 1, 1)
+			p.Retain = true
+			pub.send(p)
+			if got := want[*packet.Puback](pub); got.ReasonCode != code {
+				t.Errorf("%s: %s", topic, got.ReasonCode)
+			}
+		}
+		p := message("b", "x", 1, 1)
+		p.Retain = true
+		pub.send(p)
+		if got := want[*packet.Puback](pub); got.ReasonCode != packet.QuotaExceeded {
+			t.Errorf("full: %s", got.ReasonCode)
+		}
+		old.send(p)
+		old.silence() // not acknowledged: not kept
+	})
+}
+
+func TestInvalidTopicLevels(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		c := w.connect(packet.V5, "c")
+		c.publish(strings.Repeat("/", 60_000), "x", 0, 0)
+		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.TopicNameInvalid {
+			t.Errorf("got %s", show(got))
+		}
+		s := w.connect(packet.V5, "s")
+		if got := s.subscribe(filter(strings.Repeat("+/", 30_000)+"#", 0)); got[0] != packet.TopicFilterInvalid {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+func TestNodePublish(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		sub := w.connect(packet.V5, "sub")
+		sub.subscribe(filter("$SYS/dead/#", 1), filter("a", 1))
+		results := make(chan error, 3)
+		done := func(err error) { results <- err }
+		w.b.Publish(&store.Message{Topic: "a", Payload: []byte("x"), QoS: 1}, done)
+		sub.wantMessage("x")
+		w.b.Publish(&store.Message{Topic: "a/#"}, done)
+		w.b.Publish(&store.Message{Topic: "$SYS/dead/f", Payload: []byte("y")}, nil)
+		sub.wantMessage("y")
+		var bad *packet.Error
+		if first, second := <-results, <-results; first != nil || !errors.As(second, &bad) {
+			t.Errorf("got %v and %v", first, second)
+		}
+	})
+}

@@ -1,0 +1,121 @@
+package mqtt
+
+import (
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// Reauthorize applies a new policy to everyone: sessions get new rights and lose
+// the subscriptions that are no longer granted, and their clients are
+// disconnected with the reason.
+func (b *Broker) Reauthorize() {
+	b.functionsMu.Lock()
+	clear(b.functions)
+	b.functionsMu.Unlock()
+	for _, s := range b.all() {
+		b.reauthorize(s)
+	}
+	b.Reroute() // last: routes made meanwhile may know old rights
+}
+
+func (b *Broker) reauthorize(s *session) {
+	r := b.opts.Authorizer.Rights(s.principal)
+	s.rights.Store(&r)
+	s.mu.Lock()
+	subs := make([]*subscription, 0, len(s.subs))
+	for _, sub := range s.subs {
+		subs = append(subs, sub)
+	}
+	s.mu.Unlock()
+	reason := ""
+	var lost []*subscription
+	for _, sub := range subs {
+		v := s.maySubscribe(sub.filter, sub.shared != groupKey{})
+		switch {
+		case !v.Allowed:
+			reason = "subscription " + sub.Filter + " is no longer granted: " + v.String()
+			lost = append(lost, sub)
+			s.unsubscribe(sub.Filter)
+		case v.Filtered != sub.filtered:
+			changed := *sub
+			changed.filtered = v.Filtered
+			s.replace(sub, &changed)
+		}
+	}
+	if len(lost) > 0 && s.stored.Load() {
+		b.opts.Store.Update(func(tx store.Tx) {
+			for _, sub := range lost {
+				tx.Unsubscribe(s.key, sub.Filter)
+			}
+		}, nil)
+	}
+	if r == nil {
+		reason = "the identity may no longer connect"
+	}
+	if c := s.conn.Load(); c != nil && reason != "" {
+		b.count.deniedSubscribe.Add(uint64(len(lost)))
+		b.log.WithFields(principalFields(s.principal)).WithField("reason", reason).Warn("client disconnected by a new policy")
+		c.end(packet.NotAuthorized, reason)
+	}
+}
+
+// replace swaps a subscription, unless the client changed it meanwhile.
+func (s *session) replace(old, sub *subscription) {
+	s.mu.Lock()
+	same := s.subs[old.Filter] == old
+	if same {
+		s.subs[old.Filter] = sub
+	}
+	s.mu.Unlock()
+	if same {
+		s.b.subscribe(sub)
+	}
+}
+
+// Removal says how [Broker.Disconnect] ends an identity's sessions.
+type Removal struct {
+	Code        packet.ReasonCode // of DISCONNECT
+	Reason      string            // of DISCONNECT, for people
+	EndSessions bool              // forget the session state too
+	DropWills   bool              // publish no wills
+}
+
+// Disconnect ends the connections of an identity and returns how many there
+// were. Nothing that their clients sent is taken any more when it returns.
+func (b *Broker) Disconnect(id identity.ID, r Removal) int {
+	n := 0
+	for _, s := range b.all() {
+		if s.principal.ID == id && b.remove(s, r) {
+			n++
+		}
+	}
+	return n
+}
+
+// DisconnectClient is Disconnect for one session, named by its client
+// identifier.
+func (b *Broker) DisconnectClient(id identity.ID, clientID string, r Removal) bool {
+	b.mu.Lock()
+	s := b.sessions[store.SessionKey{Identity: id.String(), ClientID: clientID}]
+	b.mu.Unlock()
+	return s != nil && b.remove(s, r)
+}
+
+// remove reports whether the session had a connection.
+func (b *Broker) remove(s *session, r Removal) (connected bool) {
+	if r.DropWills {
+		s.mu.Lock()
+		s.will = nil
+		s.stopTimer(willTimer)
+		s.mu.Unlock()
+	}
+	c := s.conn.Load()
+	if c != nil {
+		c.end(r.Code, r.Reason)
+	}
+	if r.EndSessions {
+		s.end(!r.DropWills, 0)
+	}
+	return c != nil
+}

@@ -1,0 +1,97 @@
+package mqtt
+
+import (
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/topic"
+)
+
+// restore takes up a session that the store kept over a restart: its
+// subscriptions, what was in flight, its will and its expiry.
+func (b *Broker) restore(kept store.Session) {
+	id, err := identity.ParseID(kept.Key.Identity)
+	if err != nil {
+		b.log.WithError(err).Error("session of an unreadable identity left out")
+		return
+	}
+	s := newSession(b, Principal{ID: id, ClientID: kept.Key.ClientID}, kept.Key)
+	r := b.opts.Authorizer.Rights(s.principal)
+	s.rights.Store(&r)
+	s.stored.Store(true)
+	s.expiry.Store(kept.Expiry)
+	s.will, s.delay = kept.Will, kept.WillDelay
+	for _, id := range kept.Received {
+		s.receive(id, nil)
+	}
+	s.restoreWindow()
+	b.sessions[kept.Key] = s
+	for _, sub := range kept.Subscriptions {
+		b.restoreSubscription(s, sub)
+	}
+	s.restoreTimers(kept)
+}
+
+func (b *Broker) restoreSubscription(s *session, kept store.Subscription) {
+	name, filter, shared, err := topic.ParseShared(kept.Filter)
+	if err != nil {
+		return // it was valid when it was kept
+	}
+	v := s.maySubscribe(filter, shared)
+	if !v.Allowed {
+		b.opts.Store.Update(func(tx store.Tx) { tx.Unsubscribe(s.key, kept.Filter) }, nil)
+		return
+	}
+	sub := &subscription{Subscription: kept, session: s, filter: filter, filtered: v.Filtered}
+	b.complete(sub, name, shared)
+	s.subscribe(sub)
+}
+
+// restoreWindow finds the QoS 2 messages whose identifiers the store knows.
+func (s *session) restoreWindow() {
+	var scratch [64]store.Entry
+	for after := uint64(0); ; {
+		got := s.b.opts.Store.Queue(s.key, after, scratch[:0])
+		for _, e := range got {
+			after = e.Seq
+			if e.PacketID == 0 {
+				continue
+			}
+			state := sent
+			if e.Released {
+				state = released
+			}
+			s.window.restore(slot{seq: e.Seq, id: e.PacketID, state: state, qos: e.QoS})
+		}
+		if len(got) == 0 {
+			return
+		}
+	}
+}
+
+// restoreTimers counts the time that the broker was away. A session that was
+// connected when the broker ended lost its connection then: its time begins now.
+func (s *session) restoreTimers(kept store.Session) {
+	now := time.Now()
+	gone := now
+	if kept.Disconnected != 0 {
+		gone = time.Unix(0, kept.Disconnected)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.since = gone
+	s.epoch = 1
+	if kept.Expiry != never {
+		left := time.Duration(kept.Expiry)*time.Second - now.Sub(gone)
+		s.schedule(expiryTimer, max(left, 0), func() { s.expire(1) })
+	}
+	if s.will == nil {
+		return
+	}
+	at := time.Unix(0, kept.WillAt)
+	if kept.WillAt == 0 {
+		at = now.Add(time.Duration(s.delay) * time.Second)
+	}
+	s.armWill(max(at.Sub(now), 0))
+}

@@ -1,0 +1,217 @@
+package mqtt
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/topic"
+)
+
+// subscription is one topic filter of a session. It is replaced, never changed.
+type subscription struct {
+	store.Subscription
+	session  *session
+	filter   string   // without $share/<name>/
+	shared   groupKey // of a shared subscription, else zero
+	group    *group   // in the tree, in place of its members
+	ids      []uint32 // the subscription identifier, if any
+	filtered bool     // each topic is asked for; see [Verdict]
+}
+
+// subscriber is the key of an entry in the subscription tree: a session, or a
+// group whose members share one entry.
+type subscriber struct {
+	session *session
+	group   *group
+}
+
+// receiver is one session or group that gets a topic's messages.
+type receiver struct {
+	session    *session // nil for a group
+	group      *group
+	qos        byte
+	rap        bool // Retain As Published
+	downstream bool // a function is bound
+	ids        []uint32
+}
+
+// route is what the broker remembers about one topic on behalf of one publisher:
+// who gets its messages and what may be done with it. It holds while the
+// subscription tree's generation and the broker's epoch stay the same, so a
+// message asks neither policy nor tree.
+type route struct {
+	topic      string
+	generation uint64
+	epoch      uint64
+	receivers  []receiver
+	upstream   bool
+	wanted     bool      // by another site
+	downstream bool      // by some receiver
+	keeps      bool      // some receiver is persistent
+	allowed    [3][2]int // by QoS and RETAIN: the largest size known to be allowed, plus one
+}
+
+// slow reports whether a message of qos has to wait for something: a function
+// or the store.
+func (r *route) slow(qos byte) bool {
+	return r.upstream || r.wanted || r.downstream || r.keeps && qos > 0
+}
+
+// routeCache holds the routes of one publisher. It belongs to one goroutine.
+type routeCache struct {
+	routes map[string]*route
+	bytes  int
+	found  []*subscription // scratch of fill
+}
+
+// The cache is dropped as a whole when it passes either limit: a publisher with
+// more topics than that pays for the matching.
+const (
+	maxRoutes     = 4096
+	maxRouteBytes = 1 << 20
+)
+
+// lookup returns the route of a topic that was seen before, or nil. It does not
+// allocate.
+func (rc *routeCache) lookup(b *Broker, name []byte, from *session) *route {
+	r := rc.routes[string(name)]
+	if r != nil && !r.current(b) {
+		rc.fill(b, r, from)
+	}
+	return r
+}
+
+// get returns the route of a topic, made if need be.
+func (rc *routeCache) get(b *Broker, name string, from *session) *route {
+	if r := rc.routes[name]; r != nil {
+		if !r.current(b) {
+			rc.fill(b, r, from)
+		}
+		return r
+	}
+	r := &route{topic: name}
+	rc.fill(b, r, from)
+	cost := len(name) + 128 + 64*len(r.receivers)
+	if rc.routes == nil || len(rc.routes) >= maxRoutes || rc.bytes+cost > maxRouteBytes {
+		rc.routes, rc.bytes = make(map[string]*route), 0
+	}
+	rc.routes[name] = r
+	rc.bytes += cost
+	return r
+}
+
+func (r *route) current(b *Broker) bool {
+	return r.generation == b.tree.Generation() && r.epoch == b.epoch.Load()
+}
+
+// fill asks everything anew. The stamps are read first: what changes meanwhile
+// makes them differ.
+func (rc *routeCache) fill(b *Broker, r *route, from *session) {
+	r.generation, r.epoch = b.tree.Generation(), b.epoch.Load()
+	r.receivers = r.receivers[:0]
+	r.allowed = [3][2]int{}
+	r.downstream, r.keeps = false, false
+	rc.found = b.tree.Match(rc.found[:0], r.topic)
+	var index map[*session]int
+	if len(rc.found) > 16 {
+		index = make(map[*session]int, len(rc.found))
+	}
+	for _, sub := range rc.found {
+		r.add(sub, from, index)
+	}
+	clear(rc.found)
+	for i := range r.receivers {
+		r.bind(b, &r.receivers[i])
+	}
+	r.upstream = from != nil && b.opts.Filter != nil && b.opts.Filter.Bound(Upstream, from.principal, r.topic)
+	r.wanted = b.opts.Forwarder != nil && !strings.HasPrefix(r.topic, "$") && b.opts.Forwarder.Wants(r.topic)
+}
+
+// add merges a subscription into the receivers: one copy per session, at the
+// highest QoS, with all identifiers. [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4]
+func (r *route) add(sub *subscription, from *session, index map[*session]int) {
+	if sub.group != nil {
+		r.receivers = append(r.receivers, receiver{group: sub.group})
+		return
+	}
+	s := sub.session
+	if sub.NoLocal && s == from {
+		return // [MQTT-3.8.3-3]
+	}
+	if sub.filtered && !s.mayReceive(r.topic) {
+		return
+	}
+	i, known := index[s]
+	if index == nil {
+		i = slices.IndexFunc(r.receivers, func(x receiver) bool { return x.session == s })
+		known = i >= 0
+	}
+	if !known {
+		i = len(r.receivers)
+		r.receivers = append(r.receivers, receiver{session: s})
+		if index != nil {
+			index[s] = i
+		}
+	}
+	to := &r.receivers[i]
+	to.qos = max(to.qos, sub.QoS)
+	to.rap = to.rap || sub.RetainAsPublished
+	if sub.ID != 0 {
+		to.ids = append(to.ids, sub.ID)
+	}
+}
+
+// bind finds out what messages to a receiver have to wait for.
+func (r *route) bind(b *Broker, to *receiver) {
+	if to.group != nil {
+		persistent, downstream := to.group.needs(b, r.topic)
+		r.keeps = r.keeps || persistent
+		r.downstream = r.downstream || downstream
+		return
+	}
+	r.keeps = r.keeps || to.qos > 0 && to.session.persistent()
+	to.downstream = b.boundDownstream(to.session, r.topic)
+	r.downstream = r.downstream || to.downstream
+}
+
+func (b *Broker) boundDownstream(s *session, name string) bool {
+	return b.opts.Filter != nil && b.opts.Filter.Bound(Downstream, s.principal, name)
+}
+
+// mayReceive asks the policy about a topic that a deny may hide from one of the
+// session's subscriptions.
+func (s *session) mayReceive(name string) bool {
+	r := s.may()
+	if r == nil || !r.Receive(name).Allowed {
+		s.b.count.deniedReceive.Add(1)
+		return false
+	}
+	return true
+}
+
+// reservedTopic reports whether name belongs to the broker: nobody may publish
+// there.
+func reservedTopic(name string) bool {
+	return within(name, "$SYS") || within(name, "$hpmq") || within(name, "$share")
+}
+
+// reservedFilter reports whether nobody may subscribe to filter.
+func reservedFilter(filter string) bool {
+	return within(filter, "$hpmq") || within(filter, "$share")
+}
+
+// within reports whether the first level of name is level.
+func within(name, level string) bool {
+	rest, ok := strings.CutPrefix(name, level)
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// validTopic refuses what is not a topic name, or one with too many levels.
+func validTopic(name string) error {
+	if err := topic.ValidName(name); err != nil {
+		return &packet.Error{Code: packet.TopicNameInvalid, Msg: "topic name " + err.Error()}
+	}
+	return nil
+}

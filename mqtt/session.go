@@ -1,0 +1,200 @@
+package mqtt
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// never is the Session Expiry Interval of a session that does not expire.
+const never = 0xFFFFFFFF
+
+// session is what the broker remembers of a client, connected or not. It has at
+// most one connection, its owner: see [Broker.claim].
+type session struct {
+	b         *Broker
+	key       store.SessionKey
+	principal Principal // Remote is that of the first connection
+	pipe      pipeline  // messages of the client that are not through yet
+
+	conn   atomic.Pointer[conn] // nil while disconnected
+	rights atomic.Pointer[Rights]
+	expiry atomic.Uint32 // Session Expiry Interval, seconds
+	lost   atomic.Uint64 // messages that the session did not get
+	stored atomic.Bool   // the store has a record of it
+
+	incomingLen atomic.Int32 // len(incoming)
+
+	mu       sync.Mutex // guards all below
+	ended    bool       // no longer in the broker's table
+	subs     map[string]*subscription
+	window   window
+	incoming map[uint16]*entry // QoS 2 messages before PUBREL; nil value: PUBREC is out
+	volatile []store.Delivery  // waiting for room, not kept by the store
+	volBytes int
+	read     uint64   // last entry of the store's queue that was sent or dropped
+	done     []uint64 // entries acknowledged since the last batch
+	late     int      // batches of entries whose identifiers are being kept
+	behind   bool     // the store's queue may hold more than was read
+	pumping  bool     // one goroutine is in pump
+	pumpMore bool     // it has to look once more
+	will     *store.Message
+	delay    uint32 // Will Delay Interval, seconds
+	since    time.Time
+	epoch    uint64 // counts connections, so that a late timer sees that it is late
+	timers   [2]*time.Timer
+}
+
+const (
+	expiryTimer = iota
+	willTimer
+)
+
+func newSession(b *Broker, p Principal, key store.SessionKey) *session {
+	s := &session{b: b, key: key, principal: p, since: time.Now()}
+	s.pipe.init(b, s)
+	return s
+}
+
+// persistent reports whether the session outlives its connection, so that the
+// store has to keep what is meant for it.
+func (s *session) persistent() bool { return s.expiry.Load() != 0 }
+
+// may returns the rights of the session's principal, which may be none.
+func (s *session) may() Rights { return *s.rights.Load() }
+
+// schedule arms one of the timers; the caller holds mu.
+func (s *session) schedule(which int, d time.Duration, f func()) {
+	s.stopTimer(which)
+	if !s.b.stopped.Load() {
+		s.timers[which] = time.AfterFunc(d, f)
+	}
+}
+
+func (s *session) stopTimer(which int) {
+	if t := s.timers[which]; t != nil {
+		t.Stop()
+		s.timers[which] = nil
+	}
+}
+
+// record returns what the store keeps of the session. The caller holds mu.
+func (s *session) record(disconnected, willAt time.Time) store.Session {
+	r := store.Session{Key: s.key, Expiry: s.expiry.Load(), Will: s.will, WillDelay: s.delay}
+	if !disconnected.IsZero() {
+		r.Disconnected = disconnected.UnixNano()
+	}
+	if !willAt.IsZero() {
+		r.WillAt = willAt.UnixNano()
+	}
+	return r
+}
+
+// attach gives the session to c. What was in flight has to be sent again. It
+// reports false if the session ended meanwhile.
+func (s *session) attach(c *conn, expiry uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.epoch++
+	s.stopTimer(expiryTimer)
+	s.stopTimer(willTimer) // [MQTT-3.1.3-9]
+	s.setExpiry(expiry)
+	s.will, s.delay = c.will, c.willDelay // [MQTT-3.1.2-7]
+	s.since = time.Now()
+	s.window.rest()
+	s.window.quota = c.quota
+	s.behind = true
+	s.conn.Store(c)
+	return true
+}
+
+// setExpiry also tells the routes when that changes where messages go.
+func (s *session) setExpiry(seconds uint32) {
+	if old := s.expiry.Swap(seconds); (old == 0) != (seconds == 0) {
+		s.b.Reroute()
+	}
+}
+
+// detach ends c's ownership. Then the session is over, or it waits for its
+// client until it expires. [MQTT-3.1.2-23] [MQTT-4.1.0-2]
+func (s *session) detach(c *conn) {
+	s.mu.Lock()
+	s.conn.CompareAndSwap(c, nil)
+	s.window.rest()
+	s.volatile, s.volBytes = nil, 0
+	s.since = time.Now()
+	if c.graceful {
+		s.will = nil // [MQTT-3.14.4-3] [MQTT-3.1.2-10]
+	}
+	expiry := s.expiry.Load()
+	if expiry == 0 {
+		s.mu.Unlock()
+		s.end(true, 0)
+		return
+	}
+	now := time.Now()
+	will, willAt := s.scheduleWill(now, expiry)
+	if epoch := s.epoch; expiry != never {
+		s.schedule(expiryTimer, time.Duration(expiry)*time.Second, func() { s.expire(epoch) })
+	}
+	r := s.record(now, willAt)
+	s.mu.Unlock()
+	s.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(r) }, nil)
+	if will != nil {
+		s.publishWill(will)
+	}
+}
+
+// expire ends the session unless its client came back since the connection that
+// epoch counted.
+func (s *session) expire(epoch uint64) {
+	if !s.b.stopped.Load() {
+		s.end(true, epoch)
+	}
+}
+
+// end forgets the session and all that belongs to it, unless another connection
+// than that of epoch took it; epoch 0 is any. The will, if there is one and it
+// is wanted, does not wait any longer [MQTT-3.1.2-8].
+func (s *session) end(wantWill bool, epoch uint64) {
+	s.mu.Lock()
+	if s.ended || epoch != 0 && epoch != s.epoch {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = true
+	s.stopTimer(expiryTimer)
+	s.stopTimer(willTimer)
+	subs, will := s.subs, s.will
+	s.subs, s.will, s.incoming = nil, nil, nil
+	s.mu.Unlock()
+	s.b.forget(s)
+	for _, sub := range subs {
+		s.b.unsubscribe(sub)
+	}
+	if s.stored.Load() {
+		s.b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(s.key) }, nil)
+	}
+	if will != nil && wantWill {
+		s.publishWill(will)
+	}
+}
+
+// changeExpiry applies the Session Expiry Interval of a DISCONNECT.
+func (s *session) changeExpiry(seconds uint32) error {
+	if s.expiry.Load() == 0 && seconds != 0 {
+		return violation("", "DISCONNECT with a session expiry after a CONNECT without one")
+	}
+	s.expiry.Store(s.b.capExpiry(seconds))
+	return nil
+}
+
+func violation(statement, msg string) error {
+	return &packet.Error{Code: packet.ProtocolError, Statement: statement, Msg: msg}
+}

@@ -1,0 +1,403 @@
+package mqtt
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+func TestSessionResumes(t *testing.T) { // [MQTT-3.1.2-5] [MQTT-3.2.2-3] [MQTT-4.5.0-1]
+	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+		keep := expiry(1000)
+		if v == packet.V311 {
+			keep = resume
+		}
+		sub, ack := w.connectAck(v, "sub", keep)
+		if ack.SessionPresent {
+			t.Error("a new session is present")
+		}
+		sub.subscribe(filter("a", 2))
+		sub.close()
+		pub := w.connect(v, "pub")
+		for i := range 100 {
+			pub.exchange("a", fmt.Sprint(i), byte(i%3))
+		}
+		sub, ack = w.connectAck(v, "sub", resume, keep)
+		if !ack.SessionPresent {
+			t.Error("the session is not present")
+		}
+		for i := range 100 {
+			if i%3 > 0 { // QoS 0 is not kept for who is away
+				sub.finish(sub.wantMessage(fmt.Sprint(i)))
+			}
+		}
+		sub.silence()
+		sub.bye()
+		sub, ack = w.connectAck(v, "sub") // [MQTT-3.1.2-4] [MQTT-3.2.2-2]
+		if ack.SessionPresent {
+			t.Error("clean start kept the session")
+		}
+		pub.exchange("a", "x", 1)
+		sub.silence()
+	})
+}
+
+func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
+	bubble(t, nil, func(t *testing.T, w *world) {
+		present := func(after time.Duration, seconds uint32, disconnect func(c *client)) bool {
+			c := w.connect(packet.V5, "c", expiry(seconds))
+			disconnect(c)
+			wait(after)
+			c, ack := w.connectAck(packet.V5, "c", resume)
+			c.bye()
+			return ack.SessionPresent
+		}
+		lost := func(c *client) { c.close() }
+		said := func(seconds uint32) func(c *client) {
+			return func(c *client) {
+				p := &packet.Disconnect{}
+				p.Properties.SetSessionExpiryInterval(seconds)
+				c.send(p)
+				c.close()
+			}
+		}
+		for _, tt := range []struct {
+			name       string
+			after      time.Duration
+			seconds    uint32
+			disconnect func(c *client)
+			want       bool
+		}{
+			{"before", 9 * time.Second, 10, lost, true},
+			{"after", 11 * time.Second, 10, lost, false},
+			{"none", 0, 0, lost, false},
+			{"shortened", 6 * time.Second, 100, said(5), false},
+			{"lengthened", 60 * time.Second, 5, said(100), true},
+			{"dropped", 0, 100, said(0), false},
+		} {
+			if got := present(tt.after, tt.seconds, tt.disconnect); got != tt.want {
+				t.Errorf("%s: present %v", tt.name, got)
+			}
+		}
+		if got := w.b.Counters(); got.Sessions != 0 || got.Store.Sessions != 0 {
+			t.Errorf("%d sessions stay, %d in the store", got.Sessions, got.Store.Sessions)
+		}
+	})
+}
+
+func TestRedelivery(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1] [MQTT-4.3.3-6]
+	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+		keep := expiry(1000)
+		if v == packet.V311 {
+			keep = resume
+		}
+		sub := w.connect(v, "sub", keep)
+		sub.subscribe(filter("a", 2))
+		pub := w.connect(v, "pub")
+		ids := map[string]uint16{}
+		for i := range 9 {
+			payload := fmt.Sprint(i)
+			pub.exchange("a", payload, 1+byte(i%2))
+			p := sub.wantMessage(payload)
+			ids[payload] = p.PacketID
+			switch i {
+			case 0: // done with
+				sub.send(&packet.Puback{PacketID: p.PacketID})
+			case 1: // half done
+				sub.send(&packet.Pubrec{PacketID: p.PacketID})
+				want[*packet.Pubrel](sub)
+			case 3: // refused: over [MQTT-4.4.0-2]
+				refused := &packet.Pubrec{PacketID: p.PacketID}
+				if v == packet.V5 {
+					refused.ReasonCode = packet.QuotaExceeded
+					sub.send(refused)
+				} else {
+					sub.send(refused)
+					want[*packet.Pubrel](sub)
+					sub.send(&packet.Pubcomp{PacketID: p.PacketID})
+				}
+			}
+		}
+		sub.close()
+		pub.exchange("a", "9", 1)
+		sub = w.connect(v, "sub", resume, keep)
+		if got := want[*packet.Pubrel](sub); got.PacketID != ids["1"] {
+			t.Errorf("PUBREL %d, want %d", got.PacketID, ids["1"])
+		}
+		sub.send(&packet.Pubcomp{PacketID: ids["1"]})
+		for _, payload := range []string{"2", "4", "5", "6", "7", "8"} {
+			p := sub.wantMessage(payload)
+			if !p.Dup || p.PacketID != ids[payload] {
+				t.Errorf("%s: DUP %v, identifier %d, want %d", payload, p.Dup, p.PacketID, ids[payload])
+			}
+			sub.finish(p)
+		}
+		p := sub.wantMessage("9")
+		if p.Dup {
+			t.Error("first send with DUP") // [MQTT-4.3.2-2]
+		}
+		sub.finish(p)
+		sub.silence()
+		if got := w.b.Counters().Store.Queued; got != 0 {
+			t.Errorf("%d messages stay queued", got)
+		}
+	})
+}
+
+func TestRedeliveryUnderSmallerQuota(t *testing.T) { // [MQTT-4.9.0-1]
+	bubble(t, nil, func(t *testing.T, w *world) {
+		sub := w.connect(packet.V5, "sub", expiry(1000))
+		sub.subscribe(filter("a", 1))
+		pub := w.connect(packet.V5, "pub")
+		for i := range 6 {
+			pub.exchange("a", fmt.Sprint(i), 1)
+			sub.wantMessage(fmt.Sprint(i))
+		}
+		sub.close()
+		sub = w.connect(packet.V5, "sub", resume, expiry(1000), quota(2))
+		first, second := sub.wantMessage("0"), sub.wantMessage("1")
+		sub.silence()
+		sub.finish(second)
+		sub.finish(sub.wantMessage("2"))
+		sub.finish(first)
+		for i := 3; i < 6; i++ {
+			sub.finish(sub.wantMessage(fmt.Sprint(i)))
+		}
+		sub.silence()
+	})
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	limits := store.Limits{Queue: store.QueueLimit{Messages: 5, Bytes: 1 << 20}}
+	bubble(t, func(o *Options) {
+		o.Store = store.NewMemory(limits)
+		o.Queue = limits.Queue
+	}, func(t *testing.T, w *world) {
+		away, slow := w.connect(packet.V5, "away", expiry(100)), w.connect(packet.V5, "slow", quota(1))
+		away.subscribe(filter("a", 1))
+		slow.subscribe(filter("a", 1))
+		away.close()
+		pub := w.connect(packet.V5, "pub")
+		for i := range 20 {
+			pub.exchange("a", fmt.Sprint(i), 1)
+		}
+		away = w.connect(packet.V5, "away", resume)
+		for i := range 5 {
+			away.finish(away.wantMessage(fmt.Sprint(i)))
+		}
+		away.silence()
+		for i := range 6 {
+			slow.finish(slow.wantMessage(fmt.Sprint(i)))
+		}
+		slow.silence()
+		for _, s := range w.b.Sessions() {
+			if wantLost := map[string]uint64{"away": 15, "slow": 14}[s.ClientID]; s.Dropped != wantLost {
+				t.Errorf("%s lost %d, want %d", s.ClientID, s.Dropped, wantLost)
+			}
+		}
+	})
+}
+
+// stopReading makes a client that takes nothing, as a dead peer does.
+func (w *world) stopReading(id string, subs ...packet.Subscription) {
+	w.t.Helper()
+	nc, err := w.l.Dial()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	buf := append([]byte("dead\n"), connectPacket(id).Append(nil, packet.V5)...)
+	buf = (&packet.Subscribe{PacketID: 1, Subscriptions: subs}).Append(buf, packet.V5)
+	if _, err := nc.Write(buf); err != nil {
+		w.t.Error(err)
+	}
+}
+
+func TestSlowReceiverHurtsNobodyElse(t *testing.T) {
+	bubble(t, func(o *Options) { o.Outbox = 10_000 }, func(t *testing.T, w *world) {
+		w.stopReading("dead", filter("#", 0))
+		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("#", 1))
+		for i := range 1000 {
+			payload := fmt.Sprintf("%0100d", i)
+			pub.exchange("a", payload, 1)
+			sub.finish(sub.wantMessage(payload))
+		}
+		if got := w.b.Counters().MessagesDropped; got < 900 || got > 1000 {
+			t.Errorf("dropped %d, want what passes 10,000 bytes", got)
+		}
+		wait(2 * writeStall)
+		if got := w.b.Counters().Clients; got != 2 {
+			t.Errorf("%d clients, want the dead one gone", got)
+		}
+	})
+}
+
+func TestSubscriptionsOverlap(t *testing.T) { // [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4] [MQTT-3.8.4-3]
+	for _, session := range []uint32{0, 100} {
+		bubble(t, nil, func(t *testing.T, w *world) {
+			sub, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V5, "pub")
+			ask := func(f string, qos byte, id uint32) {
+				p := &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter(f, qos)}}
+				if id > 0 {
+					p.Properties.SubscriptionIDs = []uint32{id}
+				}
+				sub.send(p)
+				want[*packet.Suback](sub)
+			}
+			ask("a/#", 0, 1)
+			ask("a/+", 1, 2)
+			ask("+/b", 0, 0)
+			ask("x", 1, 9)
+			pub.exchange("a/b", "x", 2)
+			p := sub.wantMessage("x")
+			slices.Sort(p.Properties.SubscriptionIDs)
+			if p.QoS != 1 || !slices.Equal(p.Properties.SubscriptionIDs, []uint32{1, 2}) {
+				t.Errorf("QoS %d, identifiers %v", p.QoS, p.Properties.SubscriptionIDs)
+			}
+			sub.finish(p)
+			ask("a/+", 0, 3) // replaces
+			pub.exchange("a/b", "y", 1)
+			p = sub.wantMessage("y")
+			slices.Sort(p.Properties.SubscriptionIDs)
+			if p.QoS != 0 || !slices.Equal(p.Properties.SubscriptionIDs, []uint32{1, 3}) {
+				t.Errorf("QoS %d, identifiers %v", p.QoS, p.Properties.SubscriptionIDs)
+			}
+			sub.silence()
+		})
+	}
+}
+
+func TestUnsubscribe(t *testing.T) { // [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.11.3-1]
+	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+		c := w.connect(v, "c")
+		c.subscribe(filter("a", 0), filter("b", 0))
+		c.send(&packet.Unsubscribe{PacketID: 4, TopicFilters: []string{"a", "c"}})
+		got := want[*packet.Unsuback](c)
+		if v == packet.V5 && !slices.Equal(got.ReasonCodes, []packet.ReasonCode{packet.Success, packet.NoSubscriptionExisted}) {
+			t.Errorf("got %v", got.ReasonCodes)
+		}
+		c.publish("a", "x", 0, 0)
+		c.publish("b", "y", 0, 0)
+		c.wantMessage("y")
+		c.silence()
+	})
+}
+
+func TestNoLocal(t *testing.T) { // [MQTT-3.8.3-3]
+	bubble(t, nil, func(t *testing.T, w *world) {
+		a, b := w.connect(packet.V5, "a"), w.connect(packet.V5, "b")
+		for _, c := range []*client{a, b} {
+			c.subscribe(packet.Subscription{TopicFilter: "t", NoLocal: true, QoS: 1})
+		}
+		for qos := range byte(3) {
+			a.exchange("t", "x", qos)
+			b.finish(b.wantMessage("x"))
+		}
+		retained := message("t", "r", 0, 0)
+		retained.Retain = true
+		a.send(retained)
+		b.wantMessage("r")
+		a.silence()
+	})
+}
+
+func TestSharedSubscription(t *testing.T) { // [MQTT-4.8.2-1] [MQTT-4.8.2-3]
+	bubble(t, nil, func(t *testing.T, w *world) {
+		a, b := w.connect(packet.V5, "a", expiry(100)), w.connect(packet.V5, "b")
+		plain, pub := w.connect(packet.V5, "plain"), w.connect(packet.V5, "pub")
+		a.subscribe(filter("$share/g/t/+", 1))
+		b.subscribe(filter("$share/g/t/+", 0))
+		plain.subscribe(filter("t/#", 0))
+		count := func(c *client) (n int) {
+			for p := c.next(); p != nil; p = c.next() {
+				c.finish(p.(*packet.Publish))
+				n++
+			}
+			return n
+		}
+		for range 10 {
+			pub.exchange("t/1", "x", 1)
+		}
+		if x, y, z := count(a), count(b), count(plain); x != 5 || y != 5 || z != 10 {
+			t.Errorf("members got %d and %d of 10, a plain subscription %d", x, y, z)
+		}
+		a.close() // the one who is there gets all
+		for range 10 {
+			pub.exchange("t/1", "x", 1)
+		}
+		if got := count(b); got != 10 {
+			t.Errorf("the member that is connected got %d of 10", got)
+		}
+		b.close() // nobody is there: a's session keeps them
+		for range 10 {
+			pub.exchange("t/1", "x", 1)
+		}
+		a = w.connect(packet.V5, "a", resume)
+		if got := count(a); got != 10 {
+			t.Errorf("the member that returned got %d of 10", got)
+		}
+		if got := w.b.Filters(); !slices.Contains(got, "t/+") {
+			t.Errorf("filters %v", got)
+		}
+		a.bye()
+		plain.bye()
+		if got := w.b.Filters(); len(got) != 0 {
+			t.Errorf("filters %v stay", got)
+		}
+	})
+}
+
+func TestSubscriptionLimit(t *testing.T) {
+	bubble(t, func(o *Options) { o.SubscriptionsPerSession = 2 }, func(t *testing.T, w *world) {
+		c := w.connect(packet.V5, "c")
+		got := c.subscribe(filter("a", 0), filter("b", 1), filter("c", 1), filter("a", 1))
+		if !slices.Equal(got, []packet.ReasonCode{0, 1, packet.QuotaExceeded, 1}) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+func TestRestart(t *testing.T) {
+	kept := store.NewMemory(store.Limits{})
+	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", expiry(1000), quota(2)), w.connect(packet.V5, "pub", expiry(1000))
+		sub.subscribe(filter("a", 2), filter("$share/g/b", 1))
+		for i := range 4 {
+			pub.exchange("a", fmt.Sprint(i), 2)
+		}
+		p := sub.wantMessage("0")
+		sub.wantMessage("1")
+		sub.send(&packet.Pubrec{PacketID: p.PacketID})
+		want[*packet.Pubrel](sub)
+		pub.publish("a", "4", 2, 99)
+		want[*packet.Pubrec](pub)
+		w.stop()
+		want[*packet.Disconnect](pub)
+	})
+	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+		sub, ack := w.connectAck(packet.V5, "sub", resume, expiry(1000))
+		if !ack.SessionPresent {
+			t.Fatal("session lost")
+		}
+		sub.send(&packet.Pubcomp{PacketID: want[*packet.Pubrel](sub).PacketID})
+		if p := sub.wantMessage("1"); !p.Dup {
+			t.Error("resend without DUP")
+		} else {
+			sub.finish(p)
+		}
+		pub := w.connect(packet.V5, "pub", resume, expiry(1000))
+		pub.publish("a", "4", 2, 99) // again: it was taken before
+		want[*packet.Pubrec](pub)
+		pub.send(&packet.Pubrel{PacketID: 99})
+		want[*packet.Pubcomp](pub)
+		pub.exchange("b", "shared", 1)
+		for _, payload := range []string{"2", "3", "4", "shared"} {
+			sub.finish(sub.wantMessage(payload))
+		}
+		sub.silence()
+	})
+}

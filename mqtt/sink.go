@@ -1,0 +1,251 @@
+package mqtt
+
+import (
+	"crypto/tls"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// sink writes to one connection. Its owner is whoever set outbox.busy.
+type sink interface {
+	// try writes what goes without blocking. If that is not all, done is false
+	// and the sink keeps the rest, aliasing b, for drain.
+	try(b []byte) (done bool, err error)
+	// hold keeps b for drain.
+	hold(b []byte)
+	// drain blocks until what the sink keeps is written.
+	drain() error
+	// patient reports whether a rest deserves a moment when the connection ends:
+	// where try cannot write at all.
+	patient() bool
+}
+
+// writeStall is how long a client may take nothing before it is given up.
+const writeStall = time.Minute
+
+// drainChunk is written under one deadline, so that a slow client is told from a
+// dead one.
+const drainChunk = 64 << 10
+
+// newSink returns the sink that suits nc.
+func newSink(nc net.Conn) sink {
+	if tc, ok := nc.(*tls.Conn); ok {
+		if below, ok := tc.NetConn().(*quickConn); ok {
+			below.take()
+			return &tlsSink{tc: tc, below: below, socket: below.socket}
+		}
+		return &blockingSink{nc: nc}
+	}
+	if s := newSocketSink(nc); s != nil {
+		return s
+	}
+	return &blockingSink{nc: nc}
+}
+
+// blockingSink leaves all writing to drain. It is for connections that cannot
+// say whether a write would block, such as those of WebSocket and QUIC.
+type blockingSink struct {
+	nc   net.Conn
+	rest []byte
+}
+
+func (s *blockingSink) try(b []byte) (bool, error) {
+	s.rest = b
+	return false, nil
+}
+
+func (s *blockingSink) hold(b []byte) { s.rest = b }
+
+func (s *blockingSink) patient() bool { return true }
+
+func (s *blockingSink) drain() error {
+	err := writeAll(s.nc, s.rest)
+	s.rest = nil
+	return err
+}
+
+func writeAll(nc net.Conn, b []byte) error {
+	for len(b) > 0 {
+		n := min(len(b), drainChunk)
+		if err := nc.SetWriteDeadline(time.Now().Add(writeStall)); err != nil {
+			return err
+		}
+		if _, err := nc.Write(b[:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// socketSink writes to a socket with raw system calls and stops where one would
+// block.
+type socketSink struct {
+	nc      net.Conn
+	raw     syscall.RawConn
+	rest    []byte
+	err     error
+	attempt func(fd uintptr) bool // made once: a closure per write would allocate
+}
+
+func newSocketSink(nc net.Conn) *socketSink {
+	sc, ok := nc.(syscall.Conn)
+	if !ok || !canTryWrite {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	s := &socketSink{nc: nc, raw: raw}
+	s.attempt = s.write
+	return s
+}
+
+// write is called by RawConn with the socket's descriptor. It always returns
+// true: the poller shall not wait.
+func (s *socketSink) write(fd uintptr) bool {
+	for len(s.rest) > 0 && s.err == nil {
+		n, again, err := tryWrite(fd, s.rest)
+		s.rest = s.rest[n:]
+		s.err = err
+		if again {
+			break
+		}
+	}
+	return true
+}
+
+func (s *socketSink) try(b []byte) (bool, error) {
+	s.rest = b
+	if err := s.raw.Write(s.attempt); err != nil {
+		return false, err
+	}
+	return len(s.rest) == 0, s.err
+}
+
+func (s *socketSink) hold(b []byte) { s.rest = b }
+
+func (s *socketSink) patient() bool { return false }
+
+func (s *socketSink) drain() error {
+	err := writeAll(s.nc, s.rest)
+	s.rest = nil
+	return err
+}
+
+// Quick wraps the connections of l so that the broker can write to them through
+// TLS without blocking: use it below a TLS listener, as in
+// tls.NewListener(mqtt.Quick(l), config). Other uses of the connections see no
+// difference. Without it every flush to a TLS client takes a goroutine.
+func Quick(l net.Listener) net.Listener { return quickListener{l} }
+
+type quickListener struct{ net.Listener }
+
+func (l quickListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	if s := newSocketSink(nc); s != nil {
+		return &quickConn{Conn: nc, socket: s}, nil
+	}
+	return nc, nil
+}
+
+// quickConn is the socket below a TLS connection. Once the broker took it,
+// records gather until the tlsSink writes them.
+type quickConn struct {
+	net.Conn
+	socket *socketSink
+
+	mu    sync.Mutex
+	taken bool
+	buf   []byte
+	spare []byte
+}
+
+func (q *quickConn) take() {
+	q.mu.Lock()
+	q.taken = true
+	q.mu.Unlock()
+}
+
+// Write implements [net.Conn].
+func (q *quickConn) Write(b []byte) (int, error) {
+	q.mu.Lock()
+	if q.taken {
+		q.buf = append(q.buf, b...)
+		q.mu.Unlock()
+		return len(b), nil
+	}
+	q.mu.Unlock()
+	return q.Conn.Write(b)
+}
+
+// records returns what has gathered; it is the caller's until given back.
+func (q *quickConn) records() []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := q.buf
+	q.buf, q.spare = q.spare, nil
+	return b
+}
+
+func (q *quickConn) giveBack(b []byte) {
+	if cap(b) > keepBuffer {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.buf == nil {
+		q.buf = b[:0]
+	} else {
+		q.spare = b[:0]
+	}
+}
+
+// tlsSink encrypts a whole flush into as few records as it fills and writes them
+// with one system call.
+type tlsSink struct {
+	tc     *tls.Conn
+	below  *quickConn
+	socket *socketSink
+	sealed []byte
+}
+
+func (s *tlsSink) try(b []byte) (bool, error) {
+	if _, err := s.tc.Write(b); err != nil {
+		return false, err
+	}
+	s.sealed = s.below.records()
+	done, err := s.socket.try(s.sealed)
+	if done {
+		s.below.giveBack(s.sealed)
+	}
+	return done, err
+}
+
+func (s *tlsSink) hold(b []byte) {
+	if _, err := s.tc.Write(b); err != nil {
+		s.socket.err = err
+		return
+	}
+	s.sealed = s.below.records()
+	s.socket.hold(s.sealed)
+}
+
+func (s *tlsSink) patient() bool { return false }
+
+func (s *tlsSink) drain() error {
+	if s.socket.err != nil {
+		return s.socket.err
+	}
+	if err := s.socket.drain(); err != nil {
+		return err
+	}
+	s.below.giveBack(s.sealed)
+	return nil
+}

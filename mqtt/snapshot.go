@@ -1,0 +1,150 @@
+package mqtt
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// counts are the broker's running totals.
+type counts struct {
+	connections     atomic.Uint64
+	refused         atomic.Uint64
+	received        atomic.Uint64
+	sent            atomic.Uint64
+	injected        atomic.Uint64
+	forwarded       atomic.Uint64
+	dropped         atomic.Uint64
+	bytesIn         atomic.Uint64
+	bytesOut        atomic.Uint64
+	deniedConnect   atomic.Uint64
+	deniedPublish   atomic.Uint64
+	deniedSubscribe atomic.Uint64
+	deniedReceive   atomic.Uint64
+	deniedFunction  atomic.Uint64
+	filterRejected  atomic.Uint64
+	filterDropped   atomic.Uint64
+}
+
+// Counters are the broker's totals since it was made.
+type Counters struct {
+	ConnectionsTotal   uint64
+	ConnectionsRefused uint64
+	Clients            int // connected now
+	Sessions           int // connected or not
+	Subscriptions      int
+	MessagesReceived   uint64 // PUBLISH from clients
+	MessagesSent       uint64 // PUBLISH to clients
+	MessagesInjected   uint64 // from other sites
+	MessagesForwarded  uint64 // handed to the Forwarder
+	MessagesDropped    uint64 // to slow or absent clients
+	BytesReceived      uint64
+	BytesSent          uint64
+	DeniedConnect      uint64
+	DeniedPublish      uint64
+	DeniedSubscribe    uint64
+	DeniedReceive      uint64 // routes that a deny closed to a subscription
+	DeniedFunction     uint64 // messages that functions emitted
+	FilterRejected     uint64
+	FilterDropped      uint64
+	Store              store.Stats
+}
+
+// Counters returns the totals of now.
+func (b *Broker) Counters() Counters {
+	c := &b.count
+	b.mu.Lock()
+	sessions, clients := len(b.sessions), 0
+	for _, n := range b.perIdentity {
+		clients += n
+	}
+	b.mu.Unlock()
+	return Counters{
+		ConnectionsTotal:   c.connections.Load(),
+		ConnectionsRefused: c.refused.Load(),
+		Clients:            clients,
+		Sessions:           sessions,
+		Subscriptions:      int(b.subscriptions.Load()),
+		MessagesReceived:   c.received.Load(),
+		MessagesSent:       c.sent.Load(),
+		MessagesInjected:   c.injected.Load(),
+		MessagesForwarded:  c.forwarded.Load(),
+		MessagesDropped:    c.dropped.Load(),
+		BytesReceived:      c.bytesIn.Load(),
+		BytesSent:          c.bytesOut.Load(),
+		DeniedConnect:      c.deniedConnect.Load(),
+		DeniedPublish:      c.deniedPublish.Load(),
+		DeniedSubscribe:    c.deniedSubscribe.Load(),
+		DeniedReceive:      c.deniedReceive.Load(),
+		DeniedFunction:     c.deniedFunction.Load(),
+		FilterRejected:     c.filterRejected.Load(),
+		FilterDropped:      c.filterDropped.Load(),
+		Store:              b.opts.Store.Stats(),
+	}
+}
+
+// SessionInfo is one session as operators see it.
+type SessionInfo struct {
+	Identity      identity.ID
+	ClientID      string
+	Connected     bool
+	Remote        string    // of the connection
+	Protocol      string    // "5" or "3.1.1"; empty without a connection
+	Since         time.Time // of the connection or its end
+	KeepAlive     time.Duration
+	Expiry        time.Duration // after the connection; negative: never
+	Subscriptions []string
+	Inflight      int    // sent, not acknowledged
+	Queued        int    // waiting, those in flight included for a persistent session
+	Dropped       uint64 // messages that the session lost
+	Denied        uint64 // of the connection
+}
+
+// Sessions returns all sessions, sorted by identity and client identifier.
+func (b *Broker) Sessions() []SessionInfo {
+	var infos []SessionInfo
+	for _, s := range b.all() {
+		infos = append(infos, s.info())
+	}
+	slices.SortFunc(infos, func(x, y SessionInfo) int {
+		return cmp.Or(cmp.Compare(x.Identity.String(), y.Identity.String()), cmp.Compare(x.ClientID, y.ClientID))
+	})
+	return infos
+}
+
+func (s *session) info() SessionInfo {
+	queue := s.b.opts.Store.QueueStats(s.key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := SessionInfo{
+		Identity: s.principal.ID, ClientID: s.principal.ClientID, Since: s.since,
+		Expiry:   time.Duration(s.expiry.Load()) * time.Second,
+		Inflight: s.window.used, Queued: queue.Messages + len(s.volatile), Dropped: s.lost.Load() + queue.Dropped,
+	}
+	if s.expiry.Load() == never {
+		i.Expiry = -1
+	}
+	for f := range s.subs {
+		i.Subscriptions = append(i.Subscriptions, f)
+	}
+	slices.Sort(i.Subscriptions)
+	if c := s.conn.Load(); c != nil {
+		i.Connected, i.Remote, i.Protocol = true, c.principal.Remote, c.version.String()
+		i.KeepAlive, i.Denied = c.keepAlive, c.denied.Load()
+	}
+	return i
+}
+
+// principalFields are the log fields of a principal.
+func principalFields(p Principal) logrus.Fields {
+	return logrus.Fields{
+		logfield.SPIFFEID: p.ID.String(), logfield.ClientID: p.ClientID, logfield.Remote: p.Remote,
+	}
+}

@@ -1,0 +1,276 @@
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// memTx is the open transaction of a [Memory]: a list of changes, so that one
+// that would pass a limit is refused before anything was touched.
+type memTx struct {
+	ops []op
+}
+
+var txPool = sync.Pool{New: func() any { return new(memTx) }}
+
+type opKind byte
+
+const (
+	opPutSession opKind = iota
+	opDeleteSession
+	opSubscribe
+	opUnsubscribe
+	opReceive
+	opRelease
+	opEnqueue
+	opInflight
+	opDequeue
+	opRetain
+	opOutbound
+	opAcknowledge
+	opFloor
+	opPutValue
+)
+
+// op is one change. Which fields count depends on kind.
+type op struct {
+	kind     opKind
+	id       uint16
+	sent     Sent
+	seq      uint64
+	key      SessionKey
+	name     string // filter, peer or key of a value
+	scope    string
+	message  *Message
+	delivery Delivery
+	sub      Subscription
+	session  *Session
+	origin   Origin
+	value    []byte
+}
+
+func (t *memTx) add(o op) { t.ops = append(t.ops, o) }
+
+func (t *memTx) reset() {
+	clear(t.ops)
+	t.ops = t.ops[:0]
+}
+
+func (t *memTx) PutSession(s Session)            { t.add(op{kind: opPutSession, key: s.Key, session: &s}) }
+func (t *memTx) DeleteSession(k SessionKey)      { t.add(op{kind: opDeleteSession, key: k}) }
+func (t *memTx) Receive(k SessionKey, id uint16) { t.add(op{kind: opReceive, key: k, id: id}) }
+func (t *memTx) Release(k SessionKey, id uint16) { t.add(op{kind: opRelease, key: k, id: id}) }
+func (t *memTx) Retain(m *Message)               { t.add(op{kind: opRetain, message: m}) }
+func (t *memTx) Floor(o Origin)                  { t.add(op{kind: opFloor, origin: o}) }
+
+func (t *memTx) Subscribe(k SessionKey, s Subscription) {
+	t.add(op{kind: opSubscribe, key: k, sub: s})
+}
+
+func (t *memTx) Unsubscribe(k SessionKey, filter string) {
+	t.add(op{kind: opUnsubscribe, key: k, name: filter})
+}
+
+func (t *memTx) Enqueue(k SessionKey, d Delivery) {
+	t.add(op{kind: opEnqueue, key: k, delivery: d})
+}
+
+func (t *memTx) Inflight(k SessionKey, seq uint64, e Sent) {
+	t.add(op{kind: opInflight, key: k, seq: seq, sent: e})
+}
+
+func (t *memTx) Dequeue(k SessionKey, seq uint64) {
+	t.add(op{kind: opDequeue, key: k, seq: seq})
+}
+
+func (t *memTx) Outbound(peer string, m *Message) {
+	t.add(op{kind: opOutbound, name: peer, message: m})
+}
+
+func (t *memTx) Acknowledge(peer string, seq uint64) {
+	t.add(op{kind: opAcknowledge, name: peer, seq: seq})
+}
+
+func (t *memTx) PutValue(scope, key string, value []byte) {
+	t.add(op{kind: opPutValue, scope: scope, name: key, value: bytes.Clone(value)})
+}
+
+// check returns an error if a change would pass a limit that refuses instead of
+// dropping. A transaction that only replaces or removes always fits.
+func (m *Memory) check(tx *memTx) error {
+	for i := range tx.ops {
+		switch o := &tx.ops[i]; o.kind {
+		case opRetain:
+			if len(o.message.Payload) == 0 || m.retained.get(o.message.Topic) != nil {
+				continue
+			}
+			l := m.limits.Retained
+			if m.stats.Retained >= l.Messages || m.stats.RetainedBytes+o.message.Size() > l.Bytes {
+				return fmt.Errorf("retain %q: %w", o.message.Topic, ErrFull)
+			}
+		case opPutValue:
+			if _, known := m.values[valueKey{o.scope, o.name}]; o.value == nil || known {
+				continue
+			}
+			l := m.limits.Values
+			if len(m.values) >= l.Messages || m.stats.ValueBytes+len(o.value) > l.Bytes {
+				return fmt.Errorf("keep a value of %s: %w", o.scope, ErrFull)
+			}
+		}
+	}
+	return nil
+}
+
+// apply makes one change. A change to a session that is gone does nothing: its
+// end overtook the change.
+func (m *Memory) apply(o *op) {
+	switch o.kind {
+	case opPutSession:
+		m.putSession(o.session)
+	case opDeleteSession:
+		m.deleteSession(o.key)
+	case opRetain:
+		m.retain(o.message)
+	case opOutbound:
+		m.outbound(o.name, o.message)
+	case opAcknowledge:
+		log := m.peer(o.name).log
+		for log.stats.Messages > 0 && log.first() <= o.seq {
+			log.remove(log.first())
+		}
+	case opFloor:
+		m.floors[laneKey{o.origin.Site, o.origin.Lane}] = o.origin
+	case opPutValue:
+		m.putValue(valueKey{o.scope, o.name}, o.value)
+	default:
+		if s := m.sessions[o.key]; s != nil {
+			m.applySession(s, o)
+		}
+	}
+}
+
+func (m *Memory) applySession(s *memSession, o *op) {
+	switch o.kind {
+	case opSubscribe:
+		if i := s.subscription(o.sub.Filter); i >= 0 {
+			s.Subscriptions[i] = o.sub
+		} else {
+			s.Subscriptions = append(s.Subscriptions, o.sub)
+		}
+	case opUnsubscribe:
+		if i := s.subscription(o.name); i >= 0 {
+			s.Subscriptions = slices.Delete(s.Subscriptions, i, i+1)
+		}
+	case opReceive:
+		if !slices.Contains(s.Received, o.id) {
+			s.Received = append(s.Received, o.id)
+		}
+	case opRelease:
+		s.Received = slices.DeleteFunc(s.Received, func(id uint16) bool { return id == o.id })
+	case opEnqueue:
+		m.enqueue(s.queue, o.delivery)
+	case opInflight:
+		if e := s.queue.at(o.seq); e != nil {
+			e.PacketID, e.Released = o.sent.PacketID, o.sent.Released
+		}
+	case opDequeue:
+		m.dequeue(s.queue, o.seq)
+	}
+}
+
+func (s *memSession) subscription(filter string) int {
+	return slices.IndexFunc(s.Subscriptions, func(x Subscription) bool { return x.Filter == filter })
+}
+
+func (m *Memory) putSession(s *Session) {
+	old := m.sessions[s.Key]
+	if old == nil {
+		old = &memSession{queue: newQueue()}
+		m.sessions[s.Key] = old
+	}
+	s.Subscriptions, s.Received = old.Subscriptions, old.Received
+	old.Session = *s
+}
+
+func (m *Memory) deleteSession(k SessionKey) {
+	s := m.sessions[k]
+	if s == nil {
+		return
+	}
+	m.stats.Queued -= s.queue.stats.Messages
+	m.stats.QueuedBytes -= s.queue.stats.Bytes
+	delete(m.sessions, k)
+}
+
+func (m *Memory) enqueue(q *queue, d Delivery) {
+	if !q.fits(d, m.limits.Queue) {
+		q.stats.Dropped++
+		m.stats.QueueDropped++
+		return
+	}
+	q.push(d)
+	m.stats.Queued++
+	m.stats.QueuedBytes += d.Message.Size()
+}
+
+func (m *Memory) dequeue(q *queue, seq uint64) {
+	e := q.at(seq)
+	if e == nil {
+		return
+	}
+	m.stats.Queued--
+	m.stats.QueuedBytes -= e.Message.Size()
+	q.remove(seq)
+}
+
+// retain keeps r unless what is kept is newer. [MQTT-3.3.1-5] [MQTT-3.3.1-6]
+// [MQTT-3.3.1-7]
+func (m *Memory) retain(r *Message) {
+	old := m.retained.get(r.Topic)
+	if old != nil && old.HLC > r.HLC {
+		return
+	}
+	if old != nil {
+		m.dropRetained(r.Topic)
+	}
+	if len(r.Payload) == 0 {
+		return
+	}
+	m.retained.put(r)
+	m.stats.Retained++
+	m.stats.RetainedBytes += r.Size()
+}
+
+func (m *Memory) dropRetained(topic string) {
+	if old := m.retained.remove(topic); old != nil {
+		m.stats.Retained--
+		m.stats.RetainedBytes -= old.Size()
+	}
+}
+
+func (m *Memory) outbound(peer string, msg *Message) {
+	p := m.peer(peer)
+	d := Delivery{Message: msg}
+	for p.log.stats.Messages > 0 && !p.log.fits(d, m.limits.Outbound) {
+		p.log.remove(p.log.first())
+		p.log.stats.Dropped++
+	}
+	p.log.push(d)
+	select {
+	case p.grew <- struct{}{}:
+	default: // the token of an earlier message is still there
+	}
+}
+
+func (m *Memory) putValue(k valueKey, value []byte) {
+	if old, ok := m.values[k]; ok {
+		m.stats.ValueBytes -= len(old)
+		delete(m.values, k)
+	}
+	if value != nil {
+		m.values[k] = value
+		m.stats.ValueBytes += len(value)
+	}
+}

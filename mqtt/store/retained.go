@@ -1,0 +1,115 @@
+package store
+
+import "strings"
+
+// retainedNode is a level of the tree of retained topics. It is the mirror of a
+// subscription tree: here the names are kept and a filter asks.
+type retainedNode struct {
+	children map[string]*retainedNode
+	message  *Message
+}
+
+// put keeps m at its topic and returns the message that it replaces, if any.
+func (n *retainedNode) put(m *Message) *Message {
+	for level := range strings.SplitSeq(m.Topic, "/") {
+		child := n.children[level]
+		if child == nil {
+			child = &retainedNode{}
+			if n.children == nil {
+				n.children = make(map[string]*retainedNode)
+			}
+			n.children[level] = child
+		}
+		n = child
+	}
+	old := n.message
+	n.message = m
+	return old
+}
+
+// get returns the message retained at topic, or nil.
+func (n *retainedNode) get(topic string) *Message {
+	for level := range strings.SplitSeq(topic, "/") {
+		if n = n.children[level]; n == nil {
+			return nil
+		}
+	}
+	return n.message
+}
+
+// remove takes the message at topic out, prunes the branch that it leaves empty,
+// and returns the message, if any. The path is kept in a list instead of the
+// call stack: a topic may have tens of thousands of levels.
+func (n *retainedNode) remove(topic string) *Message {
+	type step struct {
+		node  *retainedNode
+		level string
+	}
+	var path []step
+	for level := range strings.SplitSeq(topic, "/") {
+		child := n.children[level]
+		if child == nil {
+			return nil
+		}
+		path = append(path, step{n, level})
+		n = child
+	}
+	old := n.message
+	n.message = nil
+	for i := len(path) - 1; i >= 0 && n.message == nil && len(n.children) == 0; i-- {
+		n = path[i].node
+		delete(n.children, path[i].level)
+	}
+	return old
+}
+
+// match appends to dst the messages whose topics match filter.
+func (n *retainedNode) match(filter string, dst []*Message) []*Message {
+	return n.matchLevel(filter, true, dst)
+}
+
+// matchLevel descends as deep as the kept topics reach, whatever the filter is.
+func (n *retainedNode) matchLevel(filter string, root bool, dst []*Message) []*Message {
+	level, rest, more := strings.Cut(filter, "/")
+	switch level {
+	case "#":
+		return n.all(root, dst)
+	case "+":
+		for name, child := range n.children {
+			if root && strings.HasPrefix(name, "$") {
+				continue // [MQTT-4.7.2-1]
+			}
+			dst = child.rest(rest, more, dst)
+		}
+	default:
+		if child := n.children[level]; child != nil {
+			dst = child.rest(rest, more, dst)
+		}
+	}
+	return dst
+}
+
+// rest matches what follows a level of the filter. "a/#" matches "a" itself.
+func (n *retainedNode) rest(filter string, more bool, dst []*Message) []*Message {
+	if more {
+		return n.matchLevel(filter, false, dst)
+	}
+	if n.message != nil {
+		dst = append(dst, n.message)
+	}
+	return dst
+}
+
+// all appends every message of the branch.
+func (n *retainedNode) all(root bool, dst []*Message) []*Message {
+	if n.message != nil {
+		dst = append(dst, n.message)
+	}
+	for name, child := range n.children {
+		if root && strings.HasPrefix(name, "$") {
+			continue // [MQTT-4.7.2-1]
+		}
+		dst = child.all(false, dst)
+	}
+	return dst
+}

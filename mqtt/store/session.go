@@ -1,0 +1,53 @@
+package store
+
+// SessionKey names a session. Identities cannot take over each other's sessions
+// because the identity is part of the key.
+type SessionKey struct {
+	Identity string // SPIFFE ID
+	ClientID string
+}
+
+// Session is what is kept of a session beside its queue.
+type Session struct {
+	Key    SessionKey
+	Expiry uint32 // seconds after the connection ended; 0xFFFFFFFF is never
+
+	// Disconnected is when the connection ended, in Unix nanoseconds; 0 while
+	// there is one.
+	Disconnected int64
+
+	// Will is published at WillAt (Unix nanoseconds) unless the client returns
+	// before; while it is connected WillAt is 0.
+	Will      *Message
+	WillDelay uint32 // seconds
+	WillAt    int64
+
+	Subscriptions []Subscription // filled by [Store.Sessions], ignored by [Tx.PutSession]
+	Received      []uint16       // QoS 2 packet identifiers awaiting PUBREL; as Subscriptions
+}
+
+// Subscription is one topic filter of a session with its options.
+type Subscription struct {
+	Filter            string // as the client wrote it, with $share/<name>/ if shared
+	QoS               byte
+	NoLocal           bool
+	RetainAsPublished bool
+	RetainHandling    byte
+	ID                uint32 // subscription identifier; 0 is none
+}
+
+// Delivery is a message as one session will receive it.
+type Delivery struct {
+	Message *Message
+	QoS     byte // the lower of published and granted
+	Retain  bool
+	IDs     []uint32 // subscription identifiers
+}
+
+// Entry is a delivery that waits in a session's queue.
+type Entry struct {
+	Delivery
+	Seq      uint64 // grows by one with each entry of the queue; the first is 1
+	PacketID uint16 // as told to [Tx.Inflight]; 0 is not yet sent
+	Released bool   // PUBREC arrived: PUBREL is due, the message itself is done
+}

@@ -1,0 +1,115 @@
+package store
+
+import (
+	"errors"
+	"time"
+)
+
+// ErrFull is wrapped by the error of a transaction that was refused as a whole
+// because something would have grown over its limit.
+var ErrFull = errors.New("store is full")
+
+// Store is the broker's memory. All methods are safe for concurrent use; what
+// they return is shared and not to be changed.
+type Store interface {
+	// Update adds changes to the open transaction. The store calls add once,
+	// with nothing of its own locked but the transaction, and done once the
+	// changes are kept or refused. Callbacks run one at a time in the order of
+	// their changes, perhaps before Update returns; they must not block. A nil
+	// done asks for no notice.
+	Update(add func(Tx), done func(error))
+
+	// Sessions returns every session, for a broker that starts.
+	Sessions() []Session
+
+	// Queue appends to dst the entries of k's queue after seq, oldest first,
+	// until dst is at its capacity.
+	Queue(k SessionKey, after uint64, dst []Entry) []Entry
+
+	// QueueStats tells how full k's queue is.
+	QueueStats(k SessionKey) QueueStats
+
+	// Retained returns the retained messages whose topic matches filter, which
+	// is not a shared one.
+	Retained(filter string) []*Message
+
+	// Outbound appends to dst the messages of peer's log after seq, oldest
+	// first, until dst is at its capacity. A first entry that is not seq+1 tells
+	// that those between were dropped.
+	Outbound(peer string, after uint64, dst []Outbound) []Outbound
+
+	// Committed returns a channel that holds a token whenever peer's log grew
+	// since the last receive. It has one consumer: the link to peer.
+	Committed(peer string) <-chan struct{}
+
+	// OutboundStats tells how full peer's log is.
+	OutboundStats(peer string) QueueStats
+
+	// Floor returns the last sequence number kept of an origin's lane, and the
+	// epoch that it belongs to.
+	Floor(site string, lane uint16) (epoch, seq uint64)
+
+	// Value returns what [Tx.PutValue] kept.
+	Value(scope, key string) ([]byte, bool)
+
+	// Sweep drops what expired by now.
+	Sweep(now time.Time)
+
+	// Stats returns the totals.
+	Stats() Stats
+}
+
+// Tx is the open transaction. Its methods only add to it and are called only
+// inside the function given to [Store.Update].
+type Tx interface {
+	PutSession(s Session)                      // new or changed, without its lists
+	DeleteSession(k SessionKey)                // with its queue and lists
+	Subscribe(k SessionKey, s Subscription)    // replaces that of the same filter
+	Unsubscribe(k SessionKey, filter string)   //
+	Receive(k SessionKey, id uint16)           // a QoS 2 message is taken from the client
+	Release(k SessionKey, id uint16)           // its PUBREL arrived
+	Enqueue(k SessionKey, d Delivery)          // dropped and counted when the queue is full
+	Inflight(k SessionKey, seq uint64, e Sent) // an entry goes to the client
+	Dequeue(k SessionKey, seq uint64)          // an entry is done
+	Retain(m *Message)                         // an empty payload removes; a lower HLC changes nothing
+	Outbound(peer string, m *Message)          // the oldest is dropped and counted when the log is full
+	Acknowledge(peer string, seq uint64)       // peer keeps all up to seq
+	Floor(o Origin)                            // o was taken; see [Store.Floor]
+	PutValue(scope, key string, value []byte)  // nil removes
+}
+
+// Sent is how far an entry went: under which packet identifier, and whether the
+// client confirmed the message itself (QoS 2).
+type Sent struct {
+	PacketID uint16
+	Released bool
+}
+
+// Outbound is a message in the log of a peer site.
+type Outbound struct {
+	Message *Message
+	Seq     uint64
+}
+
+// QueueStats tells how full one queue is and what it lost.
+type QueueStats struct {
+	Messages int
+	Bytes    int
+	Dropped  uint64 // since the store was opened
+}
+
+// Stats are the totals of a store.
+type Stats struct {
+	Sessions      int
+	Queued        int // messages in all session queues
+	QueuedBytes   int
+	QueueDropped  uint64
+	Retained      int
+	RetainedBytes int
+	Outbound      int // messages in all outbound logs
+	OutboundBytes int
+	OutboundDrops uint64
+	Values        int
+	ValueBytes    int
+	Commits       uint64
+}

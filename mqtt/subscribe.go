@@ -1,0 +1,253 @@
+package mqtt
+
+import (
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/topic"
+)
+
+// handleSubscribe answers a SUBSCRIBE: many filters act as many SUBSCRIBEs with
+// one SUBACK. [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-5] [MQTT-3.8.4-6]
+func (c *conn) handleSubscribe(flags byte, body []byte) error {
+	var p packet.Subscribe
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
+	}
+	ack := &packet.Suback{PacketID: p.PacketID}
+	var added []*subscription
+	var replay []store.Delivery
+	why := ""
+	for _, asked := range p.Subscriptions {
+		sub, v, code := c.grant(asked, p.Properties.SubscriptionIDs)
+		ack.ReasonCodes = append(ack.ReasonCodes, code) // [MQTT-3.9.3-1] [MQTT-3.8.4-7]
+		if sub == nil {
+			if why == "" {
+				why = asked.TopicFilter + ": " + v.String()
+			}
+			continue
+		}
+		replay = append(replay, c.b.retainedFor(sub, c.own.subscribe(sub))...)
+		added = append(added, sub)
+	}
+	if len(added) > 0 && c.own.stored.Load() {
+		if err := c.b.commit(func(tx store.Tx) {
+			for _, sub := range added {
+				tx.Subscribe(c.own.key, sub.Subscription)
+			}
+		}); err != nil {
+			return &packet.Error{Code: packet.UnspecifiedError, Msg: err.Error()}
+		}
+	}
+	ack.Properties = c.explain(why)
+	c.send(&c.batch, ack)
+	if len(replay) > 0 {
+		c.own.pipe.push(&entry{stage: filtered, replay: replay})
+	}
+	return nil
+}
+
+// grant decides one filter. Without a subscription the code says why.
+func (c *conn) grant(asked packet.Subscription, ids []uint32) (*subscription, Verdict, packet.ReasonCode) {
+	name, filter, shared, err := topic.ParseShared(asked.TopicFilter) // [MQTT-4.8.2-1] [MQTT-4.8.2-2]
+	if err == nil {
+		err = topic.ValidFilter(filter) // [MQTT-4.7.1-1] [MQTT-4.7.1-2]
+	}
+	if err != nil {
+		return nil, Verdict{Reason: "the filter " + err.Error()}, packet.TopicFilterInvalid
+	}
+	s := c.own
+	if !s.roomFor(asked.TopicFilter) {
+		return nil, Verdict{Reason: "too many subscriptions"}, packet.QuotaExceeded
+	}
+	v := s.maySubscribe(filter, shared)
+	if !v.Allowed {
+		c.deniedSubscribe(asked.TopicFilter, v)
+		return nil, v, packet.NotAuthorized
+	}
+	sub := &subscription{session: s, filter: filter, filtered: v.Filtered}
+	sub.Subscription = store.Subscription{
+		Filter: asked.TopicFilter, QoS: asked.QoS, NoLocal: asked.NoLocal,
+		RetainAsPublished: asked.RetainAsPublished, RetainHandling: asked.RetainHandling,
+	}
+	if len(ids) > 0 {
+		sub.ID = ids[0]
+	}
+	c.b.complete(sub, name, shared)
+	return sub, v, packet.ReasonCode(asked.QoS)
+}
+
+// complete fills in what follows from the rest of a subscription.
+func (b *Broker) complete(sub *subscription, name string, shared bool) {
+	if sub.ID != 0 {
+		sub.ids = []uint32{sub.ID}
+	}
+	if shared {
+		sub.shared = groupKey{name, sub.filter}
+	}
+}
+
+// maySubscribe asks the policy, but for the view of one's own denials: that is
+// everyone's.
+func (s *session) maySubscribe(filter string, shared bool) Verdict {
+	switch {
+	case filter == deniedTopic && !shared:
+		return Verdict{Allowed: true}
+	case reservedFilter(filter):
+		return reservedVerdict
+	}
+	r := s.may()
+	if r == nil {
+		return Verdict{Reason: "the identity has no rights"}
+	}
+	return r.Subscribe(filter)
+}
+
+// roomFor reports whether the session may have a subscription to filter.
+func (s *session) roomFor(filter string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, known := s.subs[filter]
+	return known || len(s.subs) < s.b.opts.SubscriptionsPerSession
+}
+
+// subscribe adds sub or replaces the one of the same filter [MQTT-3.8.4-3], and
+// reports whether there was one. Nothing is lost in between [MQTT-3.8.4-4].
+func (s *session) subscribe(sub *subscription) (replaced bool) {
+	s.mu.Lock()
+	old := s.subs[sub.Filter]
+	if s.subs == nil {
+		s.subs = make(map[string]*subscription)
+	}
+	if s.ended {
+		s.mu.Unlock()
+		return false
+	}
+	s.subs[sub.Filter] = sub
+	s.mu.Unlock()
+	s.b.subscribe(sub)
+	return old != nil
+}
+
+// subscribe puts sub where messages are matched, and tells the other sites of a
+// filter that is new here.
+func (b *Broker) subscribe(sub *subscription) {
+	if sub.filter == deniedTopic {
+		b.notices.add(sub)
+		return
+	}
+	b.interestMu.Lock()
+	defer b.interestMu.Unlock()
+	if sub.shared == (groupKey{}) {
+		if _, replaced := b.tree.Add(sub.filter, subscriber{session: sub.session}, sub); !replaced {
+			b.interested(sub.filter, 1)
+		}
+		return
+	}
+	g := b.groups[sub.shared]
+	if g == nil {
+		g = &group{key: sub.shared}
+		b.groups[sub.shared] = g
+	}
+	before := g.size()
+	if g.put(sub) > before {
+		b.interested(sub.filter, 1)
+	}
+	if before == 0 {
+		b.tree.Add(sub.filter, subscriber{group: g}, &subscription{filter: sub.filter, group: g})
+	}
+	b.epoch.Add(1) // the group's members are not the tree's
+}
+
+// unsubscribe takes sub away from where messages are matched [MQTT-3.10.4-2].
+func (b *Broker) unsubscribe(sub *subscription) {
+	if sub.filter == deniedTopic {
+		b.notices.remove(sub)
+		return
+	}
+	b.interestMu.Lock()
+	defer b.interestMu.Unlock()
+	if sub.shared == (groupKey{}) {
+		if _, removed := b.tree.Remove(sub.filter, subscriber{session: sub.session}); removed {
+			b.interested(sub.filter, -1)
+		}
+		return
+	}
+	g := b.groups[sub.shared]
+	if g == nil {
+		return
+	}
+	before := g.size()
+	left := g.remove(sub.session)
+	if left < before {
+		b.interested(sub.filter, -1)
+	}
+	if left == 0 {
+		delete(b.groups, sub.shared)
+		b.tree.Remove(sub.filter, subscriber{group: g})
+	}
+	b.epoch.Add(1)
+}
+
+// interested counts the subscriptions of a filter and tells the other sites of
+// the first and the last. The caller holds interestMu, so that they hear it in
+// order.
+func (b *Broker) interested(filter string, n int) {
+	was := b.interest[filter]
+	b.subscriptions.Add(int64(n))
+	if was+n == 0 {
+		delete(b.interest, filter)
+	} else {
+		b.interest[filter] = was + n
+	}
+	if b.opts.Forwarder == nil || filter[0] == '$' {
+		return
+	}
+	switch {
+	case was == 0:
+		b.opts.Forwarder.Subscribed(filter)
+	case was+n == 0:
+		b.opts.Forwarder.Unsubscribed(filter)
+	}
+}
+
+// handleUnsubscribe answers an UNSUBSCRIBE. Filters are compared byte by byte
+// [MQTT-3.10.4-1]; deliveries that began are finished [MQTT-3.10.4-3].
+// [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT-3.10.4-6]
+func (c *conn) handleUnsubscribe(flags byte, body []byte) error {
+	var p packet.Unsubscribe
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
+	}
+	ack := &packet.Unsuback{PacketID: p.PacketID}
+	for _, filter := range p.TopicFilters {
+		code := packet.NoSubscriptionExisted
+		if c.own.unsubscribe(filter) {
+			code = packet.Success
+		}
+		ack.ReasonCodes = append(ack.ReasonCodes, code) // [MQTT-3.11.3-1]
+	}
+	if c.own.stored.Load() {
+		if err := c.b.commit(func(tx store.Tx) {
+			for _, filter := range p.TopicFilters {
+				tx.Unsubscribe(c.own.key, filter)
+			}
+		}); err != nil {
+			return &packet.Error{Code: packet.UnspecifiedError, Msg: err.Error()}
+		}
+	}
+	c.send(&c.batch, ack)
+	return nil
+}
+
+// unsubscribe reports whether the session had a subscription to filter.
+func (s *session) unsubscribe(filter string) bool {
+	s.mu.Lock()
+	sub := s.subs[filter]
+	delete(s.subs, filter)
+	s.mu.Unlock()
+	if sub == nil {
+		return false
+	}
+	s.b.unsubscribe(sub)
+	return true
+}

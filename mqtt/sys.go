@@ -1,0 +1,89 @@
+package mqtt
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// The clock of [Broker.Run].
+const (
+	statusInterval = 10 * time.Second
+	sweepInterval  = time.Minute
+)
+
+// Run does what is due by the clock until ctx is done: it publishes
+// $SYS/broker/* and sweeps what expired. When it returns, no timer of the broker
+// fires any more.
+func (b *Broker) Run(ctx context.Context) error {
+	defer b.stopTimers()
+	status := time.NewTicker(statusInterval)
+	defer status.Stop()
+	sweep := time.NewTicker(sweepInterval)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-status.C:
+			b.publishStatus()
+		case now := <-sweep.C:
+			b.opts.Store.Sweep(now)
+		}
+	}
+}
+
+// stopTimers leaves delayed wills and expiry to the next start.
+func (b *Broker) stopTimers() {
+	b.stopped.Store(true)
+	for _, s := range b.all() {
+		s.mu.Lock()
+		s.stopTimer(expiryTimer)
+		s.stopTimer(willTimer)
+		s.mu.Unlock()
+	}
+}
+
+// status returns $SYS/broker/* as of now. They are made when somebody asks and
+// kept nowhere.
+func (b *Broker) status() []*store.Message {
+	c := b.Counters()
+	var all []*store.Message
+	text := func(name, value string) {
+		all = append(all, &store.Message{Topic: "$SYS/broker/" + name, Payload: []byte(value), Retain: true})
+	}
+	count := func(name string, n uint64) { text(name, strconv.FormatUint(n, 10)) }
+	text("version", b.opts.Version)
+	text("uptime", strconv.Itoa(int(time.Since(b.start).Seconds()))+" seconds")
+	count("clients/connected", uint64(c.Clients))
+	count("clients/disconnected", uint64(c.Sessions-c.Clients))
+	count("clients/total", uint64(c.Sessions))
+	count("subscriptions/count", uint64(c.Subscriptions))
+	count("retained messages/count", uint64(c.Store.Retained))
+	count("store/messages/count", uint64(c.Store.Queued))
+	count("store/messages/bytes", uint64(c.Store.QueuedBytes))
+	count("messages/received", c.MessagesReceived)
+	count("messages/sent", c.MessagesSent)
+	count("publish/messages/received", c.MessagesReceived)
+	count("publish/messages/sent", c.MessagesSent)
+	count("publish/messages/dropped", c.MessagesDropped)
+	count("bytes/received", c.BytesReceived)
+	count("bytes/sent", c.BytesSent)
+	return all
+}
+
+// publishStatus sends $SYS/broker/* to its subscribers.
+func (b *Broker) publishStatus() {
+	bt := getBatch(b)
+	defer bt.done()
+	var routes routeCache
+	for _, m := range b.status() {
+		r := routes.get(b, m.Topic, nil)
+		if len(r.receivers) > 0 {
+			bt.out.set(m)
+			bt.fanOut(r, 0, true)
+		}
+	}
+}

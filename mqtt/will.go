@@ -1,0 +1,91 @@
+package mqtt
+
+import (
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// takeWill notes CONNECT's will, if it is allowed. [MQTT-3.1.2-7]
+func (c *conn) takeWill(p *packet.Connect, rights Rights) error {
+	w := p.Will
+	if w == nil {
+		return nil
+	}
+	if err := validTopic(w.Topic); err != nil {
+		return &refusal{packet.TopicNameInvalid, "will: " + err.Error()}
+	}
+	v := reservedVerdict
+	if !reservedTopic(w.Topic) {
+		v = rights.Will(w.Topic, w.QoS, w.Retain, len(w.Payload))
+	}
+	if !v.Allowed {
+		c.b.count.deniedConnect.Add(1)
+		return &refusal{packet.NotAuthorized, "will: " + v.String()}
+	}
+	if w.Properties.Has(packet.PropWillDelayInterval) {
+		c.willDelay = w.Properties.WillDelayInterval
+	}
+	c.will = &store.Message{
+		Topic: w.Topic, Payload: w.Payload, QoS: w.QoS, Retain: w.Retain, // [MQTT-3.1.2-14] [MQTT-3.1.2-15]
+		Props:     w.Properties.Forwarded(), // [MQTT-3.1.3-10]
+		Publisher: c.principal.ID.String(), ClientID: c.principal.ClientID,
+	}
+	return nil
+}
+
+// scheduleWill decides at the end of a connection when the will is published:
+// now, after its delay, or with the session's end if that comes first
+// [MQTT-3.1.2-8]. The caller holds mu and publishes what is returned.
+func (s *session) scheduleWill(now time.Time, expiry uint32) (due *store.Message, at time.Time) {
+	switch {
+	case s.will == nil:
+		return nil, time.Time{}
+	case s.delay == 0:
+		due, s.will = s.will, nil
+		return due, time.Time{}
+	case expiry != never && s.delay >= expiry:
+		return nil, now.Add(time.Duration(expiry) * time.Second)
+	}
+	delay := time.Duration(s.delay) * time.Second
+	s.armWill(delay)
+	return nil, now.Add(delay)
+}
+
+// armWill publishes the will after d unless the client comes back before
+// [MQTT-3.1.3-9]. The caller holds mu.
+func (s *session) armWill(d time.Duration) {
+	epoch := s.epoch
+	s.schedule(willTimer, d, func() {
+		s.mu.Lock()
+		if s.epoch != epoch || s.ended || s.will == nil || s.b.stopped.Load() {
+			s.mu.Unlock()
+			return
+		}
+		will := s.will
+		s.will = nil // [MQTT-3.1.2-10]
+		r := s.record(s.since, time.Time{})
+		s.mu.Unlock()
+		s.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(r) }, nil)
+		s.publishWill(will)
+	})
+}
+
+// publishWill sends the will on the path of a publish. The policy of now
+// decides: the one at CONNECT may be gone.
+func (s *session) publishWill(w *store.Message) {
+	m := *w
+	m.HLC = s.b.clock.now()
+	m.Expires = expires(&m.Props)
+	m.Props.Clear(packet.PropMessageExpiryInterval)
+	if v := s.mayPublish(&m, true); !v.Allowed {
+		s.b.deniedWill(s, &m, v)
+		return
+	}
+	e := &entry{stage: filtered, m: &m, forward: true}
+	if s.b.opts.Filter != nil && s.b.opts.Filter.Bound(Upstream, s.principal, m.Topic) {
+		e.stage = filtering
+	}
+	s.pipe.push(e)
+}
