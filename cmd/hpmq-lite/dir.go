@@ -1,0 +1,103 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hpmq/hpmq/identity"
+)
+
+// The agent's own files in the identity's directory.
+const (
+	rulesFile  = "policy.slice" // the newest signed rules
+	statusFile = "status.json"  // see status
+	lockFile   = "agent.lock"   // held while an agent runs
+)
+
+// identityDir returns the directory to use: the one that was named, the current
+// one if it holds an identity, else the only subdirectory that does.
+func identityDir(named string) (string, error) {
+	const enrolFirst = "enrol this device first: hpmq-enroll --out DIR TICKET"
+	if named != "" {
+		if !holdsIdentity(named) {
+			return "", &failure{exitNotFound, fmt.Errorf("%s holds no identity: no %s there", named, identity.CertFile), enrolFirst}
+		}
+		return named, nil
+	}
+	if holdsIdentity(".") {
+		return ".", nil
+	}
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	for _, e := range entries {
+		if holdsIdentity(e.Name()) {
+			found = append(found, e.Name())
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", &failure{exitNotFound, errors.New("no identity in this directory or directly below it"), enrolFirst + ", or name its directory with --dir"}
+	case 1:
+		return found[0], nil
+	}
+	return "", &failure{exitUsage, fmt.Errorf("%d identities here: %s", len(found), strings.Join(found, ", ")), "choose one, as --dir " + found[0]}
+}
+
+func holdsIdentity(dir string) bool {
+	info, err := os.Stat(filepath.Join(dir, identity.CertFile))
+	return err == nil && info.Mode().IsRegular()
+}
+
+// openIdentity opens the directory of a device or a service.
+func openIdentity(dir string) (*identity.Store, error) {
+	store, err := identity.OpenStore(dir)
+	if err != nil {
+		return nil, err
+	}
+	svid := store.SVID()
+	if svid == nil {
+		return nil, &failure{exitNotFound, fmt.Errorf("%s holds no identity", dir), "enrol this device first: hpmq-enroll --out DIR TICKET"}
+	}
+	if svid.ID.Kind != identity.Device && svid.ID.Kind != identity.Service {
+		return nil, &failure{exitDenied, fmt.Errorf("%s in %s cannot be an agent: it is no device or service", svid.ID.Short(), dir), ""}
+	}
+	return store, nil
+}
+
+// replaceFile writes a file of dir so that a reader finds the old one or the new
+// one, whole; with sync that also holds after a power cut.
+func replaceFile(dir, name string, data []byte, sync bool) error {
+	f, err := os.CreateTemp(dir, "."+name+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil && sync {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	if sync {
+		return syncDir(dir)
+	}
+	return nil
+}
+
+// removeFile removes a file of dir if it is there.
+func removeFile(dir, name string) error {
+	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

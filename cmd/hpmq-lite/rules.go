@@ -1,0 +1,99 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/overlay/access"
+	"github.com/hpmq/hpmq/policy/slice"
+)
+
+// rules keeps the newest signed slice, on disk and in force at the agent.
+type rules struct {
+	store   *identity.Store
+	agent   *access.Agent
+	changed func()
+	log     logrus.FieldLogger
+
+	mu     sync.Mutex // held while a slice is taken
+	cur    *slice.Slice
+	signer identity.ID
+}
+
+// load puts the slice of the last run in force. Without one, or with one that
+// cannot be trusted, the agent goes on refusing everybody until a node brings
+// one.
+func (r *rules) load() {
+	raw, err := os.ReadFile(filepath.Join(r.store.Dir(), rulesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var s *slice.Slice
+	var signer identity.ID
+	if err == nil {
+		s, signer, err = slice.VerifyStored(raw, r.store.Bundle(), r.store.SVID().ID)
+	}
+	if err != nil {
+		r.log.WithField(logfield.File, rulesFile).WithField(logfield.Reason, err.Error()).
+			Warn("kept policy not usable, everybody is refused until a node sends it again")
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.install(s, signer)
+}
+
+// take judges a slice that a node brings, puts it in force and keeps it.
+func (r *rules) take(raw []byte) error {
+	s, signer, err := slice.Verify(raw, r.store.Bundle(), r.store.SVID().ID, time.Now())
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !s.Newer(r.cur) {
+		return fmt.Errorf("version %d of %s is not newer than version %d of %s, which is in force",
+			s.Version, s.Issued.Format(time.RFC3339), r.cur.Version, r.cur.Issued.Format(time.RFC3339))
+	}
+	news := r.cur == nil || r.cur.Version != s.Version
+	r.install(s, signer)
+	entry := r.log.WithFields(logrus.Fields{
+		logfield.Version: s.Version, logfield.Peer: signer.String(), "rules": len(s.Rules),
+	})
+	if news {
+		entry.Info("policy received")
+	}
+	if err := replaceFile(r.store.Dir(), rulesFile, raw, true); err != nil {
+		// The new rules are in force, and the old ones must not come back.
+		err = errors.Join(err, removeFile(r.store.Dir(), rulesFile))
+		entry.WithField(logfield.Reason, err.Error()).Error("policy not kept: after a restart everybody is refused until a node sends it again")
+	}
+	return nil
+}
+
+// install puts s in force, which ends the flows that it does not allow. The
+// caller holds mu.
+func (r *rules) install(s *slice.Slice, signer identity.ID) {
+	r.cur, r.signer = s, signer
+	r.agent.SetDecider(s)
+	r.changed()
+}
+
+// status returns what is in force, nil for nothing.
+func (r *rules) status() *policyStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cur == nil {
+		return nil
+	}
+	return &policyStatus{Version: r.cur.Version, Issued: r.cur.Issued, Signer: r.signer, Rules: len(r.cur.Rules)}
+}

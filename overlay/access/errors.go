@@ -1,0 +1,33 @@
+package access
+
+import (
+	"errors"
+
+	"github.com/hpmq/hpmq/identity"
+)
+
+// Errors of [Relay.Carrier] and [Dial] that callers branch on.
+var (
+	ErrNotFound    = errors.New("no agent of this identity is connected")
+	ErrUnreachable = errors.New("the agent does not answer")
+	ErrBusy        = errors.New("too many connections")
+	ErrNoService   = errors.New("nothing listens on that port")
+)
+
+// carrierError says in full what the error that it wraps says in general.
+type carrierError struct {
+	text string
+	is   error
+}
+
+func (e *carrierError) Error() string { return e.text }
+func (e *carrierError) Unwrap() error { return e.is }
+
+// Denied is an agent's refusal of a connection.
+type Denied struct {
+	Target identity.ID
+	Rule   string // the rule that denied, empty when no rule allows
+	Reason string // for people; names the rule or what is missing
+}
+
+func (d *Denied) Error() string { return d.Target.Short() + " refuses: " + d.Reason }
