@@ -146,7 +146,7 @@ ACTION is publish, subscribe, will, retain, receive or connect. The exit code is
 		if err := c.post(cmd.Context(), "/v1/why", whyRequest{args[0], args[1], args[2]}, &e); err != nil {
 			return err
 		}
-		if err := printAnswer(cmd, e, func(w io.Writer) { fmt.Fprintln(w, e) }); err != nil {
+		if err := printAnswer(cmd, e, func(w io.Writer) { fmt.Fprint(w, e) }); err != nil {
 			return err
 		}
 		if !e.Allowed {

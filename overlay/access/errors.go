@@ -30,4 +30,4 @@ type Denied struct {
 	Reason string // for people; names the rule or what is missing
 }
 
-func (d *Denied) Error() string { return d.Target.Short() + " refuses: " + d.Reason }
+func (d *Denied) Error() string { return d.Reason }
