@@ -12,7 +12,7 @@ import (
 )
 
 func TestDeniedPublish(t *testing.T) {
-	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+	each(t, func(t *testing.T, w *world, v packet.Version) {
 		w.rules.set(func(r *rules) { r.publish = []string{"no"} })
 		sub, pub := w.connect(packet.V5, "sub"), w.connect(v, "pub")
 		sub.subscribe(filter("#", 1))
@@ -46,7 +46,7 @@ func TestDeniedPublish(t *testing.T) {
 }
 
 func TestDeniedSubscribe(t *testing.T) {
-	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+	each(t, func(t *testing.T, w *world, v packet.Version) {
 		w.rules.set(func(r *rules) { r.subscribe = []string{"no/#"} })
 		c := w.connect(v, "c")
 		got := c.subscribe(filter("no/#", 1), filter("yes", 1), filter("$share/g/no/#", 1), filter("$hpmq/#", 1), filter("a/#/b", 1))
@@ -152,6 +152,22 @@ func TestReauthorize(t *testing.T) {
 	})
 }
 
+func TestReauthorizeForgetsVerdicts(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		pub := w.connect(packet.V5, "pub")
+		for range 2 {
+			if code := pub.exchange("y", "1", 1); code.Failed() {
+				t.Fatalf("got %s", code)
+			}
+		}
+		w.rules.set(func(r *rules) { r.publish = []string{"y"} })
+		w.b.Reauthorize()
+		if code := pub.exchange("y", "2", 1); code != packet.NotAuthorized {
+			t.Errorf("got %s", code)
+		}
+	})
+}
+
 func TestDisconnectIdentity(t *testing.T) {
 	for _, drop := range []bool{false, true} {
 		bubble(t, nil, func(t *testing.T, w *world) {
@@ -173,6 +189,9 @@ func TestDisconnectIdentity(t *testing.T) {
 				watcher.finish(watcher.wantMessage("gone"))
 			}
 			watcher.silence()
+			if got := w.b.Counters().Store.Sessions; got != 0 {
+				t.Errorf("%d sessions are still in the store", got)
+			}
 			if _, ack := w.connectAck(packet.V5, "c", resume); ack.SessionPresent {
 				t.Error("the session is still there")
 			}

@@ -61,7 +61,7 @@ func (bt *batch) flush() {
 type outgoing struct {
 	pub    packet.Publish // topic, payload and properties
 	msg    *store.Message // the same as a message; nil until a queue needs it
-	frames [12]packet.Encoded
+	frames [12]frame
 	have   uint16 // bit i: frames[i] is encoded
 	buf    []byte // what frames alias
 	topic  []byte // what pub.TopicName aliases for a message
@@ -95,6 +95,11 @@ func remaining(expires int64) uint32 {
 
 // reset forgets what was encoded.
 func (o *outgoing) reset() {
+	for i := range o.frames {
+		if o.have&(1<<i) != 0 && o.frames[i].shared != nil {
+			o.frames[i] = frame{}
+		}
+	}
 	o.have = 0
 	if cap(o.buf) > keepBuffer {
 		o.buf = nil
@@ -109,9 +114,20 @@ func (o *outgoing) forget() {
 	o.reset()
 }
 
+// frame is a message encoded for one kind of receiver. A large one that is the
+// same for all of them, byte for byte, is shared and not copied: at QoS 0 there
+// is no packet identifier.
+type frame struct {
+	packet.Encoded
+	shared []byte // the whole packet, or nil
+}
+
+// shareFrom is the size from which sharing is cheaper than copying.
+const shareFrom = 8 << 10
+
 // frame returns the message encoded for one kind of receiver. Subscription
 // identifiers make a receiver its own kind: those are encoded each time.
-func (o *outgoing) frame(v packet.Version, qos byte, retain bool, ids []uint32) packet.Encoded {
+func (o *outgoing) frame(v packet.Version, qos byte, retain bool, ids []uint32) frame {
 	if v == packet.V5 && len(ids) > 0 {
 		o.pub.Properties.SubscriptionIDs = ids
 		f := o.encode(v, qos, retain)
@@ -133,10 +149,15 @@ func (o *outgoing) frame(v packet.Version, qos byte, retain bool, ids []uint32) 
 }
 
 // encode appends to buf; frames made before keep the old array if it moves.
-func (o *outgoing) encode(v packet.Version, qos byte, retain bool) packet.Encoded {
+func (o *outgoing) encode(v packet.Version, qos byte, retain bool) frame {
 	o.pub.QoS, o.pub.Retain = qos, retain
-	o.buf = slices.Grow(o.buf, o.pub.Size(v))
+	size := o.pub.Size(v)
+	if qos == 0 && size >= shareFrom {
+		b := make([]byte, 0, size)
+		return frame{o.pub.Encode(b, v), b[:size]}
+	}
+	o.buf = slices.Grow(o.buf, size)
 	f := o.pub.Encode(o.buf, v)
-	o.buf = o.buf[:len(o.buf)+f.Size()]
-	return f
+	o.buf = o.buf[:len(o.buf)+size]
+	return frame{Encoded: f}
 }

@@ -36,7 +36,7 @@ type Options struct {
 	Inflight       uint16           // ours towards a client, if its Receive Maximum is not lower; 1,024
 	TopicAliases   uint16           // per connection, inbound; 32
 	Queue          store.QueueLimit // of a session without expiry, beyond its window; 10,000 messages, 16 MiB
-	Outbox         int              // bytes waiting for a slow client's socket before QoS 0 is dropped; 4 MiB
+	Outbox         int              // bytes waiting for a slow client's socket before QoS 0 is dropped; 64 MiB
 
 	SubscriptionsPerSession int // 10,000
 	Connections             int // 100,000
@@ -52,6 +52,7 @@ type Broker struct {
 	count   counts
 	open    atomic.Int64  // connections, with or without CONNECT
 	stopped atomic.Bool   // no timer acts any more
+	policy  atomic.Uint64 // changes before sessions are looked over for a new policy
 	epoch   atomic.Uint64 // changes with all that routes remember beside the tree
 
 	tree *topic.Tree[subscriber, *subscription]
@@ -115,7 +116,7 @@ func (o Options) withDefaults() Options {
 	o.TopicAliases = cmp.Or(o.TopicAliases, 32)
 	o.Queue.Messages = cmp.Or(o.Queue.Messages, 10_000)
 	o.Queue.Bytes = cmp.Or(o.Queue.Bytes, 16<<20)
-	o.Outbox = cmp.Or(o.Outbox, 4<<20)
+	o.Outbox = cmp.Or(o.Outbox, 64<<20)
 	o.SubscriptionsPerSession = cmp.Or(o.SubscriptionsPerSession, 10_000)
 	o.Connections = cmp.Or(o.Connections, 100_000)
 	o.ConnectionsPerIdentity = cmp.Or(o.ConnectionsPerIdentity, 10_000)

@@ -117,12 +117,6 @@ func (w *world) close() {
 	w.done.Wait()
 }
 
-// named is a connection of a test identity.
-type named struct {
-	net.Conn
-	name string
-}
-
 func testID(name string) identity.ID {
 	return identity.ID{TrustDomain: "lab.test", Kind: identity.Device, Name: name}
 }

@@ -51,8 +51,7 @@ type conn struct {
 	buf          []byte
 	filled       int
 	pub          packet.Publish
-	puback       packet.Puback
-	acked        packet.Puback
+	scratch      scratch
 	aliases      [][]byte
 	cache        routeCache
 	batch        batch
@@ -60,6 +59,16 @@ type conn struct {
 	received     uint64
 	graceful     bool // DISCONNECT with Reason Code 0x00 came
 	deniedLogged bool
+}
+
+// scratch holds the packets of the hot paths: behind an interface they would
+// escape to the heap each time.
+type scratch struct {
+	ack    packet.Puback
+	rec    packet.Pubrec
+	rel    packet.Pubrel
+	answer packet.Pubrel // to a PUBREC
+	comp   packet.Pubcomp
 }
 
 // The read buffer begins small, since most clients are idle, and grows while it
@@ -236,19 +245,18 @@ func (c *conn) watch() (stop func()) {
 	mu.Lock()
 	defer mu.Unlock()
 	timer = time.AfterFunc(limit, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if stopped {
+		left := limit
+		if !c.waiting.Load() {
+			left -= time.Since(c.b.start) - time.Duration(c.heard.Load())
+		}
+		if left <= 0 {
+			c.end(packet.KeepAliveTimeout, "nothing heard for 1.5 times the keep alive")
 			return
 		}
-		silent := time.Since(c.b.start) - time.Duration(c.heard.Load())
-		switch {
-		case c.waiting.Load():
-			timer.Reset(limit)
-		case silent < limit:
-			timer.Reset(limit - silent)
-		default:
-			c.end(packet.KeepAliveTimeout, "nothing heard for 1.5 times the keep alive")
+		mu.Lock()
+		defer mu.Unlock()
+		if !stopped {
+			timer.Reset(left)
 		}
 	})
 	return func() {
@@ -289,25 +297,22 @@ func (c *conn) sayGoodbye(code packet.ReasonCode, reason string) {
 
 // fail ends the connection for what its client did, or for the client's going.
 func (c *conn) fail(err error) {
-	var bad *packet.Error
-	switch {
-	case errors.As(err, &bad):
+	if bad, ok := errors.AsType[*packet.Error](err); ok {
 		c.logFailure(bad)
 		c.end(bad.Code, bad.Msg)
-	default:
-		c.closeOnce.Do(func() {
-			c.cause = err
-			close(c.closing)
-			c.finish()
-		})
+		return
 	}
+	c.closeOnce.Do(func() {
+		c.cause = err
+		close(c.closing)
+		c.finish()
+	})
 }
 
 // why is the cause of the end in a few words. The connection is closing.
 func (c *conn) why() string {
 	<-c.closing
-	var bad *packet.Error
-	if errors.As(c.cause, &bad) {
+	if bad, ok := errors.AsType[*packet.Error](c.cause); ok {
 		return bad.Msg
 	}
 	return c.cause.Error()

@@ -31,15 +31,13 @@ func (c *conn) handleConnect(h packet.Header, body []byte) error {
 	if p.Version == packet.V311 {
 		c.version = packet.V311
 	}
-	var bad *packet.Error
-	if errors.As(err, &bad) {
+	if bad, ok := errors.AsType[*packet.Error](err); ok {
 		err = &refusal{bad.Code, bad.Error()}
 	}
 	if err == nil {
 		err = c.accept(&p)
 	}
-	var no *refusal
-	if errors.As(err, &no) {
+	if no, ok := errors.AsType[*refusal](err); ok {
 		c.refuseConnect(no)
 	}
 	return err
@@ -56,6 +54,7 @@ func (c *conn) accept(p *packet.Connect) error {
 		assigned = c.principal.ID.Name + "-" + strings.ToLower(ulid.Make().String())
 		c.principal.ClientID = assigned // [MQTT-3.1.3-6] [MQTT-3.1.3-7]
 	}
+	policy := c.b.policy.Load()
 	rights := c.b.opts.Authorizer.Rights(c.principal)
 	if rights == nil {
 		c.b.count.deniedConnect.Add(1)
@@ -78,6 +77,9 @@ func (c *conn) accept(p *packet.Connect) error {
 	c.deadline.Stop()
 	c.heard.Store(int64(time.Since(c.b.start)))
 	c.unwatch = c.watch()
+	if c.b.policy.Load() != policy {
+		c.b.reauthorize(s) // the policy changed while nobody knew of the session
+	}
 	c.welcome(p, s, present, assigned)
 	return nil
 }

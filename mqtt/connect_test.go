@@ -10,10 +10,11 @@ import (
 
 var versions = []packet.Version{packet.V311, packet.V5}
 
-func each(t *testing.T, change func(*Options), test func(t *testing.T, w *world, v packet.Version)) {
+func each(t *testing.T, test func(t *testing.T, w *world, v packet.Version)) {
+	t.Helper()
 	for _, v := range versions {
 		t.Run(v.String(), func(t *testing.T) {
-			bubble(t, change, func(t *testing.T, w *world) { test(t, w, v) })
+			bubble(t, nil, func(t *testing.T, w *world) { test(t, w, v) })
 		})
 	}
 }
@@ -145,7 +146,7 @@ func TestConnectDeadline(t *testing.T) {
 }
 
 func TestKeepAlive(t *testing.T) { // [MQTT-3.1.2-22]
-	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+	each(t, func(t *testing.T, w *world, v packet.Version) {
 		watcher := w.connect(v, "watcher")
 		watcher.subscribe(filter("gone", 1))
 		c := w.connect(v, "c", keepAlive(10), withWill("gone", "c", 0))
@@ -173,7 +174,7 @@ func TestKeepAlive(t *testing.T) { // [MQTT-3.1.2-22]
 }
 
 func TestTakeover(t *testing.T) { // [MQTT-3.1.4-3]
-	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+	each(t, func(t *testing.T, w *world, v packet.Version) {
 		watcher := w.connect(v, "watcher")
 		watcher.subscribe(filter("gone", 1))
 		a := w.connect(v, "c", withWill("gone", "a", 0))

@@ -95,7 +95,7 @@ func (s *session) wait(d store.Delivery) {
 
 // sendNew sends a QoS 1 or 2 message for the first time, with DUP 0
 // [MQTT-4.3.2-2], if the outbox takes it. The caller holds mu.
-func (s *session) sendNew(bt *batch, c *conn, f packet.Encoded, seq uint64) bool {
+func (s *session) sendNew(bt *batch, c *conn, f frame, seq uint64) bool {
 	id := s.window.take(seq, f.QoS(), sent)
 	if !c.push(bt, f, id, false) {
 		s.window.free(s.window.get(id))

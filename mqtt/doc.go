@@ -1,2 +1,43 @@
-// Package mqtt is the broker.
+// Package mqtt is the broker: MQTT 3.1.1 and 5, sessions and routing.
+//
+// It decides what the specification decides, and who gets a message. What an
+// identity may do is the [Authorizer]'s answer, what functions make of a message
+// the [Filter]'s, and what other sites want the [Forwarder]'s; the broker knows
+// neither policy files nor WebAssembly nor links. What has to outlive a
+// connection is in a [github.com/hpmq/hpmq/mqtt/store.Store].
+//
+// # The path of a publish
+//
+// Each step is one function in the file named for it; the order never changes.
+//
+//  1. decode (packet.Publish.Decode, called in publish.go);
+//  2. resolve the topic alias (conn.resolveAlias), before anything asks about
+//     the topic;
+//  3. find what is known about the topic, or validate a new one (conn.routeOf);
+//  4. authorize (conn.authorize); a refusal is explained where the version can;
+//  5. deliver at once (conn.deliverNow) if no function, no other site and no
+//     store has a part in it; else park a copy in the client's pipeline
+//     (conn.park), behind which all that follows waits its turn;
+//  6. run the upstream chain and authorize what it emits, as the function and as
+//     the client (pipeline.outputs in emit.go);
+//  7. match (pipeline.match in match.go);
+//  8. run the downstream chain of each receiving session, once, before its queue
+//     (pipeline.askDownstream);
+//  9. keep, in one store transaction, what must not be lost: queue entries, the
+//     retained value, outbound logs, the QoS 2 identifier (pipeline.commit);
+//  10. deliver, then acknowledge (pipeline.finish).
+//
+// # Who runs what
+//
+// Each connection has one goroutine, its reader. It delivers into the outboxes
+// of the receivers and flushes each of them once per read batch; a writer
+// goroutine exists only while a client takes less than it is sent. Nothing that
+// one client does blocks another: a full outbox refuses messages of QoS 0 and
+// lets others wait in the receiver's queue, and a client whose own messages or
+// answers pile up is not read until they are through.
+//
+// Locks are taken in the order session.mu, outbox.mu; pipeline.mu,
+// Broker.interestMu and Broker.mu are held alone or before those. No callback,
+// policy question, store access or socket call runs under session.mu,
+// outbox.mu or pipeline.mu, but for the reads of a resumed session's queue.
 package mqtt

@@ -255,10 +255,39 @@ func TestFilterSeesRetainedAndWills(t *testing.T) {
 			q.answer(emit("w2", "converted"))
 		}
 		sub.wantMessage("converted")
-		w.b.Inject(&store.Message{Topic: "w", Payload: []byte("far")}, nil, nil)
+		w.b.Inject(&store.Message{Topic: "w", Payload: []byte("far")}, false, nil, nil)
 		sub.wantMessage("far") // from other sites: no upstream chain
 		if want := []string{"downstream sub r=kept", "upstream c w=gone"}; !slices.Equal(f.seen, want) {
 			t.Errorf("functions saw %v, want %v", f.seen, want)
+		}
+	})
+}
+
+// A chain that did not run leaves the message unacknowledged for MQTT 3.1.1 and
+// refused for MQTT 5; downstream the receiver goes without.
+func TestFilterError(t *testing.T) {
+	each(t, func(t *testing.T, w *world, v packet.Version) {
+		f := newChain("upstream up", "downstream down")
+		w.b.opts.Filter = f
+		sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
+		sub.subscribe(filter("#", 1))
+		pub.publish("up", "lost", 1, 1)
+		for _, q := range f.take() {
+			q.answer(FilterResult{Err: store.ErrFull})
+		}
+		if v == packet.V5 {
+			if ack, ok := pub.next().(*packet.Puback); !ok || ack.ReasonCode != packet.QuotaExceeded {
+				t.Errorf("acknowledged with %v", ack)
+			}
+		} else if p := pub.next(); p != nil {
+			t.Errorf("a message that went nowhere was answered with %v", p)
+		}
+		pub.publish("down", "lost", 0, 0)
+		for _, q := range f.take() {
+			q.answer(FilterResult{Err: store.ErrFull})
+		}
+		if p := sub.next(); p != nil {
+			t.Errorf("the receiver got %v", p)
 		}
 	})
 }

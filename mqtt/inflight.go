@@ -1,128 +1,202 @@
 package mqtt
 
 import (
-	"cmp"
-	"slices"
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// slotState tells how far an outgoing QoS 1 or 2 message is.
-type slotState byte
+// The exchanges of QoS 1 and 2. Outgoing ones live in the session's window,
+// incoming QoS 2 ones in session.incoming.
 
-const (
-	reserved slotState = iota // has its identifier, which is not kept yet
-	sent                      // PUBLISH went out
-	released                  // PUBREC arrived, PUBREL went out
-)
-
-// slot is one outgoing message that the client has not finished with. The
-// message itself is in the store's queue (seq) or, for a session that keeps
-// nothing, forgotten: it cannot be sent again.
-type slot struct {
-	seq   uint64
-	id    uint16 // 0 is a free slot
-	state slotState
-	qos   byte
-	live  bool // counts against this connection's quota
-}
-
-// window holds the messages in flight to a client. A packet identifier modulo
-// the length is its slot's index, so finding one costs nothing and the memory
-// follows what is in flight. Guarded by session.mu.
-type window struct {
-	slots []slot
-	used  int
-	live  int    // slots that count against quota
-	quota int    // the client's Receive Maximum or ours, anew per connection [MQTT-4.9.0-1]
-	next  uint16 // where the search for a free identifier begins
-}
-
-const maxSlots = 1 << 16
-
-// room is how many more PUBLISH packets may go out [MQTT-4.9.0-2].
-func (w *window) room() int { return w.quota - w.live }
-
-// take returns a free packet identifier, never 0 [MQTT-2.2.1-4]. The caller
-// checked room.
-func (w *window) take(seq uint64, qos byte, state slotState) uint16 {
-	if w.used*2 >= len(w.slots) && len(w.slots) < maxSlots {
-		w.grow()
+// handlePuback ends a QoS 1 exchange, whatever its Reason Code [MQTT-4.4.0-2].
+func (c *conn) handlePuback(flags byte, body []byte) error {
+	p := &c.scratch.ack
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
 	}
-	for {
-		w.next++
-		if w.next == 0 {
-			w.next = 1
-		}
-		s := &w.slots[int(w.next)&(len(w.slots)-1)]
-		if s.id == 0 {
-			*s = slot{seq: seq, id: w.next, state: state, qos: qos, live: true}
-			w.used++
-			w.live++
-			return s.id
-		}
+	s := c.own
+	s.mu.Lock()
+	slot := s.window.get(p.PacketID)
+	if slot == nil || slot.qos != 1 {
+		s.mu.Unlock()
+		return nil // unknown, or of an exchange that is over
 	}
-}
-
-// grow doubles the slots. Identifiers that differed modulo the old length differ
-// modulo the new one.
-func (w *window) grow() {
-	old := w.slots
-	w.slots = make([]slot, max(16, 2*len(old)))
-	for _, s := range old {
-		if s.id != 0 {
-			w.slots[int(s.id)&(len(w.slots)-1)] = s
-		}
-	}
-}
-
-// restore takes up a message that was in flight before a restart.
-func (w *window) restore(s slot) {
-	for len(w.slots) < maxSlots && (w.used*2 >= len(w.slots) || w.slots[int(s.id)&(len(w.slots)-1)].id != 0) {
-		w.grow()
-	}
-	w.slots[int(s.id)&(len(w.slots)-1)] = s
-	w.used++
-	w.next = max(w.next, s.id)
-}
-
-// get returns the slot of id, or nil.
-func (w *window) get(id uint16) *slot {
-	if len(w.slots) == 0 || id == 0 {
-		return nil
-	}
-	if s := &w.slots[int(id)&(len(w.slots)-1)]; s.id == id {
-		return s
+	more := s.finish(slot)
+	s.mu.Unlock()
+	if more {
+		s.pump(&c.batch)
 	}
 	return nil
 }
 
-// free ends an exchange and returns the quota that it held.
-func (w *window) free(s *slot) {
-	if s.live {
-		w.live--
+// finish ends an outgoing exchange and reports whether something waits for the
+// room that it leaves. The caller holds mu.
+func (s *session) finish(slot *slot) (more bool) {
+	if slot.seq != 0 {
+		s.done = append(s.done, slot.seq)
 	}
-	w.used--
-	*s = slot{}
-	if w.used == 0 && len(w.slots) > 256 {
-		w.slots = nil
-	}
+	s.window.free(slot)
+	return s.behind || len(s.volatile) > 0 || s.window.used != s.window.live
 }
 
-// rest marks everything as sent on an earlier connection.
-func (w *window) rest() {
-	for i := range w.slots {
-		w.slots[i].live = false
+// handlePubrec answers with PUBREL [MQTT-4.3.3-4] after the store knows that the
+// message itself must not be sent again [MQTT-4.3.3-6]. A failure ends the
+// exchange.
+func (c *conn) handlePubrec(flags byte, body []byte) error {
+	p := &c.scratch.rec
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
 	}
-	w.live = 0
-}
-
-// stale appends the slots that await their resend, in the order of the original
-// [MQTT-4.6.0-1].
-func (w *window) stale(dst []slot) []slot {
-	for _, s := range w.slots {
-		if s.id != 0 && !s.live {
-			dst = append(dst, s)
+	s := c.own
+	s.mu.Lock()
+	slot := s.window.get(p.PacketID)
+	switch {
+	case slot == nil || slot.qos != 2:
+		s.mu.Unlock()
+		c.send(&c.batch, &packet.Pubrel{PacketID: p.PacketID, ReasonCode: packet.PacketIdentifierNotFound})
+		return nil
+	case p.ReasonCode.Failed():
+		more := s.finish(slot)
+		s.mu.Unlock()
+		if more {
+			s.pump(&c.batch)
 		}
+		return nil
 	}
-	slices.SortFunc(dst, func(a, b slot) int { return cmp.Compare(a.seq, b.seq) })
-	return dst
+	slot.state = released
+	seq := slot.seq
+	s.mu.Unlock()
+	if seq == 0 {
+		c.scratch.answer = packet.Pubrel{PacketID: p.PacketID}
+		c.send(&c.batch, &c.scratch.answer)
+		return nil
+	}
+	id := p.PacketID
+	c.after(func(tx store.Tx) {
+		tx.Inflight(s.key, seq, store.Sent{PacketID: id, Released: true})
+	}, &packet.Pubrel{PacketID: id})
+	return nil
+}
+
+// after sends answer once a change is kept. If it cannot be kept there is no
+// answer: the client repeats itself.
+func (c *conn) after(add func(store.Tx), answer packet.Packet) {
+	c.b.opts.Store.Update(add, func(err error) {
+		if err != nil {
+			return
+		}
+		bt := getBatch(c.b)
+		c.send(bt, answer)
+		bt.done()
+	})
+}
+
+// handlePubcomp ends a QoS 2 exchange.
+func (c *conn) handlePubcomp(flags byte, body []byte) error {
+	p := &c.scratch.comp
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
+	}
+	s := c.own
+	s.mu.Lock()
+	slot := s.window.get(p.PacketID)
+	if slot == nil || slot.state != released {
+		s.mu.Unlock()
+		return nil
+	}
+	more := s.finish(slot)
+	s.mu.Unlock()
+	if more {
+		s.pump(&c.batch)
+	}
+	return nil
+}
+
+// handlePubrel ends an incoming QoS 2 exchange: the identifier is forgotten for
+// good before PUBCOMP says so. [MQTT-4.3.3-11] [MQTT-4.3.3-12]
+func (c *conn) handlePubrel(flags byte, body []byte) error {
+	p := &c.scratch.rel
+	if err := p.Decode(c.version, flags, body); err != nil {
+		return err
+	}
+	s := c.own
+	id := p.PacketID
+	known := s.release(id)
+	if known && s.stored.Load() {
+		c.after(func(tx store.Tx) { tx.Release(s.key, id) }, &packet.Pubcomp{PacketID: id})
+		return nil
+	}
+	comp := &c.scratch.comp
+	*comp = packet.Pubcomp{PacketID: id}
+	if !known && c.version == packet.V5 {
+		comp.ReasonCode = packet.PacketIdentifierNotFound
+	}
+	c.send(&c.batch, comp)
+	return nil
+}
+
+// repeated answers a QoS 2 PUBLISH that came before: with PUBREC each time, and
+// it is delivered once [MQTT-4.3.3-10]. While the first is on its way the answer
+// waits for it.
+func (s *session) repeated(c *conn, id uint16) bool {
+	s.mu.Lock()
+	e, known := s.incoming[id]
+	s.mu.Unlock()
+	if !known {
+		return false
+	}
+	if e != nil && s.pipe.redirect(e, c) {
+		return true
+	}
+	c.send(&c.batch, &packet.Pubrec{PacketID: id})
+	return true
+}
+
+// redirect sends e's acknowledgement to c, if it did not go out yet.
+func (p *pipeline) redirect(e *entry, c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.acked {
+		return false
+	}
+	e.conn = c
+	return true
+}
+
+// receive notes a QoS 2 message before its PUBREC; e is nil if that is going out.
+func (s *session) receive(id uint16, e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	if s.incoming == nil {
+		s.incoming = make(map[uint16]*entry)
+	}
+	s.incoming[id] = e
+	s.incomingLen.Store(int32(len(s.incoming)))
+}
+
+// received notes the outcome that PUBREC tells: after a failure the identifier
+// is free again [MQTT-4.3.3-9].
+func (s *session) received(id uint16, code packet.ReasonCode) {
+	if code.Failed() {
+		s.release(id)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.incoming[id]; known {
+		s.incoming[id] = nil
+	}
+}
+
+// release forgets an incoming QoS 2 identifier and reports whether it was known.
+func (s *session) release(id uint16) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, known := s.incoming[id]
+	delete(s.incoming, id)
+	s.incomingLen.Store(int32(len(s.incoming)))
+	return known
 }

@@ -23,13 +23,16 @@ func (b *Broker) Publish(m *store.Message, done func(error)) {
 	b.lanes[0].push(&entry{stage: filtered, m: &n, forward: true, done: done})
 }
 
-// Inject delivers a message that came from another site. tx, if not nil, adds
+// Inject delivers a message that came from another site. replayed says that m is
+// a retained message which the site has sent because somebody here subscribed,
+// not one that was published just now: receivers get it with RETAIN set. tx, if
+// not nil, adds
 // the caller's own changes, such as the dedupe floor, to the transaction that
 // keeps m; done, if not nil, is called once all of it is kept, in the order of
 // the calls with the same m.Origin.Site and m.Origin.Lane, and must not block.
 // What is injected enters no upstream function and is not forwarded. m is not
 // changed.
-func (b *Broker) Inject(m *store.Message, tx func(store.Tx), done func(error)) {
+func (b *Broker) Inject(m *store.Message, replayed bool, tx func(store.Tx), done func(error)) {
 	if err := validTopic(m.Topic); err != nil {
 		if done != nil {
 			done(err)
@@ -40,7 +43,7 @@ func (b *Broker) Inject(m *store.Message, tx func(store.Tx), done func(error)) {
 	b.clock.observe(m.HLC)
 	lane := maphash.Comparable(laneSeed, laneKey{m.Origin.Site, m.Origin.Lane})
 	p := &b.lanes[1+lane%uint64(len(b.lanes)-1)]
-	p.push(&entry{stage: filtered, m: m, tx: tx, done: done})
+	p.push(&entry{stage: filtered, m: m, replayed: replayed, tx: tx, done: done})
 }
 
 type laneKey struct {

@@ -61,7 +61,7 @@ func TestForward(t *testing.T) {
 			}
 		}
 		w.b.Publish(&store.Message{Topic: "b", QoS: 1}, nil)
-		w.b.Inject(&store.Message{Topic: "a", QoS: 1}, nil, nil) // goes no further
+		w.b.Inject(&store.Message{Topic: "a", QoS: 1}, false, nil, nil) // goes no further
 		got := w.b.opts.Store.Outbound("far", 0, make([]store.Outbound, 0, 10))
 		if len(got) != 3 || got[0].Message.QoS != 1 || got[1].Message.QoS != 2 || got[2].Message.Topic != "b" || !slices.Equal(far.lost, []string{"a"}) {
 			t.Errorf("log %v, QoS 0 %v", got, far.lost)
@@ -109,7 +109,7 @@ func TestInject(t *testing.T) {
 				Topic: topic, Payload: []byte(fmt.Sprint(i)), QoS: 1, Retain: retain, HLC: 1 << 40,
 				Origin: store.Origin{Site: "far", Epoch: 1, Lane: lane, Seq: uint64(i)},
 			}
-			w.b.Inject(m, func(tx store.Tx) { tx.Floor(m.Origin) }, func(err error) {
+			w.b.Inject(m, false, func(tx store.Tx) { tx.Floor(m.Origin) }, func(err error) {
 				if err != nil {
 					t.Error(err)
 				}
@@ -133,6 +133,26 @@ func TestInject(t *testing.T) {
 		}
 		if got := w.b.opts.Store.Retained("#"); len(got) != 1 || string(got[0].Payload) != "2" {
 			t.Errorf("retained %v", got)
+		}
+	})
+}
+
+// A retained message that another site sends because somebody here subscribed
+// arrives as one: with RETAIN, and not at shared subscriptions.
+func TestInjectReplayed(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		sub, shared := w.connect(packet.V5, "sub"), w.connect(packet.V5, "shared")
+		sub.subscribe(filter("a", 1))
+		shared.subscribe(filter("$share/g/a", 1))
+		for i, replayed := range []bool{true, false} {
+			m := &store.Message{Topic: "a", Payload: []byte(fmt.Sprint(i)), Retain: true, HLC: 1<<40 + uint64(i)}
+			w.b.Inject(m, replayed, nil, nil)
+			if p := sub.wantMessage(fmt.Sprint(i)); p.Retain != replayed {
+				t.Errorf("replayed %v: RETAIN %v", replayed, p.Retain)
+			}
+			if got := shared.next() != nil; got == replayed {
+				t.Errorf("replayed %v: the shared subscription got it: %v", replayed, got)
+			}
 		}
 	})
 }

@@ -58,8 +58,7 @@ func (b *Broker) passing(ctx context.Context, err error) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
 	}
-	var ne net.Error
-	if !errors.As(err, &ne) {
+	if _, ok := errors.AsType[net.Error](err); !ok {
 		return false
 	}
 	b.log.WithError(err).Error("cannot accept MQTT clients, trying again")

@@ -110,6 +110,9 @@ func (p *pipeline) match(e *entry, o *output) {
 		d := delivery{session: to.session, granted: to.qos, rap: to.rap, downstream: to.downstream}
 		d.IDs = to.ids
 		if to.group != nil {
+			if e.replayed {
+				continue // as a shared subscription gets no retained messages
+			}
 			sub := to.group.pick(o.m.Topic)
 			if sub == nil {
 				continue
@@ -118,6 +121,7 @@ func (p *pipeline) match(e *entry, o *output) {
 			d.IDs = sub.ids
 			d.downstream = p.b.boundDownstream(sub.session, o.m.Topic)
 		}
+		d.rap = d.rap || e.replayed // [MQTT-3.3.1-8]
 		d.carry(o.m)
 		if d.QoS == 0 && !d.session.connected() {
 			continue // nothing keeps QoS 0 for who is away

@@ -14,14 +14,23 @@ type outbox struct {
 	limit int           // bytes beyond which messages are refused
 	room  chan struct{} // capacity 1: holds a token after the backlog was written
 
-	mu     sync.Mutex
-	sink   sink    // nil before the client was admitted
-	buf    *buffer // what the sink has not seen; nil when empty
-	inSink int     // bytes that the sink has not finished
-	busy   bool    // somebody uses the sink
-	dirty  bool    // in the list of a batch that will flush
-	last   bool    // nothing is taken any more: close once all is written
-	idle   *sync.Cond
+	mu    sync.Mutex
+	sink  sink      // nil before the client was admitted
+	queue []segment // what the sink has not seen
+	bytes int       // of the queue and of what the sink has not finished
+	busy  bool      // somebody uses the sink
+	dirty bool      // in the list of a batch that will flush
+	last  bool      // nothing is taken any more: close once all is written
+	idle  *sync.Cond
+
+	first [2]segment // the queue's first array
+}
+
+// segment is a piece of what waits: a buffer that small packets are copied into,
+// or one large packet that its receivers share.
+type segment struct {
+	b   []byte
+	own *buffer // holds b; nil for a shared packet
 }
 
 // buffer is a pooled byte slice.
@@ -31,15 +40,17 @@ type buffer struct{ b []byte }
 // rest when it ends.
 const closeGrace = time.Second
 
-// keepBuffer is the largest buffer that returns to the pool.
-const keepBuffer = 128 << 10
+const (
+	fullBuffer = 64 << 10  // a buffer this full gets nothing more
+	keepBuffer = 256 << 10 // the largest buffer that returns to the pool
+)
 
 var bufferPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 2048)} }}
 
-func putBuffer(b *buffer) {
-	if b != nil && cap(b.b) <= keepBuffer {
-		b.b = b.b[:0]
-		bufferPool.Put(b)
+func (g segment) free() {
+	if g.own != nil && cap(g.own.b) <= keepBuffer {
+		g.own.b = g.own.b[:0]
+		bufferPool.Put(g.own)
 	}
 }
 
@@ -50,27 +61,30 @@ func (o *outbox) open(s sink) {
 	o.mu.Unlock()
 }
 
-// grab returns the buffer to append to. The caller holds mu.
-func (o *outbox) grab() *buffer {
-	if o.buf == nil {
-		o.buf = bufferPool.Get().(*buffer)
+// grab returns the segment to append size bytes to. The caller holds mu and
+// calls put with the result.
+func (o *outbox) grab() *segment {
+	if n := len(o.queue); n > 0 {
+		if g := &o.queue[n-1]; g.own != nil && len(g.b) < fullBuffer {
+			return g
+		}
 	}
-	return o.buf
+	own := bufferPool.Get().(*buffer)
+	o.queue = append(o.queue, segment{b: own.b, own: own})
+	return &o.queue[len(o.queue)-1]
 }
 
-// waiting is how many bytes wait. The caller holds mu.
-func (o *outbox) waiting() int {
-	if o.buf == nil {
-		return o.inSink
-	}
-	return o.inSink + len(o.buf.b)
+// put keeps what was appended to the segment that grab returned.
+func (o *outbox) put(g *segment, b []byte) {
+	o.bytes += len(b) - len(g.b)
+	g.b, g.own.b = b, b
 }
 
 // overdue reports whether more than the limit waits.
 func (o *outbox) overdue() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !o.last && o.waiting() > o.limit
+	return !o.last && o.bytes > o.limit
 }
 
 // mark tells whether the caller has to put the connection on its batch's list.
@@ -84,15 +98,20 @@ func (o *outbox) mark() bool {
 // push appends a PUBLISH for the next flush. It never blocks: past the byte
 // limit it refuses, and the receiver loses or queues its own message while nobody
 // else waits.
-func (c *conn) push(bt *batch, f packet.Encoded, id uint16, dup bool) bool {
+func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 	o := &c.out
 	o.mu.Lock()
-	if n := o.waiting(); o.last || n > 0 && n+f.Size() > o.limit {
+	if o.last || o.bytes > 0 && o.bytes+f.Size() > o.limit {
 		o.mu.Unlock()
 		return false
 	}
-	b := o.grab()
-	b.b = f.Append(b.b, id, dup)
+	if f.shared != nil {
+		o.queue = append(o.queue, segment{b: f.shared})
+		o.bytes += len(f.shared)
+	} else {
+		g := o.grab()
+		o.put(g, f.Append(g.b, id, dup))
+	}
 	fresh := o.mark()
 	o.mu.Unlock()
 	bt.touch(c, fresh)
@@ -112,8 +131,8 @@ func (c *conn) send(bt *batch, p packet.Packet) {
 		o.mu.Unlock()
 		return
 	}
-	b := o.grab()
-	b.b = p.Append(b.b, c.version)
+	g := o.grab()
+	o.put(g, p.Append(g.b, c.version))
 	fresh := o.mark()
 	o.mu.Unlock()
 	bt.touch(c, fresh)
@@ -124,17 +143,17 @@ func (c *conn) flush() {
 	o := &c.out
 	o.mu.Lock()
 	o.dirty = false
-	for !o.busy && o.buf != nil {
-		b := o.take()
+	for !o.busy && len(o.queue) > 0 {
+		g := o.take()
 		o.mu.Unlock()
-		c.b.count.bytesOut.Add(uint64(len(b.b)))
-		done, err := o.sink.try(b.b)
+		c.b.count.bytesOut.Add(uint64(len(g.b)))
+		done, err := o.sink.try(g.b)
 		if err == nil && !done {
-			c.writers.Go(func() { c.drain(b) })
+			c.writers.Go(func() { c.drain(g) })
 			return
 		}
 		o.mu.Lock()
-		o.written(b, err)
+		o.written(g, err)
 	}
 	finished := o.last && !o.busy
 	o.mu.Unlock()
@@ -143,51 +162,47 @@ func (c *conn) flush() {
 	}
 }
 
-// take hands the buffer over to the sink. The caller holds mu.
-func (o *outbox) take() *buffer {
-	b := o.buf
-	o.buf, o.busy, o.inSink = nil, true, len(b.b)
-	return b
+// take hands the first segment over to the sink. The caller holds mu.
+func (o *outbox) take() segment {
+	g := o.queue[0]
+	o.queue[0] = segment{}
+	if o.queue = o.queue[1:]; len(o.queue) == 0 {
+		o.queue = o.first[:0]
+	}
+	o.busy = true
+	return g
 }
 
 // written takes the sink back. After an error nothing more can be written. The
 // caller holds mu.
-func (o *outbox) written(b *buffer, err error) {
-	putBuffer(b)
-	o.busy, o.inSink = false, 0
+func (o *outbox) written(g segment, err error) {
+	o.bytes -= len(g.b)
+	g.free()
+	o.busy = false
 	if err != nil {
-		putBuffer(o.buf)
-		o.buf, o.last = nil, true
+		for _, g := range o.queue {
+			g.free()
+		}
+		o.queue, o.bytes, o.last = nil, 0, true
 	}
 	o.idle.Broadcast()
 }
 
-// awaitWriters waits, after finish, until nobody uses the sink any more.
-func (c *conn) awaitWriters() {
-	o := &c.out
-	o.mu.Lock()
-	for o.busy || o.buf != nil && o.sink != nil {
-		o.idle.Wait()
-	}
-	o.mu.Unlock()
-	c.writers.Wait()
-}
-
 // drain waits for a slow socket, together with all that gathers meanwhile, and
 // then lets the session send what it kept back.
-func (c *conn) drain(b *buffer) {
+func (c *conn) drain(g segment) {
 	o := &c.out
 	for {
 		err := o.sink.drain()
 		o.mu.Lock()
-		o.written(b, err)
-		if o.buf == nil {
+		o.written(g, err)
+		if len(o.queue) == 0 {
 			break
 		}
-		b = o.take()
+		g = o.take()
 		o.mu.Unlock()
-		c.b.count.bytesOut.Add(uint64(len(b.b)))
-		o.sink.hold(b.b)
+		c.b.count.bytesOut.Add(uint64(len(g.b)))
+		o.sink.hold(g.b)
 	}
 	last := o.last
 	o.mu.Unlock()
@@ -221,4 +236,15 @@ func (c *conn) finish() {
 		return
 	}
 	time.AfterFunc(closeGrace, func() { c.nc.Close() })
+}
+
+// awaitWriters waits, after finish, until nobody uses the sink any more.
+func (c *conn) awaitWriters() {
+	o := &c.out
+	o.mu.Lock()
+	for o.busy || len(o.queue) > 0 && o.sink != nil {
+		o.idle.Wait()
+	}
+	o.mu.Unlock()
+	c.writers.Wait()
 }

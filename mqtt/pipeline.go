@@ -60,19 +60,19 @@ type entry struct {
 	qos   byte           // of the acknowledgement; 0 has none
 	id    uint16         // packet identifier to acknowledge
 	m     *store.Message // as it came; nil if there is only something to acknowledge
-	will  bool
 
-	forward bool              // to other sites, if they want it
-	replay  []store.Delivery  // retained messages for the owner, in place of m
-	tx      func(store.Tx)    // of [Broker.Inject]
-	done    func(error)       // of [Broker.Inject] and [Broker.Publish]
-	result  FilterResult      // of the upstream chain
-	outs    []output          //
-	pending int               // downstream answers missing; guarded by pipeline.mu
-	matched bool              // somebody gets it
-	code    packet.ReasonCode // of the acknowledgement
-	reason  string            //
-	err     error             // of the chain or the store
+	forward  bool              // to other sites, if they want it
+	replayed bool              // m is a retained message of another site
+	replay   []store.Delivery  // retained messages for the owner, in place of m
+	tx       func(store.Tx)    // of [Broker.Inject]
+	done     func(error)       // of [Broker.Inject] and [Broker.Publish]
+	result   FilterResult      // of the upstream chain
+	outs     []output          //
+	pending  int               // downstream answers missing; guarded by pipeline.mu
+	matched  bool              // somebody gets it
+	code     packet.ReasonCode // of the acknowledgement
+	reason   string            //
+	err      error             // of the chain or the store
 }
 
 // size is what the entry counts against maxParkedBytes.

@@ -39,7 +39,7 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 		c.deniedPublish(r.topic, p, v)
 		return c.refuse(p, packet.NotAuthorized, v)
 	}
-	if s.pipe.waiting.Load() == 0 && !p.Retain && !r.slow(p.QoS) && !(p.QoS == 2 && s.persistent()) {
+	if s.pipe.waiting.Load() == 0 && !p.Retain && !r.slow(p.QoS) && (p.QoS < 2 || !s.persistent()) {
 		c.deliverNow(p, r, s)
 		return nil
 	}
@@ -127,11 +127,12 @@ func (c *conn) deliverNow(p *packet.Publish, r *route, s *session) {
 	bt.fanOut(r, p.QoS, false)
 	switch p.QoS {
 	case 1:
-		c.puback = packet.Puback{PacketID: p.PacketID, ReasonCode: noted(len(r.receivers) > 0)}
-		c.send(bt, &c.puback) // [MQTT-4.3.2-4]
+		c.scratch.ack = packet.Puback{PacketID: p.PacketID, ReasonCode: noted(len(r.receivers) > 0)}
+		c.send(bt, &c.scratch.ack) // [MQTT-4.3.2-4]
 	case 2:
 		s.receive(p.PacketID, nil)
-		c.send(bt, &packet.Pubrec{PacketID: p.PacketID, ReasonCode: noted(len(r.receivers) > 0)}) // [MQTT-4.3.3-8]
+		c.scratch.rec = packet.Pubrec{PacketID: p.PacketID, ReasonCode: noted(len(r.receivers) > 0)}
+		c.send(bt, &c.scratch.rec) // [MQTT-4.3.3-8]
 	}
 }
 

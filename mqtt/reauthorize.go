@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
@@ -10,6 +11,7 @@ import (
 // the subscriptions that are no longer granted, and their clients are
 // disconnected with the reason.
 func (b *Broker) Reauthorize() {
+	b.policy.Add(1)
 	b.functionsMu.Lock()
 	clear(b.functions)
 	b.functionsMu.Unlock()
@@ -55,7 +57,7 @@ func (b *Broker) reauthorize(s *session) {
 	}
 	if c := s.conn.Load(); c != nil && reason != "" {
 		b.count.deniedSubscribe.Add(uint64(len(lost)))
-		b.log.WithFields(principalFields(s.principal)).WithField("reason", reason).Warn("client disconnected by a new policy")
+		b.log.WithFields(principalFields(s.principal)).WithField(logfield.Reason, reason).Warn("client disconnected by a new policy")
 		c.end(packet.NotAuthorized, reason)
 	}
 }
@@ -84,6 +86,7 @@ type Removal struct {
 // Disconnect ends the connections of an identity and returns how many there
 // were. Nothing that their clients sent is taken any more when it returns.
 func (b *Broker) Disconnect(id identity.ID, r Removal) int {
+	b.policy.Add(1)
 	n := 0
 	for _, s := range b.all() {
 		if s.principal.ID == id && b.remove(s, r) {
@@ -91,15 +94,6 @@ func (b *Broker) Disconnect(id identity.ID, r Removal) int {
 		}
 	}
 	return n
-}
-
-// DisconnectClient is Disconnect for one session, named by its client
-// identifier.
-func (b *Broker) DisconnectClient(id identity.ID, clientID string, r Removal) bool {
-	b.mu.Lock()
-	s := b.sessions[store.SessionKey{Identity: id.String(), ClientID: clientID}]
-	b.mu.Unlock()
-	return s != nil && b.remove(s, r)
 }
 
 // remove reports whether the session had a connection.

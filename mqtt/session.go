@@ -107,16 +107,16 @@ func (s *session) attach(c *conn, expiry uint32) bool {
 	s.setExpiry(expiry)
 	s.will, s.delay = c.will, c.willDelay // [MQTT-3.1.2-7]
 	s.since = time.Now()
-	s.window.rest()
 	s.window.quota = c.quota
 	s.behind = true
 	s.conn.Store(c)
 	return true
 }
 
-// setExpiry also tells the routes when that changes where messages go.
+// setExpiry also tells the routes when that changes where messages go. The caller
+// holds mu.
 func (s *session) setExpiry(seconds uint32) {
-	if old := s.expiry.Swap(seconds); (old == 0) != (seconds == 0) {
+	if old := s.expiry.Swap(seconds); (old == 0) != (seconds == 0) && len(s.subs) > 0 {
 		s.b.Reroute()
 	}
 }
@@ -127,6 +127,10 @@ func (s *session) detach(c *conn) {
 	s.mu.Lock()
 	s.conn.CompareAndSwap(c, nil)
 	s.window.rest()
+	if s.ended { // by an operator, say: nothing is left to wait for
+		s.mu.Unlock()
+		return
+	}
 	s.volatile, s.volBytes = nil, 0
 	s.since = time.Now()
 	if c.graceful {

@@ -11,7 +11,7 @@ import (
 )
 
 func TestSessionResumes(t *testing.T) { // [MQTT-3.1.2-5] [MQTT-3.2.2-3] [MQTT-4.5.0-1]
-	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+	each(t, func(t *testing.T, w *world, v packet.Version) {
 		keep := expiry(1000)
 		if v == packet.V311 {
 			keep = resume
@@ -90,7 +90,7 @@ func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 }
 
 func TestRedelivery(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1] [MQTT-4.3.3-6]
-	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+	each(t, func(t *testing.T, w *world, v packet.Version) {
 		keep := expiry(1000)
 		if v == packet.V311 {
 			keep = resume
@@ -272,7 +272,7 @@ func TestSubscriptionsOverlap(t *testing.T) { // [MQTT-3.3.4-2] [MQTT-3.3.4-3] [
 }
 
 func TestUnsubscribe(t *testing.T) { // [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.11.3-1]
-	each(t, nil, func(t *testing.T, w *world, v packet.Version) {
+	each(t, func(t *testing.T, w *world, v packet.Version) {
 		c := w.connect(v, "c")
 		c.subscribe(filter("a", 0), filter("b", 0))
 		c.send(&packet.Unsubscribe{PacketID: 4, TopicFilters: []string{"a", "c"}})

@@ -5,6 +5,7 @@ import (
 	"io"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/testca"
@@ -80,9 +81,12 @@ func TestIdleConnectionIsCheap(t *testing.T) {
 	}
 	until(t, paris, "all", func() bool { return len(paris.conns(lyon.ID())) == 1+more })
 	ends := float64(2 * more)
-	per := float64(runtime.NumGoroutine()-before) / ends
-	t.Logf("%.1f goroutines per end", per)
-	if per > 3.5 {
-		t.Errorf("%.1f goroutines per end of an idle connection", per)
+	per := func() float64 { return float64(runtime.NumGoroutine()-before) / ends }
+	for began := time.Now(); per() > 3.5 && time.Since(began) < limit; {
+		runtime.Gosched() // goroutines of the handshakes are still ending
+	}
+	t.Logf("%.1f goroutines per end", per())
+	if per() > 3.5 {
+		t.Errorf("%.1f goroutines per end of an idle connection", per())
 	}
 }

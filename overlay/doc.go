@@ -42,4 +42,8 @@
 // beside the old connection. The pause between dials is at most an eighth of
 // the time since the path was last seen, between 100 ms and 5 s. A path that
 // was cut for 10 s is thus in use again within 1.25 s and a round trip.
+//
+// A peer that was killed and started again connects anew and knows nothing of
+// the connection before. That one is asked as well, and ends when it has not
+// answered for 3 s while its successor has.
 package overlay

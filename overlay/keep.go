@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -124,6 +125,58 @@ func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 	}
 	if p.look(time.Now()); p.received == before {
 		c.close(codeLost, "silent while a newer connection works")
+	}
+}
+
+// succession is a connection that was replaced, and what is known of it since.
+type succession struct {
+	began       time.Time
+	old, newest *pulse
+	before      uint64 // packets that the old one had received by then
+	alive       bool   // it has answered since
+}
+
+// settle looks after the connections that were replaced. One that does not
+// answer while its successor does is ended: a peer that was killed and is back
+// does not say that what it had before is dead, and the streams there would wait
+// for nobody until the idle timeout. While neither answers the path is cut,
+// which ends nothing.
+func (n *Node) settle(ctx context.Context) {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	open := map[*conn]*succession{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			replaced := n.replaced()
+			maps.DeleteFunc(open, func(old *conn, s *succession) bool { return replaced[old] != s.newest.c })
+			for old, newest := range replaced {
+				if open[old] == nil {
+					p := newPulse(old)
+					open[old] = &succession{began: now, old: p, newest: newPulse(newest), before: p.received}
+				}
+				open[old].look(now)
+			}
+		}
+	}
+}
+
+func (s *succession) look(now time.Time) {
+	if s.alive {
+		return
+	}
+	s.old.look(now)
+	s.newest.look(now)
+	switch {
+	case s.old.received != s.before:
+		s.alive = true
+	case s.newest.heard.Sub(s.began) >= silentAfter:
+		s.old.c.close(codeLost, "silent while a newer connection works")
+	default:
+		s.old.c.queueDatagram([]byte{channelPing})
+		s.newest.c.queueDatagram([]byte{channelPing})
 	}
 }
 

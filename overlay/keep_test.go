@@ -181,6 +181,55 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 
+// TestKilledPeer starts a peer again that went without a word. What waits on a
+// stream of the old connection must hear of it long before the idle timeout, and
+// a connection that answers must not end because there is a newer one.
+func TestKilledPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, 10*time.Millisecond)
+		defer b.stop()
+		if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Second)
+		s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Reset()
+		if err := echo(s); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.lyon.Dial(b.ctx, "127.0.0.1:1", b.paris.ID()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * silentAfter)
+		if err := echo(s); err != nil {
+			t.Fatalf("a stream of a connection that answers, beside a newer one: %v", err)
+		}
+
+		again := b.net.node(t, b.paris.opts.Source, "127.0.0.1:1")
+		ended := make(chan error, 1)
+		go func() { ended <- again.Run(b.ctx) }()
+		defer func() {
+			b.stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}()
+		if _, err := again.Dial(b.ctx, "127.0.0.1:2", b.lyon.ID()); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if _, err := s.Read(make([]byte, 1)); err == nil {
+			t.Error("a stream to the process before still reads")
+		}
+		if took := time.Since(began); took > silentAfter+2*watchInterval {
+			t.Errorf("the stream to the process before ended after %v", took)
+		}
+	})
+}
+
 // TestKeepWaitsForPeer keeps a peer that comes up later and then restarts.
 func TestKeepWaitsForPeer(t *testing.T) {
 	ca := testca.New(t, "lab.test")

@@ -84,7 +84,8 @@ func (c *memConn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 func (c *memConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	c.net.mu.Lock()
-	peer, cut := c.net.ports[to.(*net.UDPAddr).Port], c.net.cut
+	peer := c.net.ports[to.(*net.UDPAddr).Port]
+	cut := c.net.cut || c.net.ports[c.addr.Port] != c // replaced: its process is no more
 	c.net.mu.Unlock()
 	if peer == nil || cut {
 		return len(b), nil

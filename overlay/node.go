@@ -101,6 +101,7 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	close(n.running)
 	n.work.Go(func() { n.sweep(ctx) })
+	n.work.Go(func() { n.settle(ctx) })
 	for {
 		var qc *quic.Conn
 		if qc, err = listener.Accept(ctx); err != nil {

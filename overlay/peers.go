@@ -135,6 +135,23 @@ func (n *Node) duplicates(now time.Time) []*conn {
 	return idle
 }
 
+// replaced returns the connections that have a newer one beside them, with it.
+func (n *Node) replaced() map[*conn]*conn {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var all map[*conn]*conn
+	for _, conns := range n.peers {
+		last := len(conns) - 1
+		for _, old := range conns[:last] {
+			if all == nil {
+				all = make(map[*conn]*conn)
+			}
+			all[old] = conns[last]
+		}
+	}
+	return all
+}
+
 // A Peer is one connected identity, described by its newest connection.
 type Peer struct {
 	ID       identity.ID

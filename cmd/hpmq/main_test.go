@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,14 +70,20 @@ func eventually(ts *testscript.TestScript, ok func() bool) {
 	}
 }
 
-var lastShift = 31000 + os.Getpid()%1000
+// shifts hands out a shift of the ports to each script.
+var shifts = struct {
+	sync.Mutex
+	last int
+}{last: 31000 + os.Getpid()%1000}
 
 // freeShift returns a --ports shift whose ports are free at the moment.
 func freeShift(t *testing.T) string {
+	shifts.Lock()
+	defer shifts.Unlock()
 	for range 200 {
-		lastShift += 13
-		if portsFree(lastShift) {
-			return fmt.Sprintf("%+d", lastShift)
+		shifts.last += 13
+		if portsFree(shifts.last) {
+			return fmt.Sprintf("%+d", shifts.last)
 		}
 	}
 	t.Fatal("no free ports")

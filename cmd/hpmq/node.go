@@ -223,7 +223,8 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 // serveClients runs the listeners.
 func (n *node) serveClients(run func(string, func(context.Context) error)) {
 	conf := identity.ServerConfig(n.store, []string{"mqtt", "http/1.1"}, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
-	mux := newALPNMux(n.tlsPort, conf, n.log)
+	conf.DynamicRecordSizingDisabled = true // whole records: a flush is what has gathered
+	mux := newALPNMux(mqtt.Quick(n.tlsPort), conf, n.log)
 	run("broker", n.broker.Run)
 	run("TLS listener", mux.Run)
 	run("MQTT", func(ctx context.Context) error { return n.broker.Serve(ctx, n.plain, n.admitPlain) })

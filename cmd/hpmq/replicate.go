@@ -37,12 +37,21 @@ func (n *node) serveDirectory(ctx context.Context, s *overlay.Stream) {
 // followDirectory keeps this node's replica up to date, from a CA while one is
 // reachable, else from any node.
 func (n *node) followDirectory(ctx context.Context) error {
+	told := map[identity.ID]string{} // what was logged last about each source
 	for ctx.Err() == nil {
 		changed := n.overlay.Changed()
 		for _, source := range n.directorySources() {
-			if err := n.followOnce(ctx, source); err != nil && ctx.Err() == nil {
-				n.log.WithField(logfield.Peer, source.String()).WithError(err).Info("directory: lost the source")
+			err := n.followOnce(ctx, source)
+			if err == nil || ctx.Err() != nil || told[source] == err.Error() {
+				continue
 			}
+			told[source] = err.Error()
+			log := n.log.WithField(logfield.Peer, source.String()).WithError(err)
+			if _, diverged := errors.AsType[*directory.DivergedError](err); diverged {
+				log.Error("directory: this node and another hold different histories; one of them was restored from an old copy")
+				continue
+			}
+			log.Info("directory: lost the source, trying again")
 		}
 		wait(ctx, changed)
 	}

@@ -46,7 +46,7 @@ type sink struct {
 	left  int
 }
 
-func (b *sink) Inject(_ *store.Message, tx func(store.Tx), done func(error)) {
+func (b *sink) Inject(_ *store.Message, _ bool, tx func(store.Tx), done func(error)) {
 	b.store.Update(tx, func(err error) {
 		done(err)
 		b.mu.Lock()

@@ -35,7 +35,7 @@ const (
 // Broker is what the links need of it. See the methods of the same names of
 // mqtt.Broker.
 type Broker interface {
-	Inject(m *store.Message, tx func(store.Tx), done func(error))
+	Inject(m *store.Message, replayed bool, tx func(store.Tx), done func(error))
 	Filters() []string
 	Reroute()
 }

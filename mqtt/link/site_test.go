@@ -210,7 +210,7 @@ func (f *frail) Read(b []byte) (int, error) {
 }
 
 // Inject implements [Broker].
-func (s *site) Inject(m *store.Message, tx func(store.Tx), done func(error)) {
+func (s *site) Inject(m *store.Message, _ bool, tx func(store.Tx), done func(error)) {
 	do := func() {
 		s.mu.Lock()
 		fail := s.fail

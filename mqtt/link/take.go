@@ -162,7 +162,7 @@ func (r *receiver) inject(ctx context.Context, m *store.Message, qos byte, id ui
 	if floor {
 		tx = func(tx store.Tx) { tx.Floor(m.Origin) }
 	}
-	r.l.broker.Inject(m, tx, func(err error) { r.kept(m, qos, id, size, err) })
+	r.l.broker.Inject(m, m.Origin.Lane == laneRetained, tx, func(err error) { r.kept(m, qos, id, size, err) })
 	for {
 		r.mu.Lock()
 		full := r.pending > maxPendingBytes

@@ -12,12 +12,27 @@ type QueueLimit struct {
 	Bytes    int
 }
 
-// Limits bound a [Memory]. Zero fields get the defaults named beside them.
+// Limits bound a store. Zero fields get the defaults named beside them.
 type Limits struct {
 	Queue    QueueLimit // of each session: 10,000 messages, 16 MiB
 	Outbound QueueLimit // of each peer site: 100,000 messages, 64 MiB
 	Retained QueueLimit // of all retained messages: 1,000,000, 256 MiB
 	Values   QueueLimit // of all functions' values: 1,000,000, 64 MiB
+}
+
+// MaxSpan is how far apart the sequence numbers of a queue's oldest and newest
+// entries may be. A client that never confirms one message while it confirms all
+// others would otherwise make the holes between them grow forever: all packet
+// identifiers may be in flight behind the oldest, and no more.
+func (l QueueLimit) MaxSpan() uint64 { return uint64(l.Messages) + 1<<16 }
+
+// WithDefaults returns l with the defaults in its zero fields.
+func (l Limits) WithDefaults() Limits {
+	l.Queue = l.Queue.or(10_000, 16<<20)
+	l.Outbound = l.Outbound.or(100_000, 64<<20)
+	l.Retained = l.Retained.or(1_000_000, 256<<20)
+	l.Values = l.Values.or(1_000_000, 64<<20)
+	return l
 }
 
 func (l QueueLimit) or(messages, bytes int) QueueLimit {
@@ -43,7 +58,7 @@ type Memory struct {
 
 	mu       sync.Mutex // guards all below; held for one transaction or one read
 	sessions map[SessionKey]*memSession
-	retained retainedNode
+	retained RetainedTree
 	peers    map[string]*memPeer
 	floors   map[laneKey]Origin
 	values   map[valueKey][]byte
@@ -75,12 +90,8 @@ type (
 
 // NewMemory returns an empty store.
 func NewMemory(l Limits) *Memory {
-	l.Queue = l.Queue.or(10_000, 16<<20)
-	l.Outbound = l.Outbound.or(100_000, 64<<20)
-	l.Retained = l.Retained.or(1_000_000, 256<<20)
-	l.Values = l.Values.or(1_000_000, 64<<20)
 	return &Memory{
-		limits:   l,
+		limits:   l.WithDefaults(),
 		sessions: make(map[SessionKey]*memSession),
 		peers:    make(map[string]*memPeer),
 		floors:   make(map[laneKey]Origin),
@@ -175,7 +186,7 @@ func (m *Memory) Retained(filter string) []*Message {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	found := m.retained.match(filter, nil)
+	found := m.retained.Match(filter, nil)
 	return slices.DeleteFunc(found, func(r *Message) bool { return r.Expired(now) })
 }
 
@@ -246,7 +257,7 @@ func (m *Memory) Stats() Stats {
 func (m *Memory) Sweep(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, r := range m.retained.all(false, nil) {
+	for _, r := range m.retained.All(nil) {
 		if r.Expired(now) {
 			m.dropRetained(r.Topic)
 		}

@@ -15,10 +15,9 @@ type memTx struct {
 
 var txPool = sync.Pool{New: func() any { return new(memTx) }}
 
-type opKind byte
-
+// The kinds of change.
 const (
-	opPutSession opKind = iota
+	opPutSession byte = iota
 	opDeleteSession
 	opSubscribe
 	opUnsubscribe
@@ -36,7 +35,7 @@ const (
 
 // op is one change. Which fields count depends on kind.
 type op struct {
-	kind     opKind
+	kind     byte
 	id       uint16
 	sent     Sent
 	seq      uint64
@@ -103,7 +102,7 @@ func (m *Memory) check(tx *memTx) error {
 	for i := range tx.ops {
 		switch o := &tx.ops[i]; o.kind {
 		case opRetain:
-			if len(o.message.Payload) == 0 || m.retained.get(o.message.Topic) != nil {
+			if len(o.message.Payload) == 0 || m.retained.Get(o.message.Topic) != nil {
 				continue
 			}
 			l := m.limits.Retained
@@ -228,7 +227,7 @@ func (m *Memory) dequeue(q *queue, seq uint64) {
 // retain keeps r unless what is kept is newer. [MQTT-3.3.1-5] [MQTT-3.3.1-6]
 // [MQTT-3.3.1-7]
 func (m *Memory) retain(r *Message) {
-	old := m.retained.get(r.Topic)
+	old := m.retained.Get(r.Topic)
 	if old != nil && old.HLC > r.HLC {
 		return
 	}
@@ -238,13 +237,13 @@ func (m *Memory) retain(r *Message) {
 	if len(r.Payload) == 0 {
 		return
 	}
-	m.retained.put(r)
+	m.retained.Put(r)
 	m.stats.Retained++
 	m.stats.RetainedBytes += r.Size()
 }
 
 func (m *Memory) dropRetained(topic string) {
-	if old := m.retained.remove(topic); old != nil {
+	if old := m.retained.Remove(topic); old != nil {
 		m.stats.Retained--
 		m.stats.RetainedBytes -= old.Size()
 	}

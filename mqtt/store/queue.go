@@ -30,7 +30,8 @@ func (q *queue) push(d Delivery) {
 
 // fits reports whether d may be pushed without passing the limits.
 func (q *queue) fits(d Delivery, l QueueLimit) bool {
-	return q.stats.Messages < l.Messages && q.stats.Bytes+d.Message.Size() <= l.Bytes
+	return q.stats.Messages < l.Messages && q.stats.Bytes+d.Message.Size() <= l.Bytes &&
+		q.next-q.first() < l.MaxSpan()
 }
 
 // at returns the entry with seq, or nil if there is none.

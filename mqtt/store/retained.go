@@ -2,21 +2,22 @@ package store
 
 import "strings"
 
-// retainedNode is a level of the tree of retained topics. It is the mirror of a
-// subscription tree: here the names are kept and a filter asks.
-type retainedNode struct {
-	children map[string]*retainedNode
+// RetainedTree is a level of the tree of retained topics, and its root is the
+// tree. It is the mirror of a subscription tree: here the names are kept and a
+// filter asks. The zero RetainedTree is empty. It does no locking.
+type RetainedTree struct {
+	children map[string]*RetainedTree
 	message  *Message
 }
 
-// put keeps m at its topic and returns the message that it replaces, if any.
-func (n *retainedNode) put(m *Message) *Message {
+// Put keeps m at its topic and returns the message that it replaces, if any.
+func (n *RetainedTree) Put(m *Message) *Message {
 	for level := range strings.SplitSeq(m.Topic, "/") {
 		child := n.children[level]
 		if child == nil {
-			child = &retainedNode{}
+			child = &RetainedTree{}
 			if n.children == nil {
-				n.children = make(map[string]*retainedNode)
+				n.children = make(map[string]*RetainedTree)
 			}
 			n.children[level] = child
 		}
@@ -27,8 +28,8 @@ func (n *retainedNode) put(m *Message) *Message {
 	return old
 }
 
-// get returns the message retained at topic, or nil.
-func (n *retainedNode) get(topic string) *Message {
+// Get returns the message retained at topic, or nil.
+func (n *RetainedTree) Get(topic string) *Message {
 	for level := range strings.SplitSeq(topic, "/") {
 		if n = n.children[level]; n == nil {
 			return nil
@@ -37,12 +38,12 @@ func (n *retainedNode) get(topic string) *Message {
 	return n.message
 }
 
-// remove takes the message at topic out, prunes the branch that it leaves empty,
+// Remove takes the message at topic out, prunes the branch that it leaves empty,
 // and returns the message, if any. The path is kept in a list instead of the
 // call stack: a topic may have tens of thousands of levels.
-func (n *retainedNode) remove(topic string) *Message {
+func (n *RetainedTree) Remove(topic string) *Message {
 	type step struct {
-		node  *retainedNode
+		node  *RetainedTree
 		level string
 	}
 	var path []step
@@ -63,13 +64,13 @@ func (n *retainedNode) remove(topic string) *Message {
 	return old
 }
 
-// match appends to dst the messages whose topics match filter.
-func (n *retainedNode) match(filter string, dst []*Message) []*Message {
+// Match appends to dst the messages whose topics match filter.
+func (n *RetainedTree) Match(filter string, dst []*Message) []*Message {
 	return n.matchLevel(filter, true, dst)
 }
 
 // matchLevel descends as deep as the kept topics reach, whatever the filter is.
-func (n *retainedNode) matchLevel(filter string, root bool, dst []*Message) []*Message {
+func (n *RetainedTree) matchLevel(filter string, root bool, dst []*Message) []*Message {
 	level, rest, more := strings.Cut(filter, "/")
 	switch level {
 	case "#":
@@ -90,7 +91,7 @@ func (n *retainedNode) matchLevel(filter string, root bool, dst []*Message) []*M
 }
 
 // rest matches what follows a level of the filter. "a/#" matches "a" itself.
-func (n *retainedNode) rest(filter string, more bool, dst []*Message) []*Message {
+func (n *RetainedTree) rest(filter string, more bool, dst []*Message) []*Message {
 	if more {
 		return n.matchLevel(filter, false, dst)
 	}
@@ -100,8 +101,11 @@ func (n *retainedNode) rest(filter string, more bool, dst []*Message) []*Message
 	return dst
 }
 
+// All appends to dst every message of the tree.
+func (n *RetainedTree) All(dst []*Message) []*Message { return n.all(false, dst) }
+
 // all appends every message of the branch.
-func (n *retainedNode) all(root bool, dst []*Message) []*Message {
+func (n *RetainedTree) all(root bool, dst []*Message) []*Message {
 	if n.message != nil {
 		dst = append(dst, n.message)
 	}

@@ -1,0 +1,191 @@
+package websocket
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+const network = "websocket"
+
+const (
+	// closeGrace is how long Close may wait for room for the close frame.
+	closeGrace = 100 * time.Millisecond
+	// linger is how long a peer that broke the protocol may take to read why: a
+	// socket that is closed with data unread takes back what was sent.
+	linger = time.Second
+)
+
+var errText = errors.New("text message, MQTT needs binary ones [MQTT-6.0.0-1]")
+
+// conn carries a stream of bytes over a WebSocket, as binary messages of one
+// frame per Write. As with TLS, a deadline that passes during a Read or Write
+// breaks that direction for good, since a frame may be half done.
+//
+// It is neither a [syscall.Conn] nor a [tls.Conn]: nothing may write past it to
+// the socket.
+type conn struct {
+	ws      *websocket.Conn
+	socket  *socket
+	state   tls.ConnectionState
+	endless context.Context // for ws, which wants one: the socket's deadlines do its work
+
+	reading sync.Mutex // held by Read, guards message and broken
+	message io.Reader  // the message under way; nil between messages
+	broken  error      // what every further Read returns
+
+	ending sync.Mutex // guards closed and the socket's deadlines
+	closed bool
+}
+
+// Read implements [net.Conn]. It returns io.EOF once the client closed the
+// WebSocket or its TCP connection.
+func (c *conn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if len(p) == 0 {
+		return 0, c.broken
+	}
+	for c.broken == nil {
+		n, err := c.read(p)
+		if err != nil {
+			c.fail(err)
+			break
+		}
+		if n > 0 { // a message may be empty
+			return n, nil
+		}
+	}
+	return 0, c.broken
+}
+
+// read returns a piece of a message. What comes with an error is not valid: its
+// mask is still on.
+func (c *conn) read(p []byte) (int, error) {
+	if c.message == nil {
+		kind, message, err := c.ws.Reader(c.endless)
+		if err != nil {
+			return 0, err
+		}
+		if kind != websocket.MessageBinary {
+			return 0, errText
+		}
+		c.message = message
+	}
+	n, err := c.message.Read(p)
+	if err == io.EOF { //nolint:errorlint // exactly EOF ends a message, wrapped it ends the connection
+		c.message = nil
+		return n, nil
+	}
+	return n, err
+}
+
+// fail ends reading with err. A client that broke the protocol is told.
+func (c *conn) fail(err error) {
+	c.broken = c.explain("read", err)
+	switch {
+	case errors.Is(err, errText):
+		c.end(websocket.StatusUnsupportedData, "MQTT needs binary messages", linger)
+	case errors.Is(err, websocket.ErrMessageTooBig):
+		c.end(websocket.StatusMessageTooBig, "", linger)
+	case c.broken != io.EOF && !errors.Is(c.broken, os.ErrDeadlineExceeded): //nolint:errorlint // explain returns it bare
+		c.end(websocket.StatusProtocolError, "", linger)
+	}
+}
+
+// Write implements [net.Conn]: p becomes one frame.
+func (c *conn) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := c.ws.Write(c.endless, websocket.MessageBinary, p); err != nil {
+		return 0, c.explain("write", err)
+	}
+	return len(p), nil
+}
+
+// explain turns an error of the WebSocket into one of a net.Conn.
+func (c *conn) explain(op string, err error) error {
+	c.ending.Lock()
+	closed := c.closed
+	c.ending.Unlock()
+	switch {
+	case closed:
+		err = net.ErrClosed
+	case op == "read" && gone(err):
+		return io.EOF
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = os.ErrDeadlineExceeded
+	}
+	return &net.OpError{Op: op, Net: network, Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+}
+
+// gone reports whether the client went without a complaint.
+func gone(err error) bool {
+	switch websocket.CloseStatus(err) {
+	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+		return true
+	default:
+		return errors.Is(err, io.EOF)
+	}
+}
+
+// Close implements [net.Conn]. It says goodbye without waiting for the answer.
+func (c *conn) Close() error { return c.end(websocket.StatusNormalClosure, "", 0) }
+
+// end closes the WebSocket with a status. It waits for the client to close its
+// end, as long as patience and no later Close say.
+func (c *conn) end(status websocket.StatusCode, reason string, patience time.Duration) error {
+	c.ending.Lock()
+	again := c.closed
+	if !again || patience == 0 {
+		c.closed = true
+		now := time.Now()
+		// They end what goes on in other goroutines, too. That they cannot be set
+		// means that the socket is closed.
+		_ = c.socket.SetReadDeadline(now.Add(patience))
+		_ = c.socket.SetWriteDeadline(now.Add(closeGrace))
+	}
+	c.ending.Unlock()
+	if again {
+		return net.ErrClosed
+	}
+	_ = c.ws.Close(status, reason) // tells that the client did not answer
+	return nil
+}
+
+// LocalAddr returns our end of the TCP connection.
+func (c *conn) LocalAddr() net.Addr { return c.socket.LocalAddr() }
+
+// RemoteAddr returns the client's end of the TCP connection.
+func (c *conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
+
+// ConnectionState tells what TLS below the WebSocket established; it is zero
+// without TLS.
+func (c *conn) ConnectionState() tls.ConnectionState { return c.state }
+
+// SetDeadline implements [net.Conn].
+func (c *conn) SetDeadline(t time.Time) error { return c.set(c.socket.SetDeadline, t) }
+
+// SetReadDeadline implements [net.Conn].
+func (c *conn) SetReadDeadline(t time.Time) error { return c.set(c.socket.SetReadDeadline, t) }
+
+// SetWriteDeadline implements [net.Conn].
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.set(c.socket.SetWriteDeadline, t) }
+
+// set sets a deadline unless those of Close are in force.
+func (c *conn) set(deadline func(time.Time) error, t time.Time) error {
+	c.ending.Lock()
+	defer c.ending.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	return deadline(t)
+}

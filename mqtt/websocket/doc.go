@@ -1,0 +1,9 @@
+// Package websocket accepts MQTT clients over WebSocket.
+//
+// A [Listener] is two things: the [net/http.Handler] that upgrades requests for
+// [Path], and the [net.Listener] from which the broker takes the connections. It
+// decides who may upgrade, by subprotocol and Origin, and carries MQTT's bytes
+// in binary frames, whose borders mean nothing [MQTT-6.0.0-2]. It knows no MQTT
+// packet and no identity; how long a handshake may take and how large its
+// headers may be is up to the [net/http.Server].
+package websocket

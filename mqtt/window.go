@@ -1,0 +1,129 @@
+package mqtt
+
+import (
+	"cmp"
+	"slices"
+)
+
+// slotState tells how far an outgoing QoS 1 or 2 message is.
+type slotState byte
+
+const (
+	reserved slotState = iota // has its identifier, which is not kept yet
+	sent                      // PUBLISH went out
+	released                  // PUBREC arrived, PUBREL went out
+)
+
+// slot is one outgoing message that the client has not finished with. The
+// message itself is in the store's queue (seq) or, for a session that keeps
+// nothing, forgotten: it cannot be sent again.
+type slot struct {
+	seq   uint64
+	id    uint16 // 0 is a free slot
+	state slotState
+	qos   byte
+	live  bool // counts against this connection's quota
+}
+
+// window holds the messages in flight to a client. A packet identifier modulo
+// the length is its slot's index, so finding one costs nothing and the memory
+// follows what is in flight. Guarded by session.mu.
+type window struct {
+	slots []slot
+	used  int
+	live  int    // slots that count against quota
+	quota int    // the client's Receive Maximum or ours, anew per connection [MQTT-4.9.0-1]
+	next  uint16 // where the search for a free identifier begins
+}
+
+const maxSlots = 1 << 16
+
+// room is how many more PUBLISH packets may go out [MQTT-4.9.0-2].
+func (w *window) room() int { return w.quota - w.live }
+
+// take returns a free packet identifier, never 0 [MQTT-2.2.1-4]. The caller
+// checked room.
+func (w *window) take(seq uint64, qos byte, state slotState) uint16 {
+	if w.used*2 >= len(w.slots) && len(w.slots) < maxSlots {
+		w.grow()
+	}
+	for {
+		w.next++
+		if w.next == 0 {
+			w.next = 1
+		}
+		s := &w.slots[int(w.next)&(len(w.slots)-1)]
+		if s.id == 0 {
+			*s = slot{seq: seq, id: w.next, state: state, qos: qos, live: true}
+			w.used++
+			w.live++
+			return s.id
+		}
+	}
+}
+
+// grow doubles the slots. Identifiers that differed modulo the old length differ
+// modulo the new one.
+func (w *window) grow() {
+	old := w.slots
+	w.slots = make([]slot, max(16, 2*len(old)))
+	for _, s := range old {
+		if s.id != 0 {
+			w.slots[int(s.id)&(len(w.slots)-1)] = s
+		}
+	}
+}
+
+// restore takes up a message that was in flight before a restart.
+func (w *window) restore(s slot) {
+	for len(w.slots) < maxSlots && (w.used*2 >= len(w.slots) || w.slots[int(s.id)&(len(w.slots)-1)].id != 0) {
+		w.grow()
+	}
+	w.slots[int(s.id)&(len(w.slots)-1)] = s
+	w.used++
+	w.next = max(w.next, s.id)
+}
+
+// get returns the slot of id, or nil.
+func (w *window) get(id uint16) *slot {
+	if len(w.slots) == 0 || id == 0 {
+		return nil
+	}
+	if s := &w.slots[int(id)&(len(w.slots)-1)]; s.id == id {
+		return s
+	}
+	return nil
+}
+
+// free ends an exchange and returns the quota that it held.
+func (w *window) free(s *slot) {
+	if s.live {
+		w.live--
+	}
+	w.used--
+	*s = slot{}
+}
+
+// rest marks everything as sent on an earlier connection, and lets go of what a
+// session that is away does not need.
+func (w *window) rest() {
+	if w.used == 0 {
+		w.slots = nil
+	}
+	for i := range w.slots {
+		w.slots[i].live = false
+	}
+	w.live = 0
+}
+
+// stale appends the slots that await their resend, in the order of the original
+// [MQTT-4.6.0-1].
+func (w *window) stale(dst []slot) []slot {
+	for _, s := range w.slots {
+		if s.id != 0 && !s.live {
+			dst = append(dst, s)
+		}
+	}
+	slices.SortFunc(dst, func(a, b slot) int { return cmp.Compare(a.seq, b.seq) })
+	return dst
+}

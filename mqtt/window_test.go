@@ -1,0 +1,59 @@
+package mqtt
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// TestWindowModel compares the window with a map: identifiers in use are unique,
+// never 0, and found again in the order of their messages. [MQTT-2.2.1-4]
+func TestWindowModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := window{quota: rapid.IntRange(1, 3000).Draw(t, "quota"), next: uint16(rapid.IntRange(0, 65535).Draw(t, "next"))}
+		model := map[uint16]uint64{}
+		seq := uint64(0)
+		t.Repeat(map[string]func(*rapid.T){
+			"take": func(t *rapid.T) {
+				for range rapid.IntRange(1, 200).Draw(t, "n") {
+					if w.room() <= 0 {
+						break
+					}
+					seq++
+					id := w.take(seq, 1, sent)
+					if _, used := model[id]; used || id == 0 {
+						t.Fatalf("identifier %d given twice or 0", id)
+					}
+					model[id] = seq
+				}
+			},
+			"free": func(t *rapid.T) {
+				keep := rapid.IntRange(1, 5).Draw(t, "keep")
+				for id := range model {
+					if int(id)%keep != 0 || keep == 1 {
+						w.free(w.get(id))
+						delete(model, id)
+					}
+				}
+			},
+			"reconnect": func(*rapid.T) {
+				w.rest()
+				for _, s := range w.stale(nil) {
+					slot := w.get(s.id)
+					slot.live = true
+					w.live++
+				}
+			},
+			"": func(t *rapid.T) {
+				if w.used != len(model) || w.live != len(model) {
+					t.Fatalf("used %d, live %d, want %d", w.used, w.live, len(model))
+				}
+				for id, seq := range model {
+					if s := w.get(id); s == nil || s.seq != seq {
+						t.Fatalf("identifier %d is lost", id)
+					}
+				}
+			},
+		})
+	})
+}
