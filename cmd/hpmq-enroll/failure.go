@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"strings"
+	"syscall"
 
 	"github.com/hpmq/hpmq/identity"
 )
@@ -66,6 +68,10 @@ func judge(err error) (code int, hint string) {
 		return exitReach, "is the node running, and is its TLS port open from here? A ticket names the node's --advertise address"
 	case errors.Is(err, identity.ErrBusy):
 		return exitConflict, "wait for it to end"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return exitFailure, "the disk is full: make room there and run it again, with the same ticket"
+	case errors.Is(err, fs.ErrPermission):
+		return exitFailure, "choose a directory of yours: --out DIR"
 	}
 	return exitFailure, ""
 }

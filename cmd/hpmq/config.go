@@ -157,6 +157,17 @@ func (c *Config) advertised(port int) string {
 	return net.JoinHostPort(c.Advertise, strconv.Itoa(port+c.Shift))
 }
 
+// probeOverlay tells whether the overlay will get its port; it opens it only
+// when the node has an identity.
+func (c *Config) probeOverlay() error {
+	port := portOverlay + c.Shift
+	l, err := net.ListenUDP("udp", &net.UDPAddr{Port: port})
+	if err != nil {
+		return c.listenError(listenerOverlay, port, err)
+	}
+	return l.Close()
+}
+
 // listenError explains a listen that failed by what to do about it.
 func (c *Config) listenError(name string, port int, err error) error {
 	switch {

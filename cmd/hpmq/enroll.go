@@ -153,8 +153,14 @@ node that runs in the same data directory renews it.`,
 // enrolFailure gives a failed enrolment the exit code that scripts branch on.
 func enrolFailure(err error) error {
 	var api *identity.APIError
-	if !errors.As(err, &api) {
+	switch {
+	case errors.As(err, &api):
+	case errors.Is(err, identity.ErrTicketExpired):
+		return fail(exitDenied, "", err)
+	case errors.Is(err, identity.ErrUnreachable):
 		return fail(exitReach, "is the node that made the ticket running, and reachable from here?", err)
+	default:
+		return fail(exitFailure, "", err)
 	}
 	code := map[int]int{401: exitDenied, 403: exitDenied, 404: exitNotFound, 409: exitConflict}[api.Status]
 	return fail(max(code, exitFailure), api.Hint, err)

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 )
 
 // Exit codes, the same for every command.
@@ -38,4 +40,17 @@ func fail(code int, hint string, err error) error {
 // usagef is a mistake on the command line.
 func usagef(format string, args ...any) error {
 	return &failure{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+// remedy is the hint for what the system refuses, whoever asked it.
+func remedy(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "the disk is full: make room there and run it again, what was begun is finished"
+	case errors.Is(err, syscall.EROFS):
+		return "the file system is mounted read-only: choose another directory, or mount it read-write"
+	case errors.Is(err, fs.ErrPermission):
+		return "this user may not do that: choose another directory, or run it as the directory's owner"
+	}
+	return ""
 }

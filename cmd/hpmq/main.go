@@ -35,13 +35,22 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	understood := false // the command line; cobra's errors before that are about it
+	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
 	}
 	var fail *failure
-	if !errors.As(err, &fail) { // cobra's own errors are about the command line
+	switch {
+	case errors.As(err, &fail):
+	case understood:
+		fail = &failure{code: exitFailure, err: err}
+	default:
 		fail = &failure{code: exitUsage, err: err, hint: "see " + root.CommandPath() + " --help"}
+	}
+	if fail.hint == "" {
+		fail.hint = remedy(err)
 	}
 	if fail.err != nil && fail.err.Error() != "" {
 		fmt.Fprintf(stderr, "hpmq: %v\n", fail.err)

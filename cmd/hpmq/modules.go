@@ -10,11 +10,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/hpmq/hpmq/funcs"
+	"github.com/hpmq/hpmq/funcs/wasm"
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay"
+	"github.com/hpmq/hpmq/policy"
 )
 
 // protocolModule is the mesh protocol that fetches a function's module by hash.
@@ -139,4 +144,54 @@ func writeFile(path string, data []byte, perm fs.FileMode) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// swapFunctions loads what the directory names, with what policy grants. A
+// function that cannot be loaded is left out: its bindings' on_error decides.
+func (n *node) swapFunctions(ctx context.Context) {
+	n.swapping.Lock()
+	defer n.swapping.Unlock()
+	faults := map[string]string{}
+	var all []funcs.Function
+	for name, rec := range n.directory.Functions() {
+		f, err := n.prepare(ctx, rec)
+		if err != nil {
+			faults[name] = err.Error()
+			n.log.WithField(logfield.Function, name).WithError(err).Error("function not loaded")
+			continue
+		}
+		all = append(all, f)
+	}
+	for ctx.Err() == nil {
+		err := n.funcs.Swap(ctx, all)
+		if err == nil {
+			break
+		}
+		bad, ok := errors.AsType[*funcs.LoadError](err)
+		if !ok {
+			n.log.WithError(err).Error("functions not changed")
+			break
+		}
+		faults[bad.Function] = bad.Error()
+		n.log.WithField(logfield.Function, bad.Function).WithError(err).Error("function not loaded")
+		all = slices.DeleteFunc(all, func(f funcs.Function) bool { return f.Name == bad.Function })
+	}
+	n.faults.Store(&faults)
+	n.filter.reset()
+	n.broker.Reroute()
+}
+
+func (n *node) prepare(ctx context.Context, rec directory.Function) (funcs.Function, error) {
+	code, err := n.module(ctx, rec)
+	if err != nil {
+		return funcs.Function{}, err
+	}
+	rights := n.policy.Set().Session(policy.Subject{ID: n.functionID(rec.Name), SessionSite: n.site}).Function()
+	if _, err := wasm.ParseCapabilities(rights.Capabilities); err != nil {
+		return funcs.Function{}, fmt.Errorf("policy: %w", err)
+	}
+	return funcs.Function{
+		Name: rec.Name, Code: code, Capabilities: rights.Capabilities,
+		Limits: wasm.Limits{Memory: uint64(rights.Memory), Time: rights.Timeout},
+	}, nil
 }

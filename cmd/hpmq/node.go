@@ -113,6 +113,9 @@ func (n *node) listen() (err error) {
 			return n.cfg.listenError(l.name, port, err)
 		}
 	}
+	if err := n.cfg.probeOverlay(); err != nil {
+		return err
+	}
 	n.control, err = listenControl(n.cfg.DataDir)
 	return err
 }

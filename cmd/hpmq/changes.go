@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+// What a change of policy or directory means for those who are connected.
+
+// changes wakes up the work that follows a change; many changes wake it once.
+type changes struct {
+	rights    chan struct{} // policy or labels: sessions and slices are judged anew
+	functions chan struct{} // the set of functions
+	slices    broadcast     // agents' slices
+	sites     broadcast     // which sites there are, and which are reached
+}
+
+func newChanges() *changes {
+	return &changes{rights: make(chan struct{}, 1), functions: make(chan struct{}, 1), slices: broadcast{c: make(chan struct{})}, sites: broadcast{c: make(chan struct{})}}
+}
+
+// broadcast wakes up everybody who waits.
+type broadcast struct {
+	mu sync.Mutex
+	c  chan struct{} // closed and replaced by fire
+}
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.c
+}
+
+func (b *broadcast) fire() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.c)
+	b.c = make(chan struct{})
+}
+
+// wake puts a token into c unless one waits there already.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// watchDirectory acts on each record as it arrives, revocations first of all:
+// nothing slow may run here.
+func (n *node) watchDirectory(ctx context.Context, from uint64) error {
+	for r, err := range n.directory.Watch(ctx, from) {
+		if err != nil {
+			return err
+		}
+		content, err := r.Decode()
+		if err != nil {
+			return err
+		}
+		switch rec := content.(type) {
+		case directory.Revocation:
+			n.end(rec)
+			n.changes.slices.fire()
+		case directory.Identity:
+			n.filter.reset()
+			wake(n.changes.rights)
+			n.changes.slices.fire()
+			n.changes.sites.fire()
+		case directory.Node:
+			n.changes.sites.fire()
+		case directory.Policy:
+			if n.authority == nil {
+				if _, err := n.policy.Apply(rec.Files); err != nil {
+					n.log.WithError(err).Error("the fabric's new policy does not compile here; the one before it stays")
+				}
+			}
+		case directory.Function:
+			wake(n.changes.functions)
+		}
+	}
+	return nil
+}
+
+// end closes everything that a revoked identity has open here.
+func (n *node) end(rec directory.Revocation) {
+	began := time.Now()
+	n.overlay.Recheck()
+	reason := rec.ID.Short() + " is revoked"
+	if rec.Reason != "" {
+		reason += ": " + rec.Reason
+	}
+	closed := n.broker.Disconnect(rec.ID, mqtt.Removal{Code: packet.NotAuthorized, Reason: reason, EndSessions: true})
+	n.log.WithField(logfield.SPIFFEID, rec.ID.String()).WithField(logfield.Reason, rec.Reason).
+		WithField("sessions", closed).WithField("took", time.Since(began).String()).Warn("identity revoked")
+}
+
+// applyChanges does the work that changes ask for, until ctx is done.
+func (n *node) applyChanges(ctx context.Context) error {
+	retry := time.NewTicker(5 * time.Second) // a module may become reachable later
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.changes.rights:
+			n.filter.reset()
+			n.broker.Reauthorize()
+			n.broker.Reroute()
+		case <-n.changes.functions:
+			n.swapFunctions(ctx)
+		case <-retry.C:
+			if faults := n.faults.Load(); faults != nil && len(*faults) > 0 {
+				n.swapFunctions(ctx)
+			}
+		}
+	}
+}
