@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/mqtt/packet"
@@ -272,6 +273,7 @@ func TestFilterError(t *testing.T) {
 		sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
 		sub.subscribe(filter("#", 1))
 		pub.publish("up", "lost", 1, 1)
+		synctest.Wait()
 		for _, q := range f.take() {
 			q.answer(FilterResult{Err: store.ErrFull})
 		}
@@ -283,6 +285,7 @@ func TestFilterError(t *testing.T) {
 			t.Errorf("a message that went nowhere was answered with %v", p)
 		}
 		pub.publish("down", "lost", 0, 0)
+		synctest.Wait()
 		for _, q := range f.take() {
 			q.answer(FilterResult{Err: store.ErrFull})
 		}

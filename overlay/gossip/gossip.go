@@ -25,10 +25,12 @@ const (
 	MaxEventPayload = 512
 )
 
-// How long leaving may take: the two messages that announce it, then the time
-// in which we still answer the probes of those who have not heard.
+// How long leaving may take: each of the two messages that announce it, which
+// waits for one or two of gossip's 200 ms intervals and on a busy machine for
+// more, then the time in which we still answer the probes of those who have not
+// heard. Whoever stops before its messages are out is taken for failed.
 const (
-	leaveTimeout = 400 * time.Millisecond
+	leaveTimeout = time.Second
 	leaveLinger  = 200 * time.Millisecond
 )
 
@@ -113,7 +115,7 @@ func New(opts Options) (*Gossip, error) {
 }
 
 // Run takes part until ctx is done, which is not an error, and then leaves the
-// group, in about a second at most. The overlay must outlive it: a node whose
+// group, in half a second as a rule and two at most. The overlay must outlive it: a node whose
 // connections are gone cannot say goodbye and is taken for failed.
 func (g *Gossip) Run(ctx context.Context) error {
 	r := &running{events: make(chan serf.Event, 256)}
