@@ -120,6 +120,9 @@ func (a *authority) enrol(r *http.Request) (*identity.EnrolResponse, error) {
 	if err := ticket.Verify(ticketPub); err != nil {
 		return nil, err
 	}
+	if err := ticket.CheckTime(a.now()); err != nil {
+		return nil, &identity.APIError{Status: http.StatusForbidden, Message: err.Error()}
+	}
 	csr, id, err := identity.ParseCSR(req.CSR)
 	if err != nil || id != ticket.Identity() {
 		return nil, errors.Join(err, errors.New("ticket and request differ"))

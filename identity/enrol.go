@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -23,13 +24,11 @@ type EnrolOptions struct {
 // here, or taken from s when an earlier try was cut short, and never leaves.
 // Each address of the ticket is tried in turn, again and again with growing
 // random waits, until one answers or ctx ends; a refusal is an *[APIError] and
-// final.
+// final. Whether the ticket is over is the authority's to say: the clock here
+// may be wrong.
 func Enrol(ctx context.Context, t *Ticket, s *Store, o EnrolOptions) (*EnrolResponse, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
-	}
-	if err := t.CheckTime(time.Now()); err != nil {
-		return nil, err
 	}
 	id := t.Identity()
 	if held := s.SVID(); held != nil && held.ID != id {
@@ -46,6 +45,9 @@ func Enrol(ctx context.Context, t *Ticket, s *Store, o EnrolOptions) (*EnrolResp
 	}, func() (*EnrolResponse, error) {
 		return tryEach(t.Addrs, func(addr string) (*EnrolResponse, error) { return e.try(ctx, addr) })
 	})
+	if late := t.CheckTime(time.Now()); late != nil && errors.Is(err, ErrUnreachable) {
+		return nil, fmt.Errorf("%w; %w", late, err) // likely why nobody is there
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/hpmq/hpmq/identity"
 )
@@ -17,9 +16,6 @@ func (c *command) enrol(ctx context.Context) error {
 	}
 	if t.Kind == identity.Node {
 		return &failure{exitUsage, "this ticket is for a node, not for a device", "hpmq up --join TICKET --site " + t.Site}
-	}
-	if err := t.CheckTime(time.Now()); err != nil {
-		return c.expired(err, t)
 	}
 	if c.dir == "" {
 		c.dir = t.Name
@@ -53,12 +49,4 @@ func (c *command) readTicket() (*identity.Ticket, error) {
 		return nil, fmt.Errorf("read ticket: %w", err)
 	}
 	return identity.ParseTicket(string(text))
-}
-
-// expired adds the clock to the error when that is the likelier culprit.
-func (c *command) expired(err error, t *identity.Ticket) error {
-	if now := time.Now(); now.Sub(t.NotAfter) > 24*time.Hour {
-		return &failure{exitDenied, err.Error(), "this machine's clock says " + now.UTC().Format(time.DateTime) + " UTC"}
-	}
-	return err
 }

@@ -140,7 +140,14 @@ func (a *fakeCA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	case identity.EnrolPath:
 		var req identity.EnrolRequest
-		a.reply(w, a.decode(r, &req), req.CSR, 1)
+		err := a.decode(r, &req)
+		if ticket, terr := identity.ParseTicket(req.Ticket); terr == nil {
+			if late := ticket.CheckTime(time.Now()); late != nil {
+				a.refuse(w, http.StatusForbidden, &identity.APIError{Message: late.Error()})
+				return
+			}
+		}
+		a.reply(w, err, req.CSR, 1)
 	case identity.RenewPath:
 		var req identity.RenewRequest
 		err := a.decode(r, &req)
@@ -162,16 +169,19 @@ func (a *fakeCA) reply(w http.ResponseWriter, err error, der []byte, gen uint64)
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	enc := json.NewEncoder(w)
 	if text, ok := strings.CutPrefix(id.Name, "status-"); ok {
 		status := map[string]int{"403": http.StatusForbidden, "404": http.StatusNotFound, "409": http.StatusConflict}[text]
-		w.WriteHeader(status)
-		if err := enc.Encode(&identity.APIError{Message: "refused with " + text, Hint: "ask somebody"}); err != nil {
-			a.t.Error(err)
-		}
+		a.refuse(w, status, &identity.APIError{Message: "refused with " + text, Hint: "ask somebody"})
 		return
 	}
-	if err := enc.Encode(a.issue(id, csr, gen)); err != nil {
+	if err := json.NewEncoder(w).Encode(a.issue(id, csr, gen)); err != nil {
+		a.t.Error(err)
+	}
+}
+
+func (a *fakeCA) refuse(w http.ResponseWriter, status int, refusal *identity.APIError) {
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(refusal); err != nil {
 		a.t.Error(err)
 	}
 }

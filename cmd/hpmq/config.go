@@ -19,6 +19,8 @@ import (
 const (
 	portPlain   = 1883
 	portTLS     = 8883
+	portWeb     = 9001
+	portQUIC    = 14567
 	portOverlay = 7844
 	portHTTP    = 8480
 )
@@ -27,6 +29,8 @@ const (
 const (
 	listenerPlain   = "mqtt"
 	listenerTLS     = "mqtts"
+	listenerWeb     = "wss"
+	listenerQUIC    = "quic"
 	listenerOverlay = "overlay"
 	listenerHTTP    = "http"
 )
@@ -52,8 +56,8 @@ func (c *Config) check() error {
 	if c.Site != "" && !sitePattern.MatchString(c.Site) {
 		return usagef("--site %q: want 1-31 of a-z 0-9 -, beginning with a letter or digit", c.Site)
 	}
-	if portPlain+c.Shift < 1 || portTLS+c.Shift > 65535 {
-		return usagef("--ports %+d: the ports %d to %d would leave 1-65535", c.Shift, portPlain, portTLS)
+	if portPlain+c.Shift < 1 || portQUIC+c.Shift > 65535 {
+		return usagef("--ports %+d: the ports %d to %d would leave 1-65535", c.Shift, portPlain, portQUIC)
 	}
 	dir, err := filepath.Abs(c.DataDir)
 	if err != nil {

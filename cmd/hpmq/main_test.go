@@ -91,17 +91,19 @@ func freeShift(t *testing.T) string {
 }
 
 func portsFree(shift int) bool {
-	for _, port := range []int{portPlain, portTLS, portHTTP} {
+	for _, port := range []int{portPlain, portTLS, portWeb, portHTTP} {
 		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port+shift))
 		if err != nil {
 			return false
 		}
 		l.Close()
 	}
-	c, err := net.ListenPacket("udp", fmt.Sprintf(":%d", portOverlay+shift))
-	if err != nil {
-		return false
+	for _, port := range []int{portOverlay, portQUIC} {
+		c, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port+shift))
+		if err != nil {
+			return false
+		}
+		c.Close()
 	}
-	c.Close()
 	return true
 }

@@ -24,7 +24,9 @@ import (
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/link"
+	"github.com/hpmq/hpmq/mqtt/quic"
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/websocket"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/overlay/gossip"
@@ -66,7 +68,8 @@ type node struct {
 	swapping sync.Mutex                        // one swapFunctions at a time
 	faults   atomic.Pointer[map[string]string] // why a function is not loaded, by name
 
-	plain, tlsPort, web, control net.Listener
+	plain, tlsPort, webSocket, web, control net.Listener
+	quic                                    *quic.Listener
 }
 
 // newNode opens files and sockets and fits the parts together. It starts
@@ -91,6 +94,9 @@ func newNode(ctx context.Context, cfg *Config, log *logrus.Logger) (_ *node, err
 	if err := n.openOverlay(); err != nil {
 		return nil, err
 	}
+	if err := n.openQUIC(); err != nil {
+		return nil, err
+	}
 	if err := n.openFunctions(ctx); err != nil {
 		return nil, err
 	}
@@ -106,6 +112,7 @@ func (n *node) listen() (err error) {
 	}{
 		{&n.plain, listenerPlain, "127.0.0.1", portPlain},
 		{&n.tlsPort, listenerTLS, "", portTLS},
+		{&n.webSocket, listenerWeb, "", portWeb},
 		{&n.web, listenerHTTP, "127.0.0.1", portHTTP},
 	} {
 		port := l.port + n.cfg.Shift
@@ -118,6 +125,16 @@ func (n *node) listen() (err error) {
 	}
 	n.control, err = listenControl(n.cfg.DataDir)
 	return err
+}
+
+func (n *node) openQUIC() (err error) {
+	port := portQUIC + n.cfg.Shift
+	conf := identity.ServerConfig(n.store, []string{"mqtt"}, tls.RequireAnyClientCert, identity.Revoked(n.revoked))
+	n.quic, err = quic.Listen(net.JoinHostPort("", strconv.Itoa(port)), conf, quic.Options{Log: n.log})
+	if err != nil {
+		return n.cfg.listenError(listenerQUIC, port, err)
+	}
+	return nil
 }
 
 func (n *node) openOverlay() (err error) {
@@ -194,7 +211,9 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	from := n.directory.Tip().Count
 	n.applyPolicy()
 	run("functions", n.funcs.Run)
-	n.serveClients(run)
+	if err := n.serveClients(run); err != nil {
+		g.Go(func() error { return err })
+	}
 	run("directory", func(ctx context.Context) error { return n.watchDirectory(ctx, from) })
 	run("policy", n.policy.Run)
 	run("reload", n.reloadOnHangup)
@@ -224,7 +243,7 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 }
 
 // serveClients runs the listeners.
-func (n *node) serveClients(run func(string, func(context.Context) error)) {
+func (n *node) serveClients(run func(string, func(context.Context) error)) error {
 	conf := identity.ServerConfig(n.store, []string{"mqtt", "http/1.1"}, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
 	conf.DynamicRecordSizingDisabled = true // whole records: a flush is what has gathered
 	mux := newALPNMux(mqtt.Quick(n.tlsPort), conf, n.log)
@@ -232,6 +251,16 @@ func (n *node) serveClients(run func(string, func(context.Context) error)) {
 	run("TLS listener", mux.Run)
 	run("MQTT", func(ctx context.Context) error { return n.broker.Serve(ctx, n.plain, n.admitPlain) })
 	run("MQTT over TLS", func(ctx context.Context) error { return n.broker.Serve(ctx, mux.mqtt, n.admitTLS) })
+	web, err := websocket.New(websocket.Options{Addr: n.webSocket.Addr(), Log: n.log})
+	if err != nil {
+		return err
+	}
+	webConf := identity.ServerConfig(n.store, []string{"http/1.1"}, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
+	run("WebSocket listener", func(ctx context.Context) error {
+		return serveHTTP(ctx, tls.NewListener(n.webSocket, webConf), web)
+	})
+	run("MQTT over WebSocket", func(ctx context.Context) error { return n.broker.Serve(ctx, web, n.admitTLS) })
+	run("MQTT over QUIC", func(ctx context.Context) error { return n.broker.Serve(ctx, n.quic, n.admitTLS) })
 	var backend authority.Backend = n.relay
 	if n.authority != nil {
 		backend = n.authority
@@ -241,6 +270,7 @@ func (n *node) serveClients(run func(string, func(context.Context) error)) {
 	})
 	run("control API", func(ctx context.Context) error { return serveHTTP(ctx, n.control, n.controlAPI()) })
 	run("metrics", func(ctx context.Context) error { return serveHTTP(ctx, n.web, n.webAPI()) })
+	return nil
 }
 
 // serveHTTP serves until ctx is done and waits for the requests under way.
@@ -313,10 +343,13 @@ func (n *node) renewUser(ctx context.Context, send identity.Renewal) error {
 
 // Close gives back what newNode opened.
 func (n *node) Close() {
-	for _, l := range []net.Listener{n.plain, n.tlsPort, n.web, n.control} {
+	for _, l := range []net.Listener{n.plain, n.tlsPort, n.webSocket, n.web, n.control} {
 		if l != nil {
 			l.Close()
 		}
+	}
+	if n.quic != nil {
+		n.quic.Close()
 	}
 	if n.overlay != nil {
 		n.overlay.Close()
@@ -335,6 +368,8 @@ func (n *node) listeners() []listenerStatus {
 	return []listenerStatus{
 		{listenerPlain, n.plain.Addr().String(), "plain, this machine only: you are service:local"},
 		{listenerTLS, n.tlsPort.Addr().String(), "MQTT over TLS with a client certificate; enrolment"},
+		{listenerWeb, n.webSocket.Addr().String(), "MQTT over WebSocket, at /mqtt, with a client certificate"},
+		{listenerQUIC, n.quic.Addr().String(), "MQTT over QUIC (UDP) with a client certificate"},
 		{listenerOverlay, n.overlay.Addr().String(), "mesh, UDP, reached by others at " + n.cfg.advertised(portOverlay)},
 		{listenerHTTP, n.web.Addr().String(), "/metrics /healthz /readyz, this machine only"},
 	}

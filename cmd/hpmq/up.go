@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	stdlog "log"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -69,9 +71,20 @@ func terminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
+// libraryLog takes what libraries print through the standard logger, such as
+// quic-go's remark on UDP buffer sizes: it helps in a search for a fault only.
+type libraryLog struct{ log logrus.FieldLogger }
+
+func (l libraryLog) Write(line []byte) (int, error) {
+	l.log.WithField("says", strings.TrimSpace(string(line))).Debug("library log")
+	return len(line), nil
+}
+
 // runNode starts a node, says what it serves, and runs it until ctx is done.
 func runNode(ctx context.Context, cfg *Config, out io.Writer, log *logrus.Logger) error {
 	began := time.Now()
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(libraryLog{log})
 	n, err := newNode(ctx, cfg, log)
 	if err != nil {
 		return err

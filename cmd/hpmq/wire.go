@@ -221,7 +221,7 @@ func (n *node) functionID(name string) identity.ID {
 
 // admitTLS takes the identity from the client certificate.
 func (n *node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
-	conn, ok := nc.(*tls.Conn)
+	conn, ok := nc.(interface{ ConnectionState() tls.ConnectionState }) // TLS, WebSocket over TLS, QUIC
 	if !ok {
 		return mqtt.Principal{}, errors.New("not a TLS connection")
 	}

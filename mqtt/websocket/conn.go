@@ -34,8 +34,8 @@ var errText = errors.New("text message, MQTT needs binary ones [MQTT-6.0.0-1]")
 type conn struct {
 	ws      *websocket.Conn
 	socket  *socket
-	state   tls.ConnectionState
-	endless context.Context // for ws, which wants one: the socket's deadlines do its work
+	tls     *tls.ConnectionState // nil without TLS
+	endless context.Context      // for ws, which wants one: the socket's deadlines do its work
 
 	reading sync.Mutex // held by Read, guards message and broken
 	message io.Reader  // the message under way; nil between messages
@@ -80,7 +80,7 @@ func (c *conn) read(p []byte) (int, error) {
 		c.message = message
 	}
 	n, err := c.message.Read(p)
-	if err == io.EOF { //nolint:errorlint // exactly EOF ends a message, wrapped it ends the connection
+	if err == io.EOF { // exactly EOF ends a message, wrapped it ends the connection
 		c.message = nil
 		return n, nil
 	}
@@ -92,11 +92,11 @@ func (c *conn) fail(err error) {
 	c.broken = c.explain("read", err)
 	switch {
 	case errors.Is(err, errText):
-		c.end(websocket.StatusUnsupportedData, "MQTT needs binary messages", linger)
+		_ = c.end(websocket.StatusUnsupportedData, "MQTT needs binary messages", linger)
 	case errors.Is(err, websocket.ErrMessageTooBig):
-		c.end(websocket.StatusMessageTooBig, "", linger)
+		_ = c.end(websocket.StatusMessageTooBig, "", linger)
 	case c.broken != io.EOF && !errors.Is(c.broken, os.ErrDeadlineExceeded): //nolint:errorlint // explain returns it bare
-		c.end(websocket.StatusProtocolError, "", linger)
+		_ = c.end(websocket.StatusProtocolError, "", linger)
 	}
 }
 
@@ -129,12 +129,9 @@ func (c *conn) explain(op string, err error) error {
 
 // gone reports whether the client went without a complaint.
 func gone(err error) bool {
-	switch websocket.CloseStatus(err) {
-	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
-		return true
-	default:
-		return errors.Is(err, io.EOF)
-	}
+	status := websocket.CloseStatus(err)
+	return status == websocket.StatusNormalClosure || status == websocket.StatusGoingAway ||
+		status == websocket.StatusNoStatusRcvd || errors.Is(err, io.EOF)
 }
 
 // Close implements [net.Conn]. It says goodbye without waiting for the answer.
@@ -169,7 +166,12 @@ func (c *conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
 
 // ConnectionState tells what TLS below the WebSocket established; it is zero
 // without TLS.
-func (c *conn) ConnectionState() tls.ConnectionState { return c.state }
+func (c *conn) ConnectionState() tls.ConnectionState {
+	if c.tls == nil {
+		return tls.ConnectionState{}
+	}
+	return *c.tls
+}
 
 // SetDeadline implements [net.Conn].
 func (c *conn) SetDeadline(t time.Time) error { return c.set(c.socket.SetDeadline, t) }

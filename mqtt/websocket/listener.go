@@ -3,7 +3,7 @@ package websocket
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -86,7 +86,9 @@ func New(opts Options) (*Listener, error) {
 		closed: make(chan struct{}),
 	}
 	if l.log == nil {
-		l.log = discard()
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		l.log = silent
 	}
 	return l, nil
 }
@@ -199,13 +201,7 @@ func (l *Listener) upgrade(w http.ResponseWriter, r *http.Request) (*conn, error
 		return nil, err // and Accept has answered
 	}
 	ws.SetReadLimit(l.opts.MessageSize)
-	c := &conn{ws: ws, socket: t.socket, endless: context.WithoutCancel(r.Context())}
-	if r.TLS != nil {
-		c.state = *r.TLS
-	} else {
-		c.state = tls.ConnectionState{}
-	}
-	return c, nil
+	return &conn{ws: ws, socket: t.socket, tls: r.TLS, endless: context.WithoutCancel(r.Context())}, nil
 }
 
 func (l *Listener) refused(r *http.Request, why string) {

@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
-
-	"github.com/sirupsen/logrus"
 )
 
 // tap is a response writer that remembers the connection which an upgrade takes
@@ -25,6 +23,7 @@ func (t *tap) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, fmt.Errorf("take over the connection: %w", err)
 	}
 	t.socket = &socket{Conn: nc}
+	rw.Writer.Reset(t.socket) // empty so far
 	return t.socket, rw, nil
 }
 
@@ -50,10 +49,4 @@ func (s *socket) Close() error {
 		return below.NetConn().Close()
 	}
 	return s.Conn.Close()
-}
-
-func discard() logrus.FieldLogger {
-	log := logrus.New()
-	log.SetOutput(nil)
-	return log
 }

@@ -1,0 +1,10 @@
+// Package quic accepts MQTT clients over QUIC.
+//
+// It follows the single-stream convention of EMQX and NanoMQ: ALPN "mqtt", and
+// the first bidirectional stream that the client opens is the MQTT connection;
+// there is no other. A [Listener] is the [net.Listener] from which the broker
+// takes them. It decides how long a client may take until then and how many may
+// do so at once; it knows no MQTT packet, and of identities only what the TLS
+// configuration checks. There is no 0-RTT: what a client sends before the
+// handshake is over could be a replay.
+package quic
