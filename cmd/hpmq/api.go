@@ -51,6 +51,8 @@ func (n *node) controlAPI() http.Handler {
 	handle(mux, "POST /v1/tickets", func(_ *http.Request, q ticketRequest) (*ticketReply, error) { return n.mint(q) })
 	handle(mux, "POST /v1/identities/{id}/revoke", n.revoke)
 	handle(mux, "POST /v1/identities/{id}/replace", n.replace)
+	handle(mux, "GET /v1/clients", func(*http.Request, struct{}) ([]clientReply, error) { return n.clients(), nil })
+	handle(mux, "POST /v1/identities/{id}/kick", n.kick)
 	handle(mux, "POST /v1/why", func(_ *http.Request, q whyRequest) (*policy.Explanation, error) { return n.why(q) })
 	handle(mux, "GET /v1/functions", func(*http.Request, struct{}) ([]functionStatus, error) { return n.functionList(), nil })
 	handle(mux, "POST /v1/functions", func(r *http.Request, q functionRequest) (*functionStatus, error) {

@@ -78,7 +78,7 @@ func newRoot() *cobra.Command {
 		newUpCommand(), newStatusCommand(),
 		newEnrollCommand(), newDeviceCommand(), newUserCommand(), newLoginCommand(), newSiteCommand(),
 		newPolicyCommand(), newWhyCommand(), newFuncCommand(),
-		newPubCommand(), newSubCommand(), newForwardCommand(),
+		newPubCommand(), newSubCommand(), newClientsCommand(), newKickCommand(), newForwardCommand(),
 	)
 	return root
 }

@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 
 // TestScript runs testdata/*.txtar, which read as a manual. Besides testscript's
 // own commands there is "await [!] COMMAND…", which tries until it succeeds (or
-// fails), and "await-status [!] TEXT", which tries until hpmq status has (or
-// lacks) a text.
+// fails), and "await-status [!] TEXT" and "await-clients [!] TEXT", which try
+// until the answer has (or lacks) a text.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -33,7 +33,7 @@ func TestScript(t *testing.T) {
 			env.Setenv("PORTS2", freeShift(t))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-status": awaitStatus},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-status": awaitOutput("status"), "await-clients": awaitOutput("clients")},
 	})
 }
 
@@ -48,14 +48,18 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	eventually(ts, func() bool { return (ts.Exec(args[0], args[1:]...) == nil) == want })
 }
 
-func awaitStatus(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 && (len(args) != 2 || args[0] != "!") {
-		ts.Fatalf("usage: await-status [!] text")
+// awaitOutput makes a command that tries until hpmq's command has a text in its
+// answer, or lacks it.
+func awaitOutput(command string) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) != 1 && (len(args) != 2 || args[0] != "!") {
+			ts.Fatalf("usage: await-%s [!] text", command)
+		}
+		eventually(ts, func() bool {
+			return ts.Exec("hpmq", command) == nil &&
+				strings.Contains(ts.ReadFile("stdout"), args[len(args)-1]) == (len(args) == 1)
+		})
 	}
-	eventually(ts, func() bool {
-		return ts.Exec("hpmq", "status") == nil &&
-			strings.Contains(ts.ReadFile("stdout"), args[len(args)-1]) == (len(args) == 1)
-	})
 }
 
 func eventually(ts *testscript.TestScript, ok func() bool) {

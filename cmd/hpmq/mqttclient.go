@@ -198,7 +198,7 @@ func disconnected(d *paho.Disconnect) error {
 	if d.Properties != nil {
 		reason = d.Properties.ReasonString
 	}
-	return refusedByBroker("session", d.ReasonCode, reason)
+	return refusedByBroker("the connection", d.ReasonCode, reason)
 }
 
 // refusedByBroker says what was refused and why; "not authorized" becomes the
@@ -212,5 +212,5 @@ func refusedByBroker(what string, code byte, reason string) error {
 	if code == 0x87 { // Not authorized
 		exit, hint = exitDenied, "ask the policy: hpmq why WHO publish|subscribe TOPIC"
 	}
-	return &failure{code: exit, err: fmt.Errorf("%s: refused with 0x%02x: %s", what, code, reason), hint: hint}
+	return &failure{code: exit, err: fmt.Errorf("%s was refused with 0x%02x: %s", what, code, reason), hint: hint}
 }

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+// clientReply is one MQTT session of a node.
+type clientReply struct {
+	ID            string    `json:"id"`
+	ClientID      string    `json:"client_id"`
+	Connected     bool      `json:"connected"`
+	Remote        string    `json:"remote"`
+	Protocol      string    `json:"protocol"`
+	Since         time.Time `json:"since"` // of the connection, or of its end
+	Subscriptions []string  `json:"subscriptions"`
+	Inflight      int       `json:"inflight"`
+	Queued        int       `json:"queued"`
+	Dropped       uint64    `json:"dropped"`
+	Denied        uint64    `json:"denied"`
+}
+
+type kickReply struct {
+	ID          string `json:"id"`
+	Connections int    `json:"connections"`
+}
+
+func newClientsCommand() *cobra.Command {
+	clients := &cobra.Command{
+		Use:   "clients",
+		Short: "List this node's MQTT sessions: who, from where, what waits, what was lost",
+		Args:  cobra.NoArgs,
+	}
+	addOutputFlag(clients)
+	clients.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := dialControl(cmd)
+		if err != nil {
+			return err
+		}
+		var all []clientReply
+		if err := c.get(cmd.Context(), "/v1/clients", &all); err != nil {
+			return err
+		}
+		return printAnswer(cmd, all, func(w io.Writer) {
+			now := time.Now()
+			rows := make([][]string, 0, len(all))
+			for _, s := range all {
+				state := "away since " + ago(s.Since, now)
+				if s.Connected {
+					state = "MQTT " + s.Protocol + " from " + s.Remote
+				}
+				rows = append(rows, []string{
+					s.ID, s.ClientID, state, fmt.Sprint(len(s.Subscriptions)), fmt.Sprint(s.Queued + s.Inflight),
+					fmt.Sprint(s.Dropped), fmt.Sprint(s.Denied),
+				})
+			}
+			printTable(w, []string{"IDENTITY", "CLIENT ID", "STATE", "SUBS", "WAITING", "DROPPED", "DENIED"}, rows)
+		})
+	}
+	return clients
+}
+
+func newKickCommand() *cobra.Command {
+	kick := &cobra.Command{
+		Use:   "kick WHO",
+		Short: "End an identity's MQTT connections on this node; it may come back",
+		Long: `End an identity's MQTT connections on this node; it may come back.
+To keep it out everywhere: hpmq device revoke WHO.`,
+		Example: "  hpmq kick pump-7\n  hpmq kick service:guest",
+		Args:    cobra.ExactArgs(1),
+	}
+	addOutputFlag(kick)
+	kick.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := dialControl(cmd)
+		if err != nil {
+			return err
+		}
+		var a kickReply
+		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(args[0])+"/kick", struct{}{}, &a); err != nil {
+			return err
+		}
+		return printAnswer(cmd, a, func(w io.Writer) {
+			fmt.Fprintf(w, "ended %d connections of %s\n", a.Connections, a.ID)
+		})
+	}
+	return kick
+}
+
+func (n *node) clients() []clientReply {
+	out := []clientReply{}
+	for _, s := range n.broker.Sessions() {
+		if s.Subscriptions == nil {
+			s.Subscriptions = []string{}
+		}
+		out = append(out, clientReply{
+			ID: s.Identity.String(), ClientID: s.ClientID, Connected: s.Connected, Remote: s.Remote, Protocol: s.Protocol,
+			Since: s.Since, Subscriptions: s.Subscriptions, Inflight: s.Inflight, Queued: s.Queued,
+			Dropped: s.Dropped, Denied: s.Denied,
+		})
+	}
+	return out
+}
+
+func (n *node) kick(r *http.Request, _ struct{}) (*kickReply, error) {
+	id, err := n.pathID(r)
+	if err != nil {
+		return nil, err
+	}
+	ended := n.broker.Disconnect(id, mqtt.Removal{Code: packet.AdministrativeAction, Reason: "ended by the operator"})
+	if ended == 0 {
+		return nil, &failure{
+			code: exitNotFound, err: fmt.Errorf("%s has no connection to this node", id.Short()), hint: "see: hpmq clients",
+		}
+	}
+	return &kickReply{ID: id.String(), Connections: ended}, nil
+}
