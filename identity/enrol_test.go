@@ -142,6 +142,7 @@ func TestEnrolRefused(t *testing.T) {
 				tt.setup(a)
 				if tt.edit != nil {
 					tt.edit(ticket)
+					signed(t, ticket)
 				}
 				serve(t, net.paris(), a.node, a)
 				s := openStore(t, t.TempDir())

@@ -283,14 +283,15 @@ func (n *node) functionList() []functionStatus {
 		bindings[b.Function] = append(bindings[b.Function], b.Name)
 	}
 	faults := map[string]string{}
-	if p := n.faults.Load(); p != nil {
+	if p := n.functionFaults.Load(); p != nil {
 		faults = *p
 	}
 	out := []functionStatus{}
 	for name, rec := range n.directory.Functions() {
+		fault, tried := faults[name]
 		f := functionStatus{
 			Name: name, SHA256: hex.EncodeToString(rec.SHA256[:]), Size: int64(rec.Size), Bindings: bindings[name],
-			Error: faults[name], Loaded: faults[name] == "",
+			Error: fault, Loaded: tried && fault == "",
 		}
 		if f.Bindings == nil {
 			f.Bindings = []string{}

@@ -115,7 +115,7 @@ func (n *node) applyChanges(ctx context.Context) error {
 		case <-n.changes.functions:
 			n.swapFunctions(ctx)
 		case <-retry.C:
-			if faults := n.faults.Load(); faults != nil && len(*faults) > 0 {
+			if n.functionsMissing() {
 				n.swapFunctions(ctx)
 			}
 		}

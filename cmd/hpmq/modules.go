@@ -151,7 +151,7 @@ func writeFile(path string, data []byte, perm fs.FileMode) error {
 func (n *node) swapFunctions(ctx context.Context) {
 	n.swapping.Lock()
 	defer n.swapping.Unlock()
-	faults := map[string]string{}
+	faults := map[string]string{} // of each function; "" when it is loaded
 	var all []funcs.Function
 	for name, rec := range n.directory.Functions() {
 		f, err := n.prepare(ctx, rec)
@@ -161,6 +161,7 @@ func (n *node) swapFunctions(ctx context.Context) {
 			continue
 		}
 		all = append(all, f)
+		faults[name] = ""
 	}
 	for ctx.Err() == nil {
 		err := n.funcs.Swap(ctx, all)
@@ -176,9 +177,23 @@ func (n *node) swapFunctions(ctx context.Context) {
 		n.log.WithField(logfield.Function, bad.Function).WithError(err).Error("function not loaded")
 		all = slices.DeleteFunc(all, func(f funcs.Function) bool { return f.Name == bad.Function })
 	}
-	n.faults.Store(&faults)
+	n.functionFaults.Store(&faults)
 	n.filter.reset()
 	n.broker.Reroute()
+}
+
+// functionsMissing reports whether a function could not be loaded.
+func (n *node) functionsMissing() bool {
+	faults := n.functionFaults.Load()
+	if faults == nil {
+		return false
+	}
+	for _, fault := range *faults {
+		if fault != "" {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *node) prepare(ctx context.Context, rec directory.Function) (funcs.Function, error) {

@@ -65,8 +65,11 @@ type node struct {
 	engine   *wasm.Engine
 	funcs    *funcs.Runtime
 	modules  *modules
-	swapping sync.Mutex                        // one swapFunctions at a time
-	faults   atomic.Pointer[map[string]string] // why a function is not loaded, by name
+	swapping sync.Mutex // one swapFunctions at a time
+
+	// functionFaults says of each function that was to be loaded why it is not,
+	// or "".
+	functionFaults atomic.Pointer[map[string]string]
 
 	plain, tlsPort, webSocket, web, control net.Listener
 	quic                                    *quic.Listener
@@ -182,7 +185,8 @@ func (n *node) openBroker() {
 	n.filter = newFilter(n)
 	memory := store.NewMemory(store.Limits{})
 	n.links = link.New(link.Options{
-		Site: n.site, Store: memory, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait, Log: n.log,
+		Site: n.site, Store: memory, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
+		Accept: n.acceptRemote, Log: n.log,
 	})
 	n.broker = mqtt.New(mqtt.Options{
 		Store: memory, Authorizer: authorizer{n}, Filter: n.filter, Forwarder: n.links,
@@ -210,6 +214,7 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	}
 	from := n.directory.Tip().Count
 	n.applyPolicy()
+	n.swapFunctions(ctx) // before the first message, which would find no function
 	run("functions", n.funcs.Run)
 	if err := n.serveClients(run); err != nil {
 		g.Go(func() error { return err })

@@ -26,7 +26,6 @@ func (n *node) applyPolicy() {
 	if found, err := n.policy.Reload(); err != nil {
 		n.policyRejected(found)
 	}
-	wake(n.changes.functions)
 }
 
 // policyChanged runs after a new policy came into force: on a CA node it
