@@ -137,6 +137,9 @@ func (c *conn) handlePackets() (used, want int, err error) {
 		if err != nil || n == 0 {
 			return used, 0, err
 		}
+		if c.own == nil && h.Type != packet.TypeConnect { // no need to hear the rest of it
+			return used, 0, c.handleConnect(h, nil)
+		}
 		if n+h.Length > c.b.opts.PacketSize {
 			return used, 0, &packet.Error{Code: packet.PacketTooLarge, Statement: "MQTT-3.2.2-15", Msg: fmt.Sprintf("%s of %d bytes", h.Type, n+h.Length)}
 		}

@@ -197,9 +197,10 @@ func reservedTopic(name string) bool {
 	return within(name, "$SYS") || within(name, "$hpmq") || within(name, "$share")
 }
 
-// reservedFilter reports whether nobody may subscribe to filter.
+// reservedFilter reports whether nobody may subscribe to filter. What functions
+// could not handle is below $hpmq/func, and for the policy to give.
 func reservedFilter(filter string) bool {
-	return within(filter, "$hpmq") || within(filter, "$share")
+	return within(filter, "$hpmq") && !strings.HasPrefix(filter, "$hpmq/func/") || within(filter, "$share")
 }
 
 // within reports whether the first level of name is level.

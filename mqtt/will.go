@@ -22,6 +22,7 @@ func (c *conn) takeWill(p *packet.Connect, rights Rights) error {
 	}
 	if !v.Allowed {
 		c.b.count.deniedConnect.Add(1)
+		c.tellDenied(deniedNotice{Action: "will", Topic: w.Topic, QoS: w.QoS, Retain: w.Retain}, v)
 		return &refusal{packet.NotAuthorized, "will: " + v.String()}
 	}
 	if w.Properties.Has(packet.PropWillDelayInterval) {

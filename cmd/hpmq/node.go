@@ -25,7 +25,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/link"
 	"github.com/hpmq/hpmq/mqtt/quic"
-	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/durable"
 	"github.com/hpmq/hpmq/mqtt/websocket"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/access"
@@ -59,6 +59,7 @@ type node struct {
 	overlay  *overlay.Node
 	gossip   *gossip.Gossip
 	access   *access.Relay
+	messages *durable.Store
 	broker   *mqtt.Broker
 	links    *link.Links
 	filter   *filter
@@ -103,8 +104,7 @@ func newNode(ctx context.Context, cfg *Config, log *logrus.Logger) (_ *node, err
 	if err := n.openFunctions(ctx); err != nil {
 		return nil, err
 	}
-	n.openBroker()
-	return n, nil
+	return n, n.openBroker()
 }
 
 func (n *node) listen() (err error) {
@@ -176,32 +176,38 @@ func (n *node) openFunctions(ctx context.Context) (err error) {
 	return nil
 }
 
-func (n *node) openBroker() {
+func (n *node) openBroker() (err error) {
+	n.messages, err = durable.Open(filepath.Join(n.cfg.DataDir, "messages"), durable.Options{Log: n.log})
+	if err != nil {
+		return fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
+	}
 	options := policy.LiveOptions{TrustDomain: n.id.TrustDomain, OnChange: n.policyChanged, OnReject: n.policyRejected}
 	if n.authority != nil {
 		options.Dir = policyDir(n.cfg.DataDir)
 	}
 	n.policy = policy.NewLive(options)
 	n.filter = newFilter(n)
-	memory := store.NewMemory(store.Limits{})
 	n.links = link.New(link.Options{
-		Site: n.site, Store: memory, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
+		Site: n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
 		Accept: n.acceptRemote, Log: n.log,
 	})
 	n.broker = mqtt.New(mqtt.Options{
-		Store: memory, Authorizer: authorizer{n}, Filter: n.filter, Forwarder: n.links,
+		Store: n.messages, Authorizer: authorizer{n}, Filter: n.filter, Forwarder: n.links,
 		Log: n.log, Version: "hpmq " + version,
 	})
+	return nil
 }
 
 // Run serves until ctx is done or a part fails; ready is called when clients
 // can connect. No part outlives Run.
 func (n *node) Run(ctx context.Context, ready func()) error {
-	// The mesh ends after everything that says goodbye over it.
+	// The mesh ends after everything that says goodbye over it, and the store
+	// after everything that still keeps something.
 	meshCtx, endMesh := context.WithCancel(context.WithoutCancel(ctx))
 	defer endMesh()
 	mesh := errgroup.Group{}
 	mesh.Go(func() error { return n.overlay.Run(meshCtx) })
+	mesh.Go(func() error { return n.messages.Run(meshCtx) })
 
 	g, ctx := errgroup.WithContext(ctx)
 	run := func(what string, f func(context.Context) error) {
@@ -361,6 +367,11 @@ func (n *node) Close() {
 	}
 	if n.engine != nil {
 		_ = n.engine.Close(context.Background()) //nolint:contextcheck // nothing waits for it any more
+	}
+	if n.messages != nil {
+		if err := n.messages.Close(); err != nil {
+			n.log.WithError(err).Warn("message store not closed cleanly")
+		}
 	}
 	if n.directory != nil {
 		n.directory.Close()

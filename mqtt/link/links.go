@@ -3,15 +3,18 @@ package link
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
@@ -97,7 +100,11 @@ const (
 	epochKey   = "epoch"
 )
 
-// incarnate finds the epoch of the store's outbound logs, or begins one.
+// roomInterval is how often a full store is asked again.
+const roomInterval = 5 * time.Second
+
+// incarnate finds the epoch of the store's outbound logs, or begins one. While a
+// full store does not keep it there are no links, and the site goes on without.
 func (l *Links) incarnate(ctx context.Context) error {
 	if b, ok := l.opts.Store.Value(epochScope, epochKey); ok && len(b) == 8 {
 		l.epoch = binary.BigEndian.Uint64(b)
@@ -105,6 +112,21 @@ func (l *Links) incarnate(ctx context.Context) error {
 	}
 	l.fresh = true
 	l.epoch = rand.Uint64() | 1 // not 0, the epoch of a floor that was never kept
+	for {
+		err := l.keepEpoch(ctx)
+		if !errors.Is(err, store.ErrFull) {
+			return err
+		}
+		l.opts.Log.WithField(logfield.Reason, err.Error()).Error("no links to other sites until there is room in the store")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(roomInterval):
+		}
+	}
+}
+
+func (l *Links) keepEpoch(ctx context.Context) error {
 	kept := make(chan error, 1)
 	l.opts.Store.Update(func(tx store.Tx) {
 		tx.PutValue(epochScope, epochKey, binary.BigEndian.AppendUint64(nil, l.epoch))

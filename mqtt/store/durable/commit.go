@@ -1,0 +1,355 @@
+package durable
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+const (
+	batchSize   = 1 << 20                // after which a batch takes no more transactions
+	lazyDelay   = 2 * time.Millisecond   // for which one that nobody waits for waits for others
+	syncDelay   = time.Second            // after which it is synced
+	retryDelay  = 200 * time.Millisecond // before the files of a failed disk are opened again
+	retryLimit  = 5 * time.Second        // the same, after it was doubled a few times
+	unsyncedMax = 16 << 20               // what a failed disk may leave in memory
+)
+
+// committer is the state of the one goroutine that writes.
+type committer struct {
+	db       *database
+	notices  chan []*tx    // to the goroutine that calls back; closed by Run
+	outage   error         // why nothing can be committed
+	pause    time.Duration // before the next try
+	synced   mark          // where the log ended at the last sync
+	unsynced [][]byte      // batches since then
+	waiting  int           // bytes of unsynced
+	timers   timers
+	room     room
+}
+
+// timers of [Store.Run].
+type timers struct{ lazy, sync, reopen *time.Timer }
+
+func (c *committer) begin(db *database) {
+	c.db, c.synced = db, db.disk.position()
+	c.unsynced, c.waiting = nil, 0
+}
+
+func newTimers() timers { return timers{stopped(), stopped(), stopped()} }
+
+// Run commits transactions and calls back until ctx is done; what was handed in
+// by then is kept, and what comes later is refused. Callbacks run in a goroutine of their own, so that the disk
+// does not wait for them.
+//
+// When the disk refuses a write, the batch and all that come after it are
+// refused too, except transactions that nobody waits for and that add nothing:
+// they are kept in memory, up to 16 MiB of them. Queues can be read all the
+// while. From time to time the files are opened again, and once that succeeds
+// everything goes on.
+func (s *Store) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	s.notices = make(chan []*tx, 1)
+	wg.Go(s.callBack)
+	for ctx.Err() == nil {
+		s.step(ctx)
+	}
+	s.end()
+	for s.next() {
+	}
+	s.sync()
+	close(s.notices)
+	wg.Wait()
+	return nil
+}
+
+func stopped() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// step waits for something to do and does it.
+func (s *Store) step(ctx context.Context) {
+	lost := s.committer.db.disk.lost
+	if s.outage != nil {
+		lost = nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-s.wake:
+		s.jobsMu.Lock()
+		lazy := !s.urgent && len(s.jobs) > 0
+		s.jobsMu.Unlock()
+		if lazy {
+			s.timers.lazy.Reset(lazyDelay)
+			return
+		}
+		s.next()
+	case <-s.timers.lazy.C:
+		s.next()
+	case <-s.timers.sync.C:
+		s.sync()
+	case <-lost:
+		s.fail(s.committer.db.disk.err())
+	case <-s.timers.reopen.C:
+		s.reopen()
+	}
+}
+
+// next commits a batch and reports whether there was one. It is one only, so that
+// a stream of transactions holds up nothing else in step.
+func (s *Store) next() bool {
+	jobs, more := s.take()
+	if len(jobs) == 0 {
+		return false
+	}
+	s.commit(jobs)
+	s.notices <- jobs
+	if more {
+		s.poke()
+	}
+	return true
+}
+
+// take returns the transactions of the next batch, and whether others remain.
+func (s *Store) take() (jobs []*tx, more bool) {
+	s.jobsMu.Lock()
+	defer s.jobsMu.Unlock()
+	n, size := 0, 0
+	for n < len(s.jobs) && size < batchSize {
+		size += len(s.jobs[n].buf)
+		n++
+	}
+	jobs = s.jobs[:n:n]
+	if s.jobs = s.jobs[n:]; len(s.jobs) > 0 {
+		return jobs, true
+	}
+	s.jobs, s.urgent = nil, false
+	return jobs, false
+}
+
+// poke wakes the committer.
+func (s *Store) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it has not taken an earlier one
+	}
+}
+
+// callBack tells the callers, in order.
+func (s *Store) callBack() {
+	for jobs := range s.notices {
+		tell(jobs)
+	}
+}
+
+func tell(jobs []*tx) {
+	for _, t := range jobs {
+		if t.done != nil {
+			t.done(t.err)
+		}
+		t.free()
+	}
+}
+
+// end makes Update refuse what comes from now on.
+func (s *Store) end() {
+	s.jobsMu.Lock()
+	defer s.jobsMu.Unlock()
+	s.ended = true
+}
+
+// commit stages transactions and writes them as one batch. Each has its error
+// afterwards.
+func (s *Store) commit(jobs []*tx) {
+	db := s.committer.db
+	b := db.NewBatch()
+	s.mu.Lock()
+	s.staging.begin(b, s.totals)
+	s.mu.Unlock()
+	full := s.room.low(s, time.Now())
+	wanted := false
+	for _, t := range jobs {
+		if t.err = s.refusal(t, full); t.err != nil {
+			continue
+		}
+		if t.err = s.stage(t); t.err == nil && t.done != nil && len(t.ops) > 0 {
+			wanted = true
+		}
+	}
+	if len(s.staging.changes) == 0 && b.Empty() {
+		_ = b.Close()
+		return
+	}
+	err := s.write(b, wanted)
+	if err == nil {
+		s.apply()
+		return
+	}
+	s.rollback()
+	var again []*tx
+	for _, t := range jobs {
+		switch {
+		case t.err != nil:
+		case t.done == nil && !t.grows:
+			again = append(again, t)
+		default:
+			t.err = err
+		}
+	}
+	if len(again) > 0 {
+		s.commit(again) // to memory: the outage has begun
+	}
+}
+
+// refusal returns why a transaction cannot even be tried.
+func (s *Store) refusal(t *tx, full error) error {
+	if s.outage != nil && (t.done != nil || t.grows || s.waiting > unsyncedMax) {
+		return s.outage
+	}
+	if t.grows {
+		return full
+	}
+	return nil
+}
+
+// write commits the batch, or keeps it for better times if nobody waits for it.
+func (s *Store) write(b *pebble.Batch, wanted bool) error {
+	db := s.committer.db
+	size := b.Len()
+	s.room.used += size
+	o := pebble.NoSync
+	if wanted || s.waiting+size > batchSize {
+		o = pebble.Sync
+	}
+	if o == pebble.NoSync || s.outage != nil {
+		if s.waiting == 0 {
+			s.timers.sync.Reset(syncDelay)
+		}
+		s.unsynced = append(s.unsynced, append([]byte(nil), b.Repr()...))
+		s.waiting += size
+	}
+	if s.outage != nil {
+		return b.Close()
+	}
+	if err := db.commit(b, o); err != nil {
+		if o == pebble.NoSync {
+			s.forgetLast(size)
+		}
+		s.fail(err)
+		return s.outage
+	}
+	if o == pebble.Sync {
+		s.begin(db)
+	}
+	return b.Close()
+}
+
+// forgetLast takes the last of unsynced out.
+func (s *Store) forgetLast(size int) {
+	s.unsynced = s.unsynced[:len(s.unsynced)-1]
+	s.waiting -= size
+}
+
+// sync makes what nobody waits for durable.
+func (s *Store) sync() {
+	if s.waiting == 0 || s.outage != nil {
+		return
+	}
+	b := s.committer.db.NewBatch()
+	must(b.LogData(nil, nil))
+	if err := s.committer.db.commit(b, pebble.Sync); err != nil {
+		s.fail(err)
+		return
+	}
+	_ = b.Close()
+	s.begin(s.committer.db)
+}
+
+// fail begins an outage.
+func (s *Store) fail(err error) {
+	s.outage = diskError(s.dir, err)
+	s.pause = s.options.retry
+	s.timers.reopen.Reset(s.pause)
+	s.log.WithField(logfield.Reason, err.Error()).Error("the disk refuses the store's writes: messages that must be kept are refused until it takes them again")
+}
+
+// reopen tries to end an outage: with a database that is opened beside the lost
+// one, which meanwhile answers what is read, and which then takes its place.
+func (s *Store) reopen() {
+	db, err := s.openAgain()
+	if err != nil {
+		s.outage = err
+		s.pause = min(2*s.pause, retryLimit)
+		s.timers.reopen.Reset(s.pause)
+		return
+	}
+	old := s.db.Swap(db)
+	s.begin(db)
+	s.outage = nil
+	_ = old.release() // it has failed
+	s.log.Info("the disk takes the store's writes again")
+}
+
+// openAgain opens the files as they were at the last sync, and repeats what was
+// committed since then without one.
+func (s *Store) openAgain() (*database, error) {
+	if errors.Is(s.outage, store.ErrFull) {
+		if s.room.used = batchSize; s.room.low(s, time.Now()) != nil {
+			return nil, s.outage
+		}
+	}
+	fs := s.options.fs
+	if err := dropLogsAfter(fs, s.dir, s.synced); err != nil {
+		return nil, diskError(s.dir, err)
+	}
+	db, err := openDatabase(fs, s.dir, s.synced, s.log)
+	if err != nil {
+		return nil, err
+	}
+	for _, repr := range s.unsynced {
+		b := db.NewBatch()
+		must(b.SetRepr(append([]byte(nil), repr...)))
+		if err := db.commit(b, pebble.Sync); err != nil {
+			_ = db.release()
+			return nil, diskError(s.dir, err)
+		}
+		_ = b.Close()
+	}
+	return db, nil
+}
+
+// room watches how much of the disk is left.
+type room struct {
+	used int // bytes written since the last look
+	last time.Time
+	err  error
+}
+
+// low returns why nothing may be added, or nil. It looks at the disk now and then.
+func (r *room) low(s *Store, now time.Time) error {
+	if r.used < batchSize && now.Sub(r.last) < time.Second {
+		return r.err
+	}
+	r.used, r.last = 0, now
+	before := r.err
+	u, err := s.options.fs.GetDiskUsage(s.dir)
+	if r.err = nil; err == nil && u.AvailBytes < s.options.Reserve {
+		r.err = fmt.Errorf("store in %s: %w: %d MiB are left on the disk", s.dir, store.ErrFull, u.AvailBytes>>20)
+	}
+	switch {
+	case before == nil && r.err != nil:
+		s.log.WithField(logfield.Reason, r.err.Error()).Error("the disk is nearly full: messages that must be kept are refused")
+	case before != nil && r.err == nil:
+		s.log.Info("the disk has room again")
+	}
+	return r.err
+}

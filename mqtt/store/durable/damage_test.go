@@ -1,0 +1,182 @@
+package durable
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/storetest"
+)
+
+// TestDamage flips a bit in one file of a closed store.
+func TestDamage(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		match string
+		opens bool
+	}{
+		{"table", ".sst", true},
+		{"manifest", "MANIFEST", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "s")
+			o := Options{Limits: manyMessages}
+			writeTables(t, dir, o)
+			flip(t, dir, tt.match)
+			s, err := Open(dir, o)
+			if !tt.opens {
+				if err == nil || !strings.Contains(err.Error(), dir) {
+					t.Fatalf("got %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			aside, _ := filepath.Glob(dir + ".damaged-*")
+			if len(aside) != 1 {
+				t.Errorf("set aside: %v", aside)
+			}
+			left := 0
+			for p := range 50 {
+				for _, e := range storetest.Entries(s, benchKey(p)) {
+					if !bytes.HasPrefix(e.Message.Payload, fmt.Appendf(nil, "%08d", p)) {
+						t.Fatalf("entry of another queue: %q", e.Message.Payload[:8])
+					}
+					left++
+				}
+			}
+			if lost := 50*400 - left; lost == 0 || lost > 100 {
+				t.Errorf("one block took %d entries", lost)
+			}
+		})
+	}
+}
+
+// writeTables writes a store whose entries lie in several tables.
+func writeTables(t *testing.T, dir string, o Options) {
+	t.Helper()
+	s := start(t, dir, o)
+	for p := range 50 {
+		if err := storetest.Do(s, func(tx store.Tx) {
+			tx.PutSession(store.Session{Key: benchKey(p)})
+			for range 400 {
+				tx.Enqueue(benchKey(p), store.Delivery{Message: numbered(p, 2000)})
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.stop()
+	s2, err := Open(dir, o) // the log becomes tables
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s2.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// flip changes a bit in the middle of the largest file whose name contains match.
+func flip(t *testing.T, dir, match string) {
+	t.Helper()
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var largest string
+	var content []byte
+	for _, n := range names {
+		if n.IsDir() || !strings.Contains(n.Name(), match) || strings.HasPrefix(n.Name(), "marker") {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(dir, n.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) > len(content) {
+			largest, content = n.Name(), b
+		}
+	}
+	if largest == "" {
+		t.Fatalf("no %s in %v", match, names)
+	}
+	content[len(content)/2] ^= 4
+	if err := os.WriteFile(filepath.Join(dir, largest), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDamagedWhileRunning reads a queue whose table was damaged after it was
+// opened: what is left is delivered, and what cannot be read leaves the queue.
+func TestDamagedWhileRunning(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s")
+	o := Options{Limits: manyMessages}
+	writeTables(t, dir, o)
+	s := start(t, dir, o)
+	flip(t, dir, ".sst") // the tables' blocks are read again: the cache is smaller than they are
+	left := 0
+	for p := range 50 {
+		left += len(storetest.Entries(s, benchKey(p)))
+	}
+	if err := storetest.Do(s, func(store.Tx) {}); err != nil {
+		t.Fatal(err)
+	}
+	queued := s.Stats().Queued
+	if left == 0 || left == 50*400 || queued >= 50*400 {
+		t.Errorf("%d entries are left, %d are queued", left, queued)
+	}
+	if err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(benchKey(0), store.Delivery{Message: numbered(0, 1)}) }); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTornLog ends the log of a store in the middle of a record.
+func TestTornLog(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s")
+	s := start(t, dir, Options{})
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 100 {
+		if err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(alice, store.Delivery{Message: numbered(n, 100)}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	torn := filepath.Join(t.TempDir(), "torn")
+	if err := os.CopyFS(torn, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	logs, err := filepath.Glob(filepath.Join(torn, "*.log"))
+	if err != nil || len(logs) != 1 {
+		t.Fatal(logs, err)
+	}
+	if err := os.Truncate(logs[0], s.db.Load().disk.position().size-50); err != nil {
+		t.Fatal(err)
+	}
+	again := start(t, torn, Options{})
+	if got := again.QueueStats(alice).Messages; got != 99 {
+		t.Errorf("%d messages are left of 100, of which the last is torn", got)
+	}
+}
+
+// TestRepairCutShort ends a repair between its two renames.
+func TestRepairCutShort(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s")
+	s := start(t, dir, Options{})
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	if err := os.Rename(dir, dir+repaired); err != nil {
+		t.Fatal(err)
+	}
+	if v, ok := start(t, dir, Options{}).Value("f", "k"); !ok || string(v) != "v" {
+		t.Errorf("got %q", v)
+	}
+}

@@ -1,0 +1,200 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/storetest"
+)
+
+var alice = store.SessionKey{Identity: "spiffe://lab.test/device/alice", ClientID: "a"}
+
+var manyMessages = store.Limits{Queue: store.QueueLimit{Messages: 1 << 20, Bytes: 1 << 30}}
+
+// numbered returns a message that tells its number.
+func numbered(n, size int) *store.Message {
+	return &store.Message{Topic: "t", Payload: append([]byte(fmt.Sprintf("%08d", n)), make([]byte, size)...)}
+}
+
+// TestDiskFull publishes from many goroutines while the disk refuses one kind of
+// write after the other. What was acknowledged is there, in order, and nothing
+// else.
+func TestDiskFull(t *testing.T) {
+	suffix := func(s string) func(string) bool { return func(path string) bool { return strings.HasSuffix(path, s) } }
+	for _, tt := range []struct {
+		name  string
+		fault *faulty
+	}{
+		{"everything", &faulty{}},
+		{"tables", &faulty{match: suffix(".sst")}},
+		{"new tables", &faulty{match: suffix(".sst"), kinds: map[errorfs.OpKind]bool{errorfs.OpCreate: true}}},
+		{"log", &faulty{match: suffix(".log")}},
+		{"new logs", &faulty{match: suffix(".log"), kinds: map[errorfs.OpKind]bool{errorfs.OpCreate: true, errorfs.OpReuseForWrite: true}}},
+		{"manifest", &faulty{match: func(path string) bool { return strings.Contains(path, "MANIFEST") }}},
+		{"manifest sync", &faulty{
+			match: func(path string) bool { return strings.Contains(path, "MANIFEST") },
+			kinds: map[errorfs.OpKind]bool{errorfs.OpFileSync: true},
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			disk := vfs.NewCrashableMem()
+			recovered, log := newRecovery()
+			o := Options{Cache: 1, Limits: manyMessages, Log: log, retry: time.Millisecond, fs: errorfs.Wrap(disk, tt.fault)}
+			s := start(t, "data", o)
+			const publishers = 8
+			for i := range publishers {
+				if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: benchKey(i)}) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := make([][]string, publishers)
+			var refused atomic.Int64
+			flood := func(from int) {
+				var all sync.WaitGroup
+				for p := range publishers {
+					all.Go(func() {
+						for n := range 60 { // 11 MiB together: tables are written
+							m := numbered(from+n, 24<<10)
+							err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(benchKey(p), store.Delivery{Message: m}) })
+							if err == nil {
+								want[p] = append(want[p], string(m.Payload[:8]))
+								continue
+							}
+							refused.Add(1)
+							if !errors.Is(err, store.ErrFull) || !errors.Is(err, syscall.ENOSPC) {
+								t.Errorf("refused with %v", err)
+							}
+						}
+					})
+				}
+				all.Wait()
+			}
+			flood(0)
+			tt.fault.set(true)
+			flood(1000)
+			check(t, "while refused", s, want)
+			failed := refused.Load() > 0 || s.lost()
+			if tt.fault.set(false); failed {
+				<-recovered
+			}
+			check(t, "recovered", s, want)
+			before := refused.Load()
+			flood(2000)
+			if got := refused.Load() - before; got > 0 {
+				t.Errorf("%d were refused by a disk with room", got)
+			}
+			t.Logf("%d refused, failed %t", before, failed)
+			if !failed {
+				t.Error("nothing was refused")
+			}
+			s.stop()
+			again := start(t, "data", Options{Cache: 1, Limits: manyMessages, fs: disk.CrashClone(vfs.CrashCloneCfg{})})
+			check(t, "after a cut", again, want)
+		})
+	}
+}
+
+// check compares the queues with the numbers that they should hold.
+func check(t *testing.T, when string, s store.Store, want [][]string) {
+	t.Helper()
+	for p := range want {
+		var got []string
+		for _, e := range storetest.Entries(s, benchKey(p)) {
+			got = append(got, string(e.Message.Payload[:8]))
+		}
+		if diff := cmp.Diff(want[p], got); diff != "" {
+			t.Fatalf("%s, queue %d: %s", when, p, diff)
+		}
+	}
+}
+
+// TestReserve refuses what adds while the disk is nearly full, and nothing else.
+func TestReserve(t *testing.T) {
+	disk := vfs.NewMem()
+	disk.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 1 << 30})
+	s := start(t, "data", Options{fs: disk})
+	add := func(tx store.Tx) { tx.Enqueue(alice, store.Delivery{Message: numbered(1, 0)}) }
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}); add(tx) }); err != nil {
+		t.Fatal(err)
+	}
+	look := func(free uint64) { // at once, as after a second
+		disk.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: free})
+		if err := storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "large", make([]byte, 2*batchSize)) }); err != nil && free > 1<<27 {
+			t.Error(err)
+		}
+	}
+	look(1 << 20)
+	if err := storetest.Do(s, add); !errors.Is(err, store.ErrFull) {
+		t.Errorf("got %v, want ErrFull", err)
+	}
+	if err := storetest.Do(s, func(tx store.Tx) { tx.Dequeue(alice, 1) }); err != nil {
+		t.Error(err)
+	}
+	if got := s.QueueStats(alice).Messages; got != 0 {
+		t.Errorf("%d messages", got)
+	}
+	s.room.used = batchSize // the committer is idle
+	disk.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 1 << 30})
+	if err := storetest.Do(s, add); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNoRoomAtStart(t *testing.T) {
+	fault := &faulty{on: true}
+	_, err := Open("data", Options{fs: errorfs.Wrap(vfs.NewMem(), fault)})
+	if !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), "data") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestUsedByAnother(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s")
+	start(t, dir, Options{})
+	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestRecoversUnderLoad ends an outage while transactions come without a pause.
+func TestRecoversUnderLoad(t *testing.T) {
+	fault := &faulty{}
+	recovered, log := newRecovery()
+	s := start(t, "data", Options{Log: log, retry: time.Millisecond, fs: errorfs.Wrap(vfs.NewMem(), fault)})
+	ended := make(chan struct{})
+	var all sync.WaitGroup
+	for range 16 {
+		all.Go(func() {
+			for {
+				select {
+				case <-ended:
+					return
+				default:
+					_ = storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) })
+				}
+			}
+		})
+	}
+	fault.set(true)
+	for storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }) == nil {
+	}
+	fault.set(false)
+	<-recovered
+	close(ended)
+	all.Wait()
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }); err != nil {
+		t.Error(err)
+	}
+}

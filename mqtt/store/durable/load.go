@@ -1,0 +1,241 @@
+package durable
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// loader reads a database into a store's memory.
+type loader struct {
+	s       *Store
+	session *session // whose keys are being read; nil if it has no record
+	orphans []uint64 // sessions without a record
+	strange int      // keys and values that are of no known kind
+}
+
+// load fills the memory of s from the database.
+func (s *Store) load(db *database) error {
+	if err := checkFormat(db); err != nil {
+		return err
+	}
+	s.forget()
+	l := loader{s: s}
+	it, err := db.NewIter(nil)
+	if err != nil {
+		return err
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+		if err := l.key(it.Key(), slices.Clone(value)); err != nil {
+			l.strange++
+		}
+	}
+	if err := errors.Join(it.Error(), it.Close()); err != nil {
+		return err
+	}
+	if l.strange > 0 {
+		s.log.WithField("keys", l.strange).Error("the store holds keys that cannot be understood; they are left as they are")
+	}
+	return l.removeOrphans(db)
+}
+
+// forget empties the memory of s.
+func (s *Store) forget() {
+	s.sessions = make(map[store.SessionKey]*session)
+	s.peers = make(map[string]*peer)
+	s.floors = make(map[laneKey]store.Origin)
+	s.values = make(map[valueKey][]byte)
+	s.staging.sessions = make(map[store.SessionKey]*session)
+	s.staging.retained = make(map[string]*store.Message)
+	s.staging.values = make(map[valueKey][]byte)
+	s.retained, s.retainedExpires = store.RetainedTree{}, 0
+	s.totals, s.stats, s.sessionID = totals{}, store.Stats{}, 0
+	s.cache = cache{limit: s.options.Cache}
+}
+
+// checkFormat refuses what another version wrote, and names the format of a new
+// database.
+func checkFormat(db *database) error {
+	value, closer, err := db.Get(metaFormat)
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return errors.Join(db.Set(metaFormat, []byte{version}, pebble.Sync), db.disk.err())
+	case err != nil:
+		return err
+	}
+	defer closer.Close()
+	if len(value) != 1 || value[0] != version {
+		return fmt.Errorf("its format is %x, not %x: another version of this program wrote it", value, version)
+	}
+	return nil
+}
+
+// key takes one key and its value, which it may keep.
+func (l *loader) key(key, value []byte) error {
+	switch key[0] {
+	case columnMeta:
+		return nil
+	case columnSession:
+		return l.sessionKey(key, value)
+	case columnOutbound:
+		return l.outboundKey(key, value)
+	case columnRetained:
+		m, err := decodeMessage(value)
+		if err != nil {
+			return err
+		}
+		l.s.putRetained(m.Topic, m)
+		l.s.totals.retained++
+		l.s.totals.retainedBytes += m.Size()
+	case columnFloor:
+		k, err := cutFloorKey(key)
+		if err != nil {
+			return err
+		}
+		l.s.floors[k], err = decodeFloor(k, value)
+		return err
+	case columnValue:
+		k, err := cutValueKey(key)
+		if err != nil || len(value) == 0 || value[0] != version {
+			return errKey
+		}
+		l.s.values[k] = value[1:]
+		l.s.totals.values++
+		l.s.totals.valueBytes += len(value) - 1
+	default:
+		return errKey
+	}
+	return nil
+}
+
+func (l *loader) sessionKey(key, value []byte) error {
+	id, kind, rest, err := cutSessionKey(key)
+	if err != nil {
+		return err
+	}
+	if l.s.sessionID = max(l.s.sessionID, id); kind == sessionRecord {
+		return l.sessionRecord(id, value)
+	}
+	if l.session == nil || l.session.id != id {
+		if len(l.orphans) == 0 || l.orphans[len(l.orphans)-1] != id {
+			l.orphans = append(l.orphans, id)
+		}
+		return nil
+	}
+	switch kind {
+	case sessionSubscription:
+		sub, err := decodeSubscription(string(rest), value)
+		if err == nil {
+			l.session.Subscriptions = append(l.session.Subscriptions, sub)
+		}
+		return err
+	case sessionReceived:
+		if len(rest) != 2 {
+			return errKey
+		}
+		l.session.Received = append(l.session.Received, binary.BigEndian.Uint16(rest))
+		return nil
+	}
+	seq, err := cutSeq(rest)
+	if err != nil {
+		return err
+	}
+	switch kind {
+	case sessionSent:
+		return l.sent(seq, value)
+	case sessionEntry:
+		return l.entry(seq, value)
+	}
+	return errKey
+}
+
+func (l *loader) sessionRecord(id uint64, value []byte) error {
+	r, err := decodeSession(value)
+	if err != nil {
+		return err
+	}
+	l.session = newSession(id)
+	l.session.Session = *r
+	l.s.sessions[r.Key] = l.session
+	return nil
+}
+
+// sent comes before the entry that it belongs to.
+func (l *loader) sent(seq uint64, value []byte) error {
+	sent, err := decodeSent(value)
+	if err != nil {
+		return err
+	}
+	q := l.session.queue
+	if q.sent == nil {
+		q.sent = make(map[uint64]store.Sent)
+	}
+	q.sent[seq] = sent
+	return nil
+}
+
+func (l *loader) entry(seq uint64, value []byte) error {
+	d, err := decodeEntry(value)
+	if err != nil {
+		return err
+	}
+	q := l.session.queue
+	if !q.restore(seq, d.Message.Size(), d.Message.Expires, l.s.limits.Queue) {
+		return errKey
+	}
+	_, q.at(seq).numbered = q.sent[seq]
+	l.s.stats.Queued++
+	l.s.stats.QueuedBytes += d.Message.Size()
+	return nil
+}
+
+func (l *loader) outboundKey(key, value []byte) error {
+	name, kind, rest, err := cutOutboundKey(key)
+	if err != nil {
+		return err
+	}
+	q := l.s.peer(name).log
+	if kind == outboundAcknowledged {
+		if len(value) != 9 || value[0] != version {
+			return errVersion
+		}
+		q.next = binary.BigEndian.Uint64(value[1:]) + 1
+		q.visible, q.first = q.next, q.next
+		return nil
+	}
+	seq, err := cutSeq(rest)
+	if err != nil || kind != outboundEntry {
+		return errKey
+	}
+	m, err := decodeMessage(value)
+	if err != nil {
+		return err
+	}
+	if !q.restore(seq, m.Size(), m.Expires, l.s.limits.Outbound) {
+		return errKey
+	}
+	return nil
+}
+
+// removeOrphans deletes what a repair left of sessions whose record was lost.
+func (l *loader) removeOrphans(db *database) error {
+	if len(l.orphans) == 0 {
+		return nil
+	}
+	l.s.log.WithField("sessions", len(l.orphans)).Error("queues are removed whose sessions were lost")
+	b := db.NewBatch()
+	for _, id := range l.orphans {
+		from := binary.BigEndian.AppendUint64([]byte{columnSession}, id)
+		must(b.DeleteRange(from, binary.BigEndian.AppendUint64([]byte{columnSession}, id+1), nil))
+	}
+	return db.commit(b, pebble.Sync)
+}

@@ -1,0 +1,249 @@
+package durable
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// Sessions implements [store.Store].
+func (s *Store) Sessions() []store.Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]store.Session, 0, len(s.sessions))
+	for _, x := range s.sessions {
+		c := x.Session
+		c.Subscriptions = slices.Clone(x.Subscriptions)
+		c.Received = slices.Clone(x.Received)
+		all = append(all, c)
+	}
+	return all
+}
+
+// Queue implements [store.Store]. Entries that cannot be read are left out, and
+// taken out of the queue if they are damaged.
+func (s *Store) Queue(k store.SessionKey, after uint64, dst []store.Entry) []store.Entry {
+	for {
+		s.mu.Lock()
+		x := s.sessions[k]
+		if x == nil {
+			s.mu.Unlock()
+			return dst
+		}
+		got := x.queue.read(after, dst)[len(dst):]
+		s.mu.Unlock()
+		if len(got) == 0 {
+			return dst
+		}
+		after = got[len(got)-1].Seq
+		read := s.fill(got, x.queue.prefix, decodeEntry, func(damaged []uint64) {
+			s.Update(func(t store.Tx) {
+				for _, seq := range damaged {
+					t.Dequeue(k, seq)
+				}
+			}, nil)
+		})
+		if len(read) > 0 { // else all of them went meanwhile
+			return append(dst, read...)
+		}
+	}
+}
+
+// QueueStats implements [store.Store].
+func (s *Store) QueueStats(k store.SessionKey) store.QueueStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x := s.sessions[k]; x != nil {
+		return x.queue.stats
+	}
+	return store.QueueStats{}
+}
+
+// Retained implements [store.Store].
+func (s *Store) Retained(filter string) []*store.Message {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := s.retained.Match(filter, nil)
+	return slices.DeleteFunc(found, func(m *store.Message) bool { return m.Expired(now) })
+}
+
+// Outbound implements [store.Store]. What cannot be read is as if it had been
+// dropped.
+func (s *Store) Outbound(name string, after uint64, dst []store.Outbound) []store.Outbound {
+	scratch := make([]store.Entry, 0, cap(dst)-len(dst))
+	for {
+		s.mu.Lock()
+		p := s.peers[name]
+		if p == nil {
+			s.mu.Unlock()
+			return dst
+		}
+		got := p.log.read(after, scratch)
+		s.mu.Unlock()
+		if len(got) == 0 {
+			return dst
+		}
+		after = got[len(got)-1].Seq
+		read := s.fill(got, p.log.prefix, decodeOutbound, nil)
+		for _, e := range read {
+			dst = append(dst, store.Outbound{Message: e.Message, Seq: e.Seq})
+		}
+		if len(read) > 0 {
+			return dst
+		}
+	}
+}
+
+func decodeOutbound(value []byte) (store.Delivery, error) {
+	m, err := decodeMessage(value)
+	return store.Delivery{Message: m}, err
+}
+
+// Committed implements [store.Store].
+func (s *Store) Committed(name string) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peer(name).grew
+}
+
+// OutboundStats implements [store.Store].
+func (s *Store) OutboundStats(name string) store.QueueStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.peers[name]; p != nil {
+		return p.log.stats
+	}
+	return store.QueueStats{}
+}
+
+// Floor implements [store.Store].
+func (s *Store) Floor(site string, lane uint16) (epoch, seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.floors[laneKey{site, lane}]
+	return o.Epoch, o.Seq
+}
+
+// Value implements [store.Store].
+func (s *Store) Value(scope, key string) ([]byte, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.values[valueKey{scope, key}]
+	return v, ok
+}
+
+// Stats implements [store.Store].
+func (s *Store) Stats() store.Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.stats
+	n.Sessions = len(s.sessions)
+	n.Retained, n.RetainedBytes = s.totals.retained, s.totals.retainedBytes
+	n.Values, n.ValueBytes = s.totals.values, s.totals.valueBytes
+	for _, p := range s.peers {
+		n.Outbound += p.log.stats.Messages
+		n.OutboundBytes += p.log.stats.Bytes
+		n.OutboundDrops += p.log.stats.Dropped
+	}
+	return n
+}
+
+// fill reads the messages that are only on disk and returns the entries that
+// have theirs. One that is missing was done meanwhile.
+func (s *Store) fill(
+	entries []store.Entry, prefix []byte, decode func([]byte) (store.Delivery, error), lost func([]uint64),
+) []store.Entry {
+	missing := func(e store.Entry) bool { return e.Message == nil }
+	from := slices.IndexFunc(entries, missing)
+	if from < 0 {
+		return entries
+	}
+	var damaged []uint64
+	for {
+		db := s.db.Load()
+		err := db.fill(entries[from:], prefix, decode, &damaged)
+		if err == nil {
+			break
+		}
+		if db.disk.err() == nil {
+			s.reportUnread(err)
+			if isDamage(err) {
+				damaged = append(damaged, first(entries[from:]))
+			}
+			break
+		}
+		<-db.replaced // the files went on without this database
+		if db == s.db.Load() {
+			break // the store is closed
+		}
+	}
+	if len(damaged) > 0 {
+		s.reportUnread(errValue)
+		if lost != nil {
+			lost(damaged)
+		}
+	}
+	return slices.DeleteFunc(entries, missing)
+}
+
+// first returns the sequence number of the first entry without a message.
+func first(entries []store.Entry) uint64 {
+	for i := range entries {
+		if entries[i].Message == nil {
+			return entries[i].Seq
+		}
+	}
+	return 0
+}
+
+func (s *Store) reportUnread(err error) {
+	s.log.WithField(logfield.Reason, err.Error()).Error("queued messages cannot be read from the store")
+}
+
+// fill reads the messages of entries that have none.
+func (db *database) fill(
+	entries []store.Entry, prefix []byte, decode func([]byte) (store.Delivery, error), damaged *[]uint64,
+) error {
+	db.readers.RLock()
+	defer db.readers.RUnlock()
+	if db.closed {
+		return ErrClosed
+	}
+	key := func(seq uint64) []byte { return binary.BigEndian.AppendUint64(slices.Clone(prefix), seq) }
+	last := entries[len(entries)-1].Seq
+	it, err := db.iterate(&pebble.IterOptions{LowerBound: key(entries[0].Seq), UpperBound: key(last + 1)})
+	if err != nil {
+		return err
+	}
+	i := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		seq := binary.BigEndian.Uint64(it.Key()[len(prefix):])
+		for i < len(entries) && entries[i].Seq < seq {
+			i++
+		}
+		if i == len(entries) {
+			break
+		}
+		if entries[i].Seq != seq || entries[i].Message != nil {
+			continue
+		}
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+		d, err := decode(slices.Clone(value))
+		if err != nil {
+			*damaged = append(*damaged, seq)
+			continue
+		}
+		entries[i].Delivery = d
+	}
+	return errors.Join(it.Error(), it.Close())
+}

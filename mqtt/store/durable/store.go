@@ -1,0 +1,246 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// ErrClosed is the error of a transaction that came after [Store.Run] ended.
+var ErrClosed = errors.New("store is closed")
+
+// Options configures a [Store]. Zero values are usable.
+type Options struct {
+	Limits store.Limits
+	Log    logrus.FieldLogger // nil discards
+
+	// Cache bounds the bytes of queued messages that are held in memory beside
+	// the disk. Zero means 64 MiB.
+	Cache int
+
+	// Reserve is the room on the disk that what adds to the store leaves free, so
+	// that subscribers can empty their queues and the tables can shrink. Zero
+	// means 128 MiB.
+	Reserve uint64
+
+	fs    vfs.FS        // nil is the operating system's
+	retry time.Duration // before the files of a failed disk are opened again; 0 is retryDelay
+}
+
+// Store is a [store.Store] on disk.
+type Store struct {
+	dir     string
+	options Options
+	limits  store.Limits
+	log     logrus.FieldLogger
+	lock    io.Closer
+
+	jobsMu sync.Mutex
+	jobs   []*tx         // waiting for the committer
+	urgent bool          // somebody waits for one of them
+	ended  bool          // Run ended
+	wake   chan struct{} // capacity 1; taken by the committer
+
+	db atomic.Pointer[database] // set by the committer
+
+	committer // of the goroutine in Run
+	staging   staging
+
+	mu              sync.Mutex // guards all below
+	sessions        map[store.SessionKey]*session
+	retained        store.RetainedTree
+	retainedExpires int // how many retained messages ever expire
+	peers           map[string]*peer
+	floors          map[laneKey]store.Origin
+	values          map[valueKey][]byte
+	totals          totals
+	stats           store.Stats
+	cache           cache
+	commits         uint64 // staged
+	sessionID       uint64 // the last that was given to a session
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Open opens the store in dir, which is made if need be. The directory is in use
+// by one store at a time.
+//
+// A log that ends in the middle of a record, as after a lost power supply, ends
+// before that record; it was never acknowledged. A damaged table is set aside
+// with the whole directory, under a name that tells when; what else can be read
+// is copied to a new directory, and the log reports both. A damaged manifest or
+// log is an error that names the directory: without them it is not known what is
+// missing.
+func Open(dir string, o Options) (*Store, error) {
+	s := &Store{dir: dir, options: o, limits: o.Limits.WithDefaults(), log: o.Log, wake: make(chan struct{}, 1)}
+	if s.log == nil {
+		discard := logrus.New()
+		discard.SetOutput(io.Discard)
+		s.log = discard
+	}
+	if s.options.Cache == 0 {
+		s.options.Cache = 64 << 20
+	}
+	if s.options.Reserve == 0 {
+		s.options.Reserve = 128 << 20
+	}
+	if s.options.retry == 0 {
+		s.options.retry = retryDelay
+	}
+	if s.options.fs == nil {
+		s.options.fs = vfs.Default
+	}
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) open() (err error) {
+	fs := s.options.fs
+	if err := s.finishRepair(); err != nil {
+		return err
+	}
+	if err := fs.MkdirAll(s.dir, 0o700); err != nil {
+		return diskError(s.dir, err)
+	}
+	// The lock lies beside the directory, which a repair renames.
+	if s.lock, err = fs.Lock(s.dir + ".lock"); err != nil {
+		return fmt.Errorf("lock store in %s, perhaps another process uses it: %w", s.dir, err)
+	}
+	db, err := s.openFiles()
+	if err != nil {
+		_ = s.lock.Close()
+		return err
+	}
+	s.db.Store(db)
+	s.begin(db)
+	s.timers = newTimers()
+	return nil
+}
+
+// openFiles opens the database and reads it into memory, after a repair if need
+// be.
+func (s *Store) openFiles() (*database, error) {
+	db, err := openDatabase(s.options.fs, s.dir, mark{}, s.log)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	if err = s.load(db); err == nil {
+		return db, nil
+	}
+	_ = db.release()
+	if !isDamage(err) {
+		return nil, diskError(s.dir, err)
+	}
+	if err := s.repair(err); err != nil {
+		return nil, err
+	}
+	if db, err = openDatabase(s.options.fs, s.dir, mark{}, s.log); err != nil {
+		return nil, s.explain(err)
+	}
+	if err = s.load(db); err != nil {
+		_ = db.release()
+		return nil, diskError(s.dir, err)
+	}
+	return db, nil
+}
+
+// explain tells what to do about a database that does not open.
+func (s *Store) explain(err error) error {
+	if isDamage(err) {
+		return fmt.Errorf("%w (its log or manifest is damaged: restore %s from a backup, or move it away to begin without what it holds)", err, s.dir)
+	}
+	return err
+}
+
+// Close releases the files. Run must have ended, or never have begun: then what
+// was handed in is refused.
+func (s *Store) Close() error {
+	s.end()
+	for more := true; more; {
+		var jobs []*tx
+		jobs, more = s.take()
+		for _, t := range jobs {
+			t.err = ErrClosed
+		}
+		tell(jobs)
+	}
+	err := s.db.Load().release()
+	return errors.Join(err, s.lock.Close())
+}
+
+// Update implements [store.Store]. It calls add before it returns, in the
+// caller's goroutine; several such calls may run at a time. It never waits:
+// callers that publish without waiting for done fill the memory. A transaction
+// without done is written with the next batch, or after a moment, and not synced
+// at once.
+func (s *Store) Update(add func(store.Tx), done func(error)) {
+	t := txPool.Get().(*tx)
+	add(t)
+	t.done = done
+	s.submit(t)
+}
+
+// Sweep implements [store.Store]. What expired is gone with the next batch.
+func (s *Store) Sweep(now time.Time) {
+	t := txPool.Get().(*tx)
+	t.ops = append(t.ops, op{kind: opSweep, now: now})
+	s.submit(t)
+}
+
+func (s *Store) submit(t *tx) {
+	s.jobsMu.Lock()
+	if s.ended {
+		s.jobsMu.Unlock()
+		if t.done != nil {
+			t.done(ErrClosed)
+		}
+		return
+	}
+	s.jobs = append(s.jobs, t)
+	news := len(s.jobs) == 1 || t.done != nil && !s.urgent
+	s.urgent = s.urgent || t.done != nil
+	s.jobsMu.Unlock()
+	if news {
+		s.poke()
+	}
+}
+
+// peer returns the log of a peer, made at its first use. The caller holds mu.
+func (s *Store) peer(name string) *peer {
+	p := s.peers[name]
+	if p == nil {
+		p = newPeer(name)
+		s.peers[name] = p
+	}
+	return p
+}
+
+// Backup writes a copy of what is committed to dir, which must not exist and is
+// on the same file system. The store serves on meanwhile; the copy shares its
+// tables until they change.
+func (s *Store) Backup(dir string) error {
+	db := s.db.Load()
+	db.readers.RLock()
+	defer db.readers.RUnlock()
+	if db.closed {
+		return ErrClosed
+	}
+	if err := db.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
+		return fmt.Errorf("back up store to %s: %w", dir, err)
+	}
+	if err := db.disk.err(); err != nil {
+		return fmt.Errorf("back up store to %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,60 @@
+package durable
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/storetest"
+)
+
+// running is a store that runs until it is stopped.
+type running struct {
+	*Store
+	stop func()
+}
+
+// start opens a store and runs it. It is stopped when the test ends, if it was
+// not before.
+func start(tb testing.TB, dir string, o Options) *running {
+	tb.Helper()
+	s, err := Open(dir, o)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	r := run(s, func(err error) { tb.Error(err) })
+	tb.Cleanup(r.stop)
+	return r
+}
+
+func run(s *Store, failed func(error)) *running {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Run(ctx); err != nil {
+			failed(err)
+		}
+	})
+	r := &running{Store: s}
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		wg.Wait()
+		if err := s.Close(); err != nil && s.outage == nil {
+			failed(err)
+		}
+	})
+	return r
+}
+
+func TestDurable(t *testing.T) {
+	for name, cache := range map[string]int{"cached": 0, "from disk": 1} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, func(t *testing.T, l store.Limits) store.Store {
+				return start(t, "data", Options{Limits: l, Cache: cache, fs: vfs.NewMem()})
+			})
+		})
+	}
+}
