@@ -41,6 +41,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // for tests that run as another user
+		fmt.Fprintln(os.Stderr, "integration:", err)
+		return 1
+	}
 	if bin, err = build(dir); err != nil {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		return 1
@@ -113,15 +117,25 @@ func build(dir string) (string, error) {
 	return dir, nil
 }
 
-// buildGuest compiles the function in dir (below examples) to WebAssembly.
+// buildGuest compiles the function in dir to WebAssembly.
 func buildGuest(t *testing.T, dir string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), filepath.Base(dir)+".wasm")
 	cmd := exec.Command("go", "build", "-buildmode=c-shared", "-o", out, ".")
-	cmd.Dir = filepath.Join("..", "examples", dir)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOOS=wasip1", "GOARCH=wasm", "CGO_ENABLED=0", "GOFLAGS=")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build guest %s: %v\n%s", dir, err, text)
+	}
+	return out
+}
+
+// buildProgram compiles a program in dir (below examples).
+func buildProgram(t *testing.T, dir string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), filepath.Base(dir))
+	if text, err := exec.Command("go", "build", "-o", out, "../examples/"+dir).CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", dir, err, text)
 	}
 	return out
 }

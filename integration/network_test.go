@@ -2,9 +2,15 @@ package integration
 
 import (
 	"fmt"
+	"net"
+	"os"
 	"os/exec"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // network is a router namespace and hosts around it, each in a namespace of its
@@ -71,3 +77,60 @@ func (n *network) addHost(name string) *host {
 func (h *host) cut() { h.net.must("ip", "-n", h.net.router(), "link", "set", h.uplink, "down") }
 
 func (h *host) heal() { h.net.must("ip", "-n", h.net.router(), "link", "set", h.uplink, "up") }
+
+// onNetwork runs f on a thread that is on h's network; sockets made there stay on
+// it. The thread is thrown away afterwards.
+func (h *host) onNetwork(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		ns, err := os.Open("/run/netns/" + h.ns)
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), syscall.CLONE_NEWNET)
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// dial connects from h.
+func (h *host) dial(addr string) (conn net.Conn, err error) {
+	err = h.onNetwork(func() (err error) {
+		conn, err = net.Dial("tcp", addr)
+		return err
+	})
+	return conn, err
+}
+
+// mustDial is dial where somebody listens.
+func (h *host) mustDial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	conn, err := h.dial(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// occupy takes a port of h, as another program would.
+func (h *host) occupy(t *testing.T, network string, port int) (release func()) {
+	t.Helper()
+	var l interface{ Close() error }
+	err := h.onNetwork(func() (err error) {
+		if network == "udp" {
+			l, err = net.ListenUDP("udp", &net.UDPAddr{Port: port})
+		} else {
+			l, err = net.ListenTCP("tcp", &net.TCPAddr{Port: port})
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() { l.Close() }
+}

@@ -134,6 +134,12 @@ func (p *process) stop() {
 	}
 }
 
+// kill ends the program as a power cut would.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended by itself
+	<-p.done
+}
+
 func (p *process) output() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

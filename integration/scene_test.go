@@ -1,10 +1,8 @@
 package integration
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +15,7 @@ import (
 func TestScene(t *testing.T) {
 	need(t, "mosquitto", "mosquitto_pub", "mosquitto_sub")
 	need(t, "curl", "curl")
-	guest := buildGuest(t, "functions/normalise")
+	guest := buildGuest(t, "../examples/functions/normalise")
 	web := buildProgram(t, "quickstart/web")
 
 	net := newNetwork(t)
@@ -44,23 +42,23 @@ type scene struct {
 func (s *scene) startSites(t *testing.T) {
 	s.parisNode = s.paris.start(t, "hpmq", "up", "--site", "paris")
 	s.parisNode.waitLine("ready in", 20*time.Second)
-	ticket := jsonField(t, s.paris.run(t, "hpmq", "site", "invite", "lyon", "-o", "json"), "ticket")
+	ticket := s.paris.ticket(t, "site", "invite", "lyon")
 	s.lyon.start(t, "hpmq", "up", "--site", "lyon", "--join", ticket).waitLine("ready in", 20*time.Second)
 	for _, h := range []*host{s.paris, s.lyon} {
 		eventually(t, 20*time.Second, h.name+" has a link", func() bool {
-			links := s.status(t, h).Links
+			links := h.status(t).Links
 			return len(links) == 1 && links[0].State == "up"
 		})
 	}
 	s.subscriber = s.lyon.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "site/#", "-v", "-q", "1")
 	eventually(t, 10*time.Second, "paris knows what lyon wants", func() bool {
-		return s.status(t, s.paris).Links[0].Interest > 0
+		return s.paris.status(t).Links[0].Interest > 0
 	})
 }
 
 // enrolDevice is step 2.
 func (s *scene) enrolDevice(t *testing.T) {
-	ticket := jsonField(t, s.paris.run(t, "hpmq", "enroll", "ticket", "--name", "pump-7", "--role", "sensor", "-o", "json"), "ticket")
+	ticket := s.paris.ticket(t, "enroll", "ticket", "--name", "pump-7", "--role", "sensor")
 	out := s.device.run(t, "hpmq-enroll", "--out", "pump-7", ticket)
 	line := out[strings.LastIndex(out, "mosquitto_pub"):]
 	s.printed = strings.Fields(line)
@@ -102,7 +100,7 @@ func (s *scene) deniedPublish(t *testing.T) {
 		t.Errorf("hpmq pub: exit code %d, %q; want 4 and the nearest grant with its line", own.code, own.stderr)
 	}
 	s.parisNode.waitLine("site/paris/valve/set", 5*time.Second)
-	if n := s.status(t, s.paris).Broker["denied_publish"]; n < 2 {
+	if n := s.paris.status(t).Broker["denied_publish"]; n < 2 {
 		t.Errorf("denied_publish counts %d, want at least 2", n)
 	}
 	metrics := s.paris.run(t, "curl", "-s", "http://127.0.0.1:8480/metrics")
@@ -119,10 +117,10 @@ func (s *scene) deniedPublish(t *testing.T) {
 // and lyon sees the converted ones only.
 func (s *scene) convert(t *testing.T, guest string) {
 	copyFile(t, "../examples/quickstart/policy-function.hcl", filepath.Join(s.paris.home, "hpmq", "policy", "function.hcl"))
-	eventually(t, 10*time.Second, "the binding is in force", func() bool { return s.status(t, s.paris).Policy.Version >= 2 })
+	eventually(t, 10*time.Second, "the binding is in force", func() bool { return s.paris.status(t).Policy.Version >= 2 })
 	s.paris.run(t, "hpmq", "func", "add", "normalise", guest)
 	eventually(t, 20*time.Second, "lyon has the function", func() bool {
-		f := s.status(t, s.lyon).Functions
+		f := s.lyon.status(t).Functions
 		return len(f) == 1 && f[0].Loaded
 	})
 	records := append(readRecords(t, "tasmota"), readRecords(t, "modbus")...)
@@ -159,7 +157,7 @@ func (s *scene) convert(t *testing.T, guest string) {
 func (s *scene) reach(t *testing.T) {
 	s.device.start(t, s.web)
 	s.device.start(t, "hpmq-lite", "up", "--dir", "pump-7", "--expose", "8080")
-	ticket := jsonField(t, s.paris.run(t, "hpmq", "user", "add", "anna", "-o", "json"), "ticket")
+	ticket := s.paris.ticket(t, "user", "add", "anna")
 	s.lyon.run(t, "hpmq", "login", ticket)
 
 	grant := filepath.Join(s.paris.home, "hpmq", "policy", "vendor.hcl")
@@ -271,7 +269,7 @@ func (s *scene) cutLink(t *testing.T) {
 	if len(got) != messages {
 		t.Errorf("lyon received %d messages, want %d", len(got), messages)
 	}
-	if dropped := s.status(t, s.paris).Links[0].Dropped; dropped != 0 {
+	if dropped := s.paris.status(t).Links[0].Dropped; dropped != 0 {
 		t.Errorf("the link dropped %d messages", dropped)
 	}
 }
@@ -311,76 +309,9 @@ func (s *scene) revoke(t *testing.T) {
 
 func (s *scene) sessions(t *testing.T) int {
 	t.Helper()
-	var ids []struct {
-		ID       string `json:"id"`
-		Sessions int    `json:"sessions"`
+	id, ok := s.paris.identity(t, "/device/pump-7")
+	if !ok {
+		t.Fatal("device list does not know pump-7")
 	}
-	if err := json.Unmarshal([]byte(s.paris.run(t, "hpmq", "device", "list", "-o", "json")), &ids); err != nil {
-		t.Fatal(err)
-	}
-	for _, id := range ids {
-		if strings.HasSuffix(id.ID, "/device/pump-7") {
-			return id.Sessions
-		}
-	}
-	t.Fatal("device list does not know pump-7")
-	return 0
-}
-
-type status struct {
-	Links []struct {
-		State    string
-		Interest int
-		Queued   int
-		Dropped  int
-	}
-	Broker    map[string]int
-	Policy    struct{ Version int }
-	Functions []struct {
-		Name   string
-		Loaded bool
-	}
-}
-
-func (s *scene) status(t *testing.T, h *host) *status {
-	t.Helper()
-	st := new(status)
-	if err := json.Unmarshal([]byte(h.run(t, "hpmq", "status", "-o", "json")), st); err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
-func jsonField(t *testing.T, text, field string) string {
-	t.Helper()
-	var m map[string]any
-	if err := json.Unmarshal([]byte(text), &m); err != nil {
-		t.Fatalf("not JSON: %v\n%s", err, text)
-	}
-	s, _ := m[field].(string)
-	if s == "" {
-		t.Fatalf("no %q in %s", field, text)
-	}
-	return s
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	data, err := os.ReadFile(from)
-	if err == nil {
-		err = os.WriteFile(to, data, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// buildProgram compiles a program in dir (below examples).
-func buildProgram(t *testing.T, dir string) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), filepath.Base(dir))
-	if text, err := exec.Command("go", "build", "-o", out, "../examples/"+dir).CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", dir, err, text)
-	}
-	return out
+	return id.Sessions
 }
