@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/quic-go/quic-go"
 )
@@ -58,12 +60,12 @@ func publishOver(ctx context.Context, dial func(context.Context, *tls.Config) (n
 		return err
 	}
 	defer conn.Close()
-	c := paho.NewClient(paho.ClientConfig{Conn: conn})
+	c := paho.NewClient(paho.ClientConfig{Conn: packets.NewThreadSafeConn(conn)})
 	if _, err := c.Connect(ctx, &paho.Connect{KeepAlive: 10, CleanStart: true}); err != nil {
-		return err
+		return fmt.Errorf("connect: %w", err)
 	}
 	if _, err := c.Publish(ctx, &paho.Publish{Topic: topic, QoS: 1, Payload: []byte("hello")}); err != nil {
-		return err
+		return fmt.Errorf("publish: %w", err)
 	}
 	return c.Disconnect(&paho.Disconnect{})
 }

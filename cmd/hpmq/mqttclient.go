@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/spf13/cobra"
 )
@@ -155,7 +156,8 @@ func (f *mqttFlags) connect(cmd *cobra.Command, onMessage func(*paho.Publish)) (
 		}
 	}
 	s.client = paho.NewClient(paho.ClientConfig{
-		Conn: conn,
+		// One packet takes several writes, and on TLS a ping could come between.
+		Conn: packets.NewThreadSafeConn(conn),
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(p paho.PublishReceived) (bool, error) {
 			if onMessage != nil {
 				onMessage(p.Packet)
