@@ -24,7 +24,7 @@ func (h *host) command(ctx context.Context, program string, args ...string) *exe
 	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", h.ns, program}, args...)...)
 	cmd.Dir = h.home
 	cmd.Env = append(os.Environ(), "HOME="+h.home, "XDG_RUNTIME_DIR="+h.home, "XDG_STATE_HOME="+h.home)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
@@ -121,7 +121,7 @@ func (p *process) read(out io.Reader) {
 
 // stop asks the program to end and waits for it.
 func (p *process) stop() {
-	_ = p.cmd.Process.Signal(os.Interrupt)
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // not SIGINT, which shells make background jobs ignore
 	select {
 	case <-p.done:
 	case <-time.After(15 * time.Second):
