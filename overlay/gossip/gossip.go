@@ -31,7 +31,7 @@ const (
 // heard. Whoever stops before its messages are out is taken for failed.
 const (
 	leaveTimeout = time.Second
-	leaveLinger  = 200 * time.Millisecond
+	leaveLinger  = 500 * time.Millisecond
 )
 
 const (
@@ -115,7 +115,7 @@ func New(opts Options) (*Gossip, error) {
 }
 
 // Run takes part until ctx is done, which is not an error, and then leaves the
-// group, in half a second as a rule and two at most. The overlay must outlive it: a node whose
+// group, in a second as a rule and two and a half at most. The overlay must outlive it: a node whose
 // connections are gone cannot say goodbye and is taken for failed.
 func (g *Gossip) Run(ctx context.Context) error {
 	r := &running{events: make(chan serf.Event, 256)}
