@@ -31,7 +31,7 @@ const (
 // heard. Whoever stops before its messages are out is taken for failed.
 const (
 	leaveTimeout = time.Second
-	leaveLinger  = 500 * time.Millisecond
+	leaveLinger  = 200 * time.Millisecond
 )
 
 const (

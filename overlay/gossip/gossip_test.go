@@ -176,9 +176,9 @@ func TestConvergeAndBroadcast(t *testing.T) {
 	}
 }
 
-// gone reports whether a member that left is known to be away. That is Left as a
-// rule; a goodbye that follows the hello at once can carry a Lamport time that
-// serf has seen already, is ignored then, and the member counts as Failed.
+// gone reports whether a member that left is known to be away. Left is what its
+// goodbye asks for, but a member that leaves as soon as it is alive has been seen
+// to end as Failed, and why is not known: a longer linger made no difference.
 func gone(s Status) bool { return s == Left || s == Failed }
 
 func TestLeave(t *testing.T) {
