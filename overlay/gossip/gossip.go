@@ -25,10 +25,10 @@ const (
 	MaxEventPayload = 512
 )
 
-// How long leaving may take: each of the two messages that announce it, which
-// waits for one or two of gossip's 200 ms intervals and on a busy machine for
-// more, then the time in which we still answer the probes of those who have not
-// heard. Whoever stops before its messages are out is taken for failed.
+// How long leaving may take: each of the two messages that announce it, the
+// first of which is sent four times, 200 ms apart, among up to nine nodes (more
+// often among more, as far as the time goes), then the time in which we still
+// answer the probes of those who have not heard.
 const (
 	leaveTimeout = time.Second
 	leaveLinger  = 200 * time.Millisecond
@@ -115,8 +115,9 @@ func New(opts Options) (*Gossip, error) {
 }
 
 // Run takes part until ctx is done, which is not an error, and then leaves the
-// group, in a second as a rule and two and a half at most. The overlay must outlive it: a node whose
-// connections are gone cannot say goodbye and is taken for failed.
+// group, in a second as a rule and two and a half at most. The overlay must
+// outlive it: a node whose connections are gone cannot say goodbye and is taken
+// for failed.
 func (g *Gossip) Run(ctx context.Context) error {
 	r := &running{events: make(chan serf.Event, 256)}
 	r.transport = newTransport(g.opts.Node, g.self.TrustDomain, func(peer identity.ID, timeout time.Duration) (*overlay.Stream, error) {
@@ -136,6 +137,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	dispatcher.Go(func() { g.dispatch(r, done) })
 	g.rejoin(ctx, r)
 
+	r.transport.seal()
 	if err := s.Leave(); err != nil {
 		g.opts.Log.WithError(err).Debug("gossip leave")
 	}
@@ -155,7 +157,6 @@ func (g *Gossip) config(r *running) *serf.Config {
 	m := memberlist.DefaultLANConfig()
 	m.Transport = r.transport
 	m.Logger = logger
-	m.Label = g.self.TrustDomain
 	m.RequireNodeNames = true // there is no other address
 	m.BindPort, m.AdvertisePort = fakePort, fakePort
 	m.AdvertiseAddr = overlay.Address(g.self).String()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/serf/serf"
 	"go.uber.org/goleak"
 
 	"github.com/hpmq/hpmq/identity"
@@ -176,11 +177,6 @@ func TestConvergeAndBroadcast(t *testing.T) {
 	}
 }
 
-// gone reports whether a member that left is known to be away. Left is what its
-// goodbye asks for, but a member that leaves as soon as it is alive has been seen
-// to end as Failed, and why is not known: a longer linger made no difference.
-func gone(s Status) bool { return s == Left || s == Failed }
-
 func TestLeave(t *testing.T) {
 	members := group(t, 3)
 	begin := time.Now()
@@ -189,7 +185,7 @@ func TestLeave(t *testing.T) {
 		t.Errorf("leaving took %v", d)
 	}
 	for _, m := range members[:2] {
-		m.await(t, "n2 gone", func() bool { return gone(m.status(members[2].id)) })
+		m.await(t, "n2 left", func() bool { return m.status(members[2].id) == Left })
 	}
 	if got := members[2].gossip.Members(); got != nil {
 		t.Errorf("members after leaving: %v", got)
@@ -197,6 +193,27 @@ func TestLeave(t *testing.T) {
 	if err := members[2].gossip.Broadcast("x", nil); err == nil {
 		t.Error("Broadcast after leaving succeeded")
 	}
+}
+
+// TestLeaveWhileJoined has another node ask for the state of the one that leaves
+// before gossip has carried the news.
+func TestLeaveWhileJoined(t *testing.T) {
+	members := group(t, 2)
+	stays, leaves := members[0], members[1]
+	leaving := leaves.gossip.run.Load().serf
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		leaves.leave()
+	}()
+	for leaving.State() == serf.SerfAlive {
+		runtime.Gosched()
+	}
+	if err := stays.gossip.Join(leaves.id); err == nil {
+		t.Error("joined a member that leaves")
+	}
+	<-left
+	stays.await(t, "n1 left", func() bool { return stays.status(leaves.id) == Left })
 }
 
 func TestCrashIsNoticed(t *testing.T) {
@@ -333,7 +350,7 @@ func TestRejoinAfterRestart(t *testing.T) {
 	n0 := members[0]
 	n0.await(t, "n1 alive", func() bool { return n0.status(members[1].id) == Alive })
 	members[1].leave()
-	n0.await(t, "n1 gone", func() bool { return gone(n0.status(members[1].id)) })
+	n0.await(t, "n1 left", func() bool { return n0.status(members[1].id) == Left })
 	again := startMember(t, ca, "n1", nil)
 	connect(t, []*member{again, n0})
 	n0.await(t, "n1 alive again", func() bool { return n0.status(again.id) == Alive })

@@ -22,7 +22,10 @@ const (
 	fakePort = 7844 // memberlist wants one; nobody dials it
 )
 
-var errNoName = errors.New("gossip: a node has a name, not an address")
+var (
+	errNoName  = errors.New("gossip: a node has a name, not an address")
+	errLeaving = errors.New("gossip: leaving")
+)
 
 // transport is a memberlist.NodeAwareTransport over an overlay node: the name of
 // a member is the name of a node identity, and that is where packets go.
@@ -35,6 +38,17 @@ type transport struct {
 	streams chan net.Conn           // taken by memberlist
 	closed  chan struct{}
 	once    sync.Once
+
+	mu        sync.Mutex
+	sealed    bool
+	exchanges map[*exchange]struct{}
+	under     sync.WaitGroup // counts exchanges
+}
+
+// exchange is a stream that memberlist holds until it closes it.
+type exchange struct {
+	*overlay.Stream
+	transport *transport
 }
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
@@ -45,7 +59,49 @@ func newTransport(node *overlay.Node, domain string, open func(identity.ID, time
 		packets: make(chan *memberlist.Packet, 256),
 		streams: make(chan net.Conn),
 		closed:  make(chan struct{}),
+
+		exchanges: make(map[*exchange]struct{}),
 	}
+}
+
+// admit makes a stream an exchange, unless there are to be none.
+func (t *transport) admit(s *overlay.Stream) (*exchange, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sealed {
+		return nil, false
+	}
+	e := &exchange{Stream: s, transport: t}
+	t.exchanges[e] = struct{}{}
+	t.under.Add(1)
+	return e, true
+}
+
+// Close ends the exchange; only the first call counts.
+func (e *exchange) Close() error {
+	t := e.transport
+	t.mu.Lock()
+	if _, ok := t.exchanges[e]; ok {
+		delete(t.exchanges, e)
+		t.under.Done()
+	}
+	t.mu.Unlock()
+	return e.Stream.Close()
+}
+
+// seal breaks the exchanges that are under way off, admits no more and returns
+// when memberlist has let go of all of them. Serf's whole state carries the
+// Lamport time of a member's last status but not that the status is "leaving":
+// whoever gets ours while we leave takes that time for a join's, then drops the
+// leave message, whose time is the same, and ends with us as failed.
+func (t *transport) seal() {
+	t.mu.Lock()
+	t.sealed = true
+	for e := range t.exchanges {
+		e.Reset()
+	}
+	t.mu.Unlock()
+	t.under.Wait()
 }
 
 // FinalAdvertiseAddr returns the address that follows from our identity.
@@ -74,7 +130,16 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, err
 	}
-	return t.open(id, timeout)
+	s, err := t.open(id, timeout)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := t.admit(s)
+	if !ok {
+		s.Reset()
+		return nil, errLeaving
+	}
+	return e, nil
 }
 
 // WriteTo is not used: every member has a name.
@@ -116,11 +181,18 @@ func (g *Gossip) serveStream(ctx context.Context, s *overlay.Stream) {
 		s.Reset()
 		return
 	}
+	e, ok := r.transport.admit(s)
+	if !ok {
+		s.Reset()
+		return
+	}
 	select {
-	case r.transport.streams <- s:
+	case r.transport.streams <- e:
 	case <-r.transport.closed:
+		e.Close()
 		return
 	case <-ctx.Done():
+		e.Close()
 		return
 	}
 	select {
