@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+
+	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
 // pending is what must be on disk before an enrolment or renewal is sent, so
@@ -61,5 +63,5 @@ func (s *Store) dropPending() error {
 	if err := os.Remove(s.path(pendingFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(s.dir)
+	return atomicfile.SyncDir(s.dir)
 }

@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
 // The files of a [Store]. Stock TLS clients can be pointed at the first three.
@@ -238,38 +240,7 @@ func (s *Store) readSecret(name string) ([]byte, error) {
 	return os.ReadFile(s.path(name))
 }
 
-// write replaces a file of the directory so that a crash leaves the old one or
-// the new one, whole.
+// write replaces a file of the directory.
 func (s *Store) write(name string, data []byte, perm fs.FileMode) error {
-	next := s.path("." + name + ".new")
-	// A leftover of a crash may have any mode; a key must not land in it.
-	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(next))
-	}
-	if err := os.Rename(next, s.path(name)); err != nil {
-		return err
-	}
-	return syncDir(s.dir)
-}
-
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil // a directory cannot be opened for this there
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return atomicfile.Write(s.path(name), data, perm)
 }

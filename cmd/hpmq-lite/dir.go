@@ -71,29 +71,6 @@ func openIdentity(dir string) (*identity.Store, error) {
 	return store, nil
 }
 
-// replaceFile writes a file of dir so that a reader finds the old one or the new
-// one, whole; with sync that also holds after a power cut.
-func replaceFile(dir, name string, data []byte, sync bool) error {
-	f, err := os.CreateTemp(dir, "."+name+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil && sync {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, name))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if sync {
-		return syncDir(dir)
-	}
-	return nil
-}
-
 // removeFile removes a file of dir if it is there.
 func removeFile(dir, name string) error {
 	if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/policy/slice"
@@ -72,7 +73,7 @@ func (r *rules) take(raw []byte) error {
 	if news {
 		entry.Info("policy received")
 	}
-	if err := replaceFile(r.store.Dir(), rulesFile, raw, true); err != nil {
+	if err := atomicfile.Write(filepath.Join(r.store.Dir(), rulesFile), raw, 0o600); err != nil {
 		// The new rules are in force, and the old ones must not come back.
 		err = errors.Join(err, removeFile(r.store.Dir(), rulesFile))
 		entry.WithField(logfield.Reason, err.Error()).Error("policy not kept: after a restart everybody is refused until a node sends it again")

@@ -18,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay/access"
 )
@@ -97,7 +98,7 @@ func (r *report) write(running bool) {
 	}
 	text, err := json.MarshalIndent(s, "", "  ")
 	if err == nil {
-		err = replaceFile(r.dir, statusFile, append(text, '\n'), false)
+		err = atomicfile.Replace(filepath.Join(r.dir, statusFile), append(text, '\n'), 0o600)
 	}
 	if err != nil {
 		r.log.WithField(logfield.File, statusFile).WithField(logfield.Reason, err.Error()).Warn("status not written")

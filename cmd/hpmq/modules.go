@@ -17,6 +17,7 @@ import (
 	"github.com/hpmq/hpmq/funcs/wasm"
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/policy"
@@ -56,7 +57,7 @@ func (m *modules) save(code []byte) ([32]byte, error) {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return sum, err
 	}
-	return sum, writeFile(m.path(sum), code, 0o600)
+	return sum, atomicfile.Write(m.path(sum), code, 0o600)
 }
 
 // serve sends one module to a node.
@@ -117,33 +118,6 @@ func (n *node) fetchModule(ctx context.Context, source identity.ID, f directory.
 		return nil, fmt.Errorf("%s has no such module", source.Short())
 	}
 	return code, nil
-}
-
-// writeFile replaces path so that a crash leaves the old content or the new.
-func writeFile(path string, data []byte, perm fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(perm)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // swapFunctions loads what the directory names, with what policy grants. A

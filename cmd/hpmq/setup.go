@@ -19,6 +19,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/policy"
 )
 
@@ -134,7 +135,7 @@ func writeSettings(dir string, s *settings) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(settingsPath(dir), append(text, '\n'), 0o600)
+	return atomicfile.Write(settingsPath(dir), append(text, '\n'), 0o600)
 }
 
 // found decides the names of a new fabric. Its keys and certificates follow in
@@ -274,7 +275,7 @@ func writeDefaultPolicy(dir string) error {
 	if err != nil || len(files) > 0 {
 		return err
 	}
-	return writeFile(filepath.Join(dir, "main.hcl"), policy.Default(), 0o600)
+	return atomicfile.Write(filepath.Join(dir, "main.hcl"), policy.Default(), 0o600)
 }
 
 // enrolInto enrols a ticket into a directory that nobody else uses.

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
 // The validity of the authority's own certificates.
@@ -130,7 +131,7 @@ func (k *Keys) create() error {
 	if err := os.Rename(fresh, k.dir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(k.dir))
+	return atomicfile.SyncDir(filepath.Dir(k.dir))
 }
 
 func writeKeys(dir string, root *x509.Certificate, rootKey crypto.Signer, inter issuer, signer ed25519.PrivateKey) error {
@@ -155,7 +156,7 @@ func writeKeys(dir string, root *x509.Certificate, rootKey crypto.Signer, inter 
 		{intermediateFile, interText},
 		{signerFile, signerText},
 	} {
-		if err := writeFile(filepath.Join(dir, f.name), f.text); err != nil {
+		if err := atomicfile.Write(filepath.Join(dir, f.name), f.text, 0o600); err != nil {
 			return err
 		}
 	}
@@ -258,7 +259,7 @@ func (k *Keys) renewIssuer() error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(filepath.Join(k.dir, intermediateFile), text); err != nil {
+	if err := atomicfile.Write(filepath.Join(k.dir, intermediateFile), text, 0o600); err != nil {
 		return err
 	}
 	k.issuer, k.earlier = next, earlier

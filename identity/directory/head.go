@@ -9,6 +9,8 @@ import (
 	"math"
 	"os"
 	"time"
+
+	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
 // HeadInterval is how often the writer signs a head.
@@ -161,7 +163,7 @@ func (d *Directory) storeHead(h Head) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(d.headPath(), b); err != nil {
+	if err := atomicfile.Write(d.headPath(), b, 0o600); err != nil {
 		return fmt.Errorf("keep directory head: %w", err)
 	}
 	d.mu.Lock()

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
 // On disk a log is logMagic and then frames. A frame is what one sync made
@@ -104,7 +106,7 @@ func (l *logFile) begin(path string) error {
 		return err
 	}
 	l.size = int64(len(logMagic))
-	return syncDir(filepath.Dir(path))
+	return atomicfile.SyncDir(filepath.Dir(path))
 }
 
 // scanLog reads size bytes of r and returns the end of the last whole frame. A
@@ -218,32 +220,4 @@ func (l *logFile) read(s span) ([]byte, error) {
 	b := make([]byte, s.len)
 	_, err := l.file.ReadAt(b, s.off)
 	return b, err
-}
-
-// writeFile replaces path by content, durably and at once or not at all.
-func writeFile(path string, content []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // after the rename it is gone
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
