@@ -70,8 +70,9 @@ func (l *Links) Handle(ctx context.Context, node identity.ID, conn net.Conn) {
 	}
 	defer r.stream.closeWith(ctx)()
 	if r.p = l.peerOf(node); r.p == nil {
+		// As a rule a new site whose record has not reached us; it tries again.
 		r.stream.refuse(errNotALink)
-		l.misbehaved(node, errNotALink)
+		l.log.WithField(logfield.Peer, node.String()).Debug("link stream of no known site refused")
 		return
 	}
 	err := r.run(ctx)
