@@ -89,12 +89,12 @@ func (n *Node) Handle(protocol string, h Handler) {
 	n.handlers[protocol] = h
 }
 
-// Run accepts connections until ctx is done, which is not an error. When it
-// returns the socket is closed and no connection, stream handler or goroutine
-// of the node is left. A node runs once.
+// Run accepts connections, unless the node dials only, until ctx is done, which
+// is not an error. When it returns the socket is closed and no connection, stream
+// handler or goroutine of the node is left. A node runs once.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.sock.Close()
-	listener, err := n.transport.Listen(n.serverConfig(), n.opts.quicConfig(-1))
+	listener, err := n.listener()
 	if err != nil {
 		return fmt.Errorf("overlay: listen on %s: %w", n.Addr(), err)
 	}
@@ -120,6 +120,30 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	return fmt.Errorf("overlay: accept on %s: %w", n.Addr(), err)
 }
+
+// acceptor is where connections of peers come from.
+type acceptor interface {
+	Accept(context.Context) (*quic.Conn, error)
+	Close() error
+}
+
+func (n *Node) listener() (acceptor, error) {
+	if n.opts.DialOnly {
+		return nobody{}, nil
+	}
+	return n.transport.Listen(n.serverConfig(), n.opts.quicConfig(-1))
+}
+
+// nobody never connects. The QUIC transport drops what is for no connection of
+// ours unless it listens.
+type nobody struct{}
+
+func (nobody) Accept(ctx context.Context) (*quic.Conn, error) {
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+func (nobody) Close() error { return nil }
 
 // stop ends every connection and lets none begin.
 func (n *Node) stop() {

@@ -127,6 +127,17 @@ func TestDevicesWhenAccepted(t *testing.T) {
 	until(t, paris, "two peers", func() bool { return len(paris.Peers()) == 2 })
 }
 
+func TestDialOnly(t *testing.T) {
+	ca := testca.New(t, "lab.test")
+	agent := start(t, ca, "paris", func(o *Options) { o.DialOnly = true })
+	lyon := start(t, ca, "lyon", func(o *Options) { o.HandshakeTimeout = 100 * time.Millisecond })
+	if _, err := lyon.Dial(timeout(t), agent.Addr().String(), agent.ID()); err == nil {
+		t.Error("connected to a node that dials only")
+	}
+	dial(t, agent, lyon)
+	until(t, lyon, "connected", func() bool { return lyon.Connected(agent.ID()) })
+}
+
 // TestRevokedIsCutAtOnce has duplicates in both directions, as simultaneous
 // opens leave them: a cut that misses one is no cut.
 func TestRevokedIsCutAtOnce(t *testing.T) {

@@ -50,6 +50,9 @@ type Options struct {
 	// a connection is made and again by [Node.Recheck]. Nil revokes nobody.
 	Revoked func(leaf *x509.Certificate) bool
 
+	// DialOnly answers nobody who dials us: every connection is one that we made.
+	DialOnly bool
+
 	// Accept says whether an identity of the trust domain may connect to us.
 	// Nil accepts nodes only.
 	Accept func(peer identity.ID) error

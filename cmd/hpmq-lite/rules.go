@@ -53,11 +53,16 @@ func (r *rules) load() {
 	r.install(s, signer)
 }
 
-// take judges a slice that a node brings, puts it in force and keeps it.
-func (r *rules) take(raw []byte) error {
+// take judges a slice that a node brings, puts it in force and keeps it. Nobody
+// but the node that we are connected to grants anything here: a node of another
+// site that fell into wrong hands cannot.
+func (r *rules) take(node identity.ID, raw []byte) error {
 	s, signer, err := slice.Verify(raw, r.store.Bundle(), r.store.SVID().ID, time.Now())
 	if err != nil {
 		return err
+	}
+	if signer != node {
+		return fmt.Errorf("%s brings the rules of %s", node.Short(), signer.Short())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -122,7 +122,7 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 	l.report = &report{dir: store.Dir(), wake: make(chan struct{}, 1), status: l.status, log: log}
 	l.agent = access.NewAgent(access.AgentOptions{Source: store, Expose: expose, Log: log, OnChange: l.report.changed})
 	l.rules = &rules{store: store, agent: l.agent, changed: l.report.changed, log: log}
-	l.node, err = overlay.New(overlay.Options{Source: store, Listen: ":0", Log: log})
+	l.node, err = overlay.New(overlay.Options{Source: store, Listen: ":0", DialOnly: true, Log: log})
 	if err != nil {
 		return nil, err
 	}

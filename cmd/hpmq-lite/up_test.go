@@ -285,6 +285,7 @@ func TestSliceRefused(t *testing.T) {
 		want    string
 	}{
 		{"an older version", s.svid, 6, "version 6 of"},
+		{"of another node", s.SVID(t, s.ID(t, identity.Node, "lyon")), 9, "node:paris brings the rules of node:lyon"},
 		{"of another authority", forged.SVID(t, s.svid.ID), 9, "unknown authority"},
 	} {
 		err := s.push(tt.signer, tt.version, s.grant())

@@ -369,7 +369,7 @@ func TestSlice(t *testing.T) {
 	var mu sync.Mutex
 	var got []string
 	device := run(t, f.device, func(n *overlay.Node) {
-		n.Handle(SliceProtocol, ReceiveSlice(func(b []byte) error {
+		n.Handle(SliceProtocol, ReceiveSlice(func(_ identity.ID, b []byte) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if string(b) == "old" {

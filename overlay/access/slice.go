@@ -70,8 +70,9 @@ func deliver(s io.ReadWriter, slice []byte) error {
 
 // ReceiveSlice returns the agent's handler of [SliceProtocol]. It gives each
 // slice that a node brings to take, which verifies it, keeps it and acts by it
-// before it returns nil. Several may come at once.
-func ReceiveSlice(take func(slice []byte) error) overlay.Handler {
+// before it returns nil. Several may come at once. Who brings a slice should
+// also have signed it: any node of the trust domain has a key for that.
+func ReceiveSlice(take func(node identity.ID, slice []byte) error) overlay.Handler {
 	slots := make(chan struct{}, maxDeliveries)
 	return func(_ context.Context, s *overlay.Stream) {
 		if s.PeerID().Kind != identity.Node {
@@ -94,7 +95,7 @@ func ReceiveSlice(take func(slice []byte) error) overlay.Handler {
 			return
 		}
 		var r receipt
-		if err := take(b); err != nil {
+		if err := take(s.PeerID(), b); err != nil {
 			r.Refused = clip(err.Error())
 		}
 		_ = writeFrame(s, &r) // the node sends it again if it hears nothing
