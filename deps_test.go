@@ -16,6 +16,7 @@ var layers = map[string][]string{
 	"identity":             {},
 	"identity/directory":   {"identity"},
 	"identity/authority":   {"identity", "identity/directory"},
+	"identity/password":    {},
 	"policy":               {"identity", "policy/slice"},
 	"policy/slice":         {"identity"},
 	"mqtt/packet":          {},
