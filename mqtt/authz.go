@@ -10,6 +10,11 @@ type Principal struct {
 	ID       identity.ID
 	ClientID string
 	Remote   string // network address, for people
+
+	// Passwords lets a user name and password in CONNECT decide who this is. ID
+	// is for a client without a user name, and may be zero: then such a client is
+	// refused.
+	Passwords bool
 }
 
 // Authorizer decides what a principal may do.

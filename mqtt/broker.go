@@ -24,6 +24,7 @@ import (
 type Options struct {
 	Store      store.Store        // required
 	Authorizer Authorizer         // decides every PUBLISH and SUBSCRIBE; required
+	Passwords  Passwords          // of clients without certificates; nil accepts none
 	Filter     Filter             // functions; nil runs none
 	Forwarder  Forwarder          // the way to other sites; nil has none
 	Log        logrus.FieldLogger // connection events and denials; nil discards them

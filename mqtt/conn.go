@@ -25,6 +25,7 @@ type conn struct {
 
 	// Set before the session has the connection, then constant.
 	principal   Principal
+	login       login // set until CONNECT, if a user name may decide
 	version     packet.Version
 	maxPacket   int // largest that the client takes; 0: any
 	quota       int // of our QoS 1 and 2 messages in flight

@@ -48,6 +48,9 @@ func (c *conn) accept(p *packet.Connect) error {
 	if p.Properties.Has(packet.PropAuthenticationMethod) {
 		return &refusal{packet.BadAuthenticationMethod, "no enhanced authentication here"} // [MQTT-4.12.0-1]
 	}
+	if err := c.authenticate(p); err != nil {
+		return err
+	}
 	c.takeOptions(p)
 	assigned := ""
 	if c.principal.ClientID = p.ClientID; p.ClientID == "" {

@@ -104,9 +104,9 @@ func (b *Broker) serveConn(ctx context.Context, nc net.Conn, admit Admission) {
 // admit finds out who the client is.
 func (c *conn) admit(ctx context.Context, admit Admission) error {
 	if tc, ok := c.nc.(*tls.Conn); ok {
-		ctx, cancel := context.WithTimeout(ctx, c.b.opts.ConnectTimeout)
+		handshake, cancel := context.WithTimeout(ctx, c.b.opts.ConnectTimeout)
 		defer cancel()
-		if err := tc.HandshakeContext(ctx); err != nil {
+		if err := tc.HandshakeContext(handshake); err != nil {
 			return fmt.Errorf("TLS handshake: %w", err)
 		}
 	}
@@ -118,6 +118,7 @@ func (c *conn) admit(ctx context.Context, admit Admission) error {
 		p.Remote = remote(c.nc)
 	}
 	c.principal = p
+	c.takeLogin(ctx)
 	return nil
 }
 

@@ -24,6 +24,7 @@ type counts struct {
 	dropped         atomic.Uint64
 	bytesIn         atomic.Uint64
 	bytesOut        atomic.Uint64
+	deniedLogin     atomic.Uint64
 	deniedConnect   atomic.Uint64
 	deniedPublish   atomic.Uint64
 	deniedSubscribe atomic.Uint64
@@ -47,6 +48,7 @@ type Counters struct {
 	MessagesDropped    uint64 // to slow or absent clients
 	BytesReceived      uint64
 	BytesSent          uint64
+	DeniedLogin        uint64 // wrong or missing credentials, and those not looked at
 	DeniedConnect      uint64
 	DeniedPublish      uint64
 	DeniedSubscribe    uint64
@@ -79,6 +81,7 @@ func (b *Broker) Counters() Counters {
 		MessagesDropped:    c.dropped.Load(),
 		BytesReceived:      c.bytesIn.Load(),
 		BytesSent:          c.bytesOut.Load(),
+		DeniedLogin:        c.deniedLogin.Load(),
 		DeniedConnect:      c.deniedConnect.Load(),
 		DeniedPublish:      c.deniedPublish.Load(),
 		DeniedSubscribe:    c.deniedSubscribe.Load(),

@@ -74,6 +74,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(messagesDesc, b.MessagesDropped, "dropped")
 	count(messagesDesc, b.FilterDropped, "function_dropped")
 	count(messagesDesc, b.FilterRejected, "function_rejected")
+	count(deniedDesc, b.DeniedLogin, "login")
 	count(deniedDesc, b.DeniedConnect, "connect")
 	count(deniedDesc, b.DeniedPublish, "publish")
 	count(deniedDesc, b.DeniedSubscribe, "subscribe")

@@ -1,0 +1,74 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+// Passwords says who a client without a certificate is.
+type Passwords interface {
+	// Login returns the identity that name and password of a CONNECT prove, for a
+	// client at the address from, without its port. An error refuses the client,
+	// with ErrTryLater inside when the password was not looked at; it is for the
+	// operator, and the client does not see it. Login may block while ctx lasts.
+	Login(ctx context.Context, name string, password []byte, from string) (identity.ID, error)
+}
+
+// ErrTryLater tells that a login was refused for what others do, or this client
+// did before.
+var ErrTryLater = errors.New("too many logins")
+
+// login is a pending question to Passwords.
+type login func(name string, password []byte) (identity.ID, error)
+
+// takeLogin prepares what a user name in CONNECT will ask, under ctx.
+func (c *conn) takeLogin(ctx context.Context) {
+	if !c.principal.Passwords || c.b.opts.Passwords == nil {
+		return
+	}
+	from := c.principal.Remote
+	if host, _, err := net.SplitHostPort(from); err == nil {
+		from = host
+	}
+	c.login = func(name string, password []byte) (identity.ID, error) {
+		ctx, cancel := context.WithTimeout(ctx, c.b.opts.ConnectTimeout)
+		defer cancel()
+		return c.b.opts.Passwords.Login(ctx, name, password, from)
+	}
+}
+
+// authenticate finds out who the client is, where its listener does not know or
+// leaves it to a user name.
+func (c *conn) authenticate(p *packet.Connect) error {
+	ask := c.login
+	c.login = nil
+	if ask != nil && p.UserName != "" {
+		id, err := ask(p.UserName, p.Password)
+		if err != nil {
+			c.b.count.deniedLogin.Add(1)
+			return fmt.Errorf("login: %w: %w", err, c.loginRefusal(err))
+		}
+		c.principal.ID = id
+	}
+	if c.principal.ID.IsZero() {
+		c.b.count.deniedLogin.Add(1)
+		return &refusal{packet.NotAuthorized, "no client certificate: enrol with hpmq-enroll, then give --cert and --key; or a user name and password set with hpmq passwd"}
+	}
+	return nil
+}
+
+// loginRefusal is what the client hears.
+func (c *conn) loginRefusal(err error) *refusal {
+	switch {
+	case !errors.Is(err, ErrTryLater):
+		return &refusal{packet.BadUserNameOrPassword, "wrong user name or password"}
+	case c.version == packet.V5:
+		return &refusal{packet.ConnectionRateExceeded, "too many logins, try again later"}
+	}
+	return &refusal{packet.ServerUnavailable, ""}
+}
