@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
 )
 
@@ -166,7 +166,7 @@ func (b *Book) change(edit func(map[string]entry)) error {
 	}
 	all := maps.Clone(b.entries)
 	edit(all)
-	if err := write(b.path, format(all)); err != nil {
+	if err := atomicfile.Write(b.path, []byte(format(all)), 0o600); err != nil {
 		return fmt.Errorf("passwords: %w", err)
 	}
 	info, err := os.Stat(b.path)
@@ -175,27 +175,6 @@ func (b *Book) change(edit func(map[string]entry)) error {
 	}
 	b.entries, b.seen = all, info
 	return nil
-}
-
-// write replaces the file at path so that a crash leaves the old one or the new.
-func write(path, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".passwords-") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // in vain when it was renamed
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // Lookup returns the entry of name, if it has a password.
