@@ -75,7 +75,7 @@ func (a *Authority) enrol(ctx context.Context, t *identity.Ticket, csr *x509.Cer
 	switch {
 	case known && p.State == directory.Revoked:
 		return p, a.refusal(p)
-	case known && p.State == directory.Active && p.SPKI != key:
+	case known && p.State == directory.Active && p.SPKI != key && p.SPKI != [32]byte{}:
 		return p, refuse(http.StatusConflict, "to give the name to another key: hpmq device replace "+id.Name,
 			"%s is enrolled with another key", id.Short())
 	case known && p.State == directory.Active && used && use.SPKI == key:
