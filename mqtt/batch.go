@@ -30,10 +30,15 @@ func getBatch(b *Broker) *batch {
 }
 
 func (bt *batch) done() {
+	bt.clean()
+	batchPool.Put(bt)
+}
+
+// clean flushes and lets go of all messages.
+func (bt *batch) clean() {
 	bt.flush()
 	bt.out.forget()
 	clear(bt.queue[:cap(bt.queue)])
-	batchPool.Put(bt)
 }
 
 // touch puts c on the list.

@@ -49,27 +49,15 @@ type conn struct {
 
 	// Of the reader alone.
 	own          *session
+	*turn
 	buf          []byte
 	filled       int
-	pub          packet.Publish
-	scratch      scratch
 	aliases      [][]byte
 	cache        routeCache
-	batch        batch
 	roomy        int // reads in a row that did not need a large buffer
 	received     uint64
 	graceful     bool // DISCONNECT with Reason Code 0x00 came
 	deniedLogged bool
-}
-
-// scratch holds the packets of the hot paths: behind an interface they would
-// escape to the heap each time.
-type scratch struct {
-	ack    packet.Puback
-	rec    packet.Pubrec
-	rel    packet.Pubrel
-	answer packet.Pubrel // to a PUBREC
-	comp   packet.Pubcomp
 }
 
 // The read buffer begins small, since most clients are idle, and grows while it
@@ -84,9 +72,8 @@ func newConn(b *Broker, nc net.Conn) *conn {
 	c := &conn{
 		b: b, nc: nc, version: packet.V5, since: time.Now(),
 		closing: make(chan struct{}), closed: make(chan struct{}),
-		buf: make([]byte, minReadBuffer),
+		turn: getTurn(b), buf: make([]byte, minReadBuffer),
 	}
-	c.batch.b = b
 	c.out = outbox{limit: b.opts.Outbox, room: make(chan struct{}, 1)}
 	c.out.idle = sync.NewCond(&c.out.mu)
 	return c

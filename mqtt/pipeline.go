@@ -29,7 +29,7 @@ type pipeline struct {
 	committed int        // entries[:committed] went to the store
 	running   bool       // one goroutine is in run
 
-	batch batch // of the one in run, as the cache
+	batch *batch // of the one in run, as the cache; nil while there is nothing to flush
 	cache routeCache
 }
 
@@ -85,7 +85,6 @@ func (e *entry) size() int64 {
 
 func (p *pipeline) init(b *Broker, owner *session) {
 	p.b, p.owner = b, owner
-	p.batch.b = b
 	p.room = make(chan struct{}, 1)
 }
 
@@ -127,19 +126,23 @@ func (p *pipeline) run() {
 	p.running = true
 	for {
 		for e, step := p.next(); step != nil; e, step = p.next() {
+			if p.batch == nil {
+				p.batch = getBatch(p.b)
+			}
 			p.mu.Unlock()
 			step(p, e)
 			p.mu.Lock()
 		}
-		if len(p.batch.dirty) == 0 || p.reading.Load() {
+		if p.batch == nil || len(p.batch.dirty) == 0 || p.reading.Load() {
 			break
 		}
 		p.mu.Unlock()
 		p.batch.flush()
 		p.mu.Lock()
 	}
-	if len(p.entries) == 0 {
-		p.batch.out.forget()
+	if p.batch != nil && len(p.batch.dirty) == 0 {
+		p.batch.done()
+		p.batch = nil
 	}
 	p.running = false
 	p.mu.Unlock()
@@ -240,7 +243,7 @@ func (p *pipeline) finish(e *entry) {
 	if e.err == nil {
 		for i := range e.outs {
 			for j := range e.outs[i].deliveries {
-				e.outs[i].deliveries[j].send(&p.batch)
+				e.outs[i].deliveries[j].send(p.batch)
 			}
 		}
 	}

@@ -221,9 +221,9 @@ func (p *pipeline) acknowledge(e *entry) {
 	}
 	props := c.explain(reason)
 	if e.qos == 1 {
-		c.send(&p.batch, &packet.Puback{PacketID: e.id, ReasonCode: code, Properties: props})
+		c.send(p.batch, &packet.Puback{PacketID: e.id, ReasonCode: code, Properties: props})
 	} else {
-		c.send(&p.batch, &packet.Pubrec{PacketID: e.id, ReasonCode: code, Properties: props})
+		c.send(p.batch, &packet.Pubrec{PacketID: e.id, ReasonCode: code, Properties: props})
 	}
 }
 

@@ -1,0 +1,41 @@
+package mqtt
+
+import (
+	"sync"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+// turn is what one goroutine needs while it handles the packets of a connection.
+// A reader that is a goroutine has one for as long as it reads; an event loop has
+// one for all of its connections, so that an idle connection holds none.
+type turn struct {
+	pub     packet.Publish
+	scratch scratch
+	batch   batch
+}
+
+// scratch holds the packets of the hot paths: behind an interface they would
+// escape to the heap each time.
+type scratch struct {
+	ack    packet.Puback
+	rec    packet.Pubrec
+	rel    packet.Pubrel
+	answer packet.Pubrel // to a PUBREC
+	comp   packet.Pubcomp
+}
+
+var turnPool = sync.Pool{New: func() any { return new(turn) }}
+
+func getTurn(b *Broker) *turn {
+	t := turnPool.Get().(*turn)
+	t.batch.b = b
+	return t
+}
+
+// done gives the turn back. Nothing of its batch waits for a flush.
+func (t *turn) done() {
+	t.pub = packet.Publish{}
+	t.batch.clean()
+	turnPool.Put(t)
+}
