@@ -63,8 +63,9 @@ type Broker struct {
 	groups        map[groupKey]*group
 	subscriptions atomic.Int64
 
-	mu          sync.Mutex // guards the next three
+	mu          sync.Mutex // guards the next four
 	sessions    map[store.SessionKey]*session
+	restored    []restored                 // until Run begins
 	owners      map[store.SessionKey]*conn // see claim
 	perIdentity map[identity.ID]int        // connections
 
@@ -77,7 +78,8 @@ type Broker struct {
 }
 
 // New returns a broker that serves nobody yet, with the sessions that the store
-// kept. It panics without a store or an authorizer.
+// kept, judged by the policy of now; their expiry and their wills wait for
+// [Broker.Run]. It panics without a store or an authorizer.
 func New(o Options) *Broker {
 	if o.Store == nil || o.Authorizer == nil {
 		panic("mqtt: Options need a Store and an Authorizer")

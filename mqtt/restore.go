@@ -8,6 +8,16 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
+// restoredEpoch is the epoch of a session whose client did not come back since
+// the restart.
+const restoredEpoch = 1
+
+// restored is a session whose time does not count yet.
+type restored struct {
+	session *session
+	kept    store.Session
+}
+
 // restore takes up a session that the store kept over a restart: its
 // subscriptions, what was in flight, its will and its expiry.
 func (b *Broker) restore(kept store.Session) {
@@ -30,7 +40,8 @@ func (b *Broker) restore(kept store.Session) {
 	for _, sub := range kept.Subscriptions {
 		b.restoreSubscription(s, sub)
 	}
-	s.restoreTimers(kept)
+	s.epoch = restoredEpoch
+	b.restored = append(b.restored, restored{s, kept})
 }
 
 func (b *Broker) restoreSubscription(s *session, kept store.Subscription) {
@@ -70,28 +81,49 @@ func (s *session) restoreWindow() {
 	}
 }
 
-// restoreTimers counts the time that the broker was away. A session that was
-// connected when the broker ended lost its connection then: its time begins now.
-func (s *session) restoreTimers(kept store.Session) {
+// startTimers begins the time that restored sessions have left, and that of their
+// wills: not before [Broker.Run], so that a will that is due finds its functions
+// and receivers.
+func (b *Broker) startTimers() {
+	b.mu.Lock()
+	restored := b.restored
+	b.restored = nil
+	b.mu.Unlock()
+	for _, r := range restored {
+		r.session.startTimers(r.kept)
+	}
+}
+
+// startTimers counts the time that the broker was away. A session that was
+// connected when the broker ended lost its connection then: its time begins now,
+// and once, however often the broker ends.
+func (s *session) startTimers(kept store.Session) {
 	now := time.Now()
 	gone := now
 	if kept.Disconnected != 0 {
 		gone = time.Unix(0, kept.Disconnected)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	if s.ended || s.epoch != restoredEpoch {
+		s.mu.Unlock()
+		return // its client is back
+	}
 	s.since = gone
-	s.epoch = 1
 	if kept.Expiry != never {
 		left := time.Duration(kept.Expiry)*time.Second - now.Sub(gone)
-		s.schedule(expiryTimer, max(left, 0), func() { s.expire(1) })
+		s.schedule(expiryTimer, max(left, 0), func() { s.expire(restoredEpoch) })
 	}
-	if s.will == nil {
-		return
+	willAt := time.Time{}
+	if s.will != nil {
+		willAt = time.Unix(0, kept.WillAt)
+		if kept.WillAt == 0 {
+			willAt = now.Add(time.Duration(s.delay) * time.Second)
+		}
+		s.armWill(max(willAt.Sub(now), 0))
 	}
-	at := time.Unix(0, kept.WillAt)
-	if kept.WillAt == 0 {
-		at = now.Add(time.Duration(s.delay) * time.Second)
+	r := s.record(gone, willAt)
+	s.mu.Unlock()
+	if kept.Disconnected == 0 {
+		s.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(r) }, nil)
 	}
-	s.armWill(max(at.Sub(now), 0))
 }

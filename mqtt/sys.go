@@ -19,6 +19,7 @@ const (
 // fires any more.
 func (b *Broker) Run(ctx context.Context) error {
 	defer b.stopTimers()
+	b.startTimers()
 	status := time.NewTicker(statusInterval)
 	defer status.Stop()
 	sweep := time.NewTicker(sweepInterval)

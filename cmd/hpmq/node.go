@@ -186,6 +186,7 @@ func (n *node) openBroker() (err error) {
 		options.Dir = policyDir(n.cfg.DataDir)
 	}
 	n.policy = policy.NewLive(options)
+	n.applyPolicy() // by which the broker judges the sessions that the store kept
 	n.filter = newFilter(n)
 	n.links = link.New(link.Options{
 		Site: n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
@@ -219,7 +220,6 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 		})
 	}
 	from := n.directory.Tip().Count
-	n.applyPolicy()
 	n.swapFunctions(ctx) // before the first message, which would find no function
 	run("functions", n.funcs.Run)
 	if err := n.serveClients(run); err != nil {

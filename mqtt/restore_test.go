@@ -1,0 +1,56 @@
+package mqtt
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// TestRestoredTime restarts a broker whose clients were connected when it was
+// killed: their time begins when it runs, and goes on over further restarts.
+func TestRestoredTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := store.NewMemory(store.Limits{})
+		watcher := store.SessionKey{Identity: testID("watcher").String(), ClientID: "watcher"}
+		client := store.SessionKey{Identity: testID("c").String(), ClientID: "c"}
+		will := &store.Message{Topic: "w", Payload: []byte("gone"), QoS: 1, Publisher: client.Identity, ClientID: "c"}
+		kept.Update(func(tx store.Tx) {
+			tx.PutSession(store.Session{Key: watcher, Expiry: never})
+			tx.Subscribe(watcher, store.Subscription{Filter: "w", QoS: 1})
+			tx.PutSession(store.Session{Key: client, Expiry: 30, Will: will, WillDelay: 20})
+		}, nil)
+		sessions := func() int { return kept.Stats().Sessions }
+		wills := func() int { return kept.QueueStats(watcher).Messages }
+
+		b := New(Options{Store: kept, Authorizer: &rules{}})
+		wait(time.Minute)
+		if wills() != 0 || sessions() != 2 {
+			t.Fatalf("before Run: %d wills, %d sessions", wills(), sessions())
+		}
+		run := func(b *Broker, d time.Duration) {
+			ctx, cancel := context.WithCancel(t.Context())
+			var done sync.WaitGroup
+			done.Go(func() { _ = b.Run(ctx) })
+			wait(d)
+			cancel()
+			done.Wait()
+		}
+		run(b, 10*time.Second)
+		run(New(Options{Store: kept, Authorizer: &rules{}}), 9*time.Second)
+		if wills() != 0 || sessions() != 2 {
+			t.Errorf("after 19 s: %d wills, %d sessions", wills(), sessions())
+		}
+		run(New(Options{Store: kept, Authorizer: &rules{}}), 2*time.Second)
+		if wills() != 1 || sessions() != 2 {
+			t.Errorf("after 21 s: %d wills, %d sessions", wills(), sessions())
+		}
+		run(New(Options{Store: kept, Authorizer: &rules{}}), 10*time.Second)
+		if wills() != 1 || sessions() != 1 {
+			t.Errorf("after 31 s: %d wills, %d sessions", wills(), sessions())
+		}
+	})
+}
