@@ -2,7 +2,7 @@
 # make up         build, then run a node here
 # make test       everything CI runs except the linters
 # make check      formatting, linters, go mod tidy, race detector
-# make bench fuzz integration example   parts of their own
+# make bench fuzz integration crash example   parts of their own
 
 SHELL := /bin/bash
 export CGO_ENABLED ?= 0
@@ -18,7 +18,7 @@ GUESTS := funcs/sdk/go examples/functions
 FUZZTIME ?= 20s
 ARGS ?=
 
-.PHONY: all build test check lint race up install bench integration example fuzz tools clean
+.PHONY: all build test check lint race up install bench integration crash example fuzz tools clean
 
 all: build test
 
@@ -45,6 +45,10 @@ tools:
 
 integration: tools build
 	go test -count=1 -v ./integration/...
+
+# Kills a loaded node so often, at random instants; HPMQ_CRASH_SEED repeats a run.
+crash:
+	HPMQ_CRASH_KILLS=$${HPMQ_CRASH_KILLS:-200} go test -count=1 -v -timeout 60m -run 'TestCrash$$' ./integration
 
 example: build
 	examples/quickstart/run.sh
