@@ -26,6 +26,12 @@ type Limits struct {
 // identifiers may be in flight behind the oldest, and no more.
 func (l QueueLimit) MaxSpan() uint64 { return uint64(l.Messages) + 1<<16 }
 
+// Fits reports whether what has so many messages and bytes may grow by more.
+// What does not grow always fits.
+func (l QueueLimit) Fits(messages, bytes, moreMessages, moreBytes int) bool {
+	return (moreMessages <= 0 || messages+moreMessages <= l.Messages) && (moreBytes <= 0 || bytes+moreBytes <= l.Bytes)
+}
+
 // WithDefaults returns l with the defaults in its zero fields.
 func (l Limits) WithDefaults() Limits {
 	l.Queue = l.Queue.or(10_000, 16<<20)
@@ -61,7 +67,7 @@ type Memory struct {
 	retained RetainedTree
 	peers    map[string]*memPeer
 	floors   map[laneKey]Origin
-	values   map[valueKey][]byte
+	values   Values
 	stats    Stats
 }
 
@@ -80,13 +86,10 @@ type memPeer struct {
 	grew chan struct{} // capacity 1; see [Store.Committed]
 }
 
-type (
-	laneKey struct {
-		site string
-		lane uint16
-	}
-	valueKey struct{ scope, key string }
-)
+type laneKey struct {
+	site string
+	lane uint16
+}
 
 // NewMemory returns an empty store.
 func NewMemory(l Limits) *Memory {
@@ -95,7 +98,6 @@ func NewMemory(l Limits) *Memory {
 		sessions: make(map[SessionKey]*memSession),
 		peers:    make(map[string]*memPeer),
 		floors:   make(map[laneKey]Origin),
-		values:   make(map[valueKey][]byte),
 	}
 }
 
@@ -234,8 +236,14 @@ func (m *Memory) Floor(site string, lane uint16) (epoch, seq uint64) {
 func (m *Memory) Value(scope, key string) ([]byte, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v, ok := m.values[valueKey{scope, key}]
-	return v, ok
+	return m.values.Get(scope, key)
+}
+
+// Values implements [Store].
+func (m *Memory) Values(scope string) map[string][]byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.values.Of(scope)
 }
 
 // Stats implements [Store].
@@ -244,7 +252,7 @@ func (m *Memory) Stats() Stats {
 	defer m.mu.Unlock()
 	s := m.stats
 	s.Sessions = len(m.sessions)
-	s.Values = len(m.values)
+	s.Values, s.ValueBytes = m.values.Len(), m.values.Bytes()
 	for _, p := range m.peers {
 		s.Outbound += p.log.stats.Messages
 		s.OutboundBytes += p.log.stats.Bytes

@@ -97,24 +97,30 @@ func (t *memTx) PutValue(scope, key string, value []byte) {
 }
 
 // check returns an error if a change would pass a limit that refuses instead of
-// dropping. A transaction that only replaces or removes always fits.
+// dropping. What removes, or replaces by something no larger, always fits.
 func (m *Memory) check(tx *memTx) error {
 	for i := range tx.ops {
 		switch o := &tx.ops[i]; o.kind {
 		case opRetain:
-			if len(o.message.Payload) == 0 || m.retained.Get(o.message.Topic) != nil {
+			if len(o.message.Payload) == 0 {
 				continue
 			}
-			l := m.limits.Retained
-			if m.stats.Retained >= l.Messages || m.stats.RetainedBytes+o.message.Size() > l.Bytes {
+			more, size := 1, o.message.Size()
+			if old := m.retained.Get(o.message.Topic); old != nil {
+				more, size = 0, size-old.Size()
+			}
+			if !m.limits.Retained.Fits(m.stats.Retained, m.stats.RetainedBytes, more, size) {
 				return fmt.Errorf("retain %q: %w", o.message.Topic, ErrFull)
 			}
 		case opPutValue:
-			if _, known := m.values[valueKey{o.scope, o.name}]; o.value == nil || known {
+			if o.value == nil {
 				continue
 			}
-			l := m.limits.Values
-			if len(m.values) >= l.Messages || m.stats.ValueBytes+len(o.value) > l.Bytes {
+			more, size := 1, len(o.value)
+			if old, ok := m.values.Get(o.scope, o.name); ok {
+				more, size = 0, size-len(old)
+			}
+			if !m.limits.Values.Fits(m.values.Len(), m.values.Bytes(), more, size) {
 				return fmt.Errorf("keep a value of %s: %w", o.scope, ErrFull)
 			}
 		}
@@ -142,7 +148,7 @@ func (m *Memory) apply(o *op) {
 	case opFloor:
 		m.floors[laneKey{o.origin.Site, o.origin.Lane}] = o.origin
 	case opPutValue:
-		m.putValue(valueKey{o.scope, o.name}, o.value)
+		m.values.Put(o.scope, o.name, o.value)
 	default:
 		if s := m.sessions[o.key]; s != nil {
 			m.applySession(s, o)
@@ -260,16 +266,5 @@ func (m *Memory) outbound(peer string, msg *Message) {
 	select {
 	case p.grew <- struct{}{}:
 	default: // the token of an earlier message is still there
-	}
-}
-
-func (m *Memory) putValue(k valueKey, value []byte) {
-	if old, ok := m.values[k]; ok {
-		m.stats.ValueBytes -= len(old)
-		delete(m.values, k)
-	}
-	if value != nil {
-		m.values[k] = value
-		m.stats.ValueBytes += len(value)
 	}
 }

@@ -49,8 +49,9 @@ type Store interface {
 	// epoch that it belongs to.
 	Floor(site string, lane uint16) (epoch, seq uint64)
 
-	// Value returns what [Tx.PutValue] kept.
+	// Value returns what [Tx.PutValue] kept, and Values all of a scope by key.
 	Value(scope, key string) ([]byte, bool)
+	Values(scope string) map[string][]byte
 
 	// Sweep drops what expired by now.
 	Sweep(now time.Time)

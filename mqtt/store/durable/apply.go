@@ -99,11 +99,7 @@ func (s *Store) applyOp(c *change) {
 	case opFloor:
 		s.floors[laneOf(o.origin)] = o.origin
 	case opPutValue:
-		if k := (valueKey{o.scope, o.name}); o.value == nil {
-			delete(s.values, k)
-		} else {
-			s.values[k] = o.value
-		}
+		s.values.Put(o.scope, o.name, o.value)
 	case opDeleteSession:
 		s.dropSession(o.key, c.session)
 	default:

@@ -53,7 +53,7 @@ func (s *Store) forget() {
 	s.sessions = make(map[store.SessionKey]*session)
 	s.peers = make(map[string]*peer)
 	s.floors = make(map[laneKey]store.Origin)
-	s.values = make(map[valueKey][]byte)
+	s.values = store.Values{}
 	s.staging.sessions = make(map[store.SessionKey]*session)
 	s.staging.retained = make(map[string]*store.Message)
 	s.staging.values = make(map[valueKey][]byte)
@@ -108,7 +108,7 @@ func (l *loader) key(key, value []byte) error {
 		if err != nil || len(value) == 0 || value[0] != version {
 			return errKey
 		}
-		l.s.values[k] = value[1:]
+		l.s.values.Put(k.scope, k.key, value[1:])
 		l.s.totals.values++
 		l.s.totals.valueBytes += len(value) - 1
 	default:

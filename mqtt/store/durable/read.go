@@ -135,8 +135,14 @@ func (s *Store) Floor(site string, lane uint16) (epoch, seq uint64) {
 func (s *Store) Value(scope, key string) ([]byte, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v, ok := s.values[valueKey{scope, key}]
-	return v, ok
+	return s.values.Get(scope, key)
+}
+
+// Values implements [store.Store].
+func (s *Store) Values(scope string) map[string][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.values.Of(scope)
 }
 
 // Stats implements [store.Store].

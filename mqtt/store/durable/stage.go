@@ -95,26 +95,32 @@ func (s *Store) stage(t *tx) error {
 }
 
 // check returns an error if a change would pass a limit that refuses instead of
-// dropping. A transaction that only replaces or removes always fits.
+// dropping. What removes, or replaces by something no larger, always fits.
 func (s *Store) check(t *tx) error {
 	n := &s.staging.count
 	for i := range t.ops {
 		switch o := &t.ops[i]; o.kind {
 		case opRetain:
 			m := o.delivery.Message
-			if len(m.Payload) == 0 || s.stagedRetained(m.Topic) != nil {
+			if len(m.Payload) == 0 {
 				continue
 			}
-			l := s.limits.Retained
-			if n.retained >= l.Messages || n.retainedBytes+m.Size() > l.Bytes {
+			more, size := 1, m.Size()
+			if old := s.stagedRetained(m.Topic); old != nil {
+				more, size = 0, size-old.Size()
+			}
+			if !s.limits.Retained.Fits(n.retained, n.retainedBytes, more, size) {
 				return fmt.Errorf("retain %q: %w", m.Topic, store.ErrFull)
 			}
 		case opPutValue:
-			if o.value == nil || s.stagedValue(valueKey{o.scope, o.name}) != nil {
+			if o.value == nil {
 				continue
 			}
-			l := s.limits.Values
-			if n.values >= l.Messages || n.valueBytes+len(o.value) > l.Bytes {
+			more, size := 1, len(o.value)
+			if old := s.stagedValue(valueKey{o.scope, o.name}); old != nil {
+				more, size = 0, size-len(old)
+			}
+			if !s.limits.Values.Fits(n.values, n.valueBytes, more, size) {
 				return fmt.Errorf("keep a value of %s: %w", o.scope, store.ErrFull)
 			}
 		}
@@ -133,7 +139,8 @@ func (s *Store) stagedValue(k valueKey) []byte {
 	if v, ok := s.staging.values[k]; ok {
 		return v
 	}
-	return s.values[k]
+	v, _ := s.values.Get(k.scope, k.key)
+	return v
 }
 
 func (s *Store) stagedSession(k store.SessionKey) *session {

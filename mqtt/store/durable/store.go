@@ -61,7 +61,7 @@ type Store struct {
 	retainedExpires int // how many retained messages ever expire
 	peers           map[string]*peer
 	floors          map[laneKey]store.Origin
-	values          map[valueKey][]byte
+	values          store.Values
 	totals          totals
 	stats           store.Stats
 	cache           cache

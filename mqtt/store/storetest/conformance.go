@@ -299,6 +299,7 @@ func testRetainedLimit(t *testing.T, open Open) {
 		{"b", "2", false},
 		{"c", "3", true},
 		{"a", "again", false},
+		{"a", string(make([]byte, 4000)), true},
 		{"b", "", false},
 		{"c", string(make([]byte, 4000)), true},
 		{"c", "3", false},
@@ -385,6 +386,13 @@ func testFloorsAndValues(t *testing.T, open Open) {
 	if st := s.Stats(); st.Values != 2 || st.ValueBytes != 1 {
 		t.Errorf("got %+v", st)
 	}
+	do(t, s, func(tx store.Tx) { tx.PutValue("g", "k", []byte("other")) })
+	if diff := cmp.Diff(map[string][]byte{"k": []byte("v"), "empty": {}}, s.Values("f")); diff != "" {
+		t.Error(diff)
+	}
+	if got := s.Values("nothing"); len(got) != 0 {
+		t.Errorf("got %q", got)
+	}
 }
 
 func testRefusedAsAWhole(t *testing.T, open Open) {
@@ -408,6 +416,10 @@ func testRefusedAsAWhole(t *testing.T, open Open) {
 	if diff := cmp.Diff(before, Dump(s, names)); diff != "" {
 		t.Error(diff)
 	}
+	if err := Do(s, func(tx store.Tx) { tx.PutValue("f", "a", make([]byte, 101)) }); !errors.Is(err, store.ErrFull) {
+		t.Errorf("a value that grows: %v, want ErrFull", err)
+	}
+	do(t, s, func(tx store.Tx) { tx.PutValue("f", "a", make([]byte, 100)) })
 }
 
 func testSweep(t *testing.T, open Open) {
