@@ -49,11 +49,11 @@ func (c *conn) authenticate(p *packet.Connect) error {
 	c.login = nil
 	if ask != nil && p.UserName != "" {
 		id, err := ask(p.UserName, p.Password)
+		c.principal.ID = id // nobody, if refused
 		if err != nil {
 			c.b.count.deniedLogin.Add(1)
 			return fmt.Errorf("login: %w: %w", err, c.loginRefusal(err))
 		}
-		c.principal.ID = id
 	}
 	if c.principal.ID.IsZero() {
 		c.b.count.deniedLogin.Add(1)

@@ -53,6 +53,9 @@ func (n *node) controlAPI() http.Handler {
 	handle(mux, "POST /v1/identities/{id}/replace", n.replace)
 	handle(mux, "GET /v1/clients", func(*http.Request, struct{}) ([]clientReply, error) { return n.clients(), nil })
 	handle(mux, "POST /v1/identities/{id}/kick", n.kick)
+	handle(mux, "GET /v1/passwords", func(*http.Request, struct{}) ([]passwordReply, error) { return n.listPasswords(), nil })
+	handle(mux, "POST /v1/identities/{id}/password", n.setPassword)
+	handle(mux, "POST /v1/identities/{id}/password/delete", n.deletePassword)
 	handle(mux, "POST /v1/why", func(_ *http.Request, q whyRequest) (*policy.Explanation, error) { return n.why(q) })
 	handle(mux, "GET /v1/functions", func(*http.Request, struct{}) ([]functionStatus, error) { return n.functionList(), nil })
 	handle(mux, "POST /v1/functions", func(r *http.Request, q functionRequest) (*functionStatus, error) {
@@ -192,11 +195,11 @@ func (n *node) revoke(r *http.Request, q revokeRequest) (*revokeReply, error) {
 	}
 	rec, _ := n.directory.Revocation(id)
 	known, _ := n.directory.Identity(id)
-	return &revokeReply{
-		ID: id.String(), Generation: rec.Generation,
-		Bound: fmt.Sprintf("connected sites know it now; a site that is cut off knows it when it is back, and its copy of the certificate ends at %s at the latest",
-			known.NotAfter.UTC().Format(time.RFC3339)),
-	}, nil
+	bound := "connected sites know it now; a site that is cut off knows it when it is back"
+	if !known.NotAfter.IsZero() {
+		bound += ", and the certificate ends at " + known.NotAfter.UTC().Format(time.RFC3339) + " at the latest"
+	}
+	return &revokeReply{ID: id.String(), Generation: rec.Generation, Bound: bound}, nil
 }
 
 func (n *node) replace(r *http.Request, _ struct{}) (*identityReply, error) {

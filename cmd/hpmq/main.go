@@ -76,7 +76,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().String("data", "", "data `directory` of the node (default $HPMQ_DATA_DIR, else the node that runs here)")
 	root.AddCommand(
 		newUpCommand(), newStatusCommand(),
-		newEnrollCommand(), newDeviceCommand(), newUserCommand(), newLoginCommand(), newSiteCommand(),
+		newEnrollCommand(), newDeviceCommand(), newUserCommand(), newLoginCommand(), newPasswdCommand(), newSiteCommand(),
 		newPolicyCommand(), newWhyCommand(), newFuncCommand(),
 		newPubCommand(), newSubCommand(), newClientsCommand(), newKickCommand(), newForwardCommand(),
 	)

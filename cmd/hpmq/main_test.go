@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,8 +30,10 @@ func TestScript(t *testing.T) {
 			// nodes of the machine's user are none of the test's business.
 			env.Setenv("XDG_RUNTIME_DIR", filepath.Join(env.WorkDir, "run"))
 			env.Setenv("HOME", env.WorkDir)
-			env.Setenv("PORTS", freeShift(t))
-			env.Setenv("PORTS2", freeShift(t))
+			shift := freeShift(t)
+			env.Setenv("PORTS", fmt.Sprintf("%+d", shift))
+			env.Setenv("MQTT", strconv.Itoa(portPlain+shift))
+			env.Setenv("PORTS2", fmt.Sprintf("%+d", freeShift(t)))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-status": awaitOutput("status"), "await-clients": awaitOutput("clients")},
@@ -81,17 +84,17 @@ var shifts = struct {
 }{last: 31000 + os.Getpid()%1000}
 
 // freeShift returns a --ports shift whose ports are free at the moment.
-func freeShift(t *testing.T) string {
+func freeShift(t *testing.T) int {
 	shifts.Lock()
 	defer shifts.Unlock()
 	for range 200 {
 		shifts.last += 13
 		if portsFree(shifts.last) {
-			return fmt.Sprintf("%+d", shifts.last)
+			return shifts.last
 		}
 	}
 	t.Fatal("no free ports")
-	return ""
+	return 0
 }
 
 func portsFree(shift int) bool {

@@ -22,6 +22,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/identity/password"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/link"
 	"github.com/hpmq/hpmq/mqtt/quic"
@@ -56,17 +57,18 @@ type node struct {
 	policyError atomic.Pointer[string] // why the newest files are not in force
 	changes     *changes
 
-	overlay  *overlay.Node
-	gossip   *gossip.Gossip
-	access   *access.Relay
-	messages *durable.Store
-	broker   *mqtt.Broker
-	links    *link.Links
-	filter   *filter
-	engine   *wasm.Engine
-	funcs    *funcs.Runtime
-	modules  *modules
-	swapping sync.Mutex // one swapFunctions at a time
+	overlay   *overlay.Node
+	gossip    *gossip.Gossip
+	access    *access.Relay
+	messages  *durable.Store
+	passwords *password.Book
+	broker    *mqtt.Broker
+	links     *link.Links
+	filter    *filter
+	engine    *wasm.Engine
+	funcs     *funcs.Runtime
+	modules   *modules
+	swapping  sync.Mutex // one swapFunctions at a time
 
 	// functionFaults says of each function that was to be loaded why it is not,
 	// or "".
@@ -181,6 +183,9 @@ func (n *node) openBroker() (err error) {
 	if err != nil {
 		return fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
 	}
+	if n.passwords, err = password.Open(passwordPath(n.cfg.DataDir), n.log); err != nil {
+		return fail(exitFailure, "correct the file, or move it away and set the passwords again", err)
+	}
 	options := policy.LiveOptions{TrustDomain: n.id.TrustDomain, OnChange: n.policyChanged, OnReject: n.policyRejected}
 	if n.authority != nil {
 		options.Dir = policyDir(n.cfg.DataDir)
@@ -193,7 +198,7 @@ func (n *node) openBroker() (err error) {
 		Accept: n.acceptRemote, Log: n.log,
 	})
 	n.broker = mqtt.New(mqtt.Options{
-		Store: n.messages, Authorizer: authorizer{n}, Filter: n.filter, Forwarder: n.links,
+		Store: n.messages, Authorizer: authorizer{n}, Passwords: logins{n}, Filter: n.filter, Forwarder: n.links,
 		Log: n.log, Version: "hpmq " + version,
 	})
 	return nil
@@ -383,8 +388,8 @@ func (n *node) Close() {
 func (n *node) listeners() []listenerStatus {
 	return []listenerStatus{
 		{listenerPlain, n.plain.Addr().String(), "plain, this machine only: you are service:local"},
-		{listenerTLS, n.tlsPort.Addr().String(), "MQTT over TLS with a client certificate; enrolment"},
-		{listenerWeb, n.webSocket.Addr().String(), "MQTT over WebSocket, at /mqtt, with a client certificate"},
+		{listenerTLS, n.tlsPort.Addr().String(), "MQTT over TLS with a client certificate or a password; enrolment"},
+		{listenerWeb, n.webSocket.Addr().String(), "MQTT over WebSocket, at /mqtt, with a client certificate or a password"},
 		{listenerQUIC, n.quic.Addr().String(), "MQTT over QUIC (UDP) with a client certificate"},
 		{listenerOverlay, n.overlay.Addr().String(), "mesh, UDP, reached by others at " + n.cfg.advertised(portOverlay)},
 		{listenerHTTP, n.web.Addr().String(), "/metrics /healthz /readyz, this machine only"},

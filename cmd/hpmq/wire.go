@@ -219,7 +219,8 @@ func (n *node) functionID(name string) identity.ID {
 	return identity.ID{TrustDomain: n.id.TrustDomain, Kind: identity.Function, Name: name}
 }
 
-// admitTLS takes the identity from the client certificate.
+// admitTLS takes the identity from the client certificate. A client without one
+// has to give a user name and password.
 func (n *node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 	conn, ok := nc.(interface{ ConnectionState() tls.ConnectionState }) // TLS, WebSocket over TLS, QUIC
 	if !ok {
@@ -227,7 +228,7 @@ func (n *node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 	}
 	state := conn.ConnectionState()
 	if len(state.PeerCertificates) == 0 {
-		return mqtt.Principal{}, errors.New("no client certificate: enrol with hpmq-enroll, then give --cert and --key")
+		return mqtt.Principal{Passwords: true, Remote: nc.RemoteAddr().String()}, nil
 	}
 	id, err := identity.PeerID(state, n.store.Bundle())
 	if err != nil {
@@ -237,7 +238,7 @@ func (n *node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 }
 
 // admitPlain takes the identity from the user who owns the other end of a
-// loopback connection.
+// loopback connection, unless CONNECT has a user name.
 func (n *node) admitPlain(nc net.Conn) (mqtt.Principal, error) {
 	name := guestName
 	own, err := mqtt.OwnPeer(nc)
@@ -251,5 +252,5 @@ func (n *node) admitPlain(nc net.Conn) (mqtt.Principal, error) {
 	if err != nil {
 		return mqtt.Principal{}, fmt.Errorf("plain listener: %w", err)
 	}
-	return mqtt.Principal{ID: id, Remote: nc.RemoteAddr().String()}, nil
+	return mqtt.Principal{ID: id, Passwords: true, Remote: nc.RemoteAddr().String()}, nil
 }
