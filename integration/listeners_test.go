@@ -48,6 +48,39 @@ func TestPlainListener(t *testing.T) {
 	}
 }
 
+// TestUnixSocket: the same rule as on loopback, for whoever the directory lets
+// reach the socket.
+func TestUnixSocket(t *testing.T) {
+	need(t, "mosquitto", "mosquitto_pub", "mosquitto_sub", "setpriv")
+	h := newNetwork(t).addHost("paris")
+	dir, err := os.MkdirTemp("", "hpmq-data-") //nolint:usetesting // t.TempDir is where other users may not enter
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h.net.must("chmod", "700", dir)
+	node := h.up(t, "--data", dir)
+	pub := []string{"--unix", filepath.Join(dir, "mqtt.sock"), "-V", "5", "-q", "1", "-d", "-m", "x", "-t"}
+	try := func(uid, topic string, allowed bool) {
+		t.Helper()
+		r := h.as(t, uid, "mosquitto_pub", append(pub, topic)...)
+		if got := r.code == 0 && !strings.Contains(r.stdout, "RC:135"); got != allowed {
+			t.Errorf("uid %s publishes %s: exit code %d, want allowed=%v\n%s%s", uid, topic, r.code, allowed, r.stdout, r.stderr)
+		}
+	}
+	try("0", "site/home/any/thing", true)
+	try("65534", "demo/x", false) // the directory is not theirs
+	h.net.must("chmod", "711", dir)
+	try("65534", "demo/x", true)
+	try("65534", "site/home/any/thing", false)
+	if r := h.as(t, "65534", "hpmq", "status", "--data", dir); r.code == 0 {
+		t.Error("who reaches the MQTT socket reaches the control socket")
+	}
+	node.kill() // and leaves the socket behind
+	h.up(t, "--data", dir)
+	try("0", "site/home/any/thing", true)
+}
+
 // TestTLSListener: a stock client gets in by every name of the node, and nobody
 // without a certificate.
 func TestTLSListener(t *testing.T) {

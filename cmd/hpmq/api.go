@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -27,10 +29,10 @@ import (
 
 const maxControlBody = maxModule*4/3 + 64<<10 // a module in base64
 
-// listenControl opens the control socket; a stale one is replaced, since the
+// listenSocket opens a unix socket in dir; a stale one is replaced, since the
 // caller holds the data directory's lock.
-func listenControl(dir string) (net.Listener, error) {
-	path, done, err := socketPath(dir)
+func listenSocket(dir, name string, mode fs.FileMode) (net.Listener, error) {
+	path, done, err := socketPath(dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -38,10 +40,10 @@ func listenControl(dir string) (net.Listener, error) {
 	_ = os.Remove(path)
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen for control: %w", err)
+		return nil, fmt.Errorf("listen at %s: %w", filepath.Join(dir, name), err)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path may lead through a descriptor that is closed by then
-	return l, os.Chmod(path, 0o600)
+	return l, os.Chmod(path, mode)
 }
 
 func (n *node) controlAPI() http.Handler {

@@ -28,6 +28,7 @@ const (
 // Listener names, as status prints them.
 const (
 	listenerPlain   = "mqtt"
+	listenerUnix    = "unix"
 	listenerTLS     = "mqtts"
 	listenerWeb     = "wss"
 	listenerQUIC    = "quic"

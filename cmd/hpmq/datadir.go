@@ -16,7 +16,8 @@ import (
 
 const (
 	dataEnv    = "HPMQ_DATA_DIR"
-	socketName = "hpmq.sock"
+	socketName = "hpmq.sock" // the control API
+	mqttSocket = "mqtt.sock"
 )
 
 // defaultDataDir is where "hpmq up" keeps its state when nobody says.
@@ -99,7 +100,7 @@ func alive(dir string) bool {
 }
 
 func dialSocket(dir string) (net.Conn, error) {
-	path, closePath, err := socketPath(dir)
+	path, closePath, err := socketPath(dir, socketName)
 	if err != nil {
 		return nil, err
 	}
@@ -107,12 +108,12 @@ func dialSocket(dir string) (net.Conn, error) {
 	return net.DialTimeout("unix", path, 2*time.Second)
 }
 
-// socketPath returns a path of dir's control socket that fits in a sockaddr_un:
+// socketPath returns a path of a socket in dir that fits in a sockaddr_un:
 // the plain one, else one through an open directory. The caller calls the
 // second result when it has bound or connected.
-func socketPath(dir string) (path string, done func(), err error) {
+func socketPath(dir, name string) (path string, done func(), err error) {
 	const sunPathBytes = 107 // unix(7): 108 with the terminating zero
-	path = filepath.Join(dir, socketName)
+	path = filepath.Join(dir, name)
 	if len(path) <= sunPathBytes {
 		return path, func() {}, nil
 	}
@@ -120,7 +121,7 @@ func socketPath(dir string) (path string, done func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), socketName), func() { d.Close() }, nil
+	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name), func() { d.Close() }, nil
 }
 
 // ownDirectory refuses a run-time directory that another user could have

@@ -19,7 +19,7 @@ import (
 // mqttFlags are the connection flags that pub and sub share. Their letters are
 // mosquitto_pub's and mosquitto_sub's.
 type mqttFlags struct {
-	host, id       string
+	host, id, unix string
 	port           int
 	ca, cert, key  string
 	user, password string
@@ -35,6 +35,7 @@ func addMQTTFlags(cmd *cobra.Command) *mqttFlags {
 	fl.Bool("help", false, "help for "+cmd.Name()) // frees -h for the host
 	fl.StringVarP(&f.host, "host", "h", "", "broker `host` (default: the node that runs here)")
 	fl.IntVarP(&f.port, "port", "p", 0, "broker `port` (default 1883, with --cafile 8883)")
+	fl.StringVar(&f.unix, "unix", "", "`path` of a unix socket to connect to instead")
 	fl.StringVarP(&f.id, "id", "i", "", "client `id` (default: chosen by the broker)")
 	fl.StringVar(&f.ca, "cafile", "", "`file` with the roots that the broker's certificate must lead to; turns TLS on")
 	fl.StringVar(&f.cert, "cert", "", "`file` with this client's certificate")
@@ -60,12 +61,18 @@ func (f *mqttFlags) check() error {
 	if f.cert != "" && f.ca == "" {
 		return usagef("--cert needs --cafile, which turns TLS on")
 	}
+	if f.unix != "" && (f.host != "" || f.port != 0 || f.ca != "") {
+		return usagef("--unix goes without --host, --port and --cafile")
+	}
 	return nil
 }
 
 // address returns the broker's address: the flags', else the plain listener of
 // the node that runs here.
 func (f *mqttFlags) address(cmd *cobra.Command) (string, error) {
+	if f.unix != "" {
+		return f.unix, nil
+	}
 	port := f.port
 	if port == 0 && f.ca != "" {
 		port = 8883
@@ -101,6 +108,9 @@ func (f *mqttFlags) address(cmd *cobra.Command) (string, error) {
 
 func (f *mqttFlags) dial(ctx context.Context, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 10 * time.Second}
+	if f.unix != "" {
+		return d.DialContext(ctx, "unix", address)
+	}
 	if f.ca == "" {
 		return d.DialContext(ctx, "tcp", address)
 	}

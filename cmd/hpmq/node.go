@@ -74,8 +74,8 @@ type node struct {
 	// or "".
 	functionFaults atomic.Pointer[map[string]string]
 
-	plain, tlsPort, webSocket, web, control net.Listener
-	quic                                    *quic.Listener
+	plain, unix, tlsPort, webSocket, web, control net.Listener
+	quic                                          *quic.Listener
 }
 
 // newNode opens files and sockets and fits the parts together. It starts
@@ -128,7 +128,11 @@ func (n *node) listen() (err error) {
 	if err := n.cfg.probeOverlay(); err != nil {
 		return err
 	}
-	n.control, err = listenControl(n.cfg.DataDir)
+	if n.control, err = listenSocket(n.cfg.DataDir, socketName, 0o600); err != nil {
+		return err
+	}
+	// The directory says who reaches it, and whose socket it is what they may do.
+	n.unix, err = listenSocket(n.cfg.DataDir, mqttSocket, 0o666)
 	return err
 }
 
@@ -266,6 +270,7 @@ func (n *node) serveClients(run func(string, func(context.Context) error)) error
 	run("broker", n.broker.Run)
 	run("TLS listener", mux.Run)
 	run("MQTT", func(ctx context.Context) error { return n.broker.Serve(ctx, n.plain, n.admitPlain) })
+	run("MQTT at the unix socket", func(ctx context.Context) error { return n.broker.Serve(ctx, n.unix, n.admitPlain) })
 	run("MQTT over TLS", func(ctx context.Context) error { return n.broker.Serve(ctx, mux.mqtt, n.admitTLS) })
 	web, err := websocket.New(websocket.Options{Addr: n.webSocket.Addr(), Log: n.log})
 	if err != nil {
@@ -359,7 +364,7 @@ func (n *node) renewUser(ctx context.Context, send identity.Renewal) error {
 
 // Close gives back what newNode opened.
 func (n *node) Close() {
-	for _, l := range []net.Listener{n.plain, n.tlsPort, n.webSocket, n.web, n.control} {
+	for _, l := range []net.Listener{n.plain, n.unix, n.tlsPort, n.webSocket, n.web, n.control} {
 		if l != nil {
 			l.Close()
 		}
@@ -388,6 +393,7 @@ func (n *node) Close() {
 func (n *node) listeners() []listenerStatus {
 	return []listenerStatus{
 		{listenerPlain, n.plain.Addr().String(), "plain, this machine only: you are service:local"},
+		{listenerUnix, filepath.Join(n.cfg.DataDir, mqttSocket), "the same, as a unix socket"},
 		{listenerTLS, n.tlsPort.Addr().String(), "MQTT over TLS with a client certificate or a password; enrolment"},
 		{listenerWeb, n.webSocket.Addr().String(), "MQTT over WebSocket, at /mqtt, with a client certificate or a password"},
 		{listenerQUIC, n.quic.Addr().String(), "MQTT over QUIC (UDP) with a client certificate"},

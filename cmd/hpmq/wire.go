@@ -238,7 +238,7 @@ func (n *node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 }
 
 // admitPlain takes the identity from the user who owns the other end of a
-// loopback connection, unless CONNECT has a user name.
+// loopback connection or unix socket, unless CONNECT has a user name.
 func (n *node) admitPlain(nc net.Conn) (mqtt.Principal, error) {
 	name := guestName
 	own, err := mqtt.OwnPeer(nc)
@@ -252,5 +252,9 @@ func (n *node) admitPlain(nc net.Conn) (mqtt.Principal, error) {
 	if err != nil {
 		return mqtt.Principal{}, fmt.Errorf("plain listener: %w", err)
 	}
-	return mqtt.Principal{ID: id, Passwords: true, Remote: nc.RemoteAddr().String()}, nil
+	remote := nc.RemoteAddr().String()
+	if nc.LocalAddr().Network() == "unix" {
+		remote = "unix" // the other end has no name
+	}
+	return mqtt.Principal{ID: id, Passwords: true, Remote: remote}, nil
 }
