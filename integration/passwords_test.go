@@ -30,8 +30,8 @@ func (h *host) passwd(t *testing.T, name, password string, args ...string) {
 // each listener that takes passwords, and under the same policy.
 func TestPasswords(t *testing.T) {
 	need(t, "mosquitto", "mosquitto_pub", "mosquitto_sub", "setpriv")
-	net := newNetwork(t)
-	h, other := net.addHost("paris"), net.addHost("other")
+	lan := newNetwork(t)
+	h, other := lan.addHost("paris"), lan.addHost("other")
 	node := h.up(t)
 	pump := h.enrol(t, h, "pump-7") // brings ca.pem
 	copyFile(t, filepath.Join(h.home, "pump-7", "ca.pem"), filepath.Join(other.home, "ca.pem"))
@@ -39,13 +39,13 @@ func TestPasswords(t *testing.T) {
 	sub := h.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "site/#", "-v", "-q", "1")
 	eventually(t, 10*time.Second, "the subscriber is there", func() bool { return h.status(t).Broker["subscriptions"] > 0 })
 
-	tls := func(user, password string, more ...string) []string {
+	withTLS := func(user, password string, more ...string) []string {
 		return append([]string{
 			"-h", h.address, "-p", "8883", "--cafile", "ca.pem", "-u", user, "-P", password,
 			"-q", "1", "-d", "-t", "site/home/meter-3/raw", "-m", "over-tls",
 		}, more...)
 	}
-	if r := other.try(t, "mosquitto_pub", tls("meter-3", "correct horse")...); r.code != 0 {
+	if r := other.try(t, "mosquitto_pub", withTLS("meter-3", "correct horse")...); r.code != 0 {
 		t.Errorf("exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	sub.waitLine("site/home/meter-3/raw over-tls", 5*time.Second)
@@ -60,7 +60,7 @@ func TestPasswords(t *testing.T) {
 		{"311", "meter-3", "wrong horse", 4},
 		{"311", "meter-4", "correct horse", 4},
 	} {
-		if r := other.try(t, "mosquitto_pub", tls(tt.user, tt.password, "-V", tt.version)...); r.code != tt.code {
+		if r := other.try(t, "mosquitto_pub", withTLS(tt.user, tt.password, "-V", tt.version)...); r.code != tt.code {
 			t.Errorf("MQTT %s as %s with %q: exit code %d, want %d\n%s%s", tt.version, tt.user, tt.password, r.code, tt.code, r.stdout, r.stderr)
 		}
 	}
