@@ -24,6 +24,7 @@ var layers = map[string][]string{
 	"mqtt/store":           {"mqtt/packet"},
 	"mqtt/store/durable":   {"mqtt/packet", "mqtt/store"},
 	"mqtt/store/storetest": {"mqtt/packet", "mqtt/store"},
+	"mqtt/proxyproto":      {},
 	"mqtt/quic":            {},
 	"mqtt/websocket":       {},
 	"mqtt":                 {"identity", "mqtt/packet", "mqtt/topic", "mqtt/store"},
