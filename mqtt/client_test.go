@@ -169,13 +169,40 @@ func (w *world) dial(v packet.Version, who string) *client {
 		for {
 			p, err := packet.Read(r, v, packet.MaxSize)
 			if err != nil {
+				c.complain(err)
 				return
 			}
+			c.check(p)
 			c.got <- p
 		}
 	})
 	c.raw([]byte(who + "\n"))
 	return c
+}
+
+// complain fails the test if the broker sent what is no packet: the decoder is
+// as strict with servers as with clients.
+func (c *client) complain(err error) {
+	if bad, ok := errors.AsType[*packet.Error](err); ok {
+		c.t.Errorf("the broker broke the protocol: %v", bad)
+	}
+}
+
+// check fails the test if p is not for a server to send.
+func (c *client) check(p packet.Packet) {
+	switch p := p.(type) {
+	case *packet.Publish, *packet.Connack, *packet.Puback, *packet.Pubrec, *packet.Pubrel, *packet.Pubcomp,
+		*packet.Suback, *packet.Unsuback, *packet.Pingresp:
+	case *packet.Disconnect:
+		if c.v != packet.V5 {
+			c.t.Error("the broker sent DISCONNECT to a client of 3.1.1")
+		}
+		c.complain(p.CheckServer())
+	case *packet.Auth:
+		c.complain(p.CheckServer())
+	default:
+		c.t.Errorf("the broker sent %s", p.Type())
+	}
 }
 
 func (c *client) raw(b []byte) {

@@ -27,8 +27,8 @@ func (c *conn) handleConnect(h packet.Header, body []byte) error {
 		return violation("MQTT-3.1.0-1", "the first packet is "+h.Type.String())
 	}
 	var p packet.Connect
-	err := p.Decode(c.version, h.Flags, body) // [MQTT-3.1.4-1]
-	if p.Version == packet.V311 {
+	err := p.Decode(c.version, h.Flags, body)    // [MQTT-3.1.4-1]
+	if p.Version != 0 && p.Version < packet.V5 { // of MQTT 3.1, too, who is refused
 		c.version = packet.V311
 	}
 	if bad, ok := errors.AsType[*packet.Error](err); ok {
@@ -83,8 +83,7 @@ func (c *conn) accept(p *packet.Connect) error {
 	if c.b.policy.Load() != policy {
 		c.b.reauthorize(s) // the policy changed while nobody knew of the session
 	}
-	c.welcome(p, s, present, assigned)
-	return nil
+	return c.welcome(p, s, present, assigned)
 }
 
 // takeOptions notes what CONNECT says about the connection.
@@ -124,7 +123,7 @@ func (b *Broker) capExpiry(seconds uint32) uint32 {
 
 // welcome sends CONNACK and then what the session has waiting. [MQTT-3.1.4-5]
 // [MQTT-3.2.0-1]
-func (c *conn) welcome(p *packet.Connect, s *session, present bool, assigned string) {
+func (c *conn) welcome(p *packet.Connect, s *session, present bool, assigned string) error {
 	ack := &packet.Connack{SessionPresent: present} // [MQTT-3.2.2-2] [MQTT-3.2.2-3]
 	o := &ack.Properties
 	o.SetReceiveMaximum(c.b.opts.ReceiveMaximum)
@@ -136,10 +135,14 @@ func (c *conn) welcome(p *packet.Connect, s *session, present bool, assigned str
 	if got := s.expiry.Load(); p.Properties.Has(packet.PropSessionExpiryInterval) && got != p.Properties.SessionExpiryInterval {
 		o.SetSessionExpiryInterval(got)
 	}
-	c.send(&c.batch, ack)
+	if err := c.answer(ack); err != nil {
+		c.graceful = true // it never was welcome: no will
+		return err
+	}
 	c.ready.Store(true)
 	s.pump(&c.batch)
 	c.log().WithField(logfield.Version, c.version.String()).Info("client connected")
+	return nil
 }
 
 // refuseConnect sends CONNACK with the reason, if the version has a code for it.

@@ -48,6 +48,20 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 	return violation("", "unknown packet")
 }
 
+// answer sends a packet that the client waits for. One that is too large for it
+// even without an explanation ends the connection: nothing would tell the client
+// that it waits for nothing.
+func (c *conn) answer(p packet.Packet) error {
+	if c.maxPacket > 0 && !packet.Fit(p, c.version, c.maxPacket) { // [MQTT-3.1.2-24]
+		return &packet.Error{
+			Code: packet.PacketTooLarge, Statement: "MQTT-3.1.2-24",
+			Msg: p.Type().String() + " exceeds the client's maximum packet size",
+		}
+	}
+	c.send(&c.batch, p)
+	return nil
+}
+
 func (c *conn) handlePingreq(flags byte, body []byte) error {
 	var p packet.Pingreq
 	if err := p.Decode(c.version, flags, body); err != nil {

@@ -39,7 +39,9 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 		}
 	}
 	ack.Properties = c.explain(why)
-	c.send(&c.batch, ack)
+	if err := c.answer(ack); err != nil {
+		return err
+	}
 	if len(replay) > 0 {
 		c.own.pipe.push(&entry{stage: filtered, replay: replay})
 	}
@@ -235,8 +237,7 @@ func (c *conn) handleUnsubscribe(flags byte, body []byte) error {
 			return &packet.Error{Code: packet.UnspecifiedError, Msg: err.Error()}
 		}
 	}
-	c.send(&c.batch, ack)
-	return nil
+	return c.answer(ack)
 }
 
 // unsubscribe reports whether the session had a subscription to filter.

@@ -1,0 +1,607 @@
+package mqtt
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+const (
+	connect5   = "\x00\x04MQTT\x05" // of CONNECT, before its flags
+	connect311 = "\x00\x04MQTT\x04"
+)
+
+// TestBrokenConnects has the CONNECT packets that no client may send. The answer
+// is CONNACK with the reason, where the version has one, and the end. What
+// follows in the same segment is not looked at [MQTT-3.1.4-6].
+func TestBrokenConnects(t *testing.T) {
+	const malformed = packet.MalformedPacket
+	const unsupported = packet.UnsupportedProtocolVersion
+	for _, tt := range []struct {
+		statement string
+		code      packet.ReasonCode // 0: no CONNACK
+		bytes     []string
+	}{
+		{"3.1.0-1", 0, []string{"\xc0\x00", "\xe0\x00", raw(0x30, "\x00\x01a\x00"), raw(0x82, "\x00\x01\x00\x00\x01a\x00"), "\xf0\x00"}},
+		{"3.1.2-1", unsupported, []string{
+			raw(0x10, "\x00\x04mqtt\x05\x02\x00\x00\x00\x00\x01c"), raw(0x10, "\x00\x03MQT\x05\x02\x00\x00\x00\x00\x01c"),
+		}},
+		{"3.1.2-2", unsupported, []string{raw(0x10, "\x00\x04MQTT\x06\x02\x00\x00\x00\x00\x01c"), raw(0x10, "\x00\x04MQTT\xff\x02\x00\x00\x00\x00\x01c")}},
+		{"3.1.2-3", malformed, []string{raw(0x10, connect5+"\x03\x00\x00\x00\x00\x01c")}},
+		{"3.1.2-9", malformed, []string{raw(0x10, connect5+"\x06\x00\x00\x00\x00\x01c"), raw(0x10, connect5+"\x06\x00\x00\x00\x00\x01c\x00\x00\x01w")}},
+		{"3.1.2-11", malformed, []string{raw(0x10, connect5+"\x0a\x00\x00\x00\x00\x01c")}},
+		{"3.1.2-12", malformed, []string{raw(0x10, connect5+"\x1e\x00\x00\x00\x00\x01c\x00\x00\x01w\x00\x00")}},
+		{"3.1.2-13", malformed, []string{raw(0x10, connect5+"\x22\x00\x00\x00\x00\x01c")}},
+		{"3.1.2-16", malformed, []string{raw(0x10, connect5+"\x02\x00\x00\x00\x00\x01c\x00\x01u")}},
+		{"3.1.2-17", malformed, []string{raw(0x10, connect5+"\x82\x00\x00\x00\x00\x01c")}},
+		{"3.1.2-18", malformed, []string{raw(0x10, connect5+"\x82\x00\x00\x00\x00\x01c\x00\x01u\x00\x01p")}},
+		{"3.1.2-19", malformed, []string{raw(0x10, connect5+"\x42\x00\x00\x00\x00\x01c")}},
+		{"3.1.3-1 3.1.3-3", malformed, []string{raw(0x10, connect5+"\x02\x00\x00\x00"), raw(0x10, connect5+"\x86\x00\x00\x00\x00\x01c\x00\x01u\x00\x00\x01w\x00\x00")}},
+		{"3.1.3-4", malformed, []string{raw(0x10, connect5+"\x02\x00\x00\x00\x00\x01\xff")}},
+		{"3.1.3-11", malformed, []string{raw(0x10, connect5+"\x06\x00\x00\x00\x00\x01c\x00\x00\x01\xff\x00\x00")}},
+		{"3.1.3-12", malformed, []string{raw(0x10, connect5+"\x82\x00\x00\x00\x00\x01c\x00\x01\xff")}},
+		{"3.1.4-1", malformed, []string{
+			raw(0x10, connect5+"\x02\x00\x00\x00\x00\x01c\x00"),                 // goes on
+			raw(0x10, connect5+"\x02\x00\x00\x02\x17\x05\x00\x01c"),             // 3.1.2.11.7: 0 or 1
+			raw(0x10, connect5+"\x02\x00\x00\x03\x22\x00\x01\x01\x00\x00\x01c"), // a property length too short
+		}},
+	} {
+		t.Run(tt.statement, func(t *testing.T) {
+			for _, bytes := range tt.bytes {
+				bubble(t, nil, func(t *testing.T, w *world) {
+					watcher := w.connect(packet.V5, "watcher")
+					watcher.subscribe(filter("#", 0))
+					c := w.dial(packet.V5, "broken")
+					_, _ = c.nc.Write([]byte(bytes + raw(0x30, "\x00\x01a\x00") + "\xc0\x00"))
+					if tt.code != 0 {
+						got := want[*packet.Connack](c)
+						if malformedToo := got.ReasonCode == packet.ProtocolError && tt.code == malformed; got.ReasonCode != tt.code && !malformedToo {
+							t.Errorf("% x: got %s, want %s", bytes, show(got), tt.code)
+						}
+						if got.SessionPresent {
+							t.Error("session present in a refusal")
+						}
+					}
+					if c.silence(); !c.ended() {
+						t.Errorf("% x: the connection stays open", bytes)
+					}
+					watcher.silence()
+				})
+			}
+		})
+	}
+	t.Run("3.1.2-2 3.1.1", func(t *testing.T) {
+		for _, head := range []string{"\x00\x06MQIsdp\x03", "\x00\x04MQTT\x03"} {
+			bubble(t, nil, func(t *testing.T, w *world) {
+				c := w.dial(packet.V311, "old")
+				c.raw([]byte(raw(0x10, head+"\x02\x00\x00\x00\x01c")))
+				if got := want[*packet.Connack](c); got.ReasonCode != packet.UnsupportedProtocolVersion || !c.ended() {
+					t.Errorf("got %s", show(got))
+				}
+			})
+		}
+	})
+	t.Run("3.1.3-8", func(t *testing.T) { // and 3.1.1 [3.1.3-8]
+		bubble(t, nil, func(t *testing.T, w *world) {
+			c := w.dial(packet.V311, "old")
+			c.raw([]byte(raw(0x10, connect311+"\x00\x00\x00\x00\x00")))
+			if got := want[*packet.Connack](c); got.ReasonCode != packet.ClientIdentifierNotValid || !c.ended() {
+				t.Errorf("got %s", show(got))
+			}
+		})
+	})
+}
+
+func TestConnectStatements(t *testing.T) {
+	prove(t, "3.1.2-4 3.2.2-2 3.1.4-4", func(t *testing.T, w *world, v packet.Version) {
+		c := w.connect(v, "c", kept(v))
+		c.subscribe(filter("a", 1))
+		c.close()
+		pub := w.connect(v, "pub")
+		pub.exchange("a", "waiting", 1)
+		c, ack := w.connectAck(v, "c", kept(v), func(p *packet.Connect) { p.CleanStart = true })
+		if ack.SessionPresent {
+			t.Error("session present after a clean start")
+		}
+		pub.exchange("a", "live", 1)
+		c.silence() // neither the message nor the subscription is left
+		if got := w.b.Counters().Store.Queued; got != 0 {
+			t.Errorf("%d messages stay in queues", got)
+		}
+	})
+	prove(t, "3.1.2-5 3.1.2-6 3.2.2-3 3.1.2-23 3.1.3-2 4.1.0-1", func(t *testing.T, w *world, v packet.Version) {
+		sub, ack := w.connectAck(v, "sub", kept(v), resume)
+		if ack.SessionPresent {
+			t.Error("a session that never was is present")
+		}
+		sub.subscribe(filter("a", 2))
+		pub := w.connect(v, "pub")
+		pub.exchange("a", "0", 2)
+		id := sub.wantMessage("0").PacketID
+		sub.close()
+		pub.exchange("a", "1", 1)
+		if _, ack := w.connectAck(v, "other", kept(v), resume); ack.SessionPresent {
+			t.Error("another client identifier has the session")
+		}
+		sub, ack = w.connectAck(v, "sub", resume, kept(v))
+		if !ack.SessionPresent {
+			t.Error("the session is not present")
+		}
+		if p := sub.wantMessage("0"); p.PacketID != id { // the handshake that was open,
+			t.Errorf("packet identifier %d, was %d", p.PacketID, id)
+		} else {
+			sub.finish(p)
+		}
+		sub.finish(sub.wantMessage("1")) // what waited,
+		pub.exchange("a", "2", 1)        // and the subscription
+		sub.finish(sub.wantMessage("2"))
+	})
+	prove(t, "3.1.2-7 3.1.2-8 3.1.2-10 3.1.2-14", func(t *testing.T, w *world, v packet.Version) {
+		watcher := w.connect(v, "watcher")
+		watcher.subscribe(filter("w", 2))
+		c := w.connect(v, "c", withWill("w", "gone", 0))
+		watcher.silence()
+		c.close()
+		if p := watcher.wantMessage("gone"); p.Retain || p.QoS != 1 {
+			t.Errorf("RETAIN %v, QoS %d", p.Retain, p.QoS)
+		} else {
+			watcher.finish(p)
+		}
+		c = w.connect(v, "c") // without a will
+		c.close()
+		c = w.connect(v, "c", withWill("w", "never", 0))
+		c.bye()
+		watcher.silence()
+		late := w.connect(v, "late")
+		late.subscribe(filter("w", 0))
+		late.silence()
+	})
+	prove(t, "3.1.2-15 3.2.2-13", func(_ *testing.T, w *world, v packet.Version) {
+		w.connect(v, "c", withWill("w", "gone", 0), func(p *packet.Connect) { p.Will.Retain = true }).close()
+		late := w.connect(v, "late")
+		late.subscribe(filter("w", 0))
+		if p := late.wantMessage("gone"); !p.Retain {
+			t.Error("the will is not retained")
+		}
+	})
+	prove5(t, "3.1.2-19", func(_ *testing.T, w *world) { // without a user name: of MQTT 5 alone
+		w.connect(packet.V5, "c", func(p *packet.Connect) { p.PasswordFlag, p.Password = true, []byte("p") })
+	})
+	prove(t, "3.1.2-22 3.2.2-22", func(t *testing.T, w *world, v packet.Version) {
+		watcher := w.connect(v, "watcher")
+		watcher.subscribe(filter("w", 0))
+		for _, seconds := range []uint16{1, 60, 65535} {
+			c := w.connect(v, "c", keepAlive(seconds), withWill("w", "gone", 0))
+			limit := time.Duration(seconds) * 1500 * time.Millisecond
+			wait(limit - time.Millisecond)
+			if c.ended() {
+				t.Fatalf("keep alive %d s: closed too early", seconds)
+			}
+			watcher.silence()
+			wait(time.Millisecond)
+			if v == packet.V5 {
+				if got := want[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout {
+					t.Errorf("got %s", show(got))
+				}
+			}
+			if !c.ended() {
+				t.Errorf("keep alive %d s: open after %v", seconds, limit)
+			}
+			watcher.wantMessage("gone")
+		}
+		c := w.connect(v, "c", keepAlive(0))
+		wait(20 * time.Hour)
+		c.send(&packet.Pingreq{})
+		want[*packet.Pingresp](c)
+	})
+	prove5(t, "3.1.2-24 3.1.2-25", testMaximumPacketSize)
+	prove5(t, "3.1.2-27", func(_ *testing.T, w *world) {
+		for i, change := range []func(*packet.Connect){
+			func(*packet.Connect) {},
+			func(p *packet.Connect) { p.Properties.SetTopicAliasMaximum(0) },
+		} {
+			sub, pub := w.connect(packet.V5, fmt.Sprint("sub", i), change), w.connect(packet.V5, "pub")
+			sub.subscribe(filter("a", 1))
+			for i := range 100 {
+				pub.exchange("a", "x", byte(i%2))
+				p := sub.wantMessage("x")
+				if p.Properties.Has(packet.PropTopicAlias) || string(p.TopicName) != "a" {
+					t.Errorf("alias %d, topic %q", p.Properties.TopicAlias, p.TopicName)
+				}
+				sub.finish(p)
+			}
+		}
+	})
+	prove5(t, "3.1.2-28", func(t *testing.T, w *world) {
+		for i, change := range []func(*packet.Connect){
+			func(*packet.Connect) {},
+			func(p *packet.Connect) { p.Properties.SetRequestResponseInformation(0) },
+		} {
+			if _, ack := w.connectAck(packet.V5, fmt.Sprint("c", i), change); ack.Properties.Has(packet.PropResponseInformation) {
+				t.Errorf("response information %q", ack.Properties.ResponseInformation)
+			}
+		}
+	})
+	prove5(t, "3.1.2-29", testProblemInformation)
+	prove(t, "3.1.3-5", func(t *testing.T, w *world, v packet.Version) {
+		for _, id := range []string{"0", "abcdefghijklmnopqrstuvw", "ABCDEFGHIJKLMNOPQRSTUVW", "xyzXYZ0123456789"} {
+			w.connect(v, id).bye()
+		}
+		w.connect(v, strings.Repeat("é/ #+", 100)).bye() // more than it has to take
+		if got := w.b.Counters().Sessions; got != 0 {
+			t.Errorf("%d sessions stay", got)
+		}
+	})
+	prove5(t, "3.1.3-6 3.1.3-7 3.2.2-16", func(t *testing.T, w *world) {
+		seen := map[string]bool{}
+		for range 100 {
+			c, ack := w.connectAck(packet.V5, "", expiry(100))
+			id := ack.Properties.AssignedClientIdentifier
+			if id == "" || seen[id] {
+				t.Fatalf("assigned %q, again or nothing", id)
+			}
+			seen[id] = true
+			c.close()
+			again := w.dial(packet.V5, "x")
+			again.send(connectPacket(id, resume, expiry(100)))
+			if got := want[*packet.Connack](again); !got.SessionPresent || got.Properties.Has(packet.PropAssignedClientIdentifier) {
+				t.Error("the identifier that was assigned does not name the session")
+			}
+		}
+	})
+	prove5(t, "3.1.3-9", func(_ *testing.T, w *world) {
+		watcher := w.connect(packet.V5, "watcher")
+		watcher.subscribe(filter("w", 0))
+		w.connect(packet.V5, "c", expiry(100), withWill("w", "old", 20)).close()
+		wait(20*time.Second - time.Millisecond)
+		c := w.connect(packet.V5, "c", resume, expiry(100), withWill("w", "new", 30))
+		wait(time.Minute)
+		watcher.silence()
+		c.close()
+		wait(30*time.Second - time.Millisecond)
+		watcher.silence()
+		wait(time.Millisecond)
+		watcher.wantMessage("new")
+	})
+	prove5(t, "3.1.3-10", func(t *testing.T, w *world) {
+		watcher := w.connect(packet.V5, "watcher")
+		watcher.subscribe(filter("w", 1))
+		pairs := []packet.UserProperty{{Key: "b", Value: "1"}, {Key: "a", Value: "2"}, {Key: "b", Value: "0"}, {}}
+		w.connect(packet.V5, "c", withWill("w", "gone", 0), func(p *packet.Connect) {
+			p.Will.Properties.User = pairs
+			p.Will.Properties.SetContentType("text/plain")
+			p.Will.Properties.SetMessageExpiryInterval(60)
+		}).close()
+		got := watcher.wantMessage("gone").Properties
+		if !slices.Equal(got.User, pairs) || got.ContentType != "text/plain" || got.MessageExpiryInterval != 60 {
+			t.Errorf("got %+v", got)
+		}
+		if got.Has(packet.PropWillDelayInterval) {
+			t.Error("the will's delay was published")
+		}
+	})
+	prove(t, "3.1.4-2", func(t *testing.T, w *world, v packet.Version) {
+		w.rules.set(func(r *rules) { r.nobody = []string{"nox"}; r.will = []string{"no/will"} })
+		for _, tt := range []struct {
+			id     string
+			change func(*packet.Connect)
+		}{{"no", kept(v)}, {"c", withWill("no/will", "x", 0)}} {
+			c, ack := w.connectAck(v, tt.id, tt.change)
+			if ack.ReasonCode != packet.NotAuthorized || ack.SessionPresent || !c.ended() {
+				t.Errorf("got %s, open %v", show(ack), !c.ended())
+			}
+		}
+		if got := w.b.Counters().Sessions; got != 0 {
+			t.Errorf("%d sessions of those who were refused", got)
+		}
+	})
+	prove(t, "3.1.4-3", func(t *testing.T, w *world, v packet.Version) {
+		for _, clean := range []bool{false, true} {
+			old := w.connect(v, "c", kept(v))
+			c := w.connect(v, "c", kept(v), func(p *packet.Connect) { p.CleanStart = clean })
+			if v == packet.V5 {
+				if got := want[*packet.Disconnect](old); got.ReasonCode != packet.SessionTakenOver {
+					t.Errorf("got %s", show(got))
+				}
+			}
+			if old.silence(); !old.ended() || c.ended() {
+				t.Error("want the old connection closed, the new one open")
+			}
+			c.bye()
+		}
+	})
+	prove(t, "3.1.4-5 3.2.0-1 3.2.0-2", func(t *testing.T, w *world, v packet.Version) {
+		sub := w.connect(v, "sub", kept(v))
+		sub.subscribe(filter("a", 1))
+		sub.close()
+		pub := w.connect(v, "pub")
+		for i := range 10 {
+			pub.exchange("a", fmt.Sprint(i), 1)
+		}
+		sub = w.dial(v, "subx")
+		connect := connectPacket("sub", resume, kept(v)).Append(nil, v)
+		sub.raw(append(connect, "\xc0\x00"...)) // CONNECT and PINGREQ at once
+		if got := want[*packet.Connack](sub); got.ReasonCode != packet.Success {
+			t.Errorf("got %s", show(got))
+		}
+		for p := sub.next(); p != nil; p = sub.next() {
+			if p.Type() == packet.TypeConnack {
+				t.Error("a second CONNACK")
+			}
+		}
+	})
+	prove(t, "3.1.4-6", func(t *testing.T, w *world, v packet.Version) {
+		w.rules.set(func(r *rules) { r.nobody = []string{"nox"} })
+		watcher := w.connect(v, "watcher")
+		watcher.subscribe(filter("#", 0))
+		c := w.dial(v, "nox")
+		c.raw(message("a", "x", 0, 0).Append(connectPacket("no").Append(nil, v), v))
+		if got := want[*packet.Connack](c); got.ReasonCode != packet.NotAuthorized || !c.ended() {
+			t.Errorf("got %s", show(got))
+		}
+		watcher.silence()
+	})
+}
+
+// testMaximumPacketSize has every type of packet that can be larger than CONNACK
+// sent to a client that takes exactly its size, and to one that takes a byte less.
+func testMaximumPacketSize(t *testing.T, w *world) {
+	w.rules.set(func(r *rules) { r.publish, r.subscribe = []string{"secret"}, []string{"secret"} })
+	pub := w.connect(packet.V5, "pub")
+	filters := make([]string, 50)
+	subs := make([]packet.Subscription, len(filters))
+	for i := range filters {
+		filters[i] = fmt.Sprint("f/", i)
+		subs[i] = filter(filters[i], 0)
+	}
+	for _, tt := range []struct {
+		name    string
+		ask     func(c *client)
+		shrinks bool // its explanation may be left out
+	}{
+		{"PUBACK", func(c *client) { c.publish("secret", "x", 1, 1) }, true},
+		{"PUBREC", func(c *client) { c.publish("secret", "x", 2, 1) }, true},
+		{"SUBACK with a reason", func(c *client) {
+			c.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("secret", 0)}})
+		}, true},
+		{"DISCONNECT", func(c *client) { c.raw([]byte("\xc1\x00")) }, true},
+		{"SUBACK", func(c *client) { c.send(&packet.Subscribe{PacketID: 1, Subscriptions: subs}) }, false},
+		{"UNSUBACK", func(c *client) { c.send(&packet.Unsubscribe{PacketID: 1, TopicFilters: filters}) }, false},
+	} {
+		answer := func(change ...func(*packet.Connect)) packet.Packet {
+			c := w.connect(packet.V5, "c", change...)
+			defer c.bye()
+			tt.ask(c)
+			return c.next()
+		}
+		whole := answer()
+		size := whole.Size(packet.V5)
+		if got := answer(maxPacketSize(size)); got.Size(packet.V5) != size {
+			t.Errorf("%s of %d bytes within as many: %s of %d", tt.name, size, show(got), got.Size(packet.V5))
+		}
+		less := answer(maxPacketSize(size - 1))
+		switch end, ended := less.(*packet.Disconnect); {
+		case less == nil || less.Size(packet.V5) >= size:
+			t.Errorf("%s of %d bytes within one less: %s", tt.name, size, show(less))
+		case tt.shrinks && less.Type() != whole.Type():
+			t.Errorf("%s: got %s", tt.name, show(less))
+		case !tt.shrinks && (!ended || end.ReasonCode != packet.PacketTooLarge):
+			t.Errorf("%s that cannot be told: %s", tt.name, show(less))
+		}
+	}
+	fits := message("a", strings.Repeat("x", 20), 1, 1)
+	for _, session := range []uint32{0, 100} {
+		for qos := range byte(3) {
+			for _, late := range []bool{false, true} { // through the queue
+				n := fits.Size(packet.V5)
+				if qos == 0 {
+					n -= 2
+				}
+				sub := w.connect(packet.V5, "sub", maxPacketSize(n), expiry(session), quota(1))
+				sub.subscribe(filter("a", qos))
+				if late && session > 0 {
+					sub.close()
+				}
+				for _, payload := range []string{strings.Repeat("y", 21), strings.Repeat("x", 20), strings.Repeat("z", 21), "z"} {
+					pub.exchange("a", payload, qos)
+				}
+				if late && session > 0 {
+					sub = w.connect(packet.V5, "sub", maxPacketSize(n), expiry(session), resume)
+				}
+				if qos > 0 || !late || session == 0 { // QoS 0 does not wait
+					sub.finish(sub.wantMessage(string(fits.Payload)))
+					sub.finish(sub.wantMessage("z"))
+				}
+				sub.silence()
+				p := &packet.Disconnect{}
+				p.Properties.SetSessionExpiryInterval(0)
+				sub.send(p)
+				sub.close()
+			}
+		}
+	}
+	if got := w.b.Counters().Store.Queued; got != 0 {
+		t.Errorf("%d messages stay in queues", got)
+	}
+}
+
+// testProblemInformation wants no explanation but in CONNACK, DISCONNECT and
+// PUBLISH if the client asked for none.
+func testProblemInformation(t *testing.T, w *world) {
+	w.rules.set(func(r *rules) { r.publish, r.subscribe = []string{"secret"}, []string{"secret"} })
+	for _, asked := range []bool{true, false} {
+		c := w.connect(packet.V5, fmt.Sprint("c", asked), func(p *packet.Connect) {
+			if !asked {
+				p.Properties.SetRequestProblemInformation(0)
+			}
+		})
+		c.subscribe(filter("a", 0))
+		explained := func(p packet.Packet, props *packet.Properties, code packet.ReasonCode) {
+			t.Helper()
+			if code != packet.NotAuthorized {
+				t.Errorf("%s: %s", p.Type(), code)
+			}
+			if got := props.Has(packet.PropReasonString) || props.Has(packet.PropUserProperty); got != asked {
+				t.Errorf("%s: explained %v, asked %v", p.Type(), got, asked)
+			}
+		}
+		c.publish("secret", "x", 1, 1)
+		ack := want[*packet.Puback](c)
+		explained(ack, &ack.Properties, ack.ReasonCode)
+		c.publish("secret", "x", 2, 1)
+		rec := want[*packet.Pubrec](c)
+		explained(rec, &rec.Properties, rec.ReasonCode)
+		c.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("secret", 0)}})
+		sub := want[*packet.Suback](c)
+		explained(sub, &sub.Properties, sub.ReasonCodes[0])
+		p := message("a", "x", 0, 0)
+		p.Properties.User = []packet.UserProperty{{Key: "k", Value: "v"}}
+		c.send(p)
+		if got := c.wantMessage("x"); len(got.Properties.User) != 1 {
+			t.Error("a message lost its user property")
+		}
+		c.raw([]byte("\xc1\x00"))
+		if got := want[*packet.Disconnect](c); got.Properties.ReasonString == "" {
+			t.Error("DISCONNECT without a reason")
+		}
+	}
+}
+
+func TestConnackStatements(t *testing.T) {
+	prove(t, "3.2.2-6 3.2.2-7 3.2.2-8", func(t *testing.T, w *world, v packet.Version) {
+		c := w.connect(v, "no", kept(v)) // leaves a session
+		c.close()
+		w.rules.set(func(r *rules) { r.nobody = []string{"nox"} })
+		c, ack := w.connectAck(v, "no", resume, kept(v))
+		if ack.ReasonCode != packet.NotAuthorized || ack.SessionPresent || !c.ended() {
+			t.Errorf("got %s, session present %v, open %v", show(ack), ack.SessionPresent, !c.ended())
+		}
+	})
+	prove(t, "3.2.2-1", func(t *testing.T, w *world, v packet.Version) {
+		for _, clean := range []bool{true, false, false} {
+			nc, err := w.l.Dial()
+			if err != nil {
+				t.Fatal(err)
+			}
+			connect := connectPacket("c", kept(v), func(p *packet.Connect) { p.CleanStart = clean })
+			head := make([]byte, 3) // its length is of one byte
+			if _, err := nc.Write(connect.Append([]byte("cx\n"), v)); err != nil {
+				t.Error(err)
+			}
+			if _, err := io.ReadFull(nc, head); err != nil || head[0] != 0x20 || head[2]&0xFE != 0 {
+				t.Errorf("CONNACK begins with % x: %v", head, err)
+			}
+			nc.Close()
+		}
+	})
+	prove5(t, "3.2.2-9 3.2.2-10 3.2.2-12", func(t *testing.T, w *world) {
+		c, ack := w.connectAck(packet.V5, "c", withWill("w", "x", 0), func(p *packet.Connect) { p.Will.QoS, p.Will.Retain = 2, true })
+		for _, id := range []packet.PropertyID{
+			packet.PropMaximumQoS, packet.PropRetainAvailable, packet.PropWildcardSubscriptionAvailable,
+			packet.PropSubscriptionIdentifierAvailable, packet.PropSharedSubscriptionAvailable,
+		} { // what is not announced is there
+			if ack.Properties.Has(id) {
+				t.Errorf("CONNACK has %s", id)
+			}
+		}
+		if got := c.subscribe(filter("a/+", 0), filter("b", 1), filter("c", 2), filter("$share/g/d", 2)); !slices.Equal(got, []packet.ReasonCode{0, 1, 2, 2}) {
+			t.Errorf("granted %v", got)
+		}
+	})
+	prove5With(t, "3.2.2-15", func(o *Options) { o.PacketSize = 100 }, testServerPacketSize)
+	prove5(t, "3.2.2-17 3.2.2-18", func(t *testing.T, w *world) {
+		c, ack := w.connectAck(packet.V5, "c")
+		highest := ack.Properties.TopicAliasMaximum
+		p := message("a", "x", 0, 0)
+		p.Properties.SetTopicAlias(highest)
+		c.send(p)
+		c.silence()
+		p.Properties.SetTopicAlias(highest + 1)
+		c.send(p)
+		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.TopicAliasInvalid || !c.ended() {
+			t.Errorf("got %s", show(got))
+		}
+	})
+	prove5(t, "3.2.2-19 3.2.2-20", func(t *testing.T, w *world) {
+		w.rules.set(func(r *rules) { r.will = []string{"no/will"} })
+		for limit, wantReason := range map[int]bool{5: false, 30: false, 1000: true} {
+			c, ack := w.connectAck(packet.V5, "c", withWill("no/will", "x", 0), maxPacketSize(limit))
+			if ack.Size(packet.V5) > limit || ack.ReasonCode != packet.NotAuthorized || !c.ended() {
+				t.Errorf("%d bytes within %d: %s", ack.Size(packet.V5), limit, show(ack))
+			}
+			if got := ack.Properties.Has(packet.PropReasonString); got != wantReason {
+				t.Errorf("within %d bytes: reason string %v", limit, got)
+			}
+		}
+	})
+	prove5(t, "3.1.2-24 CONNACK", func(t *testing.T, w *world) {
+		_, ack := w.connectAck(packet.V5, "c")
+		size := ack.Size(packet.V5)
+		for less := range 2 {
+			c := w.dial(packet.V5, "cx")
+			c.send(connectPacket("c", maxPacketSize(size-less)))
+			got, _ := c.next().(*packet.Connack)
+			if less == 0 && (got == nil || got.ReasonCode != packet.Success) || less == 1 && got != nil && got.ReasonCode == packet.Success {
+				t.Errorf("CONNACK of %d bytes within %d: %v", size, size-less, got)
+			}
+			if less == 1 && !c.ended() {
+				t.Error("a client that cannot be welcomed is served")
+			}
+		}
+	})
+}
+
+// testServerPacketSize sends packets of every type that are as large as CONNACK
+// allows and one byte larger.
+func testServerPacketSize(t *testing.T, w *world) {
+	pad := func(size int, make func(pad string) packet.Packet) packet.Packet {
+		for n := 0; ; n++ {
+			if p := make(strings.Repeat("x", n)); p.Size(packet.V5) >= size {
+				return p
+			}
+		}
+	}
+	reason := func(pad string) (p packet.Properties) {
+		p.SetReasonString(pad)
+		return p
+	}
+	for name, grow := range map[string]func(pad string) packet.Packet{
+		"PUBLISH": func(pad string) packet.Packet { return message("a", pad, 0, 0) },
+		"PUBACK":  func(pad string) packet.Packet { return &packet.Puback{PacketID: 1, Properties: reason(pad)} },
+		"PUBREC":  func(pad string) packet.Packet { return &packet.Pubrec{PacketID: 1, Properties: reason(pad)} },
+		"PUBREL":  func(pad string) packet.Packet { return &packet.Pubrel{PacketID: 1, Properties: reason(pad)} },
+		"PUBCOMP": func(pad string) packet.Packet { return &packet.Pubcomp{PacketID: 1, Properties: reason(pad)} },
+		"SUBSCRIBE": func(pad string) packet.Packet {
+			return &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("a"+pad, 0)}}
+		},
+		"UNSUBSCRIBE": func(pad string) packet.Packet {
+			return &packet.Unsubscribe{PacketID: 1, TopicFilters: []string{"a" + pad}}
+		},
+		"DISCONNECT": func(pad string) packet.Packet {
+			return &packet.Disconnect{ReasonCode: packet.DisconnectWithWillMessage, Properties: reason(pad)}
+		},
+	} {
+		c := w.connect(packet.V5, "c")
+		c.send(pad(100, grow))
+		if got, bad := c.next().(*packet.Disconnect); bad {
+			t.Errorf("%s of 100 bytes: %s", name, show(got))
+		}
+		c = w.connect(packet.V5, "c")
+		c.send(pad(101, grow))
+		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.PacketTooLarge || !c.ended() {
+			t.Errorf("%s of 101 bytes: %s", name, show(got))
+		}
+	}
+	for extra := range 2 {
+		c := w.dial(packet.V5, "cx")
+		c.send(pad(100+extra, func(pad string) packet.Packet { return connectPacket("c" + pad) }))
+		if got, _ := c.next().(*packet.Connack); (got != nil && got.ReasonCode == packet.Success) != (extra == 0) {
+			t.Errorf("CONNECT of %d bytes: %v", 100+extra, got)
+		}
+	}
+}

@@ -1,0 +1,439 @@
+package mqtt
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+func TestFormatStatements(t *testing.T) {
+	prove(t, "1.5.4-3", func(t *testing.T, w *world, v packet.Version) {
+		c := w.connect(v, "c")
+		c.subscribe(filter("\uFEFFa", 0), filter("a", 0))
+		c.publish("\uFEFFa", "with", 0, 0)
+		if got := c.wantMessage("with"); string(got.TopicName) != "\uFEFFa" {
+			t.Errorf("topic % x", got.TopicName)
+		}
+		c.silence() // "a" is another topic
+	})
+	prove(t, "1.5.4-1 4.7.3-3", func(t *testing.T, w *world, v packet.Version) { // the widest of what is fine
+		c := w.connect(v, "c")
+		for _, topic := range []string{"\u0001", "\uD7FF\uE000", "\U0010FFFF", "\uFFFE", strings.Repeat("é", 32767) + "x"} {
+			if got := c.subscribe(filter(topic, 0))[0]; got != 0 {
+				t.Errorf("%.20q: %s", topic, got)
+			}
+			c.publish(topic, "x", 0, 0)
+			if got := c.wantMessage("x"); string(got.TopicName) != topic {
+				t.Errorf("topic %.20q", got.TopicName)
+			}
+		}
+	})
+	prove(t, "2.2.1-4 4.3.2-1 4.3.3-1", testPacketIdentifiers)
+	prove5(t, "2.2.2-1", func(_ *testing.T, w *world) { // the test client takes nothing else
+		w.rules.set(func(r *rules) { r.will = []string{"no"} })
+		c := w.connect(packet.V5, "c")
+		c.subscribe(filter("a", 2))
+		c.publish("a", "x", 0, 0)
+		c.wantMessage("x")
+		c.unsubscribe("a")
+	})
+}
+
+// testPacketIdentifiers sends more messages than there are identifiers while one
+// stays unacknowledged.
+func testPacketIdentifiers(t *testing.T, w *world, v packet.Version) {
+	sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
+	sub.subscribe(filter("a", 2))
+	held := map[uint16]bool{}
+	for i := range 5 {
+		pub.exchange("a", "held", 1+byte(i%2))
+		held[sub.wantMessage("held").PacketID] = true
+	}
+	if len(held) != 5 || held[0] {
+		t.Fatalf("identifiers %v", held)
+	}
+	conn := w.b.all()
+	for _, s := range conn { // so that it takes no 65,535 messages to get there
+		s.mu.Lock()
+		s.window.next = 65_530
+		s.mu.Unlock()
+	}
+	for i := range 20 {
+		pub.exchange("a", "x", 1+byte(i%2))
+		p := sub.wantMessage("x")
+		if p.PacketID == 0 || held[p.PacketID] {
+			t.Errorf("identifier %d is 0 or in use", p.PacketID)
+		}
+		sub.finish(p)
+	}
+}
+
+func TestSessionStatements(t *testing.T) {
+	prove5(t, "4.1.0-1", func(_ *testing.T, w *world) { // even without expiry it lasts as long as the connection
+		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("a", 1))
+		wait(1000 * time.Second)
+		pub.exchange("a", "x", 1)
+		sub.wantMessage("x")
+	})
+	prove5(t, "3.1.2-23 4.1.0-2", func(t *testing.T, w *world) {
+		for _, tt := range []struct {
+			expiry uint32
+			after  time.Duration
+			want   bool
+		}{
+			{10, 10*time.Second - time.Millisecond, true},
+			{10, 10 * time.Second, false},
+			{0, 0, false},
+			{0xFFFFFFFF, 20 * time.Hour, true},
+		} {
+			c := w.connect(packet.V5, "c", expiry(tt.expiry))
+			c.subscribe(filter("a", 1))
+			wait(time.Hour) // does not count
+			c.close()
+			wait(tt.after)
+			c, ack := w.connectAck(packet.V5, "c", resume)
+			if ack.SessionPresent != tt.want {
+				t.Errorf("expiry %d s, after %v: present %v", tt.expiry, tt.after, ack.SessionPresent)
+			}
+			c.bye()
+		}
+		if got := w.b.Counters(); got.Sessions != 0 || got.Store.Sessions != 0 || got.Subscriptions != 0 {
+			t.Errorf("%d sessions, %d stored and %d subscriptions stay", got.Sessions, got.Store.Sessions, got.Subscriptions)
+		}
+	})
+}
+
+func TestDeliveryStatements(t *testing.T) {
+	prove(t, "4.3.2-3 4.3.3-3 4.4.0-1", func(t *testing.T, w *world, v packet.Version) {
+		sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
+		sub.subscribe(filter("a", 2))
+		ids := map[string]uint16{}
+		for i := range 4 {
+			pub.exchange("a", fmt.Sprint(i), 1+byte(i%2))
+			ids[fmt.Sprint(i)] = sub.wantMessage(fmt.Sprint(i)).PacketID
+		}
+		wait(time.Hour)
+		sub.silence() // nothing is sent again on the same connection
+		for range 3 {
+			sub.close()
+			sub = w.connect(v, "sub", resume, kept(v))
+			for i := range 4 {
+				if p := sub.wantMessage(fmt.Sprint(i)); p.PacketID != ids[fmt.Sprint(i)] || !p.Dup {
+					t.Errorf("%d: identifier %d, DUP %v; was %d", i, p.PacketID, p.Dup, ids[fmt.Sprint(i)])
+				}
+			}
+			sub.silence()
+		}
+	})
+	prove(t, "4.3.2-4 4.3.2-5 4.3.3-8 4.3.3-11 4.3.3-12", func(_ *testing.T, w *world, v packet.Version) {
+		for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
+			sub, pub := w.connect(v, "sub"), w.connect(v, fmt.Sprint("pub", i), change)
+			sub.subscribe(filter("a", 0))
+			for i := range 3 { // the same identifier each time
+				pub.exchange("a", fmt.Sprint(i), 1)
+				sub.wantMessage(fmt.Sprint(i))
+				pub.exchange("a", fmt.Sprint(i), 2)
+				sub.wantMessage(fmt.Sprint(i))
+			}
+			again := message("a", "new", 1, 7) // DUP does not make it an old one
+			again.Dup = true
+			pub.send(again)
+			want[*packet.Puback](pub)
+			sub.wantMessage("new")
+			sub.silence()
+		}
+	})
+	prove(t, "4.3.3-4 4.3.3-5 4.3.3-6", func(t *testing.T, w *world, v packet.Version) {
+		sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
+		sub.subscribe(filter("a", 2))
+		pub.exchange("a", "x", 2)
+		id := sub.wantMessage("x").PacketID
+		for range 2 {
+			sub.send(&packet.Pubrec{PacketID: id})
+			if got := want[*packet.Pubrel](sub); got.PacketID != id || got.ReasonCode.Failed() {
+				t.Errorf("PUBREL %d %s, want %d", got.PacketID, got.ReasonCode, id)
+			}
+		}
+		for range 3 {
+			sub.close()
+			sub = w.connect(v, "sub", resume, kept(v))
+			if got := want[*packet.Pubrel](sub); got.PacketID != id {
+				t.Errorf("PUBREL %d, want %d", got.PacketID, id)
+			}
+			sub.silence() // never PUBLISH again
+		}
+		sub.send(&packet.Pubcomp{PacketID: id})
+		sub.close()
+		sub = w.connect(v, "sub", resume, kept(v))
+		sub.silence()
+	})
+	prove5(t, "4.3.3-7", func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("a", 2))
+		p := message("a", "x", 2, 1)
+		p.Properties.SetMessageExpiryInterval(5)
+		pub.send(p)
+		want[*packet.Pubrec](pub)
+		first := sub.wantMessage("x")
+		sub.close()
+		wait(5 * time.Minute)
+		sub = w.connect(packet.V5, "sub", expiry(1000), resume)
+		again := sub.wantMessage("x")
+		if again.PacketID != first.PacketID || !again.Dup {
+			t.Errorf("identifier %d, DUP %v", again.PacketID, again.Dup)
+		}
+		sub.finish(again)
+	})
+	prove5(t, "4.3.3-9", func(_ *testing.T, w *world) {
+		w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
+		sub := w.connect(packet.V5, "sub")
+		sub.subscribe(filter("#", 0))
+		for _, session := range []uint32{0, 100} {
+			pub := w.connect(packet.V5, "pub", expiry(session))
+			for range 2 {
+				pub.publish("secret", "x", 2, 5)
+				if got := want[*packet.Pubrec](pub); got.ReasonCode != packet.NotAuthorized {
+					t.Errorf("got %s", got.ReasonCode)
+				}
+			}
+			pub.publish("open", "y", 2, 5)
+			if got := want[*packet.Pubrec](pub); got.ReasonCode.Failed() {
+				t.Errorf("got %s", got.ReasonCode)
+			}
+			sub.wantMessage("y")
+			sub.silence()
+			pub.bye()
+		}
+	})
+	prove(t, "4.3.3-10", func(_ *testing.T, w *world, v packet.Version) {
+		sub := w.connect(v, "sub")
+		sub.subscribe(filter("a", 0))
+		pub := w.connect(v, "pub", kept(v))
+		for round := range 3 {
+			for repeat := range 5 {
+				p := message("a", fmt.Sprint(round), 2, 5)
+				p.Dup = repeat > 0
+				pub.send(p)
+				want[*packet.Pubrec](pub)
+				pub.close()
+				pub = w.connect(v, "pub", resume, kept(v))
+			}
+			sub.wantMessage(fmt.Sprint(round))
+			sub.silence()
+			pub.send(&packet.Pubrel{PacketID: 5})
+			want[*packet.Pubcomp](pub)
+		}
+	})
+	prove5(t, "4.3.3-13", func(_ *testing.T, w *world) {
+		pub := w.connect(packet.V5, "pub", expiry(1000))
+		p := message("a", "x", 2, 5)
+		p.Properties.SetMessageExpiryInterval(1)
+		pub.send(p)
+		want[*packet.Pubrec](pub)
+		wait(5 * time.Minute)
+		pub.send(p) // again: still the same message
+		want[*packet.Pubrec](pub)
+		pub.send(&packet.Pubrel{PacketID: 5})
+		if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.Success {
+			t.Errorf("got %s", got.ReasonCode)
+		}
+	})
+	prove5(t, "4.4.0-2", func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", expiry(1000), quota(1)), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("a", 2))
+		for qos := byte(1); qos < 3; qos++ {
+			pub.exchange("a", "refused", qos)
+			p := sub.wantMessage("refused")
+			if qos == 1 {
+				sub.send(&packet.Puback{PacketID: p.PacketID, ReasonCode: packet.QuotaExceeded})
+			} else {
+				sub.send(&packet.Pubrec{PacketID: p.PacketID, ReasonCode: packet.QuotaExceeded})
+			}
+			sub.silence() // no PUBREL
+			pub.exchange("a", "next", qos)
+			sub.finish(sub.wantMessage("next")) // the window has room again
+			sub.close()
+			sub = w.connect(packet.V5, "sub", expiry(1000), resume, quota(1))
+			sub.silence()
+		}
+		if got := w.b.Counters().Store.Queued; got != 0 {
+			t.Errorf("%d messages stay queued", got)
+		}
+	})
+	prove(t, "4.5.0-1", func(t *testing.T, w *world, v packet.Version) {
+		away := w.connect(v, "away", kept(v))
+		away.subscribe(filter("a/+", 1))
+		away.close()
+		pub, here, shared := w.connect(v, "pub"), w.connect(v, "here"), w.connect(v, "shared")
+		here.subscribe(filter("a/#", 1), filter("+/b", 0))
+		shared.subscribe(filter("$share/g/#", 1))
+		pub.exchange("a/b", "x", 1)
+		away = w.connect(v, "away", kept(v), resume)
+		for _, c := range []*client{away, here, shared} {
+			c.finish(c.wantMessage("x"))
+			c.silence()
+		}
+	})
+	prove(t, "4.6.0-1 4.6.0-4", func(t *testing.T, w *world, v packet.Version) {
+		sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
+		sub.subscribe(filter("a", 2))
+		const n = 40
+		ids := make([]uint16, n)
+		for i := range n {
+			pub.exchange("a", fmt.Sprint(i), 2)
+			ids[i] = sub.wantMessage(fmt.Sprint(i)).PacketID
+		}
+		for i := range n / 2 {
+			sub.send(&packet.Pubrec{PacketID: ids[i]})
+		}
+		for i := range n / 2 { // PUBRELs in the order of the PUBRECs
+			if got := want[*packet.Pubrel](sub); got.PacketID != ids[i] {
+				t.Errorf("PUBREL %d, want %d", got.PacketID, ids[i])
+			}
+		}
+		sub.close()
+		sub = w.connect(v, "sub", kept(v), resume)
+		for i := range n / 2 {
+			if got := want[*packet.Pubrel](sub); got.PacketID != ids[i] {
+				t.Errorf("PUBREL %d again, want %d", got.PacketID, ids[i])
+			}
+		}
+		for i := n / 2; i < n; i++ {
+			sub.wantMessage(fmt.Sprint(i))
+		}
+	})
+	prove(t, "4.6.0-2 4.6.0-3", func(t *testing.T, w *world, v packet.Version) {
+		w.rules.set(func(r *rules) { r.publish = []string{"denied"} })
+		away := w.connect(v, "away", kept(v))
+		away.subscribe(filter("kept", 2))
+		pub := w.connect(v, "pub", kept(v))
+		topics := []string{"kept", "denied", "nobody", "retained"}
+		var acks []uint16
+		for i := range uint16(60) { // each topic takes another way through the broker
+			p := message(topics[int(i)%len(topics)], "x", 1+byte(i/4%2), i+1)
+			p.Retain = i%4 == 3
+			pub.send(p)
+		}
+		for p := pub.next(); p != nil; p = pub.next() {
+			switch p := p.(type) {
+			case *packet.Puback:
+				acks = append(acks, p.PacketID)
+			case *packet.Pubrec:
+				acks = append(acks, p.PacketID)
+			}
+		}
+		if len(acks) != 60 || !slices.IsSorted(acks) {
+			t.Errorf("acknowledged in the order %v", acks)
+		}
+	})
+	prove(t, "4.6.0-5 4.6.0-6", testOrder)
+}
+
+// testOrder publishes at every QoS to clients of every kind: each gets what each
+// publisher sent to a topic at a QoS in that order.
+func testOrder(t *testing.T, w *world, v packet.Version) {
+	rng := rand.New(rand.NewPCG(1, uint64(v)))
+	subs := map[string]*client{
+		"plain": w.connect(v, "plain"), "kept": w.connect(v, "kept", kept(v)), "returning": w.connect(v, "returning", kept(v)),
+		"narrow": w.connect(v, "narrow", kept(v), quota(3)),
+	}
+	for _, c := range subs {
+		c.subscribe(filter("t/#", 2))
+	}
+	seen := map[string]string{}
+	take := func(name string) {
+		for p := subs[name].next(); p != nil; p = subs[name].next() {
+			m, ok := p.(*packet.Publish)
+			if !ok {
+				continue
+			}
+			var i int
+			var stream string
+			if _, err := fmt.Sscan(string(m.Payload), &stream, &i); err != nil {
+				t.Fatal(err)
+			}
+			key := name + " " + stream
+			if now := fmt.Sprintf("%04d", i); now <= seen[key] && !m.Dup {
+				t.Errorf("%s: %s after %s", key, now, seen[key])
+			} else {
+				seen[key] = max(now, seen[key])
+			}
+			subs[name].finish(m)
+		}
+	}
+	pubs := []*client{w.connect(v, "p0"), w.connect(v, "p1", kept(v))}
+	for i := range 300 {
+		who, topic, qos := rng.IntN(2), rng.IntN(3), byte(rng.IntN(3))
+		p := message(fmt.Sprint("t/", topic), fmt.Sprintf("%d/%d/%d %d", who, topic, qos, i), qos, uint16(i+1))
+		p.Retain = rng.IntN(5) == 0
+		pubs[who].send(p)
+		if qos == 2 {
+			pubs[who].send(&packet.Pubrel{PacketID: uint16(i + 1)})
+		}
+		switch {
+		case i%37 == 0:
+			subs["returning"].close()
+		case i%37 == 17:
+			subs["returning"] = w.connect(v, "returning", kept(v), resume)
+		case i%11 == 0:
+			take([]string{"plain", "kept", "narrow"}[rng.IntN(3)])
+		}
+	}
+	subs["returning"].close()
+	subs["returning"] = w.connect(v, "returning", kept(v), resume)
+	for name := range subs {
+		take(name)
+	}
+	if len(seen) < 4*2*3*2 {
+		t.Errorf("only %d streams were seen", len(seen))
+	}
+}
+
+func TestTopicStatements(t *testing.T) {
+	prove(t, "4.7.2-1", func(t *testing.T, w *world, v packet.Version) {
+		c := w.connect(v, "c")
+		for f, match := range map[string]bool{
+			"#": false, "+/b": false, "+/#": false, "$x/#": true, "$x/+": true, "$x/b": true,
+			"$share/g/#": false, "$share/g/$x/#": true,
+		} {
+			c.subscribe(filter(f, 0))
+			c.publish("$x/b", "live", 0, 0)
+			if got := c.next() != nil; got != match {
+				t.Errorf("%s gets $x/b: %v", f, got)
+			}
+			c.unsubscribe(f)
+			c.send(retained("$x/b", "kept"))
+			c.subscribe(filter(f, 0))
+			if got := c.next() != nil; got != (match && !strings.HasPrefix(f, "$share")) {
+				t.Errorf("%s gets $x/b retained: %v", f, got)
+			}
+			c.unsubscribe(f)
+			c.send(retained("$x/b", ""))
+		}
+	})
+	prove(t, "4.7.3-1 4.7.3-4", func(t *testing.T, w *world, v packet.Version) {
+		c := w.connect(v, "c")
+		for f, topics := range map[string]string{
+			"/": "/", "a//b": "a//b", "+/+": "/", "Ab": "Ab", "a b": "a b", "caf\u00e9": "caf\u00e9", "cafe\u0301": "cafe\u0301", "ﬁ": "ﬁ",
+		} {
+			c.subscribe(filter(f, 0))
+			var got []string
+			for _, topic := range []string{"/", "a//b", "Ab", "ab", "a b", "caf\u00e9", "cafe\u0301", "ﬁ", "fi"} {
+				c.publish(topic, "x", 0, 0)
+				if p := c.next(); p != nil {
+					got = append(got, string(p.(*packet.Publish).TopicName))
+				}
+			}
+			if strings.Join(got, ",") != topics {
+				t.Errorf("%s got %q, want %q", f, got, topics)
+			}
+			c.unsubscribe(f)
+		}
+	})
+}
