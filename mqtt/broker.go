@@ -74,6 +74,7 @@ type Broker struct {
 
 	notices   notices
 	deniedLog *rate.Limiter
+	loops     loops
 	lanes     [64]pipeline // of other sites and, first, of the node itself
 }
 

@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +22,7 @@ import (
 type conn struct {
 	b       *Broker
 	nc      net.Conn
+	low     *quickConn // the socket of nc, if a loop may have it
 	out     outbox
 	writers sync.WaitGroup // writer goroutines of the outbox
 
@@ -47,9 +50,18 @@ type conn struct {
 	closed    chan struct{} // closed when the session no longer has it
 	cause     error         // why; set before closing is closed
 
+	clients *sync.WaitGroup // of the listener
+	unhook  func() bool     // stops waiting for the listener's end
+	sock    *socket         // of loop
+	loop    *loop           // that reads, after join
+	sealed  *tls.Conn       // nc, if it is one, after join
+
 	// Of the reader alone.
-	own          *session
+	own *session
 	*turn
+	looped       bool    // the reader is an event loop
+	rest         *buffer // what a loop has read of a packet
+	want         int     // the size of that packet, if known
 	buf          []byte
 	filled       int
 	aliases      [][]byte
@@ -69,8 +81,11 @@ const (
 )
 
 func newConn(b *Broker, nc net.Conn) *conn {
+	if _, sealed := nc.(*tls.Conn); !sealed {
+		nc = quick(nc)
+	}
 	c := &conn{
-		b: b, nc: nc, version: packet.V5, since: time.Now(),
+		b: b, nc: nc, low: lowest(nc), version: packet.V5, since: time.Now(),
 		closing: make(chan struct{}), closed: make(chan struct{}),
 		turn: getTurn(b), buf: make([]byte, minReadBuffer),
 	}
@@ -95,6 +110,11 @@ func (c *conn) read() error {
 		}
 		if err != nil {
 			return err
+		}
+		if c.own != nil && c.low != nil {
+			if joined, err := c.join(); joined || err != nil {
+				return cmp.Or(err, errJoined)
+			}
 		}
 	}
 }
@@ -133,6 +153,9 @@ func (c *conn) handlePackets() (used, want int, err error) {
 		}
 		if len(b) < n+h.Length {
 			return used, n + h.Length, nil
+		}
+		if c.looped && waits(h.Type) {
+			return used, 0, errWaits
 		}
 		if err := c.handle(h, b[n:n+h.Length]); err != nil {
 			return used, 0, err
@@ -190,6 +213,9 @@ func (c *conn) endBatch() {
 func (c *conn) awaitPipeline() error {
 	if c.own == nil || !c.own.pipe.full() {
 		return nil
+	}
+	if c.looped {
+		return errWaits
 	}
 	c.endBatch()
 	c.waiting.Store(true)

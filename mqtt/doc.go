@@ -29,12 +29,18 @@
 //
 // # Who runs what
 //
-// Each connection has one goroutine, its reader. It delivers into the outboxes
-// of the receivers and flushes each of them once per read batch; a writer
-// goroutine exists only while a client takes less than it is sent. Nothing that
-// one client does blocks another: a full outbox refuses messages of QoS 0 and
-// lets others wait in the receiver's queue, and a client whose own messages or
-// answers pile up is not read until they are through.
+// Each connection has one reader. It delivers into the outboxes of the receivers
+// and flushes each of them once per read batch; a writer goroutine exists only
+// while a client takes less than it is sent. Nothing that one client does blocks
+// another: a full outbox refuses messages of QoS 0 and lets others wait in the
+// receiver's queue, and a client whose own messages or answers pile up is not
+// read until they are through.
+//
+// The reader is a goroutine until CONNECT was answered. Then, on Linux, a socket
+// with or without TLS goes to an event loop, which reads many of them in one
+// goroutine and flushes once for all that were ready together. A loop waits for
+// nobody: a packet that may have to wait takes its connection to a goroutine and
+// back. WebSocket and QUIC keep their goroutines.
 //
 // Locks are taken in the order session.mu, outbox.mu; pipeline.mu,
 // Broker.interestMu and Broker.mu are held alone or before those. No callback,

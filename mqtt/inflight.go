@@ -24,9 +24,23 @@ func (c *conn) handlePuback(flags byte, body []byte) error {
 	more := s.finish(slot)
 	s.mu.Unlock()
 	if more {
-		s.pump(&c.batch)
+		c.pump()
 	}
 	return nil
+}
+
+// pump has the session send what waits. An event loop does not read the store.
+func (c *conn) pump() {
+	s := c.own
+	if !c.looped || !s.stored.Load() {
+		s.pump(&c.batch)
+		return
+	}
+	c.writers.Go(func() {
+		bt := getBatch(c.b)
+		s.pump(bt)
+		bt.done()
+	})
 }
 
 // finish ends an outgoing exchange and reports whether something waits for the
@@ -59,7 +73,7 @@ func (c *conn) handlePubrec(flags byte, body []byte) error {
 		more := s.finish(slot)
 		s.mu.Unlock()
 		if more {
-			s.pump(&c.batch)
+			c.pump()
 		}
 		return nil
 	}
@@ -107,7 +121,7 @@ func (c *conn) handlePubcomp(flags byte, body []byte) error {
 	more := s.finish(slot)
 	s.mu.Unlock()
 	if more {
-		s.pump(&c.batch)
+		c.pump()
 	}
 	return nil
 }

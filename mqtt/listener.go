@@ -23,6 +23,8 @@ type Admission func(nc net.Conn) (Principal, error)
 func (b *Broker) Serve(ctx context.Context, l net.Listener, admit Admission) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var clients sync.WaitGroup
+	b.loops.enter()
+	defer b.loops.leave()
 	defer clients.Wait()
 	defer cancel() // runs first: tells the clients, then Wait sees them out
 	defer context.AfterFunc(ctx, func() { l.Close() })()
@@ -45,10 +47,7 @@ func (b *Broker) Serve(ctx context.Context, l net.Listener, admit Admission) err
 			nc.Close()
 			continue
 		}
-		clients.Go(func() {
-			defer b.open.Add(-1)
-			b.serveConn(ctx, nc, admit)
-		})
+		clients.Go(func() { b.serveConn(ctx, &clients, nc, admit) })
 	}
 }
 
@@ -69,26 +68,32 @@ func (b *Broker) passing(ctx context.Context, err error) bool {
 	return true
 }
 
-// serveConn sees one client through, from its handshake to its end.
-func (b *Broker) serveConn(ctx context.Context, nc net.Conn, admit Admission) {
+// serveConn sees one client through, from its handshake to its end or until an
+// event loop reads on.
+func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.Conn, admit Admission) {
 	c := newConn(b, nc)
-	defer nc.Close()
-	defer c.awaitWriters()
+	c.clients = clients
 	b.count.connections.Add(1)
-	stop := context.AfterFunc(ctx, func() { c.end(packet.ServerShuttingDown, "the node is going down") })
-	defer stop()
-	c.deadline = time.AfterFunc(b.opts.ConnectTimeout, func() { nc.Close() })
-	defer c.deadline.Stop()
-	if err := c.admit(ctx, admit); err != nil {
+	c.unhook = context.AfterFunc(ctx, func() { c.end(packet.ServerShuttingDown, "the node is going down") })
+	c.deadline = time.AfterFunc(b.opts.ConnectTimeout, func() { c.nc.Close() })
+	if err := c.admit(ctx, nc, admit); err != nil {
 		b.count.refused.Add(1)
 		b.log.WithField(logfield.Remote, remote(nc)).WithError(err).Info("client not admitted")
+		c.close()
 		return
 	}
-	c.out.open(newSink(nc))
-	err := c.read()
+	c.out.open(newSink(c.nc))
+	if err := c.read(); !errors.Is(err, errJoined) {
+		c.conclude(err)
+	}
+}
+
+// conclude ends a connection that is read no more; err is why.
+func (c *conn) conclude(err error) {
+	defer c.close()
 	if c.own == nil {
 		if !quietly(err) {
-			b.count.refused.Add(1)
+			c.b.count.refused.Add(1)
 			c.log().WithError(err).Info("client refused")
 		}
 		c.fail(errClosed)
@@ -97,25 +102,38 @@ func (b *Broker) serveConn(ctx context.Context, nc net.Conn, admit Admission) {
 	c.unwatch()
 	c.fail(err)
 	c.own.detach(c)
-	b.release(c)
+	c.b.release(c)
 	c.log().WithField(logfield.Reason, c.why()).Info("client disconnected")
 }
 
+// close gives back what the connection had.
+func (c *conn) close() {
+	c.deadline.Stop()
+	c.unhook()
+	c.awaitWriters()
+	c.nc.Close()
+	c.b.open.Add(-1)
+	if c.loop != nil {
+		c.loop.release(c)
+		c.clients.Done()
+	}
+}
+
 // admit finds out who the client is.
-func (c *conn) admit(ctx context.Context, admit Admission) error {
-	if tc, ok := c.nc.(*tls.Conn); ok {
+func (c *conn) admit(ctx context.Context, nc net.Conn, admit Admission) error {
+	if tc, ok := nc.(*tls.Conn); ok {
 		handshake, cancel := context.WithTimeout(ctx, c.b.opts.ConnectTimeout)
 		defer cancel()
 		if err := tc.HandshakeContext(handshake); err != nil {
 			return fmt.Errorf("TLS handshake: %w", err)
 		}
 	}
-	p, err := admit(c.nc)
+	p, err := admit(nc)
 	if err != nil {
 		return err
 	}
 	if p.Remote == "" {
-		p.Remote = remote(c.nc)
+		p.Remote = remote(nc)
 	}
 	c.principal = p
 	c.takeLogin(ctx)

@@ -47,10 +47,13 @@ const (
 
 var bufferPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 2048)} }}
 
-func (g segment) free() {
-	if g.own != nil && cap(g.own.b) <= keepBuffer {
-		g.own.b = g.own.b[:0]
-		bufferPool.Put(g.own)
+func (g segment) free() { g.own.free() }
+
+// free gives the buffer, if there is one, back.
+func (r *buffer) free() {
+	if r != nil && cap(r.b) <= keepBuffer {
+		r.b = r.b[:0]
+		bufferPool.Put(r)
 	}
 }
 
@@ -59,6 +62,28 @@ func (o *outbox) open(s sink) {
 	o.mu.Lock()
 	o.sink = s
 	o.mu.Unlock()
+}
+
+// claim takes the sink while it has nothing to do. It ends with yield.
+func (o *outbox) claim() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.busy || o.last || len(o.queue) > 0 {
+		return false
+	}
+	o.busy = true
+	return true
+}
+
+// yield gives the sink, or another one, back.
+func (o *outbox) yield(s sink) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s != nil {
+		o.sink = s
+	}
+	o.busy = false
+	o.idle.Broadcast()
 }
 
 // grab returns the segment to append size bytes to. The caller holds mu and

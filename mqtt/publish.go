@@ -20,7 +20,6 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 	if err := p.CheckClient(); err != nil {
 		return err
 	}
-	c.received++
 	if err := c.resolveAlias(p); err != nil { // step 2
 		return err
 	}
@@ -30,20 +29,27 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 		return err
 	}
 	if p.QoS == 2 && s.repeated(c, p.PacketID) {
+		c.received++
 		return nil
 	}
 	if err := c.checkQuota(p, s); err != nil {
 		return err
 	}
-	if v := c.authorize(r, p, s); !v.Allowed { // step 4
+	v := c.authorize(r, p, s) // step 4
+	now := s.pipe.waiting.Load() == 0 && !p.Retain && !r.slow(p.QoS) && (p.QoS < 2 || !s.persistent())
+	if c.looped && (!v.Allowed || !now) {
+		return errWaits // a refusal is logged
+	}
+	c.received++
+	switch {
+	case !v.Allowed:
 		c.deniedPublish(r.topic, p, v)
 		return c.refuse(p, packet.NotAuthorized, v)
-	}
-	if s.pipe.waiting.Load() == 0 && !p.Retain && !r.slow(p.QoS) && (p.QoS < 2 || !s.persistent()) {
+	case now:
 		c.deliverNow(p, r, s)
-		return nil
+	default:
+		c.park(p, r, s) // step 5
 	}
-	c.park(p, r, s) // step 5
 	return nil
 }
 

@@ -31,17 +31,15 @@ const drainChunk = 64 << 10
 
 // newSink returns the sink that suits nc.
 func newSink(nc net.Conn) sink {
-	if tc, ok := nc.(*tls.Conn); ok {
-		if below, ok := tc.NetConn().(*quickConn); ok {
-			below.take()
-			return &tlsSink{tc: tc, below: below, socket: below.socket}
-		}
+	below := lowest(nc)
+	if below == nil {
 		return &blockingSink{nc: nc}
 	}
-	if s := newSocketSink(nc); s != nil {
-		return s
+	if tc, ok := nc.(*tls.Conn); ok {
+		below.take()
+		return &tlsSink{tc: tc, below: below, socket: below.socket}
 	}
-	return &blockingSink{nc: nc}
+	return below.socket
 }
 
 // blockingSink leaves all writing to drain. It is for connections that cannot
@@ -149,23 +147,73 @@ func (l quickListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return quick(nc), nil
+}
+
+// quick wraps nc if it is a socket.
+func quick(nc net.Conn) net.Conn {
 	if s := newSocketSink(nc); s != nil {
-		return &quickConn{Conn: nc, socket: s}, nil
+		return &quickConn{Conn: nc, socket: s}
 	}
-	return nc, nil
+	return nc
 }
 
-// quickConn is the socket below a TLS connection. Once the broker took it,
-// records gather until the tlsSink writes them.
+// lowest returns the socket that nc is or that is below its TLS, or nil.
+func lowest(nc net.Conn) *quickConn {
+	if tc, ok := nc.(*tls.Conn); ok {
+		nc = tc.NetConn()
+	}
+	q, _ := nc.(*quickConn)
+	return q
+}
+
+// quickConn is the socket of a connection, below TLS or alone. Once the broker
+// took it from TLS, records gather until the tlsSink writes them. An event loop
+// may replace what is inside.
 type quickConn struct {
-	net.Conn
-	socket *socketSink
+	net.Conn      // guarded by mu
+	socket   sink // of whoever has the outbox's
 
-	mu    sync.Mutex
-	taken bool
-	buf   []byte
-	spare []byte
+	mu     sync.Mutex // guards all below
+	taken  bool
+	closed bool
+	buf    []byte
+	spare  []byte
 }
+
+// inner returns what is inside now.
+func (q *quickConn) inner() net.Conn {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.Conn
+}
+
+// Read implements [net.Conn].
+func (q *quickConn) Read(b []byte) (int, error) { return q.inner().Read(b) }
+
+// Close implements [net.Conn].
+func (q *quickConn) Close() error {
+	q.mu.Lock()
+	q.closed = true
+	inner := q.Conn
+	q.mu.Unlock()
+	return inner.Close()
+}
+
+// SetDeadline implements [net.Conn].
+func (q *quickConn) SetDeadline(t time.Time) error { return q.inner().SetDeadline(t) }
+
+// SetReadDeadline implements [net.Conn].
+func (q *quickConn) SetReadDeadline(t time.Time) error { return q.inner().SetReadDeadline(t) }
+
+// SetWriteDeadline implements [net.Conn].
+func (q *quickConn) SetWriteDeadline(t time.Time) error { return q.inner().SetWriteDeadline(t) }
+
+// LocalAddr implements [net.Conn].
+func (q *quickConn) LocalAddr() net.Addr { return q.inner().LocalAddr() }
+
+// RemoteAddr implements [net.Conn].
+func (q *quickConn) RemoteAddr() net.Addr { return q.inner().RemoteAddr() }
 
 func (q *quickConn) take() {
 	q.mu.Lock()
@@ -181,8 +229,9 @@ func (q *quickConn) Write(b []byte) (int, error) {
 		q.mu.Unlock()
 		return len(b), nil
 	}
+	inner := q.Conn
 	q.mu.Unlock()
-	return q.Conn.Write(b)
+	return inner.Write(b)
 }
 
 // records returns what has gathered; it is the caller's until given back.
@@ -212,8 +261,9 @@ func (q *quickConn) giveBack(b []byte) {
 type tlsSink struct {
 	tc     *tls.Conn
 	below  *quickConn
-	socket *socketSink
+	socket sink
 	sealed []byte
+	err    error // of hold
 }
 
 func (s *tlsSink) try(b []byte) (bool, error) {
@@ -230,7 +280,7 @@ func (s *tlsSink) try(b []byte) (bool, error) {
 
 func (s *tlsSink) hold(b []byte) {
 	if _, err := s.tc.Write(b); err != nil {
-		s.socket.err = err
+		s.err = err
 		return
 	}
 	s.sealed = s.below.records()
@@ -240,8 +290,8 @@ func (s *tlsSink) hold(b []byte) {
 func (s *tlsSink) patient() bool { return false }
 
 func (s *tlsSink) drain() error {
-	if s.socket.err != nil {
-		return s.socket.err
+	if s.err != nil {
+		return s.err
 	}
 	if err := s.socket.drain(); err != nil {
 		return err

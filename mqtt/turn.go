@@ -33,8 +33,8 @@ func getTurn(b *Broker) *turn {
 	return t
 }
 
-// done gives the turn back. Nothing of its batch waits for a flush.
-func (t *turn) done() {
+// putTurn gives a turn back. Nothing of its batch waits for a flush.
+func putTurn(t *turn) {
 	t.pub = packet.Publish{}
 	t.batch.clean()
 	turnPool.Put(t)

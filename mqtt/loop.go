@@ -1,0 +1,71 @@
+package mqtt
+
+import (
+	"errors"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+var (
+	// errJoined ends a reader whose connection an event loop has now.
+	errJoined = errors.New("an event loop reads on")
+
+	// errWaits says that the next packet may have to wait, which a loop cannot.
+	errWaits = errors.New("the next packet may wait")
+)
+
+// sharedLimit is the longest beginning of a packet that a loop copies back to its
+// own buffer; a longer one is read where it is.
+const sharedLimit = 128 << 10
+
+// errAgain tells that there is nothing to read now. A [crypto/tls.Conn] goes on
+// after it where it was.
+var errAgain error = again{}
+
+type again struct{}
+
+func (again) Error() string   { return "nothing to read now" }
+func (again) Timeout() bool   { return true }
+func (again) Temporary() bool { return true }
+
+// waits reports whether to handle a packet may take as long as the store, the
+// policy or a password does. A PUBLISH is looked at closely: see conn.handlePublish.
+func waits(t packet.Type) bool {
+	switch t {
+	case packet.TypePublish, packet.TypePuback, packet.TypePubrec, packet.TypePubrel, packet.TypePubcomp,
+		packet.TypePingreq, packet.TypeDisconnect:
+		return false
+	case packet.TypeConnect, packet.TypeConnack, packet.TypeSubscribe, packet.TypeSuback,
+		packet.TypeUnsubscribe, packet.TypeUnsuback, packet.TypePingresp, packet.TypeAuth:
+		return true
+	}
+	return true
+}
+
+// keepRest copies the beginning of a packet out of the loop's buffer.
+func (c *conn) keepRest(b []byte) {
+	old := c.rest
+	if len(b) == 0 {
+		c.rest = nil
+		old.free()
+		return
+	}
+	if old == nil || cap(old.b) > keepBuffer && len(b) <= sharedLimit {
+		c.rest = bufferPool.Get().(*buffer)
+	}
+	c.rest.b = append(c.rest.b[:0], b...)
+	if c.rest != old {
+		old.free()
+	}
+}
+
+// spacious returns all of the buffer, grown for a packet of want bytes as they
+// come, never for what a header merely claims.
+func (r *buffer) spacious(want int) []byte {
+	if size := min(2*len(r.b), want+minReadBuffer); cap(r.b) < size {
+		grown := make([]byte, len(r.b), size)
+		copy(grown, r.b)
+		r.b = grown
+	}
+	return r.b[:cap(r.b)]
+}

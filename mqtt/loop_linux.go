@@ -1,0 +1,366 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// loop reads from many sockets in one goroutine, which sleeps in epoll and not in
+// the scheduler: a message that comes alone costs one wake-up of one thread. It
+// handles what waits for nobody. A connection whose next packet may wait, for the
+// store, a function, room or its end, leaves for a goroutine of its own and comes
+// back after it.
+//
+// Sockets are registered once, for edges: an event says that something changed,
+// and what it was is found out by reading and writing.
+type loop struct {
+	b    *Broker
+	poll int // the epoll instance
+	wake int // an eventfd; written to end the loop
+
+	mu    sync.Mutex // guards conns
+	conns []*conn    // by descriptor
+
+	// Of the loop's goroutine.
+	turn   *turn
+	now    time.Duration // since b.start
+	events []unix.EpollEvent
+	ready  []readiness // of this round
+	again  []*conn     // have more than a read took
+	heard  []*conn     // were read in this round
+	parted []parting   // leave after this round
+	read   int         // bytes since the last flush
+	buf    []byte      // of all reads
+	sealed []byte      // of all reads below TLS
+}
+
+type readiness struct {
+	c    *conn
+	mask uint32
+}
+
+// parting is a connection that needs a goroutine, for what waits in its rest or
+// because it is over.
+type parting struct {
+	c   *conn
+	err error
+}
+
+const (
+	loopBuffer = 256 << 10
+	loopSealed = 64 << 10  // and at most as much of plain text
+	flushAfter = 128 << 10 // bytes read, within a round
+	wakeEvents = 256
+)
+
+// loops are the event loops of a broker. They run while a listener is served and
+// a connection has asked for one.
+type loops struct {
+	next atomic.Uint32
+
+	mu      sync.Mutex
+	users   int
+	failed  bool
+	all     []*loop
+	running sync.WaitGroup
+}
+
+// enter keeps the loops until leave.
+func (ls *loops) enter() {
+	ls.mu.Lock()
+	ls.users++
+	ls.mu.Unlock()
+}
+
+// leave ends the loops with their last user. None has a connection by then.
+func (ls *loops) leave() {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.users--; ls.users > 0 {
+		return
+	}
+	for _, l := range ls.all {
+		l.end()
+	}
+	ls.running.Wait()
+	ls.all = nil
+}
+
+// pick returns the loop of a new connection, or nil. One core is left to
+// everything else: to goroutines, and to the scheduler, which otherwise takes the
+// processor away from each loop that sleeps.
+func (ls *loops) pick(b *Broker) *loop {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for n := max(1, runtime.GOMAXPROCS(0)-1); len(ls.all) < n && !ls.failed; {
+		l, err := newLoop(b)
+		if err != nil {
+			b.log.WithError(err).Error("no event loop, each client gets a goroutine")
+			ls.failed = true
+			break
+		}
+		ls.all = append(ls.all, l)
+		ls.running.Go(l.run)
+	}
+	if len(ls.all) == 0 {
+		return nil
+	}
+	return ls.all[int(ls.next.Add(1))%len(ls.all)]
+}
+
+func newLoop(b *Broker) (*loop, error) {
+	poll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create epoll instance: %w", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err == nil {
+		err = unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
+	}
+	if err != nil {
+		unix.Close(poll)
+		return nil, fmt.Errorf("create eventfd: %w", err)
+	}
+	return &loop{
+		b: b, poll: poll, wake: wake, turn: getTurn(b),
+		events: make([]unix.EpollEvent, wakeEvents),
+		buf:    make([]byte, loopBuffer), sealed: make([]byte, loopSealed),
+	}, nil
+}
+
+func (l *loop) end() {
+	one := [8]byte{1, 1, 1, 1, 1, 1, 1, 1}
+	_, _ = unix.Write(l.wake, one[:]) // it cannot be full
+}
+
+func (l *loop) run() {
+	defer putTurn(l.turn)
+	defer unix.Close(l.poll)
+	defer unix.Close(l.wake)
+	for l.wait() {
+		l.round()
+	}
+}
+
+// wait finds out which connections are ready, and reports false when the loop
+// shall end.
+func (l *loop) wait() bool {
+	timeout := -1
+	if len(l.again) > 0 {
+		timeout = 0
+	}
+	n, err := unix.EpollWait(l.poll, l.events, timeout)
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		panic(fmt.Sprintf("mqtt: epoll: %v", err)) // of a descriptor that is ours alone
+	}
+	l.ready = l.ready[:0]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range max(n, 0) {
+		e := &l.events[i]
+		if int(e.Fd) == l.wake {
+			return false
+		}
+		if c := l.conns[e.Fd]; c != nil {
+			l.ready = append(l.ready, readiness{c, e.Events})
+		}
+	}
+	return true
+}
+
+// round reads from each connection that is ready, and then flushes what all of
+// them caused.
+func (l *loop) round() {
+	l.now = time.Since(l.b.start)
+	again := len(l.again)
+	for i := range l.ready {
+		c, mask := l.ready[i].c, l.ready[i].mask
+		if mask&^unix.EPOLLIN != 0 {
+			c.sock.writable()
+		}
+		if c.sock.away.Load() {
+			continue // whoever has it asks for another event in the end
+		}
+		if mask&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+			c.sock.over = true
+		}
+		if mask&^unix.EPOLLOUT != 0 || c.sock.fresh {
+			l.serve(c)
+		}
+	}
+	for i := range again {
+		if c := l.again[i]; !c.sock.away.Load() {
+			l.serve(c)
+		}
+	}
+	l.again = l.again[:copy(l.again, l.again[again:])]
+	l.finish()
+	clear(l.ready)
+}
+
+// serve takes a connection's turn: it reads once, and handles what came.
+func (l *loop) serve(c *conn) {
+	c.sock.fresh = false
+	dst := l.buf
+	if c.rest != nil {
+		if len(c.rest.b) > sharedLimit {
+			dst = c.rest.spacious(c.want)
+			c.filled = len(c.rest.b)
+		} else {
+			c.filled = copy(l.buf, c.rest.b)
+			c.keepRest(nil)
+		}
+	}
+	n, more, err := c.fill(l, dst[c.filled:])
+	c.filled += n
+	c.buf = dst
+	used := 0
+	var cause error
+	if n > 0 {
+		c.heard.Store(int64(l.now))
+		c.b.count.bytesIn.Add(uint64(n))
+		l.read += n
+		used, c.want, cause = c.handlePackets()
+		l.heard = append(l.heard, c)
+	}
+	if cause == nil {
+		cause = err
+	}
+	c.keepRest(dst[used:c.filled])
+	c.buf, c.filled = nil, 0
+	switch {
+	case cause != nil:
+		c.sock.away.Store(true)
+		l.parted = append(l.parted, parting{c, cause})
+	case n > 0 && c.out.overdue():
+		c.sock.away.Store(true)
+		l.parted = append(l.parted, parting{c, errWaits})
+	case more || c.sock.over:
+		l.again = append(l.again, c)
+	}
+	if l.read >= flushAfter {
+		l.flush()
+	}
+}
+
+// fill reads into dst what the connection has. more tells that there may be more.
+func (c *conn) fill(l *loop, dst []byte) (n int, more bool, err error) {
+	s := c.sock
+	if c.sealed == nil {
+		n, err = s.receive(dst)
+		return n, n == len(dst), err
+	}
+	if len(s.in) == 0 && s.inErr == nil {
+		var got int
+		got, s.inErr = s.receive(l.sealed)
+		s.in, more = l.sealed[:got], got == len(l.sealed)
+	}
+	for n < len(dst) && err == nil {
+		var got int
+		got, err = c.sealed.Read(dst[n:])
+		n += got
+	}
+	if errors.Is(err, errAgain) {
+		return n, more, nil
+	}
+	if len(s.in) > 0 { // of the loop's buffer
+		s.in = append([]byte(nil), s.in...)
+	}
+	return n, err == nil, err
+}
+
+// flush writes what the connections caused so far.
+func (l *loop) flush() {
+	l.read = 0
+	received := uint64(0)
+	for i, c := range l.heard {
+		c.own.settle()
+		received += c.received
+		c.received = 0
+		l.heard[i] = nil
+	}
+	l.heard = l.heard[:0]
+	if received > 0 {
+		l.b.count.received.Add(received)
+	}
+	l.turn.batch.flush()
+}
+
+// finish ends a round: what it caused goes out, and then who has to leaves.
+func (l *loop) finish() {
+	l.flush()
+	for i, p := range l.parted {
+		p.c.clients.Go(func() { l.attend(p.c, p.err) })
+		l.parted[i] = parting{}
+	}
+	l.parted = l.parted[:0]
+}
+
+// attend does in a goroutine what the loop must not wait for.
+func (l *loop) attend(c *conn, err error) {
+	if errors.Is(err, errWaits) {
+		err = c.catchUp()
+	}
+	if err == nil {
+		c.turn, c.looped = l.turn, true
+		err = l.register(c, unix.EPOLL_CTL_MOD)
+	}
+	if err != nil {
+		c.conclude(err)
+	}
+}
+
+// catchUp handles what the loop left, and waits as long as it takes.
+func (c *conn) catchUp() error {
+	c.turn, c.looped = getTurn(c.b), false
+	defer putTurn(c.turn)
+	if c.rest != nil {
+		c.buf, c.filled = c.rest.b, len(c.rest.b)
+	}
+	err := c.handleBuffer(0)
+	c.keepRest(c.buf[:c.filled])
+	c.buf, c.filled = nil, 0
+	return err
+}
+
+// add gives a connection to the loop, whose it is as soon as add is called.
+func (l *loop) add(c *conn) error {
+	l.mu.Lock() // an event of it waits until it is in the table
+	defer l.mu.Unlock()
+	if err := l.register(c, unix.EPOLL_CTL_ADD); err != nil {
+		return err
+	}
+	for len(l.conns) <= c.sock.fd {
+		l.conns = append(l.conns, nil)
+	}
+	l.conns[c.sock.fd] = c
+	return nil
+}
+
+// register asks for the events of a connection, those that are due included.
+func (l *loop) register(c *conn, op int) error {
+	fd := c.sock.fd
+	c.sock.fresh = true
+	c.sock.away.Store(false)
+	events := uint32(unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xFFFFFFFF)
+	err := unix.EpollCtl(l.poll, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+	if err != nil {
+		c.sock.away.Store(true)
+		return fmt.Errorf("register with epoll: %w", err)
+	}
+	return nil
+}
+
+// release closes the descriptor of a connection that is over.
+func (l *loop) release(c *conn) {
+	l.mu.Lock()
+	l.conns[c.sock.fd] = nil
+	l.mu.Unlock()
+	c.sock.release()
+}
