@@ -347,8 +347,10 @@ func (w *world) connectAck(v packet.Version, id string, change ...func(*packet.C
 	return c, want[*packet.Connack](c)
 }
 
+// subscribe comes after all that others sent before.
 func (c *client) subscribe(subs ...packet.Subscription) []packet.ReasonCode {
 	c.t.Helper()
+	synctest.Wait()
 	c.send(&packet.Subscribe{PacketID: 9, Subscriptions: subs})
 	return want[*packet.Suback](c).ReasonCodes
 }
@@ -357,8 +359,10 @@ func filter(f string, qos byte) packet.Subscription {
 	return packet.Subscription{TopicFilter: f, QoS: qos}
 }
 
+// publish comes after all that others sent before.
 func (c *client) publish(topic, payload string, qos byte, id uint16) {
 	c.t.Helper()
+	synctest.Wait()
 	c.send(message(topic, payload, qos, id))
 }
 
