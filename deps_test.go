@@ -25,6 +25,7 @@ var layers = map[string][]string{
 	"mqtt/store/durable":   {"mqtt/packet", "mqtt/store"},
 	"mqtt/store/storetest": {"mqtt/packet", "mqtt/store"},
 	"mqtt/proxyproto":      {},
+	"mqtt/bench":           {"mqtt/packet"},
 	"mqtt/quic":            {},
 	"mqtt/websocket":       {},
 	"mqtt":                 {"identity", "mqtt/packet", "mqtt/topic", "mqtt/store"},

@@ -103,6 +103,7 @@ type statusReply struct {
 	Site        string           `json:"site"`
 	TrustDomain string           `json:"trust_domain"`
 	Version     string           `json:"version"`
+	PID         int              `json:"pid"`
 	Started     time.Time        `json:"started"`
 	Certificate time.Time        `json:"certificate_not_after"`
 	CA          bool             `json:"ca"`

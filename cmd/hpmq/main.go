@@ -79,6 +79,7 @@ func newRoot() *cobra.Command {
 		newEnrollCommand(), newDeviceCommand(), newUserCommand(), newLoginCommand(), newPasswdCommand(), newSiteCommand(),
 		newPolicyCommand(), newWhyCommand(), newFuncCommand(),
 		newPubCommand(), newSubCommand(), newClientsCommand(), newKickCommand(), newForwardCommand(),
+		newBenchCommand(),
 	)
 	return root
 }

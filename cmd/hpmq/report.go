@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -14,7 +15,7 @@ func (n *node) status() *statusReply {
 	head := n.directory.Head()
 	s := &statusReply{
 		Node: n.id.Name, ID: n.id.String(), Site: n.site, TrustDomain: n.id.TrustDomain, Version: version,
-		Started: n.started, Certificate: n.store.SVID().NotAfter(), CA: n.authority != nil,
+		PID: os.Getpid(), Started: n.started, Certificate: n.store.SVID().NotAfter(), CA: n.authority != nil,
 		Listeners: n.listeners(), Broker: n.brokerCounters(), Functions: n.functionList(),
 		Directory: directoryStatus{Records: n.directory.Tip().Count, Signed: head.Time(), Writer: n.directory.Writable()},
 		Peers:     n.peers(), Links: n.linkList(), Warnings: []string{},

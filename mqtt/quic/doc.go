@@ -1,4 +1,4 @@
-// Package quic accepts MQTT clients over QUIC.
+// Package quic accepts MQTT clients over QUIC, and connects as one.
 //
 // It follows the single-stream convention of EMQX and NanoMQ: ALPN "mqtt", and
 // the first bidirectional stream that the client opens is the MQTT connection;

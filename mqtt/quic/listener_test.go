@@ -380,3 +380,34 @@ func TestPassingErrors(t *testing.T) {
 		t.Error("success")
 	}
 }
+
+// What Dial returns is the client's end of what Accept returns.
+func TestDial(t *testing.T) {
+	l := start(t, Options{})
+	conf := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{certificate(t)}}
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() {
+		nc, err := l.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.Copy(nc, nc)
+		nc.Close()
+	})
+	c, err := Dial(timeout(t), l.Addr().String(), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 5)
+	if _, err := c.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}

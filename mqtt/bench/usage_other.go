@@ -1,0 +1,25 @@
+//go:build !linux
+
+package bench
+
+import (
+	"errors"
+	"time"
+)
+
+// usage is what a process has cost so far.
+type usage struct {
+	cpu, user, system time.Duration
+	rss               int64
+}
+
+func (t *Target) checkPID() error {
+	if t.PID != 0 {
+		return errors.New("what a process costs can be measured on Linux only")
+	}
+	return nil
+}
+
+func (*Target) usage() usage { return usage{} }
+
+func ownCPU() time.Duration { return 0 }
