@@ -2,7 +2,7 @@
 # make up         build, then run a node here
 # make test       everything CI runs except the linters
 # make check      formatting, linters, go mod tidy, race detector
-# make bench fuzz integration crash example   parts of their own
+# make bench bench-broker fuzz integration crash example   parts of their own
 
 SHELL := /bin/bash
 export CGO_ENABLED ?= 0
@@ -18,7 +18,7 @@ GUESTS := funcs/sdk/go examples/functions
 FUZZTIME ?= 20s
 ARGS ?=
 
-.PHONY: all build test check lint race up install bench integration crash example fuzz tools clean
+.PHONY: all build test check lint race up install bench bench-broker integration crash example fuzz tools clean
 
 all: build test
 
@@ -71,6 +71,11 @@ race:
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./mqtt/... ./policy/... ./funcs/... ./identity/... ./overlay/...
+
+# Beside mosquitto and mochi; writes the tables of docs/benchmarks.md.
+bench-broker: build
+	cd integration/peers/mochi && GOFLAGS= go build -o $(CURDIR)/bin/mochi .
+	go run ./integration/peers $(ARGS)
 
 fuzz:
 	@for p in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
