@@ -31,9 +31,9 @@ func (b *Bundle) TrustDomain() string { return b.trustDomain }
 // Roots returns the trusted certificates.
 func (b *Bundle) Roots() []*x509.Certificate { return slices.Clone(b.roots) }
 
-// Verify checks a chain, leaf first, as a peer sent it: it leads to a root, is
-// valid at now for usage, and its leaf names exactly one identity of this trust
-// domain, which Verify returns.
+// Verify checks a chain, leaf first, as a peer sent it: it leads to a root, has
+// keys of the one sort that is issued, is valid at now for usage, and its leaf
+// names exactly one identity of this trust domain, which Verify returns.
 func (b *Bundle) Verify(chain []*x509.Certificate, now time.Time, usage x509.ExtKeyUsage) (ID, error) {
 	if len(chain) == 0 {
 		return ID{}, errors.New("no certificate")
@@ -47,6 +47,14 @@ func (b *Bundle) Verify(chain []*x509.Certificate, now time.Time, usage x509.Ext
 	}
 	if id.TrustDomain != b.trustDomain {
 		return ID{}, fmt.Errorf("%s is outside trust domain %q", id, b.trustDomain)
+	}
+	// A stranger chooses these keys. One RSA key that fits into a request keeps a
+	// core busy for many seconds, so what our authorities never issue is refused
+	// before a signature is looked at.
+	for _, c := range chain {
+		if !isP256(c.PublicKey) {
+			return ID{}, fmt.Errorf("certificate of %s: chain with a key that is not ECDSA P-256", id.Short())
+		}
 	}
 	inter := x509.NewCertPool()
 	for _, c := range chain[1:] {

@@ -1,7 +1,9 @@
 package identity_test
 
 import (
+	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
@@ -31,8 +33,9 @@ func TestBundleVerify(t *testing.T) {
 		{"device as server", mine, now, server, true},
 		{"user as client", lab.SVID(t, lab.ID(t, identity.User, "ann")).Chain, now, client, true},
 		{"user as server", lab.SVID(t, lab.ID(t, identity.User, "ann")).Chain, now, server, false},
-		{"behind an intermediate", behindIntermediate(t, lab, id), now, client, true},
-		{"intermediate not sent", behindIntermediate(t, lab, id)[:1], now, client, false},
+		{"behind an intermediate", behindIntermediate(t, lab, id, newKey(t)), now, client, true},
+		{"behind an RSA intermediate", behindIntermediate(t, lab, id, newRSA(t)), now, client, false},
+		{"intermediate not sent", behindIntermediate(t, lab, id, newKey(t))[:1], now, client, false},
 		{"expired", mine, now.Add(2 * time.Hour), client, false},
 		{"not yet valid", mine, now.Add(-2 * time.Hour), client, false},
 		{"another root of the same name", other.SVID(t, id).Chain, now, client, false},
@@ -73,9 +76,8 @@ func TestWithinValidity(t *testing.T) {
 }
 
 // behindIntermediate returns a chain of two certificates.
-func behindIntermediate(t *testing.T, root *testca.CA, id identity.ID) []*x509.Certificate {
+func behindIntermediate(t *testing.T, root *testca.CA, id identity.ID, key crypto.Signer) []*x509.Certificate {
 	t.Helper()
-	key := newKey(t)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "intermediate"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -90,4 +92,13 @@ func behindIntermediate(t *testing.T, root *testca.CA, id identity.ID) []*x509.C
 	}
 	ca := &testca.CA{Root: cert, Key: key, Domain: root.Domain}
 	return append(ca.SVID(t, id).Chain, cert)
+}
+
+func newRSA(t *testing.T) crypto.Signer {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
 }

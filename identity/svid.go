@@ -162,7 +162,7 @@ func ParseCSR(der []byte) (*x509.CertificateRequest, ID, error) {
 	if err != nil {
 		return nil, ID{}, fmt.Errorf("certificate request: %w", err)
 	}
-	if key, ok := req.PublicKey.(*ecdsa.PublicKey); !ok || key.Curve != elliptic.P256() {
+	if !isP256(req.PublicKey) {
 		return nil, ID{}, errors.New("certificate request: want an ECDSA P-256 key")
 	}
 	if err := req.CheckSignature(); err != nil {
@@ -221,6 +221,12 @@ func ParseCertificates(text []byte) ([]*x509.Certificate, error) {
 		return nil, errors.New("no PEM certificate found")
 	}
 	return certs, nil
+}
+
+// isP256 reports whether key is of the sort that [NewKey] makes.
+func isP256(key crypto.PublicKey) bool {
+	k, ok := key.(*ecdsa.PublicKey)
+	return ok && k.Curve == elliptic.P256()
 }
 
 func samePublicKey(a, b crypto.PublicKey) bool {
