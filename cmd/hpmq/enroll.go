@@ -138,7 +138,7 @@ node that runs in the same data directory renews it.`,
 		if ticket.Kind != identity.User {
 			return usagef("this ticket is for a %s; hpmq login takes one from hpmq user add", ticket.Kind)
 		}
-		_, err = enrolInto(cmd.Context(), ticket, userDir(dir), func(stage string) {
+		err = enrolInto(cmd.Context(), ticket, userDir(dir), func(stage string) {
 			fmt.Fprintln(cmd.ErrOrStderr(), stage)
 		})
 		if err != nil {

@@ -278,19 +278,39 @@ func writeDefaultPolicy(dir string) error {
 	return atomicfile.Write(filepath.Join(dir, "main.hcl"), policy.Default(), 0o600)
 }
 
-// enrolInto enrols a ticket into a directory that nobody else uses.
-func enrolInto(ctx context.Context, t *identity.Ticket, dir string, progress func(string)) (*identity.EnrolResponse, error) {
-	if old, err := identity.OpenStore(dir); err == nil && old.SVID() != nil && old.SVID().ID != t.Identity() {
-		// One operator at a time: the one before is moved aside, not lost.
-		if err := os.Rename(dir, dir+"."+old.SVID().ID.Name); err != nil {
-			return nil, err
-		}
-	}
+// enrolInto makes the ticket's identity the one in dir. Another that is there
+// stays until the new one is complete; then it is moved aside, to where its own
+// next ticket finds its key again.
+func enrolInto(ctx context.Context, t *identity.Ticket, dir string, progress func(string)) error {
 	store, err := identity.OpenStore(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return identity.Enrol(ctx, t, store, identity.EnrolOptions{Progress: progress})
+	beside := func(id identity.ID) string { return dir + "." + id.Name }
+	fresh := beside(t.Identity())
+	_, err = os.Stat(fresh)
+	kept := err == nil // from before, or by a crash
+	held := store.SVID()
+	move := held == nil && kept || held != nil && held.ID != t.Identity()
+	if move {
+		if store, err = identity.OpenStore(fresh); err != nil {
+			return err
+		}
+	}
+	if _, err := identity.Enrol(ctx, t, store, identity.EnrolOptions{Progress: progress}); err != nil || !move {
+		return err
+	}
+	if held != nil {
+		aside := beside(held.ID)
+		if err := errors.Join(os.RemoveAll(aside), os.Rename(dir, aside)); err != nil {
+			return err
+		}
+	}
+	// What is left of dir holds no identity.
+	if err := errors.Join(os.RemoveAll(dir), os.Rename(fresh, dir)); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(dir))
 }
 
 // active lists the identities that may be used now.
