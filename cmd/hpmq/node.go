@@ -294,10 +294,18 @@ func (n *node) serveClients(run func(string, func(context.Context) error)) error
 	return nil
 }
 
+// The longest that a client may take to send a request, and to take the answer
+// in. A function's module and its compilation must fit.
+const (
+	requestTimeout = 30 * time.Second
+	answerTimeout  = 5 * time.Minute
+)
+
 // serveHTTP serves until ctx is done and waits for the requests under way.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: requestTimeout, WriteTimeout: answerTimeout,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    silent(),
 	}
