@@ -32,6 +32,9 @@ func (a *Authority) Announce(peer identity.ID, n directory.Node) error {
 	if old, ok := a.dir.Node(peer); ok && sameNode(old, n) {
 		return nil
 	}
+	if peer != a.node && !a.kept.take(peer, a.now()) {
+		return tooOften(peer)
+	}
 	if _, err := a.dir.Put(n); err != nil {
 		return fmt.Errorf("announce %s: %w", peer.Short(), err)
 	}

@@ -82,6 +82,11 @@ func (a *Authority) refusal(p directory.Identity) *identity.APIError {
 	return refuse(http.StatusForbidden, hint, "%s is %s", p.ID.Short(), p.State)
 }
 
+// tooOften is the answer to who has its own records changed again and again.
+func tooOften(id identity.ID) *identity.APIError {
+	return refuse(http.StatusTooManyRequests, "try again in ten minutes", "%s asks too often", id.Short())
+}
+
 // isRefusal reports whether err is an answer, as opposed to a failure.
 func isRefusal(err error) bool {
 	_, ok := errors.AsType[*identity.APIError](err)

@@ -46,6 +46,7 @@ type Authority struct {
 	step  *authority.Authority
 	db    *database
 	names nameLocks
+	kept  *limiter[identity.ID] // what identities have recorded about themselves
 
 	clones atomic.Uint64
 }
@@ -61,7 +62,7 @@ func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
 	}
 	a := &Authority{
 		keys: keys, dir: d, node: opts.Node, site: opts.Site, grace: opts.Grace, now: opts.Now, log: opts.Log,
-		db: &database{dir: d, asked: map[identity.ID]*grant{}},
+		db: &database{dir: d, asked: map[identity.ID]*grant{}}, kept: newLimiter[identity.ID](recordLimit),
 	}
 	if a.grace == 0 {
 		a.grace = DefaultGrace

@@ -49,6 +49,7 @@ func BenchmarkRenew(b *testing.B) {
 	s := l.enrol(b, "pump-7")
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
+		l.pass(10 * time.Minute) // or it would be too often
 		answer, err := l.Renew(context.WithoutCancel(b.Context()), renewalOf(b, s, s.Key, fmt.Sprintf("request-%016d", i)))
 		if err != nil {
 			b.Fatal(err)

@@ -10,7 +10,8 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strconv"
+	"net/netip"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -40,7 +41,7 @@ func Handler(b Backend, log logrus.FieldLogger) http.Handler {
 		silent.SetOutput(io.Discard)
 		log = silent
 	}
-	h := &handler{backend: b, log: log, limit: newLimiter()}
+	h := &handler{backend: b, log: log, limit: newLimiter[netip.Prefix](requestLimit)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+identity.RootsPath+"{hash}", h.roots)
 	mux.HandleFunc("POST "+identity.EnrolPath, func(w http.ResponseWriter, r *http.Request) { answer(h, w, r, b.Enrol) })
@@ -54,7 +55,7 @@ func Handler(b Backend, log logrus.FieldLogger) http.Handler {
 type handler struct {
 	backend Backend
 	log     logrus.FieldLogger
-	limit   *limiter
+	limit   *limiter[netip.Prefix]
 }
 
 func (h *handler) roots(w http.ResponseWriter, r *http.Request) {
@@ -71,8 +72,8 @@ func (h *handler) roots(w http.ResponseWriter, r *http.Request) {
 
 // answer reads one request, asks do, and writes what it says.
 func answer[Q any](h *handler, w http.ResponseWriter, r *http.Request, do func(context.Context, *Q) (*identity.EnrolResponse, error)) {
-	if wait := h.limit.take(r.RemoteAddr); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
+	if !h.limit.take(source(r.RemoteAddr), time.Now()) {
+		w.Header().Set("Retry-After", "2")
 		h.refuse(w, r, refuse(http.StatusTooManyRequests, "", "too many requests from this address"))
 		return
 	}

@@ -13,9 +13,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
@@ -142,6 +144,17 @@ func TestRelay(t *testing.T) {
 	}
 	_, err = r.Renew(t.Context(), &identity.RenewRequest{})
 	wantRefusal(t, err, http.StatusServiceUnavailable, "no CA can be reached")
+	// A reply that would be no valid answer to a client, as another version or a
+	// node in wrong hands may send it.
+	for _, odd := range []string{`{}`, `{"status":200}`, `{"error":{"error":"x"}}`, `{"status":7,"error":{"error":"x"}}`, `{"status":200,"error":{"error":"x"}}`} {
+		var b bytes.Buffer
+		if err := writeJSON(&b, json.RawMessage(odd)); err != nil {
+			t.Fatal(err)
+		}
+		r.Open = func(context.Context) (io.ReadWriteCloser, error) { return memoryStream{&b, io.Discard}, nil }
+		_, err = r.Renew(t.Context(), &identity.RenewRequest{})
+		wantRefusal(t, err, http.StatusServiceUnavailable, "no CA can be reached")
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r.Open = func(context.Context) (io.ReadWriteCloser, error) {
 		a, b := net.Pipe()
@@ -203,7 +216,7 @@ func TestHandlerLimitsRates(t *testing.T) {
 		return w
 	}
 	limited := 0
-	for i := range 3 * requestBurst {
+	for i := range 3 * requestLimit.burst {
 		w := ask(fmt.Sprintf("[2001:db8::%x]:1000", i)) // one network
 		if w.Code == http.StatusTooManyRequests {
 			limited++
@@ -212,8 +225,8 @@ func TestHandlerLimitsRates(t *testing.T) {
 			}
 		}
 	}
-	if limited < requestBurst {
-		t.Errorf("%d of %d requests limited", limited, 3*requestBurst)
+	if limited < requestLimit.burst {
+		t.Errorf("%d of %d requests limited", limited, 3*requestLimit.burst)
 	}
 	if w := ask("192.0.2.1:1000"); w.Code == http.StatusTooManyRequests {
 		t.Error("a neighbour was limited too")
@@ -221,12 +234,12 @@ func TestHandlerLimitsRates(t *testing.T) {
 }
 
 func TestLimiterIsBounded(t *testing.T) {
-	l := newLimiter()
+	l := newLimiter[netip.Prefix](requestLimit)
 	for i := range 2 * maxLimited {
-		l.take(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255))
+		l.take(source(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255)), time.Now())
 	}
-	l.take("not an address")
-	if got := len(l.addrs); got > maxLimited {
+	l.take(source("not an address"), time.Now())
+	if got := len(l.keys); got > maxLimited {
 		t.Errorf("%d addresses remembered", got)
 	}
 }

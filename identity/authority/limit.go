@@ -11,40 +11,48 @@ import (
 // Requests that need the CA are bounded per client address. A site's devices
 // may share one address behind NAT and come back together, so the rate is high;
 // it is there to keep one stranger from taking all of a small machine.
-const (
-	requestRate  = 20 // per second
-	requestBurst = 100
-	maxLimited   = 4096 // addresses remembered
-)
+var requestLimit = limit{rate: 20, burst: 100}
 
-type limiter struct {
-	mu    sync.Mutex
-	addrs map[netip.Prefix]*rate.Limiter
+// What an identity may have recorded about itself is bounded: each renewal and
+// each new address of a node stays in every node's directory for ever. Honest
+// ones renew every few days.
+var recordLimit = limit{rate: rate.Every(10 * time.Minute), burst: 10}
+
+const maxLimited = 4096 // keys remembered
+
+type limit struct {
+	rate  rate.Limit
+	burst int
 }
 
-func newLimiter() *limiter { return &limiter{addrs: map[netip.Prefix]*rate.Limiter{}} }
+// limiter keeps a limit for each key.
+type limiter[K comparable] struct {
+	limit
 
-// take counts one request from remote (host:port) and returns zero, or how long
-// it should wait.
-func (l *limiter) take(remote string) time.Duration {
-	from := source(remote)
+	mu   sync.Mutex
+	keys map[K]*rate.Limiter
+}
+
+func newLimiter[K comparable](l limit) *limiter[K] {
+	return &limiter[K]{limit: l, keys: map[K]*rate.Limiter{}}
+}
+
+// take counts one request of key at now and reports whether it may go on.
+func (l *limiter[K]) take(key K, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r := l.addrs[from]
+	r := l.keys[key]
 	if r == nil {
-		for old := range l.addrs { // any will do: who is forgotten starts afresh
-			if len(l.addrs) < maxLimited {
+		for old := range l.keys { // any will do: who is forgotten starts afresh
+			if len(l.keys) < maxLimited {
 				break
 			}
-			delete(l.addrs, old)
+			delete(l.keys, old)
 		}
-		r = rate.NewLimiter(requestRate, requestBurst)
-		l.addrs[from] = r
+		r = rate.NewLimiter(l.rate, l.burst)
+		l.keys[key] = r
 	}
-	if r.Allow() {
-		return 0
-	}
-	return time.Second
+	return r.AllowN(now, 1)
 }
 
 // source is the address that a limit is kept for: one IPv4 address or one IPv6

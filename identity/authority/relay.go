@@ -83,11 +83,14 @@ func (r *Relay) ask(ctx context.Context, q *question) (*identity.EnrolResponse, 
 	if err := readJSON(s, &got); err != nil {
 		return nil, fmt.Errorf("%w: %w", unreachable, err)
 	}
-	if got.Error != nil {
+	switch {
+	case got.Error != nil && got.Status >= 400 && got.Status <= 599:
 		got.Error.Status = got.Status
 		return nil, got.Error
+	case got.Error == nil && got.Status == http.StatusOK && (got.Answer != nil || q.Announce != nil):
+		return got.Answer, nil
 	}
-	return got.Answer, nil
+	return nil, fmt.Errorf("%w: reply with status %d that is neither an answer nor a refusal", unreachable, got.Status)
 }
 
 // ServeStream answers one question of the node peer, which the mesh has

@@ -73,6 +73,9 @@ func (a *Authority) renew(ctx context.Context, r renewal) (directory.Identity, e
 	if err := a.checkExpired(r); err != nil {
 		return p, err
 	}
+	if !a.kept.take(r.id, a.now()) {
+		return p, tooOften(r.id)
+	}
 	p.Request = r.request
 	p, err := a.issue(ctx, p, r.csr)
 	if err != nil {

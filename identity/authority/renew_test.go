@@ -1,12 +1,14 @@
 package authority
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
 )
 
 func TestRenew(t *testing.T) {
@@ -59,6 +61,32 @@ func TestRenew(t *testing.T) {
 	wantRefusal(t, err, http.StatusForbidden, "certificate of device:pump-7")
 }
 
+// TestRenewalsAreBounded has a device that renews without end: each renewal
+// stays in every node's directory.
+func TestRenewalsAreBounded(t *testing.T) {
+	l := newLab(t)
+	s, other := l.enrol(t, "pump-7"), l.enrol(t, "pump-8")
+	begin := l.dir.Tip().Count
+	for i := range 3 * recordLimit.burst {
+		answer, err := l.Renew(t.Context(), renewalOf(t, s, s.Key, fmt.Sprintf("request-%016d", i)))
+		if err != nil {
+			wantRefusal(t, err, http.StatusTooManyRequests, "too often")
+			continue
+		}
+		s = svid(t, answer, s.Key)
+	}
+	if got := l.dir.Tip().Count - begin; got != uint64(recordLimit.burst) {
+		t.Errorf("%d records, want %d", got, recordLimit.burst)
+	}
+	if _, err := l.Renew(t.Context(), renewalOf(t, other, other.Key, "0123456789abcdef")); err != nil {
+		t.Errorf("another device: %v", err)
+	}
+	l.pass(time.Hour)
+	if _, err := l.Renew(t.Context(), renewalOf(t, s, s.Key, "0123456789abcdef")); err != nil {
+		t.Errorf("an hour later: %v", err)
+	}
+}
+
 func TestRenewUnrecorded(t *testing.T) {
 	l := newLab(t)
 	s := l.enrol(t, "pump-7")
@@ -89,4 +117,22 @@ func TestExpiredRenewal(t *testing.T) {
 	l.pass(identity.DeviceLifetime + DefaultGrace + time.Hour)
 	_, err = l.Renew(t.Context(), renewalOf(t, renewed, s.Key, "fedcba9876543210"))
 	wantRefusal(t, err, http.StatusForbidden, "grace")
+}
+
+// TestAnnouncementsAreBounded has a node that announces a new address each time.
+func TestAnnouncementsAreBounded(t *testing.T) {
+	l := newLab(t)
+	lyon := identity.ID{TrustDomain: domain, Kind: identity.Node, Name: "lyon"}
+	if _, err := l.Issue(t.Context(), Local{ID: lyon, Key: newDeviceKey(t), Site: "lyon"}); err != nil {
+		t.Fatal(err)
+	}
+	begin := l.dir.Tip().Count
+	for i := range 3 * recordLimit.burst {
+		if err := l.Announce(lyon, directory.Node{ID: lyon, Site: "lyon", Mesh: []string{fmt.Sprint("10.0.0.2:", i)}}); err != nil {
+			wantRefusal(t, err, http.StatusTooManyRequests, "too often")
+		}
+	}
+	if got := l.dir.Tip().Count - begin; got != uint64(recordLimit.burst) {
+		t.Errorf("%d records, want %d", got, recordLimit.burst)
+	}
 }
