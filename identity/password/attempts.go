@@ -58,8 +58,14 @@ func newAttempts() *attempts {
 func (a *attempts) take(name, from string, now time.Time) (giveBack func(), ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	// The address comes first: one that has no guess left makes no buckets for
+	// ever new names, which would push others' out.
+	all := []*bucket{a.bucket(bucketKey{scope: address, address: from}, perAddress, now)}
+	if all[0].tokens < 1 {
+		return nil, false
+	}
 	both := bucketKey{pair, from, name}
-	all := []*bucket{a.bucket(both, perPair, now), a.bucket(bucketKey{scope: address, address: from}, perAddress, now)}
+	all = append(all, a.bucket(both, perPair, now))
 	if !a.known[both] {
 		all = append(all, a.bucket(bucketKey{scope: anywhere, name: name}, perName, now))
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/sirupsen/logrus"
 
@@ -131,7 +132,7 @@ func (b *Book) refresh() {
 // Set gives e.Name the password, instead of one it may have. It returns when
 // that is on disk.
 func (b *Book) Set(ctx context.Context, e Entry, password []byte) error {
-	if e.Name == "" || len(e.Name) > maxName || strings.ContainsFunc(e.Name, func(r rune) bool { return r <= ' ' }) || e.Name[0] == '#' {
+	if e.Name == "" || len(e.Name) > maxName || strings.ContainsFunc(e.Name, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) || e.Name[0] == '#' {
 		return fmt.Errorf("name %q: want one word", e.Name)
 	}
 	if len(password) < MinBytes || len(password) > MaxBytes {

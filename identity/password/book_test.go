@@ -109,6 +109,7 @@ func TestSetRefuses(t *testing.T) {
 		"no name":  {"", "correct horse"},
 		"spaces":   {"a b", "correct horse"},
 		"comment":  {"#a", "correct horse"},
+		"NBSP":     {"a\u00a0b", "correct horse"}, // white space to whoever reads the file
 		"long":     {strings.Repeat("a", 129), "correct horse"},
 		"short":    {"a", "horse"},
 		"too long": {"a", strings.Repeat("a", 65_536)},
@@ -207,10 +208,30 @@ func TestFailuresAreBounded(t *testing.T) {
 	})
 }
 
+// Who is out of guesses makes nobody forget it by trying ever new names.
+func TestScannerIsNotForgotten(t *testing.T) {
+	a, now := newAttempts(), time.Now()
+	for range int(perName.burst) {
+		a.take("device:pump-7", fmt.Sprint(clients.Add(1)), now)
+	}
+	guesses := 0
+	for n := range 4 * maxBuckets {
+		if _, ok := a.take(fmt.Sprint("device:", n), "scanner", now); ok {
+			guesses++
+		}
+	}
+	if guesses != int(perAddress.burst) {
+		t.Errorf("%d guesses from one address, want %.0f", guesses, perAddress.burst)
+	}
+	if _, ok := a.take("device:pump-7", "elsewhere", now); ok {
+		t.Error("the name's failures were forgotten")
+	}
+}
+
 func TestLimitsForget(t *testing.T) {
 	a := newAttempts()
 	for n := range 2 * maxBuckets {
-		a.take(fmt.Sprint(n), "x", time.Now())
+		a.take(fmt.Sprint(n), fmt.Sprint(n), time.Now())
 		a.succeeded(fmt.Sprint(n), "x")
 	}
 	if len(a.buckets) > maxBuckets || len(a.known) > maxBuckets {
