@@ -215,6 +215,11 @@ func (c *conn) serve() {
 	c.close(codeStopping, "") // a connection that failed is closed already
 	expiry.Stop()
 	c.node.remove(c)
+	if forgotten := (*quic.StatelessResetError)(nil); errors.As(context.Cause(ctx), &forgotten) {
+		for _, other := range c.node.conns(c.peer) {
+			other.ping() // the peer began anew: it knows none of those from before
+		}
+	}
 	c.entry().WithField(logfield.Reason, endReason(context.Cause(ctx))).Info("overlay connection down")
 }
 

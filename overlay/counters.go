@@ -13,7 +13,7 @@ type Counters struct {
 	DatagramsSent     uint64
 	DatagramsDropped  uint64 // the connection's queue was full, or nobody handles the channel
 	WireGuardPackets  uint64 // WireGuard packets, dropped: nothing serves them yet
-	ProbePackets      uint64 // path probes, dropped: nothing serves them yet
+	ProbePackets      uint64 // path probes that came
 	GarbagePackets    uint64 // neither of those nor QUIC
 	UnsendablePackets uint64 // refused by the kernel, as when an interface is down
 }

@@ -14,8 +14,12 @@ const MaxDatagram = 1190
 // datagramQueue is how many datagrams wait for one congested connection.
 const datagramQueue = 64
 
-// channelPing is empty, handled by nobody, and makes the peer acknowledge it.
+// channelPing is handled by nobody, and makes the peer acknowledge it.
 const channelPing = 0
+
+// pingSize makes the packet of a ping larger than a stateless reset, which is
+// what a peer that lost the connection must answer with something smaller.
+const pingSize = 32
 
 // A DatagramHandler receives the datagrams of one channel. It must not block or
 // keep b after it returns unless it copies it.
@@ -62,6 +66,13 @@ func (c *conn) queueDatagram(packet []byte) {
 		c.sending = true
 		c.node.work.Go(func() { c.sendDatagrams(c.qc.Context()) })
 	}
+}
+
+// ping makes the peer answer, or tell that it does not know the connection.
+func (c *conn) ping() {
+	packet := make([]byte, pingSize)
+	packet[0] = channelPing
+	c.queueDatagram(packet)
 }
 
 // sendDatagrams stands between callers that must not wait and quic-go, which

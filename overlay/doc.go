@@ -43,7 +43,9 @@
 // the time since the path was last seen, between 100 ms and 5 s. A path that
 // was cut for 10 s is thus in use again within 1.25 s and a round trip.
 //
-// A peer that was killed and started again connects anew and knows nothing of
-// the connection before. That one is asked as well, and ends when it has not
-// answered for 3 s while its successor has.
+// A peer that was killed and started again knows nothing of the connections
+// before. With [Options.ResetKey] it says so when it is spoken to on one, which
+// ends it at once. Without, the connection before is asked as well when the peer
+// has connected anew, and ends when it has not answered for 3 s while its
+// successor has.
 package overlay

@@ -89,7 +89,7 @@ func (n *Node) watch(ctx context.Context, t Target, c *conn) time.Time {
 			if p.look(now); !p.asking {
 				continue
 			}
-			c.queueDatagram([]byte{channelPing})
+			c.ping()
 			if now.Sub(p.heard) >= silentAfter {
 				n.succeed(ctx, t, c, p)
 				return p.heard
@@ -105,7 +105,7 @@ func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 	entry := c.entry()
 	entry.Info("overlay peer silent")
 	n.redial(ctx, t, p.heard, func() bool {
-		c.queueDatagram([]byte{channelPing})
+		c.ping()
 		p.look(time.Now())
 		return !p.asking
 	})
@@ -113,7 +113,7 @@ func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 		return
 	}
 	before := p.received
-	c.queueDatagram([]byte{channelPing})
+	c.ping()
 	timer := time.NewTimer(reviveTime)
 	defer timer.Stop()
 	select {
@@ -175,8 +175,8 @@ func (s *succession) look(now time.Time) {
 	case s.newest.heard.Sub(s.began) >= silentAfter:
 		s.old.c.close(codeLost, "silent while a newer connection works")
 	default:
-		s.old.c.queueDatagram([]byte{channelPing})
-		s.newest.c.queueDatagram([]byte{channelPing})
+		s.old.c.ping()
+		s.newest.c.ping()
 	}
 }
 

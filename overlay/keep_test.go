@@ -2,8 +2,10 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,12 +24,12 @@ type bubble struct {
 	stop        func()
 }
 
-func newBubble(t *testing.T, delay time.Duration) *bubble {
+func newBubble(t *testing.T, delay time.Duration, edit ...func(*Options)) *bubble {
 	t.Helper()
 	ca := testca.New(t, "lab.test")
 	src := func(name string) identity.Source { return ca.Issue(t, ca.ID(t, identity.Node, name)) }
 	m := &memnet{delay: delay, ports: make(map[int]*memConn)}
-	b := &bubble{net: m, paris: m.node(t, src("paris"), "127.0.0.1:1"), lyon: m.node(t, src("lyon"), "127.0.0.1:2")}
+	b := &bubble{net: m, paris: m.node(t, src("paris"), "127.0.0.1:1", edit...), lyon: m.node(t, src("lyon"), "127.0.0.1:2")}
 	b.paris.Handle("echo/1", func(_ context.Context, s *Stream) {
 		if _, err := io.Copy(s, s); err != nil {
 			s.Reset()
@@ -226,6 +228,100 @@ func TestKilledPeer(t *testing.T) {
 		}
 		if took := time.Since(began); took > silentAfter+2*watchInterval {
 			t.Errorf("the stream to the process before ended after %v", took)
+		}
+	})
+}
+
+// TestForgottenConnection starts a peer again that went without a word and dials
+// nobody. With its reset key it tells of the lost connection as soon as it is
+// spoken to.
+func TestForgottenConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key := [32]byte{7}
+		b := newBubble(t, 10*time.Millisecond, func(o *Options) { o.ResetKey = &key })
+		defer b.stop()
+		if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Second)
+		s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Reset()
+		if err := echo(s); err != nil {
+			t.Fatal(err)
+		}
+
+		again := b.net.node(t, b.paris.opts.Source, "127.0.0.1:1", func(o *Options) { o.ResetKey = &key })
+		ended := make(chan error, 1)
+		go func() { ended <- again.Run(b.ctx) }()
+		defer func() {
+			b.stop()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}()
+		began := time.Now()
+		if err := echo(s); !errors.Is(err, ErrDisconnected) {
+			t.Errorf("stream to the process before: got %v, want %v", err, ErrDisconnected)
+		}
+		if took := time.Since(began); took > 2*watchInterval+100*time.Millisecond {
+			t.Errorf("the stream ended after %v", took)
+		}
+		if err := again.Wait(b.ctx, b.lyon.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 2*watchInterval+500*time.Millisecond {
+			t.Errorf("connected again after %v", took)
+		}
+	})
+}
+
+// TestKnock starts a peer again that went without a word, whose only connection
+// is idle. Its knock brings the other end back before any keep-alive does.
+func TestKnock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testca.New(t, "lab.test")
+		m := &memnet{delay: 10 * time.Millisecond, ports: make(map[int]*memConn)}
+		source, key := ca.Issue(t, ca.ID(t, identity.Node, "paris")), [32]byte{7}
+		node := func() *Node {
+			return m.node(t, source, "127.0.0.1:1", func(o *Options) {
+				o.ResetKey, o.Accept = &key, func(identity.ID) error { return nil }
+			})
+		}
+		paris, agent := node(), m.node(t, ca.Issue(t, ca.ID(t, identity.Device, "pump-7")), "127.0.0.1:2", func(o *Options) { o.DialOnly = true })
+		ctx, cancel := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		run := func(f func(context.Context) error) {
+			running.Go(func() {
+				if err := f(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		run(paris.Run)
+		run(agent.Run)
+		run(func(ctx context.Context) error {
+			return agent.Keep(ctx, Target{ID: paris.ID(), Addrs: func() []string { return []string{"127.0.0.1:1"} }})
+		})
+		if err := paris.Wait(ctx, agent.ID()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * stableAfter)
+		known := paris.Peers()[0].Remote
+
+		again := node()
+		run(again.Run)
+		began := time.Now()
+		again.Knock([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:3"), known})
+		if err := again.Wait(ctx, agent.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the agent was back after %v", took)
 		}
 	})
 }

@@ -39,9 +39,13 @@ func (m *memnet) listen(addr string, c *counters) (*socket, error) {
 }
 
 // node makes a node on the network.
-func (m *memnet) node(t *testing.T, src identity.Source, addr string) *Node {
+func (m *memnet) node(t *testing.T, src identity.Source, addr string, edit ...func(*Options)) *Node {
 	t.Helper()
-	n, err := newNode(Options{Source: src, Listen: addr}, m.listen)
+	opts := Options{Source: src, Listen: addr}
+	for _, f := range edit {
+		f(&opts)
+	}
+	n, err := newNode(opts, m.listen)
 	if err != nil {
 		t.Fatal(err)
 	}

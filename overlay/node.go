@@ -28,6 +28,7 @@ type Node struct {
 	transport *quic.Transport
 	counters  counters
 	denials   *rate.Limiter // of log lines that strangers can cause
+	knocks    *rate.Limiter // of looks at the connections, likewise
 
 	handlers  map[string]Handler       // written before Run
 	datagrams map[byte]DatagramHandler // written before Run
@@ -54,6 +55,7 @@ func newNode(opts Options, listen func(addr string, c *counters) (*socket, error
 		opts:      opts,
 		log:       opts.Log,
 		denials:   rate.NewLimiter(1, 10),
+		knocks:    rate.NewLimiter(10, 10),
 		handlers:  make(map[string]Handler),
 		datagrams: make(map[byte]DatagramHandler),
 		running:   make(chan struct{}),
@@ -65,7 +67,8 @@ func newNode(opts Options, listen func(addr string, c *counters) (*socket, error
 	if n.sock, err = listen(opts.Listen, &n.counters); err != nil {
 		return nil, err
 	}
-	n.transport = &quic.Transport{Conn: n.sock}
+	n.sock.knocked = n.knocked
+	n.transport = &quic.Transport{Conn: n.sock, StatelessResetKey: (*quic.StatelessResetKey)(n.opts.ResetKey)}
 	return n, nil
 }
 

@@ -61,6 +61,11 @@ type Options struct {
 	// every protocol that has a handler.
 	Authorizer Authorizer
 
+	// ResetKey lets a node that was killed and runs again tell its peers at once
+	// that their connections are gone, which they would otherwise find out by
+	// silence. It is a secret and the same in every run. Nil tells nobody.
+	ResetKey *[32]byte
+
 	KeepAlive        time.Duration // between packets on a silent connection; default 15 s
 	IdleTimeout      time.Duration // without an answer until a connection is given up; default 30 s
 	HandshakeTimeout time.Duration // of one dial, and of a stream's header; default 5 s

@@ -14,13 +14,14 @@ const socketBuffer = 4 << 20
 
 // A socket owns the overlay's one UDP port and tells its users apart by the
 // first byte of a packet: 1-4 is WireGuard, 0 a path probe, a set bit 6 or 7
-// QUIC. Only QUIC has an owner so far; the rest is counted and dropped.
+// QUIC. A probe is a knock, see [Node.Knock]; nothing serves WireGuard yet.
 //
 // It is a plain net.PacketConn for quic-go and has no SyscallConn on purpose:
 // quic-go would set the don't-fragment bit on the port for everybody.
 type socket struct {
 	net.PacketConn
 	counters *counters
+	knocked  func(from net.Addr) // called for every probe; must not block
 	lastErr  atomic.Pointer[sendError]
 }
 
@@ -59,6 +60,7 @@ func (s *socket) ReadFrom(b []byte) (int, net.Addr, error) {
 			return n, addr, nil
 		case b[0] == 0:
 			s.counters.probes.Add(1)
+			s.knocked(addr)
 		case b[0] <= 4:
 			s.counters.wireGuard.Add(1)
 		default:

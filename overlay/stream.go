@@ -140,13 +140,14 @@ func cause(err error) error {
 	var app *quic.ApplicationError
 	var transport *quic.TransportError
 	var idle *quic.IdleTimeoutError
+	var forgotten *quic.StatelessResetError
 	var timeout net.Error
 	switch {
 	case errors.Is(err, context.DeadlineExceeded): // which is a timeout, but the caller's own
 		return err
 	case errors.As(err, &reset):
 		return resetCause(reset)
-	case errors.As(err, &app), errors.As(err, &transport), errors.As(err, &idle):
+	case errors.As(err, &app), errors.As(err, &transport), errors.As(err, &idle), errors.As(err, &forgotten):
 		return fmt.Errorf("%w: %s", ErrDisconnected, endReason(err))
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return os.ErrDeadlineExceeded

@@ -148,9 +148,14 @@ func (n *node) openQUIC() (err error) {
 
 func (n *node) openOverlay() (err error) {
 	port := portOverlay + n.cfg.Shift
+	resetKey, err := loadResetKey(n.cfg.DataDir)
+	if err != nil {
+		return err
+	}
 	n.overlay, err = overlay.New(overlay.Options{
 		Source: n.store, Listen: net.JoinHostPort("", strconv.Itoa(port)), Log: n.log,
 		Revoked: n.revoked, Accept: n.acceptPeer, Authorizer: protocols{},
+		ResetKey: resetKey,
 	})
 	if err != nil {
 		return n.cfg.listenError(listenerOverlay, port, err)
@@ -244,6 +249,7 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	run("links", func(ctx context.Context) error { return n.links.Run(ctx, n.broker) })
 	run("renewal", n.renew)
 	run("slices", n.pushSlices)
+	run("agents", n.rememberAgents)
 	if n.authority != nil {
 		run("directory head", n.directory.Run)
 	} else {

@@ -319,3 +319,21 @@ func (n *node) active() []directory.Identity {
 		return p.State != directory.Active
 	})
 }
+
+// resetKeyName is the file of the overlay's reset key.
+const resetKeyName = "overlay.key"
+
+// loadResetKey returns the overlay's reset key, which it makes on the first run.
+func loadResetKey(dir string) (*[32]byte, error) {
+	path := filepath.Join(dir, resetKeyName)
+	var key [32]byte
+	switch raw, err := os.ReadFile(path); {
+	case err == nil && len(raw) == len(key):
+		copy(key[:], raw)
+		return &key, nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	rand.Read(key[:]) // never fails
+	return &key, atomicfile.Write(path, key[:], 0o600)
+}
