@@ -24,7 +24,8 @@
 //  8. run the downstream chain of each receiving session, once, before its queue
 //     (pipeline.askDownstream);
 //  9. keep, in one store transaction, what must not be lost: queue entries, the
-//     retained value, outbound logs, the QoS 2 identifier (pipeline.commit);
+//     retained value, outbound logs, the QoS 2 identifier, what the functions
+//     remember (pipeline.commit);
 //  10. deliver, then acknowledge (pipeline.finish).
 //
 // # Who runs what

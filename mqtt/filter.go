@@ -55,6 +55,18 @@ type FilterResult struct {
 	Messages []Emitted         // Publish: each is authorized as the function and as the principal
 	Code     packet.ReasonCode // Reject: what an MQTT 5 publisher is told; must be one of PUBACK's
 	Reason   string            // Reject: why, for people
+	State    State             // what the functions remember; nil is nothing new
+}
+
+// State is what functions remember of a message beyond it. It is kept in the
+// message's transaction, so that after a restart they remember what was
+// acknowledged, and no more. A message of QoS 0, which nobody acknowledges, does
+// not wait for that.
+type State interface {
+	// Keep adds it to the transaction.
+	Keep(tx store.Tx)
+	// Discard forgets it, because the transaction was refused.
+	Discard()
 }
 
 // Emitted is a message that a function made. The broker fills in publisher,

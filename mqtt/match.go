@@ -23,6 +23,7 @@ type delivery struct {
 	downstream bool             // a function is asked first
 	more       []store.Delivery // what a downstream function made beyond one message
 	gone       bool             // the function dropped it
+	state      State            // what the function remembers
 }
 
 func (d *delivery) keep(tx store.Tx) {
@@ -166,6 +167,7 @@ func (p *pipeline) askDownstream(e *entry, d *delivery) {
 
 // applyDownstream makes the delivery what the chain answered.
 func (b *Broker) applyDownstream(d *delivery, r FilterResult) {
+	d.state = r.State
 	if r.Err != nil {
 		r.Outcome = Reject
 	}

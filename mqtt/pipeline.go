@@ -171,6 +171,9 @@ func (p *pipeline) commit(e *entry) {
 	e.stage = committing
 	p.mu.Unlock()
 	if !p.keeps(e) {
+		if e.remembers() {
+			p.b.opts.Store.Update(e.keepStates, nil)
+		}
 		for i := range e.outs {
 			if o := &e.outs[i]; o.forward {
 				p.b.count.forwarded.Add(1)
@@ -181,6 +184,9 @@ func (p *pipeline) commit(e *entry) {
 		return
 	}
 	p.b.opts.Store.Update(func(tx store.Tx) { p.keep(tx, e) }, func(err error) {
+		if err != nil {
+			e.states(State.Discard)
+		}
 		p.settle(e, err)
 		p.run()
 	})
@@ -198,7 +204,7 @@ func (p *pipeline) settle(e *entry, err error) {
 
 // keeps reports whether anything about e must not be lost.
 func (p *pipeline) keeps(e *entry) bool {
-	if e.tx != nil || e.qos == 2 && p.owner.persistent() {
+	if e.tx != nil || e.qos == 2 && p.owner.persistent() || e.m != nil && e.m.QoS > 0 && e.remembers() {
 		return true
 	}
 	for i := range e.outs {
@@ -223,6 +229,7 @@ func (p *pipeline) keep(tx store.Tx, e *entry) {
 	if e.qos == 2 && p.owner.persistent() {
 		tx.Receive(p.owner.key, e.id)
 	}
+	e.keepStates(tx)
 	for i := range e.outs {
 		o := &e.outs[i]
 		if o.retain {
@@ -237,6 +244,27 @@ func (p *pipeline) keep(tx store.Tx, e *entry) {
 		}
 	}
 }
+
+// states calls f with what functions remember of e, in their order.
+func (e *entry) states(f func(State)) {
+	if e.result.State != nil {
+		f(e.result.State)
+	}
+	for i := range e.outs {
+		for j := range e.outs[i].deliveries {
+			if s := e.outs[i].deliveries[j].state; s != nil {
+				f(s)
+			}
+		}
+	}
+}
+
+func (e *entry) remembers() (any bool) {
+	e.states(func(State) { any = true })
+	return any
+}
+
+func (e *entry) keepStates(tx store.Tx) { e.states(func(s State) { s.Keep(tx) }) }
 
 // finish is the last step: e is delivered and then acknowledged.
 func (p *pipeline) finish(e *entry) {

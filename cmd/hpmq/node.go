@@ -103,6 +103,9 @@ func newNode(ctx context.Context, cfg *Config, log *logrus.Logger) (_ *node, err
 	if err := n.openQUIC(); err != nil {
 		return nil, err
 	}
+	if err := n.openMessages(); err != nil {
+		return nil, err
+	}
 	if err := n.openFunctions(ctx); err != nil {
 		return nil, err
 	}
@@ -183,15 +186,19 @@ func (n *node) openFunctions(ctx context.Context) (err error) {
 	if n.engine.Mode() != wasm.ModeCompiler {
 		n.log.Warn("functions run in the interpreter, several times slower: this system forbids compiled code or has no compiler")
 	}
-	n.funcs = funcs.New(funcs.Options{Engine: n.engine, Log: n.log})
+	n.funcs = funcs.New(funcs.Options{Engine: n.engine, KV: remembered{n.messages}, Log: n.log})
 	return nil
 }
 
-func (n *node) openBroker() (err error) {
+func (n *node) openMessages() (err error) {
 	n.messages, err = durable.Open(filepath.Join(n.cfg.DataDir, "messages"), durable.Options{Log: n.log})
 	if err != nil {
 		return fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
 	}
+	return nil
+}
+
+func (n *node) openBroker() (err error) {
 	if n.passwords, err = password.Open(passwordPath(n.cfg.DataDir), n.log); err != nil {
 		return fail(exitFailure, "correct the file, or move it away and set the passwords again", err)
 	}

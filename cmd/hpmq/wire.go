@@ -188,6 +188,31 @@ func (f *filter) answer(m *store.Message, r funcs.Result) mqtt.FilterResult {
 	if r.Err != nil {
 		return mqtt.FilterResult{Err: r.Err}
 	}
+	out := f.verdict(m, r)
+	if len(r.Writes) > 0 {
+		out.State = written{r}
+	}
+	return out
+}
+
+// written is what functions remember of a message, for its transaction.
+type written struct{ funcs.Result }
+
+func (w written) Keep(tx store.Tx) {
+	for _, x := range w.Writes {
+		tx.PutValue(x.Scope, x.Key, x.Value)
+	}
+}
+
+// Discard implements mqtt.State.
+func (w written) Discard() { w.Result.Discard() }
+
+// remembered is where functions find what they remember.
+type remembered struct{ store.Store }
+
+func (r remembered) Load(scope string) (map[string][]byte, error) { return r.Values(scope), nil }
+
+func (f *filter) verdict(m *store.Message, r funcs.Result) mqtt.FilterResult {
 	switch r.Verdict {
 	case funcs.Pass:
 		return mqtt.FilterResult{Outcome: mqtt.Pass}
