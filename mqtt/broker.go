@@ -58,9 +58,10 @@ type Broker struct {
 
 	tree *topic.Tree[subscriber, *subscription]
 
-	interestMu    sync.Mutex     // guards the next two; Forwarder hears of interest under it
+	interestMu    sync.Mutex     // guards the next three; Forwarder hears of interest under it
 	interest      map[string]int // local subscriptions by filter
 	groups        map[groupKey]*group
+	kept          map[groupKey]string // queues of groups that the store kept, until New returns
 	subscriptions atomic.Int64
 
 	mu          sync.Mutex // guards the next four
@@ -101,9 +102,7 @@ func New(o Options) *Broker {
 	for i := range b.lanes {
 		b.lanes[i].init(b, nil)
 	}
-	for _, s := range o.Store.Sessions() {
-		b.restore(s)
-	}
+	b.restoreAll(o.Store.Sessions())
 	return b
 }
 

@@ -233,6 +233,7 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 		b.sessions[key] = s
 		b.mu.Unlock()
 	}
+	s.review()
 	if err := s.keepRecord(); err != nil {
 		s.detach(c)
 		b.mu.Lock()

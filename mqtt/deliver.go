@@ -25,7 +25,7 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 		return
 	}
 	f := bt.out.frame(c.version, qos, retain, ids)
-	if c.maxPacket > 0 && f.Size() > c.maxPacket {
+	if !c.takes(f) {
 		s.lose() // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 		return
 	}
@@ -47,12 +47,41 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 func (bt *batch) fanOut(r *route, qos byte, retain bool) {
 	for i := range r.receivers {
 		to := &r.receivers[i]
-		if to.group == nil {
-			to.session.deliver(bt, min(qos, to.qos), retain && to.rap, to.ids)
-		} else if sub := to.group.pick(r.topic); sub != nil {
-			sub.session.deliver(bt, min(qos, sub.QoS), retain && sub.RetainAsPublished, sub.ids)
+		to.session.deliver(bt, min(qos, to.qos), retain && to.rap, to.ids)
+	}
+	if len(r.groups) > 0 {
+		bt.fanOutShared(r, qos, retain)
+	}
+}
+
+// fanOutShared is fanOut to groups. The batch's message is another one
+// afterwards.
+func (bt *batch) fanOutShared(r *route, qos byte, retain bool) {
+	for _, g := range r.groups {
+		if g.queues(qos) {
+			g.offer(store.Delivery{Message: bt.out.message(), QoS: qos, Retain: retain})
+		} else {
+			g.scatter(bt, r.topic, retain)
 		}
 	}
+	for _, g := range r.groups {
+		if g.queues(qos) {
+			g.pump(bt)
+		}
+	}
+}
+
+// takes reports whether the client takes a packet of f's size [MQTT-3.1.2-24].
+func (c *conn) takes(f frame) bool { return c.maxPacket == 0 || f.Size() <= c.maxPacket }
+
+// pushNow sends the batch's message at QoS 0, if the client has room for it.
+func (s *session) pushNow(bt *batch, retain bool, ids []uint32) bool {
+	c := s.conn.Load()
+	if c == nil {
+		return false
+	}
+	f := bt.out.frame(c.version, 0, retain, ids)
+	return c.takes(f) && c.push(bt, f, 0, false)
 }
 
 // deliverPatiently is deliver for retained messages: they come many at once, so
@@ -63,7 +92,7 @@ func (s *session) deliverPatiently(bt *batch, d store.Delivery) {
 		return
 	}
 	f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
-	if d.QoS > 0 || c.maxPacket > 0 && f.Size() > c.maxPacket {
+	if d.QoS > 0 || !c.takes(f) {
 		s.deliver(bt, d.QoS, d.Retain, d.IDs)
 		return
 	}
@@ -133,6 +162,7 @@ func (s *session) pump(bt *batch) {
 	s.pumping = false
 	s.mu.Unlock()
 	s.settle()
+	s.pumpGroups(bt)
 }
 
 // pumpStore sends from the store's queue and reports whether it is empty. The
@@ -187,7 +217,7 @@ func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[
 		}
 		bt.out.set(e.Message)
 		f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
-		if c.maxPacket > 0 && f.Size() > c.maxPacket {
+		if !c.takes(f) {
 			s.skip(e.Seq) // [MQTT-3.1.2-25]
 			continue
 		}
@@ -263,7 +293,7 @@ func (s *session) pumpVolatile(bt *batch, c *conn) {
 		}
 		bt.out.set(d.Message)
 		f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
-		if c.maxPacket > 0 && f.Size() > c.maxPacket {
+		if !c.takes(f) {
 			s.lose()
 			continue
 		}
@@ -325,7 +355,7 @@ func (s *session) resend(bt *batch, c *conn, old slot) (again, ok bool) {
 	e := got[0]
 	bt.out.set(e.Message)
 	f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
-	if c.maxPacket > 0 && f.Size() > c.maxPacket {
+	if !c.takes(f) {
 		s.done = append(s.done, old.seq)
 		return false, false
 	}
@@ -336,15 +366,18 @@ func (s *session) resend(bt *batch, c *conn, old slot) (again, ok bool) {
 // crash may send a QoS 1 message twice.
 func (s *session) settle() {
 	s.mu.Lock()
-	done := s.done
-	s.done = nil
+	done, loans := s.done, s.repaid
+	s.done, s.repaid = nil, nil
 	s.mu.Unlock()
-	if len(done) == 0 {
+	if len(done) == 0 && len(loans) == 0 {
 		return
 	}
 	s.b.opts.Store.Update(func(tx store.Tx) {
 		for _, seq := range done {
 			tx.Dequeue(s.key, seq)
+		}
+		for _, l := range loans {
+			tx.Dequeue(l.group.key, l.seq)
 		}
 	}, nil)
 }

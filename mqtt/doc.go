@@ -28,6 +28,10 @@
 //     remember (pipeline.commit);
 //  10. deliver, then acknowledge (pipeline.finish).
 //
+// A shared subscription is a receiver of its own: at QoS 1 and 2 the message
+// enters the group's queue in step 9, and the group gives it to one member, whose
+// downstream chain sees it then (group.pump in dispatch.go).
+//
 // # Who runs what
 //
 // Each connection has one reader. It delivers into the outboxes of the receivers
@@ -43,7 +47,7 @@
 // nobody: a packet that may have to wait takes its connection to a goroutine and
 // back. WebSocket and QUIC keep their goroutines.
 //
-// Locks are taken in the order session.mu, outbox.mu; pipeline.mu,
+// Locks are taken in the order session.mu, outbox.mu; pipeline.mu, group.mu,
 // Broker.interestMu and Broker.mu are held alone or before those. No callback,
 // policy question, store access or socket call runs under session.mu,
 // outbox.mu or pipeline.mu, but for the reads of a resumed session's queue.

@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"slices"
+
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
@@ -49,8 +51,12 @@ func (s *session) finish(slot *slot) (more bool) {
 	if slot.seq != 0 {
 		s.done = append(s.done, slot.seq)
 	}
+	if slot.loan != nil && slot.loan.seq != 0 {
+		s.repaid = append(s.repaid, slot.loan)
+	}
 	s.window.free(slot)
-	return s.behind || len(s.volatile) > 0 || s.window.used != s.window.live
+	return s.behind || len(s.volatile) > 0 || s.window.used != s.window.live ||
+		slices.ContainsFunc(s.groups, func(g *group) bool { return g.stuck.Load() })
 }
 
 // handlePubrec answers with PUBREL [MQTT-4.3.3-4] after the store knows that the

@@ -15,7 +15,8 @@ type output struct {
 // delivery is an output's copy for one session.
 type delivery struct {
 	store.Delivery
-	session    *session
+	session    *session // nil for what a group's queue gets
+	group      *group
 	granted    byte             // the subscription's QoS
 	rap        bool             // Retain As Published
 	persist    bool             // through the store's queue
@@ -30,6 +31,10 @@ func (d *delivery) keep(tx store.Tx) {
 	if !d.persist || d.gone {
 		return
 	}
+	if d.group != nil {
+		tx.Enqueue(d.group.key, d.Delivery)
+		return
+	}
 	tx.Enqueue(d.session.key, d.Delivery)
 	for _, x := range d.more {
 		tx.Enqueue(d.session.key, x)
@@ -41,7 +46,14 @@ func (d *delivery) send(bt *batch) {
 	if d.gone {
 		return
 	}
-	if d.persist {
+	switch {
+	case d.group != nil:
+		if !d.persist {
+			d.group.offer(d.Delivery)
+		}
+		d.group.pump(bt)
+		return
+	case d.persist:
 		d.session.pump(bt)
 		return
 	}
@@ -104,24 +116,12 @@ func (p *pipeline) match(e *entry, o *output) {
 	r := p.cache.get(p.b, o.m.Topic, p.owner)
 	o.retain = o.m.Retain // [MQTT-3.3.1-5] [MQTT-3.3.1-8]
 	o.forward = e.forward && r.wanted
-	e.matched = e.matched || o.forward || len(r.receivers) > 0
-	o.deliveries = make([]delivery, 0, len(r.receivers))
+	e.matched = e.matched || o.forward || r.matched()
+	o.deliveries = make([]delivery, 0, len(r.receivers)+len(r.groups))
 	for i := range r.receivers {
 		to := &r.receivers[i]
 		d := delivery{session: to.session, granted: to.qos, rap: to.rap, downstream: to.downstream}
 		d.IDs = to.ids
-		if to.group != nil {
-			if e.replayed {
-				continue // as a shared subscription gets no retained messages
-			}
-			sub := to.group.pick(o.m.Topic)
-			if sub == nil {
-				continue
-			}
-			d = delivery{session: sub.session, granted: sub.QoS, rap: sub.RetainAsPublished}
-			d.IDs = sub.ids
-			d.downstream = p.b.boundDownstream(sub.session, o.m.Topic)
-		}
 		d.rap = d.rap || e.replayed // [MQTT-3.3.1-8]
 		d.carry(o.m)
 		if d.QoS == 0 && !d.session.connected() {
@@ -129,6 +129,32 @@ func (p *pipeline) match(e *entry, o *output) {
 		}
 		o.deliveries = append(o.deliveries, d)
 	}
+	if e.replayed {
+		return // a shared subscription gets no retained messages
+	}
+	for _, g := range r.groups {
+		if d, ok := g.deliver(o.m); ok {
+			o.deliveries = append(o.deliveries, d)
+		}
+	}
+}
+
+// deliver makes a copy of m for the group's queue or, at QoS 0, for a member.
+func (g *group) deliver(m *store.Message) (d delivery, ok bool) {
+	if g.queues(m.QoS) {
+		d = delivery{group: g, persist: g.keeping.Load()}
+		d.Message, d.QoS, d.Retain = m, m.QoS, m.Retain
+		return d, true
+	}
+	sub := g.pick(m.Topic)
+	if sub == nil {
+		return d, false
+	}
+	d = delivery{session: sub.session, granted: sub.QoS, rap: sub.RetainAsPublished}
+	d.downstream = g.b.boundDownstream(sub.session, m.Topic)
+	d.IDs = sub.ids
+	d.carry(m)
+	return d, true
 }
 
 // carry makes d a copy of m: the lower QoS of the two [MQTT-3.8.4-8], and RETAIN

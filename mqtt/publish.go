@@ -133,11 +133,11 @@ func (c *conn) deliverNow(p *packet.Publish, r *route, s *session) {
 	bt.fanOut(r, p.QoS, false)
 	switch p.QoS {
 	case 1:
-		c.scratch.ack = packet.Puback{PacketID: p.PacketID, ReasonCode: noted(len(r.receivers) > 0)}
+		c.scratch.ack = packet.Puback{PacketID: p.PacketID, ReasonCode: noted(r.matched())}
 		c.send(bt, &c.scratch.ack) // [MQTT-4.3.2-4]
 	case 2:
 		s.receive(p.PacketID, nil)
-		c.scratch.rec = packet.Pubrec{PacketID: p.PacketID, ReasonCode: noted(len(r.receivers) > 0)}
+		c.scratch.rec = packet.Pubrec{PacketID: p.PacketID, ReasonCode: noted(r.matched())}
 		c.send(bt, &c.scratch.rec) // [MQTT-4.3.3-8]
 	}
 }

@@ -18,6 +18,27 @@ type restored struct {
 	kept    store.Session
 }
 
+// restoreAll takes up what the store kept over a restart.
+func (b *Broker) restoreAll(all []store.Session) {
+	b.kept = make(map[groupKey]string)
+	for _, s := range all {
+		if of, id, ok := parseGroup(s.Key); ok {
+			b.kept[of] = id
+		}
+	}
+	for _, s := range all {
+		if s.Key.Identity != shareIdentity {
+			b.restore(s)
+		}
+	}
+	for _, s := range all { // whose members are gone
+		if of, id, ok := parseGroup(s.Key); s.Key.Identity == shareIdentity && (!ok || b.kept[of] == id) {
+			b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(s.Key) }, nil)
+		}
+	}
+	b.kept = nil
+}
+
 // restore takes up a session that the store kept over a restart: its
 // subscriptions, what was in flight, its will and its expiry.
 func (b *Broker) restore(kept store.Session) {

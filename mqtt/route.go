@@ -27,10 +27,9 @@ type subscriber struct {
 	group   *group
 }
 
-// receiver is one session or group that gets a topic's messages.
+// receiver is one session that gets a topic's messages.
 type receiver struct {
-	session    *session // nil for a group
-	group      *group
+	session    *session
 	qos        byte
 	rap        bool // Retain As Published
 	downstream bool // a function is bound
@@ -46,10 +45,11 @@ type route struct {
 	generation uint64
 	epoch      uint64
 	receivers  []receiver
+	groups     []*group // of shared subscriptions
 	upstream   bool
 	wanted     bool      // by another site
 	downstream bool      // by some receiver
-	keeps      bool      // some receiver is persistent
+	keeps      bool      // the store keeps it for some receiver
 	allowed    [3][2]int // by QoS and RETAIN: the largest size known to be allowed, plus one
 }
 
@@ -93,7 +93,7 @@ func (rc *routeCache) get(b *Broker, name string, from *session) *route {
 	}
 	r := &route{topic: name}
 	rc.fill(b, r, from)
-	cost := len(name) + 128 + 64*len(r.receivers)
+	cost := len(name) + 128 + 64*len(r.receivers) + 8*len(r.groups)
 	if rc.routes == nil || len(rc.routes) >= maxRoutes || rc.bytes+cost > maxRouteBytes {
 		rc.routes, rc.bytes = make(map[string]*route), 0
 	}
@@ -110,7 +110,7 @@ func (r *route) current(b *Broker) bool {
 // makes them differ.
 func (rc *routeCache) fill(b *Broker, r *route, from *session) {
 	r.generation, r.epoch = b.tree.Generation(), b.epoch.Load()
-	r.receivers = r.receivers[:0]
+	r.receivers, r.groups = r.receivers[:0], nil
 	r.allowed = [3][2]int{}
 	r.downstream, r.keeps = false, false
 	rc.found = b.tree.Match(rc.found[:0], r.topic)
@@ -125,6 +125,10 @@ func (rc *routeCache) fill(b *Broker, r *route, from *session) {
 	for i := range r.receivers {
 		r.bind(b, &r.receivers[i])
 	}
+	for _, g := range r.groups {
+		r.keeps = r.keeps || g.keeping.Load()
+		r.downstream = r.downstream || g.downstream(r.topic)
+	}
 	r.upstream = from != nil && b.opts.Filter != nil && b.opts.Filter.Bound(Upstream, from.principal, r.topic)
 	r.wanted = b.opts.Forwarder != nil && !strings.HasPrefix(r.topic, "$") && b.opts.Forwarder.Wants(r.topic)
 }
@@ -133,7 +137,7 @@ func (rc *routeCache) fill(b *Broker, r *route, from *session) {
 // highest QoS, with all identifiers. [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4]
 func (r *route) add(sub *subscription, from *session, index map[*session]int) {
 	if sub.group != nil {
-		r.receivers = append(r.receivers, receiver{group: sub.group})
+		r.groups = append(r.groups, sub.group)
 		return
 	}
 	s := sub.session
@@ -163,14 +167,11 @@ func (r *route) add(sub *subscription, from *session, index map[*session]int) {
 	}
 }
 
+// matched reports whether anybody gets the messages.
+func (r *route) matched() bool { return len(r.receivers)+len(r.groups) > 0 }
+
 // bind finds out what messages to a receiver have to wait for.
 func (r *route) bind(b *Broker, to *receiver) {
-	if to.group != nil {
-		persistent, downstream := to.group.needs(b, r.topic)
-		r.keeps = r.keeps || persistent
-		r.downstream = r.downstream || downstream
-		return
-	}
 	r.keeps = r.keeps || to.qos > 0 && to.session.persistent()
 	to.downstream = b.boundDownstream(to.session, r.topic)
 	r.downstream = r.downstream || to.downstream

@@ -37,6 +37,9 @@ type session struct {
 	volBytes int
 	read     uint64   // last entry of the store's queue that was sent or dropped
 	done     []uint64 // entries acknowledged since the last batch
+	repaid   []*loan  // the same, of the queues of shared subscriptions
+	owed     int      // messages on their way that have room reserved
+	groups   []*group // of the shared subscriptions; replaced, never changed
 	late     int      // batches of entries whose identifiers are being kept
 	behind   bool     // the store's queue may hold more than was read
 	pumping  bool     // one goroutine is in pump
@@ -126,6 +129,8 @@ func (s *session) setExpiry(seconds uint32) {
 func (s *session) detach(c *conn) {
 	s.mu.Lock()
 	s.conn.CompareAndSwap(c, nil)
+	loans := s.window.lent()
+	defer s.b.returnLoans(loans)
 	s.window.rest()
 	if s.ended { // by an operator, say: nothing is left to wait for
 		s.mu.Unlock()
@@ -196,6 +201,7 @@ func (s *session) changeExpiry(seconds uint32) error {
 		return violation("", "DISCONNECT with a session expiry after a CONNECT without one")
 	}
 	s.expiry.Store(s.b.capExpiry(seconds))
+	s.review()
 	return nil
 }
 

@@ -1,22 +1,78 @@
 package mqtt
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/hpmq/hpmq/mqtt/store"
 )
 
 // groupKey names a shared subscription.
 type groupKey struct{ name, filter string }
 
-// group is the members of one shared subscription. Each message goes to one of
-// them: in turn to those that are connected, and when none is, to one whose
-// session keeps it.
+// group is the members of one shared subscription and what waits for them.
+//
+// Each message goes to one member: in turn to those that are connected and have
+// room. At QoS 0 that is all. At QoS 1 and 2 it enters the group's queue, in the
+// store if the session of some member is persistent and else in memory, and
+// stays there while no member has room or all are away. A member is lent a
+// message of QoS 1: it leaves the queue with the acknowledgement, and goes to
+// another member if the connection ends before. One of QoS 2 becomes the
+// member's own before it is sent: it is never given to two [MQTT-4.8.2-4]
+// [MQTT-4.8.2-5].
 type group struct {
-	key groupKey
+	b   *Broker
+	of  groupKey
+	key store.SessionKey // of its queue in the store; no other group ever had it
 
-	mu      sync.Mutex
+	keeping atomic.Bool   // the store keeps what comes
+	qos     atomic.Uint32 // highest of the members' subscriptions
+	stuck   atomic.Bool   // something waits for room: who makes some calls pump
+
+	reviewMu sync.Mutex // held for review, before mu
+
+	mu      sync.Mutex // guards all below
 	members []*subscription
-	next    int
+	turn    int
+	kept    bool    // the store has the queue
+	ready   []*loan // that no member has, oldest first: given back, or never in the store
+	held    int     // bytes of those never in the store
+	order   uint64
+	pumping bool // one goroutine is in pump
+	more    bool // it has to look once more
+	asking  bool // a function has the next message
+
+	// Of the goroutine in pump.
+	read    uint64 // last entry of the store's queue that was fetched
+	fetched []store.Entry
+}
+
+// shareIdentity takes the place of an identity in the store's key of a group.
+const shareIdentity = "$share"
+
+func newGroup(b *Broker, of groupKey, kept bool, id string) *group {
+	g := &group{b: b, of: of, kept: kept}
+	if id == "" {
+		id = ulid.Make().String()
+	}
+	g.key = store.SessionKey{Identity: shareIdentity, ClientID: id + "/" + of.name + "/" + of.filter}
+	g.stuck.Store(kept)
+	return g
+}
+
+// parseGroup returns whose queue the store keeps under k, if it is a group's.
+func parseGroup(k store.SessionKey) (of groupKey, id string, ok bool) {
+	if k.Identity != shareIdentity {
+		return groupKey{}, "", false
+	}
+	id, rest, _ := strings.Cut(k.ClientID, "/")
+	of.name, of.filter, ok = strings.Cut(rest, "/")
+	return of, id, ok
 }
 
 // put adds a member or replaces its subscription, and returns how many there are.
@@ -24,7 +80,7 @@ func (g *group) put(sub *subscription) (members int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if i := g.position(sub.session); i >= 0 {
-		g.members = slices.Clone(g.members) // pick reads without the lock
+		g.members = slices.Clone(g.members) // others read without the lock
 		g.members[i] = sub
 	} else {
 		g.members = append(slices.Clip(g.members), sub)
@@ -32,10 +88,12 @@ func (g *group) put(sub *subscription) (members int) {
 	return len(g.members)
 }
 
-func (g *group) size() int {
+func (g *group) size() int { return len(g.all()) }
+
+func (g *group) all() []*subscription {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.members)
+	return g.members
 }
 
 // remove takes a member out and returns how many are left.
@@ -52,37 +110,122 @@ func (g *group) position(s *session) int {
 	return slices.IndexFunc(g.members, func(m *subscription) bool { return m.session == s })
 }
 
-// pick chooses the member that gets the next message of a topic, or nil.
-func (g *group) pick(name string) *subscription {
+// inTurn returns the members, beginning with whose turn it is.
+func (g *group) inTurn() (members []*subscription, first int) {
 	g.mu.Lock()
-	members, start := g.members, g.next
-	g.next++
+	defer g.mu.Unlock()
+	g.turn++
+	return g.members, g.turn
+}
+
+// review decides anew, after a change of its members or their sessions, whether
+// the store has to keep what comes for the group. The queue is in the store
+// before anything is meant for it.
+func (g *group) review() {
+	g.reviewMu.Lock()
+	defer g.reviewMu.Unlock()
+	keep, qos := false, byte(0)
+	for _, m := range g.all() {
+		qos = max(qos, m.QoS)
+		keep = keep || m.QoS > 0 && m.session.persistent()
+	}
+	g.qos.Store(uint32(qos))
+	g.mu.Lock()
+	fresh := keep && !g.kept
+	g.kept = g.kept || keep
 	g.mu.Unlock()
-	var away *subscription
+	if fresh {
+		g.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(store.Session{Key: g.key, Expiry: never}) }, nil)
+	}
+	if g.keeping.Swap(keep) != keep {
+		g.b.Reroute()
+	}
+}
+
+// end forgets what waits for the group: it has no member any more.
+func (g *group) end() {
+	g.mu.Lock()
+	kept := g.kept
+	g.ready, g.held = nil, 0
+	g.mu.Unlock()
+	if kept {
+		g.b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(g.key) }, nil)
+	}
+}
+
+// queues reports whether messages of qos enter the group's queue.
+func (g *group) queues(qos byte) bool { return qos > 0 && g.qos.Load() > 0 }
+
+// pick chooses the member that gets the next message of QoS 0, or nil.
+func (g *group) pick(name string) *subscription {
+	members, first := g.inTurn()
 	for i := range members {
-		m := members[(start+i)%len(members)]
+		m := members[(first+i)%len(members)]
+		if m.session.connected() && (!m.filtered || m.session.mayReceive(name)) {
+			return m
+		}
+	}
+	return nil
+}
+
+// scatter sends the batch's message to the first member that takes it, for
+// messages that do not queue.
+func (g *group) scatter(bt *batch, name string, retain bool) {
+	members, first := g.inTurn()
+	for i := range members {
+		m := members[(first+i)%len(members)]
 		if m.filtered && !m.session.mayReceive(name) {
 			continue
 		}
-		if m.session.conn.Load() != nil {
-			return m
-		}
-		if away == nil && m.QoS > 0 && m.session.persistent() {
-			away = m
+		if m.session.pushNow(bt, retain && m.RetainAsPublished, m.ids) {
+			return
 		}
 	}
-	return away
+	g.b.count.dropped.Add(1)
 }
 
-// needs tells whether some member's session is persistent and whether a function
-// is bound to some member's deliveries.
-func (g *group) needs(b *Broker, name string) (persistent, downstream bool) {
+// downstream reports whether a function is bound to some member's deliveries.
+func (g *group) downstream(name string) bool {
+	return slices.ContainsFunc(g.all(), func(m *subscription) bool { return g.b.boundDownstream(m.session, name) })
+}
+
+// offer puts a message that no store keeps into the queue. pump follows.
+func (g *group) offer(d store.Delivery) {
+	size := d.Message.Size()
 	g.mu.Lock()
-	members := g.members
-	g.mu.Unlock()
-	for _, m := range members {
-		persistent = persistent || m.QoS > 0 && m.session.persistent()
-		downstream = downstream || b.boundDownstream(m.session, name)
+	defer g.mu.Unlock()
+	if len(g.ready) >= g.b.opts.Queue.Messages || g.held+size > g.b.opts.Queue.Bytes {
+		g.b.count.dropped.Add(1)
+		return
 	}
-	return persistent, downstream
+	g.held += size
+	g.order++
+	g.ready = append(g.ready, &loan{Delivery: d, group: g, order: g.order})
+}
+
+// giveBack takes loans that their members did not acknowledge.
+func (g *group) giveBack(loans ...*loan) {
+	g.mu.Lock()
+	for _, l := range loans {
+		if l.seq == 0 {
+			g.held += l.Message.Size()
+		}
+	}
+	g.ready = append(g.ready, loans...)
+	slices.SortFunc(g.ready, func(x, y *loan) int { return cmp.Compare(x.order, y.order) })
+	g.mu.Unlock()
+	g.stuck.Store(true)
+	g.b.count.redispatched.Add(uint64(len(loans)))
+}
+
+// waiting is how many messages wait that the store does not have.
+func (g *group) waiting() (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range g.ready {
+		if l.seq == 0 {
+			n++
+		}
+	}
+	return n
 }

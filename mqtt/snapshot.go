@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ type counts struct {
 	injected        atomic.Uint64
 	forwarded       atomic.Uint64
 	dropped         atomic.Uint64
+	redispatched    atomic.Uint64
 	bytesIn         atomic.Uint64
 	bytesOut        atomic.Uint64
 	deniedLogin     atomic.Uint64
@@ -46,6 +48,8 @@ type Counters struct {
 	MessagesInjected   uint64 // from other sites
 	MessagesForwarded  uint64 // handed to the Forwarder
 	MessagesDropped    uint64 // to slow or absent clients
+	Redispatched       uint64 // of shared subscriptions: not acknowledged when a member's connection ended
+	SharedWaiting      int    // of shared subscriptions: no member has room, or all are away
 	BytesReceived      uint64
 	BytesSent          uint64
 	DeniedLogin        uint64 // wrong or missing credentials, and those not looked at
@@ -79,6 +83,8 @@ func (b *Broker) Counters() Counters {
 		MessagesInjected:   c.injected.Load(),
 		MessagesForwarded:  c.forwarded.Load(),
 		MessagesDropped:    c.dropped.Load(),
+		Redispatched:       c.redispatched.Load(),
+		SharedWaiting:      b.sharedWaiting(),
 		BytesReceived:      c.bytesIn.Load(),
 		BytesSent:          c.bytesOut.Load(),
 		DeniedLogin:        c.deniedLogin.Load(),
@@ -91,6 +97,18 @@ func (b *Broker) Counters() Counters {
 		FilterDropped:      c.filterDropped.Load(),
 		Store:              b.opts.Store.Stats(),
 	}
+}
+
+// sharedWaiting counts what waits in the queues of shared subscriptions, those
+// that are lent included where the store has them.
+func (b *Broker) sharedWaiting() (n int) {
+	b.interestMu.Lock()
+	groups := slices.Collect(maps.Values(b.groups))
+	b.interestMu.Unlock()
+	for _, g := range groups {
+		n += g.waiting() + b.opts.Store.QueueStats(g.key).Messages
+	}
+	return n
 }
 
 // SessionInfo is one session as operators see it.

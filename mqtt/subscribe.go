@@ -42,6 +42,7 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	if err := c.answer(ack); err != nil {
 		return err
 	}
+	c.own.pumpGroups(&c.batch)
 	if len(replay) > 0 {
 		c.own.pipe.push(&entry{stage: filtered, replay: replay})
 	}
@@ -147,13 +148,17 @@ func (b *Broker) subscribe(sub *subscription) {
 	}
 	g := b.groups[sub.shared]
 	if g == nil {
-		g = &group{key: sub.shared}
+		id, kept := b.kept[sub.shared]
+		g = newGroup(b, sub.shared, kept, id)
+		delete(b.kept, sub.shared)
 		b.groups[sub.shared] = g
 	}
 	before := g.size()
 	if g.put(sub) > before {
 		b.interested(sub.filter, 1)
 	}
+	sub.session.join(g)
+	g.review()
 	if before == 0 {
 		b.tree.Add(sub.filter, subscriber{group: g}, &subscription{filter: sub.filter, group: g})
 	}
@@ -183,9 +188,12 @@ func (b *Broker) unsubscribe(sub *subscription) {
 	if left < before {
 		b.interested(sub.filter, -1)
 	}
+	sub.session.leave(g)
+	g.review()
 	if left == 0 {
 		delete(b.groups, sub.shared)
 		b.tree.Remove(sub.filter, subscriber{group: g})
+		g.end()
 	}
 	b.epoch.Add(1)
 }

@@ -22,7 +22,8 @@ type slot struct {
 	id    uint16 // 0 is a free slot
 	state slotState
 	qos   byte
-	live  bool // counts against this connection's quota
+	live  bool  // counts against this connection's quota
+	loan  *loan // what is the client's for this connection only, in place of seq
 }
 
 // window holds the messages in flight to a client. A packet identifier modulo

@@ -45,6 +45,8 @@ var (
 	sessionsDesc = prometheus.NewDesc("hpmq_mqtt_sessions", "MQTT sessions, connected or not.", nil, nil)
 	retainedDesc = prometheus.NewDesc("hpmq_mqtt_retained_messages", "Retained messages.", nil, nil)
 	queuedDesc   = prometheus.NewDesc("hpmq_mqtt_queued_messages", "Messages that wait in session queues.", nil, nil)
+	sharedDesc   = prometheus.NewDesc("hpmq_mqtt_shared_waiting_messages", "Messages of shared subscriptions that no member has acknowledged.", nil, nil)
+	againDesc    = prometheus.NewDesc("hpmq_mqtt_shared_redispatched_total", "Messages of shared subscriptions that went to another member because a connection ended.", nil, nil)
 	linkDesc     = prometheus.NewDesc("hpmq_link_messages_total", "Messages of the links to other sites.", []string{"site", "event"}, nil)
 	linkQueue    = prometheus.NewDesc("hpmq_link_queued_messages", "Messages that wait for another site.", []string{"site"}, nil)
 	peersDesc    = prometheus.NewDesc("hpmq_overlay_peers", "Connected mesh peers.", nil, nil)
@@ -84,6 +86,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(sessionsDesc, float64(b.Sessions))
 	gauge(retainedDesc, float64(b.Store.Retained))
 	gauge(queuedDesc, float64(b.Store.Queued))
+	gauge(sharedDesc, float64(b.SharedWaiting))
+	count(againDesc, b.Redispatched)
 	for _, l := range c.n.links.Stats() {
 		count(linkDesc, l.Sent, l.Site, "sent")
 		count(linkDesc, l.Received, l.Site, "received")
