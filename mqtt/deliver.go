@@ -123,10 +123,11 @@ func (s *session) wait(d store.Delivery) {
 }
 
 // sendNew sends a QoS 1 or 2 message for the first time, with DUP 0
-// [MQTT-4.3.2-2], if the outbox takes it. The caller holds mu.
+// [MQTT-4.3.2-2] unless a crash left that open, if the outbox takes it. The
+// caller holds mu.
 func (s *session) sendNew(bt *batch, c *conn, f frame, seq uint64) bool {
 	id := s.window.take(seq, f.QoS(), sent)
-	if !c.push(bt, f, id, false) {
+	if !c.push(bt, f, id, seq != 0 && seq <= s.sentUpTo) {
 		s.window.free(s.window.get(id))
 		return false
 	}

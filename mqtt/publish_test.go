@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -429,4 +430,39 @@ func TestNodePublish(t *testing.T) {
 			t.Errorf("got %v and %v", first, second)
 		}
 	})
+}
+
+// TestOrderOverLateStore has a receiver whose messages come by three ways: at
+// once, from the store, and from the store once it knows their identifiers. Those
+// of one QoS keep their order.
+func TestOrderOverLateStore(t *testing.T) { // [MQTT-4.6.0-5] [MQTT-4.6.0-6]
+	late := newLateStore()
+	bubble(t, func(o *Options) { o.Store = late }, func(t *testing.T, w *world) {
+		defer late.run(w)()
+		sub, pub := w.connect(packet.V5, "sub", expiry(100)), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("#", 2))
+		for round := range 20 {
+			const n = 12
+			for i := range n {
+				pub.publish("a", fmt.Sprint(i), byte([]int{2, 0, 1, 2, 0, 0}[i%6]), uint16(round*n+i+1))
+			}
+			wantOrderPerQoS(t, sub, n)
+		}
+	})
+}
+
+// wantOrderPerQoS takes n messages, whose payloads are numbers that grow within
+// each QoS.
+func wantOrderPerQoS(t *testing.T, sub *client, n int) {
+	t.Helper()
+	last := [3]int{-1, -1, -1}
+	for range n {
+		p := want[*packet.Publish](sub)
+		i, err := strconv.Atoi(string(p.Payload))
+		if err != nil || i <= last[p.QoS] {
+			t.Errorf("QoS %d: %d after %d (%v)", p.QoS, i, last[p.QoS], err)
+		}
+		last[p.QoS] = i
+		sub.finish(p)
+	}
 }

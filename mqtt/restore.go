@@ -56,7 +56,7 @@ func (b *Broker) restore(kept store.Session) {
 	for _, id := range kept.Received {
 		s.receive(id, nil)
 	}
-	s.restoreWindow()
+	s.restoreWindow(kept.Disconnected == 0)
 	b.sessions[kept.Key] = s
 	for _, sub := range kept.Subscriptions {
 		b.restoreSubscription(s, sub)
@@ -80,13 +80,19 @@ func (b *Broker) restoreSubscription(s *session, kept store.Subscription) {
 	s.subscribe(sub)
 }
 
-// restoreWindow finds the QoS 2 messages whose identifiers the store knows.
-func (s *session) restoreWindow() {
+// restoreWindow finds the messages whose identifiers the store knows. Those of
+// QoS 1 that a connection had when the broker was killed are not among them: of
+// what may have been sent then, DUP tells the client.
+func (s *session) restoreWindow(connected bool) {
 	var scratch [64]store.Entry
+	entries := 0
 	for after := uint64(0); ; {
 		got := s.b.opts.Store.Queue(s.key, after, scratch[:0])
 		for _, e := range got {
 			after = e.Seq
+			if entries++; connected && entries <= int(s.b.opts.Inflight) {
+				s.sentUpTo = e.Seq
+			}
 			if e.PacketID == 0 {
 				continue
 			}

@@ -41,6 +41,7 @@ type session struct {
 	owed     int      // messages on their way that have room reserved
 	groups   []*group // of the shared subscriptions; replaced, never changed
 	late     int      // batches of entries whose identifiers are being kept
+	sentUpTo uint64   // entries up to it may have been sent before a crash
 	behind   bool     // the store's queue may hold more than was read
 	pumping  bool     // one goroutine is in pump
 	pumpMore bool     // it has to look once more
@@ -153,8 +154,14 @@ func (s *session) detach(c *conn) {
 		s.schedule(expiryTimer, time.Duration(expiry)*time.Second, func() { s.expire(epoch) })
 	}
 	r := s.record(now, willAt)
+	unfinished := s.window.unfinished()
 	s.mu.Unlock()
-	s.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(r) }, nil)
+	s.b.opts.Store.Update(func(tx store.Tx) {
+		tx.PutSession(r)
+		for _, x := range unfinished { // resent with their identifiers, also after a restart [MQTT-4.4.0-1]
+			tx.Inflight(s.key, x.seq, store.Sent{PacketID: x.id})
+		}
+	}, nil)
 	if will != nil {
 		s.publishWill(will)
 	}

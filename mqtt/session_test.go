@@ -401,3 +401,68 @@ func TestRestart(t *testing.T) {
 		sub.silence()
 	})
 }
+
+// TestRestartResends kills the broker, or stops it, while messages are in flight.
+func TestRestartResends(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1]
+	for _, killed := range []bool{false, true} {
+		t.Run(fmt.Sprint("killed=", killed), func(t *testing.T) {
+			kept := store.NewMemory(store.Limits{})
+			var ids []uint16
+			bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+				sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
+				sub.subscribe(filter("a", 2))
+				for i := range 4 {
+					pub.exchange("a", fmt.Sprint(i), 1+byte(i%2))
+				}
+				for i := range 4 {
+					ids = append(ids, sub.wantMessage(fmt.Sprint(i)).PacketID)
+				}
+				if killed {
+					crashed := store.NewMemory(store.Limits{})
+					copyStore(kept, crashed)
+					kept = crashed
+				}
+				w.stop()
+			})
+			bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+				pub := w.connect(packet.V5, "pub")
+				pub.exchange("a", "new", 1)
+				sub := w.connect(packet.V5, "sub", resume)
+				got := map[string]*packet.Publish{}
+				for p := sub.next(); p != nil; p = sub.next() {
+					m := p.(*packet.Publish)
+					got[string(m.Payload)] = m
+					sub.finish(m)
+				}
+				for i, id := range ids {
+					p := got[fmt.Sprint(i)]
+					known := !killed || i%2 == 1 // a killed broker does not know those of QoS 1
+					if p == nil || !p.Dup || known && p.PacketID != id {
+						t.Errorf("%d: %+v, want DUP and identifier %d", i, p, id)
+					}
+				}
+				if p := got["new"]; p == nil || p.Dup {
+					t.Errorf("first send: %+v", p)
+				}
+			})
+		})
+	}
+}
+
+// copyStore writes what from keeps of its sessions to an empty store.
+func copyStore(from, to store.Store) {
+	for _, s := range from.Sessions() {
+		to.Update(func(tx store.Tx) {
+			tx.PutSession(s)
+			for _, sub := range s.Subscriptions {
+				tx.Subscribe(s.Key, sub)
+			}
+			for i, e := range from.Queue(s.Key, 0, make([]store.Entry, 0, 100)) {
+				tx.Enqueue(s.Key, e.Delivery)
+				if e.PacketID != 0 {
+					tx.Inflight(s.Key, uint64(i+1), store.Sent{PacketID: e.PacketID, Released: e.Released})
+				}
+			}
+		}, nil)
+	}
+}

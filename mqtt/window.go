@@ -117,6 +117,17 @@ func (w *window) rest() {
 	w.live = 0
 }
 
+// unfinished returns the messages of QoS 1 whose identifiers the store does not
+// have: it is not told while the connection lasts.
+func (w *window) unfinished() (slots []slot) {
+	for _, s := range w.slots {
+		if s.id != 0 && s.qos == 1 && s.seq != 0 {
+			slots = append(slots, s)
+		}
+	}
+	return slots
+}
+
 // stale appends the slots that await their resend, in the order of the original
 // [MQTT-4.6.0-1].
 func (w *window) stale(dst []slot) []slot {
