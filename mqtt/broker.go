@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -39,9 +40,11 @@ type Options struct {
 	Queue          store.QueueLimit // of a session without expiry, beyond its window; 10,000 messages, 16 MiB
 	Outbox         int              // bytes waiting for a slow client's socket before QoS 0 is dropped; 64 MiB
 
-	SubscriptionsPerSession int // 10,000
-	Connections             int // 100,000
-	ConnectionsPerIdentity  int // 10,000
+	SubscriptionsPerSession int  // 10,000
+	Connections             int  // 100,000
+	ConnectionsPerIdentity  int  // 10,000
+	ConnectionsPerAddress   int  // 10,000; those of this machine are not counted
+	Publish                 Rate // of each identity; none
 }
 
 // Broker serves MQTT clients.
@@ -68,7 +71,8 @@ type Broker struct {
 	sessions    map[store.SessionKey]*session
 	restored    []restored                 // until Run begins
 	owners      map[store.SessionKey]*conn // see claim
-	perIdentity map[identity.ID]int        // connections
+	perIdentity map[identity.ID]*usage
+	perAddress  map[netip.Addr]int // connections, with or without CONNECT
 
 	functionsMu sync.Mutex
 	functions   map[identity.ID]Rights // of functions, by the policy in force
@@ -93,7 +97,8 @@ func New(o Options) *Broker {
 		groups:      make(map[groupKey]*group),
 		sessions:    make(map[store.SessionKey]*session),
 		owners:      make(map[store.SessionKey]*conn),
-		perIdentity: make(map[identity.ID]int),
+		perIdentity: make(map[identity.ID]*usage),
+		perAddress:  make(map[netip.Addr]int),
 		functions:   make(map[identity.ID]Rights),
 		notices:     notices{subs: make(map[identity.ID]*noticeView)},
 		deniedLog:   rate.NewLimiter(10, 50),
@@ -123,6 +128,7 @@ func (o Options) withDefaults() Options {
 	o.SubscriptionsPerSession = cmp.Or(o.SubscriptionsPerSession, 10_000)
 	o.Connections = cmp.Or(o.Connections, 100_000)
 	o.ConnectionsPerIdentity = cmp.Or(o.ConnectionsPerIdentity, 10_000)
+	o.ConnectionsPerAddress = cmp.Or(o.ConnectionsPerAddress, 10_000)
 	return o
 }
 

@@ -163,11 +163,18 @@ func (w *world) dial(v packet.Version, who string) *client {
 		w.t.Fatal(err)
 	}
 	c := &client{t: w.t, nc: nc, v: v, got: make(chan packet.Packet, 10_000)}
+	c.collect()
+	c.raw([]byte(who + "\n"))
+	return c
+}
+
+// collect reads what comes.
+func (c *client) collect() {
 	c.done.Go(func() {
 		defer close(c.got)
-		r := bufio.NewReader(nc)
+		r := bufio.NewReader(c.nc)
 		for {
-			p, err := packet.Read(r, v, packet.MaxSize)
+			p, err := packet.Read(r, c.v, packet.MaxSize)
 			if err != nil {
 				c.complain(err)
 				return
@@ -176,8 +183,6 @@ func (w *world) dial(v packet.Version, who string) *client {
 			c.got <- p
 		}
 	})
-	c.raw([]byte(who + "\n"))
-	return c
 }
 
 // complain fails the test if the broker sent what is no packet: the decoder is

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,9 @@ type conn struct {
 	problemInfo bool // the client wants explanations
 	will        *store.Message
 	willDelay   uint32
+	address     netip.Addr  // that it counts for
+	crowded     bool        // too many connections of its address
+	rate        *bucket     // what its identity may publish; nil: no limit
 	deadline    *time.Timer // ends a connection without CONNECT
 	unwatch     func()      // stops the keep alive
 
@@ -68,7 +72,9 @@ type conn struct {
 	cache        routeCache
 	roomy        int // reads in a row that did not need a large buffer
 	received     uint64
-	graceful     bool // DISCONNECT with Reason Code 0x00 came
+	unpaid       uint64        // messages that the rate did not count yet
+	delay        time.Duration // before the next read, by the rate
+	graceful     bool          // DISCONNECT with Reason Code 0x00 came
 	deniedLogged bool
 }
 
@@ -133,6 +139,10 @@ func (c *conn) handleBuffer(n int) error {
 	copy(c.buf, c.buf[used:c.filled])
 	c.filled -= used
 	c.resize(n, want)
+	c.countRate(n)
+	if err := c.awaitRate(); err != nil {
+		return err
+	}
 	return c.awaitOutbox()
 }
 
@@ -218,8 +228,7 @@ func (c *conn) awaitPipeline() error {
 		return errWaits
 	}
 	c.endBatch()
-	c.waiting.Store(true)
-	defer c.waiting.Store(false)
+	defer c.pause()()
 	for c.own.pipe.full() {
 		select {
 		case <-c.own.pipe.room:
@@ -236,8 +245,7 @@ func (c *conn) awaitOutbox() error {
 	if !c.out.overdue() {
 		return nil
 	}
-	c.waiting.Store(true)
-	defer c.waiting.Store(false)
+	defer c.pause()()
 	for c.out.overdue() {
 		select {
 		case <-c.out.room:

@@ -45,6 +45,9 @@ func (c *conn) handleConnect(h packet.Header, body []byte) error {
 
 // accept checks what CONNECT asks for and attaches the session.
 func (c *conn) accept(p *packet.Connect) error {
+	if c.crowded {
+		return &refusal{packet.QuotaExceeded, "too many connections from this address"}
+	}
 	if p.Properties.Has(packet.PropAuthenticationMethod) {
 		return &refusal{packet.BadAuthenticationMethod, "no enhanced authentication here"} // [MQTT-4.12.0-1]
 	}
@@ -191,9 +194,7 @@ func (b *Broker) release(c *conn) {
 		delete(b.owners, c.key())
 	}
 	if c.own != nil {
-		if b.perIdentity[c.principal.ID]--; b.perIdentity[c.principal.ID] == 0 {
-			delete(b.perIdentity, c.principal.ID)
-		}
+		b.leave(c.principal.ID)
 	}
 	b.mu.Unlock()
 	close(c.closed)
@@ -209,12 +210,10 @@ func (c *conn) key() store.SessionKey {
 // [MQTT-3.1.2-5] [MQTT-3.1.2-6]
 func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) (s *session, present bool, err error) {
 	key := c.key()
-	b.mu.Lock()
-	if b.perIdentity[c.principal.ID] >= b.opts.ConnectionsPerIdentity {
-		b.mu.Unlock()
-		return nil, false, &refusal{packet.QuotaExceeded, "too many connections of the identity"}
+	if err := b.enter(c); err != nil {
+		return nil, false, err
 	}
-	b.perIdentity[c.principal.ID]++
+	b.mu.Lock()
 	s = b.sessions[key]
 	b.mu.Unlock()
 	if s != nil && cleanStart {
@@ -237,7 +236,7 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 	if err := s.keepRecord(); err != nil {
 		s.detach(c)
 		b.mu.Lock()
-		b.perIdentity[c.principal.ID]--
+		b.leave(c.principal.ID)
 		b.mu.Unlock()
 		return nil, false, err
 	}

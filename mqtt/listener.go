@@ -71,8 +71,16 @@ func (b *Broker) passing(ctx context.Context, err error) bool {
 // serveConn sees one client through, from its handshake to its end or until an
 // event loop reads on.
 func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.Conn, admit Admission) {
+	address := addressOf(nc)
+	crowded, ok := b.arrive(address)
+	if !ok {
+		b.count.refused.Add(1)
+		b.open.Add(-1)
+		nc.Close()
+		return
+	}
 	c := newConn(b, nc)
-	c.clients = clients
+	c.clients, c.address, c.crowded = clients, address, crowded
 	b.count.connections.Add(1)
 	c.unhook = context.AfterFunc(ctx, func() { c.end(packet.ServerShuttingDown, "the node is going down") })
 	c.deadline = time.AfterFunc(b.opts.ConnectTimeout, func() { c.nc.Close() })
@@ -113,6 +121,7 @@ func (c *conn) close() {
 	c.awaitWriters()
 	c.nc.Close()
 	c.b.open.Add(-1)
+	c.b.depart(c.address)
 	if c.loop != nil {
 		c.loop.release(c)
 		c.clients.Done()

@@ -227,6 +227,7 @@ func (l *loop) serve(c *conn) {
 		c.b.count.bytesIn.Add(uint64(n))
 		l.read += n
 		used, c.want, cause = c.handlePackets()
+		c.countRate(n)
 		l.heard = append(l.heard, c)
 	}
 	if cause == nil {
@@ -238,7 +239,7 @@ func (l *loop) serve(c *conn) {
 	case cause != nil:
 		c.sock.away.Store(true)
 		l.parted = append(l.parted, parting{c, cause})
-	case n > 0 && c.out.overdue():
+	case c.delay > 0, n > 0 && c.out.overdue():
 		c.sock.away.Store(true)
 		l.parted = append(l.parted, parting{c, errWaits})
 	case more || c.sock.over:

@@ -30,6 +30,7 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 	}
 	if p.QoS == 2 && s.repeated(c, p.PacketID) {
 		c.received++
+		c.unpaid++
 		return nil
 	}
 	if err := c.checkQuota(p, s); err != nil {

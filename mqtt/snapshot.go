@@ -24,6 +24,7 @@ type counts struct {
 	forwarded       atomic.Uint64
 	dropped         atomic.Uint64
 	redispatched    atomic.Uint64
+	throttled       atomic.Uint64
 	bytesIn         atomic.Uint64
 	bytesOut        atomic.Uint64
 	deniedLogin     atomic.Uint64
@@ -50,6 +51,7 @@ type Counters struct {
 	MessagesDropped    uint64 // to slow or absent clients
 	Redispatched       uint64 // of shared subscriptions: not acknowledged when a member's connection ended
 	SharedWaiting      int    // of shared subscriptions: no member has room, or all are away
+	Throttled          uint64 // times that a publisher's socket was not read because of its rate
 	BytesReceived      uint64
 	BytesSent          uint64
 	DeniedLogin        uint64 // wrong or missing credentials, and those not looked at
@@ -68,8 +70,8 @@ func (b *Broker) Counters() Counters {
 	c := &b.count
 	b.mu.Lock()
 	sessions, clients := len(b.sessions), 0
-	for _, n := range b.perIdentity {
-		clients += n
+	for _, u := range b.perIdentity {
+		clients += u.connections
 	}
 	b.mu.Unlock()
 	return Counters{
@@ -85,6 +87,7 @@ func (b *Broker) Counters() Counters {
 		MessagesDropped:    c.dropped.Load(),
 		Redispatched:       c.redispatched.Load(),
 		SharedWaiting:      b.sharedWaiting(),
+		Throttled:          c.throttled.Load(),
 		BytesReceived:      c.bytesIn.Load(),
 		BytesSent:          c.bytesOut.Load(),
 		DeniedLogin:        c.deniedLogin.Load(),
