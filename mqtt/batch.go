@@ -15,6 +15,7 @@ type batch struct {
 	b     *Broker
 	dirty []*conn
 	sent  uint64 // PUBLISH packets appended
+	bytes int    // of them
 	out   outgoing
 	queue []store.Entry // scratch of pumpStore
 }
@@ -54,10 +55,21 @@ func (bt *batch) flush() {
 		c.flush()
 		bt.dirty[i] = nil
 	}
-	bt.dirty = bt.dirty[:0]
+	bt.dirty, bt.bytes = bt.dirty[:0], 0
 	if bt.sent > 0 {
 		bt.b.count.sent.Add(bt.sent)
 		bt.sent = 0
+	}
+}
+
+// maxBatchBytes is how much a batch may deliver before its end: one read can be a
+// thousand messages for a thousand receivers each.
+const maxBatchBytes = 4 << 20
+
+// relieve flushes a batch that has delivered much.
+func (bt *batch) relieve() {
+	if bt.bytes >= maxBatchBytes {
+		bt.flush()
 	}
 }
 

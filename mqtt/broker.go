@@ -45,6 +45,11 @@ type Options struct {
 	ConnectionsPerIdentity  int  // 10,000
 	ConnectionsPerAddress   int  // 10,000; those of this machine are not counted
 	Publish                 Rate // of each identity; none
+
+	// Memory is how many bytes may be held for others before new work is refused:
+	// by slow clients' outboxes, queues in memory, retained messages and what waits
+	// for functions and the store. Zero is no limit.
+	Memory int64
 }
 
 // Broker serves MQTT clients.
@@ -53,6 +58,7 @@ type Broker struct {
 	log     logrus.FieldLogger
 	start   time.Time
 	clock   hlc
+	memory  ledger
 	count   counts
 	open    atomic.Int64  // connections, with or without CONNECT
 	stopped atomic.Bool   // no timer acts any more
@@ -104,6 +110,7 @@ func New(o Options) *Broker {
 		deniedLog:   rate.NewLimiter(10, 50),
 	}
 	b.log = b.opts.Log
+	b.memory.ceiling, b.memory.store = o.Memory, o.Store
 	for i := range b.lanes {
 		b.lanes[i].init(b, nil)
 	}

@@ -13,6 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/memnet"
 	"github.com/hpmq/hpmq/mqtt/packet"
@@ -389,3 +392,6 @@ func wait(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }
+
+// recordedLog returns a logger and what it wrote.
+func recordedLog() (*logrus.Logger, *logtest.Hook) { return logtest.NewNullLogger() }

@@ -95,7 +95,7 @@ func newConn(b *Broker, nc net.Conn) *conn {
 		closing: make(chan struct{}), closed: make(chan struct{}),
 		turn: getTurn(b), buf: make([]byte, minReadBuffer),
 	}
-	c.out = outbox{limit: b.opts.Outbox, room: make(chan struct{}, 1)}
+	c.out = outbox{limit: b.opts.Outbox, memory: &b.memory, room: make(chan struct{}, 1)}
 	c.out.idle = sync.NewCond(&c.out.mu)
 	return c
 }
@@ -171,6 +171,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 			return used, 0, err
 		}
 		used += n + h.Length
+		c.batch.relieve()
 		if err := c.awaitPipeline(); err != nil {
 			return used, 0, err
 		}

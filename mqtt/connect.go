@@ -69,6 +69,10 @@ func (c *conn) accept(p *packet.Connect) error {
 	if err := c.takeWill(p, rights); err != nil {
 		return err
 	}
+	if c.b.memory.full.Load() && !c.b.knows(c.key()) { // who has a queue here may come and empty it
+		c.b.count.refusedConnect.Add(1)
+		return &refusal{packet.ServerBusy, errMemory.Error()}
+	}
 	if !c.b.claim(c) {
 		return errClosed // a newer connection has the session
 	}
@@ -185,6 +189,13 @@ func (b *Broker) claim(c *conn) bool {
 		close(c.closed)
 	}
 	return mine
+}
+
+// knows reports whether there is a session under key.
+func (b *Broker) knows(key store.SessionKey) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sessions[key] != nil
 }
 
 // release ends c's claim.

@@ -10,7 +10,7 @@ import (
 // volatileLimit is of deliveries that wait in memory: of a session without
 // expiry all, of others those of QoS 0 that were retained.
 func (b *Broker) volatileFits(s *session, size int) bool {
-	return len(s.volatile) < b.opts.Queue.Messages && s.volBytes+size <= b.opts.Queue.Bytes
+	return len(s.volatile) < b.opts.Queue.Messages && s.volBytes+size <= b.memory.share(b.opts.Queue.Bytes)
 }
 
 // deliver sends the batch's message to a session whose store has no part in it,
@@ -20,18 +20,18 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 	c := s.conn.Load()
 	if c == nil {
 		if qos > 0 {
-			s.lose()
+			s.lose(dropAway)
 		}
 		return
 	}
 	f := bt.out.frame(c.version, qos, retain, ids)
 	if !c.takes(f) {
-		s.lose() // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+		s.lose(dropTooLarge) // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 		return
 	}
 	if qos == 0 {
 		if !c.push(bt, f, 0, false) {
-			s.lose()
+			s.lose(dropSlow)
 		}
 		return
 	}
@@ -105,21 +105,26 @@ func (s *session) deliverPatiently(bt *batch, d store.Delivery) {
 
 func (s *session) connected() bool { return s.conn.Load() != nil }
 
-// lose counts a message that the session does not get.
-func (s *session) lose() {
-	s.lost.Add(1)
-	s.b.count.dropped.Add(1)
-}
-
 // wait puts a delivery behind what already waits in memory; past the limit the
 // newest is lost. The caller holds mu.
 func (s *session) wait(d store.Delivery) {
-	if s.ended || !s.b.volatileFits(s, d.Message.Size()) {
-		s.lose()
-		return
+	switch size := d.Message.Size(); {
+	case s.ended:
+		s.lose(dropAway)
+	case !s.b.volatileFits(s, size):
+		s.lose(dropQueue)
+	default:
+		s.volatile = append(s.volatile, d)
+		s.volBytes += size
+		s.b.memory.add(size)
 	}
-	s.volatile = append(s.volatile, d)
-	s.volBytes += d.Message.Size()
+}
+
+// forgetVolatile drops what waits in memory: the connection that it waited for is
+// over. The caller holds mu.
+func (s *session) forgetVolatile() {
+	s.b.memory.add(-s.volBytes)
+	s.volatile, s.volBytes = nil, 0
 }
 
 // sendNew sends a QoS 1 or 2 message for the first time, with DUP 0
@@ -213,13 +218,13 @@ func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[
 			continue
 		}
 		if e.Message.Expired(now) {
-			s.skip(e.Seq) // [MQTT-3.3.2-5]
+			s.skip(e.Seq, dropExpired) // [MQTT-3.3.2-5]
 			continue
 		}
 		bt.out.set(e.Message)
 		f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
 		if !c.takes(f) {
-			s.skip(e.Seq) // [MQTT-3.1.2-25]
+			s.skip(e.Seq, dropTooLarge) // [MQTT-3.1.2-25]
 			continue
 		}
 		if e.QoS == 2 || s.late > 0 || len(*late) > 0 {
@@ -234,10 +239,10 @@ func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[
 }
 
 // skip drops an entry of the queue unsent. The caller holds mu.
-func (s *session) skip(seq uint64) {
+func (s *session) skip(seq uint64, why dropReason) {
 	s.read = seq
 	s.done = append(s.done, seq)
-	s.lose()
+	s.lose(why)
 }
 
 // keepInflight sends QoS 2 entries, and those behind them, after the store knows
@@ -289,13 +294,13 @@ func (s *session) pumpVolatile(bt *batch, c *conn) {
 	for ; n < len(s.volatile); n++ {
 		d := &s.volatile[n]
 		if d.Message.Expired(time.Now()) {
-			s.lose()
+			s.lose(dropExpired)
 			continue
 		}
 		bt.out.set(d.Message)
 		f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
 		if !c.takes(f) {
-			s.lose()
+			s.lose(dropTooLarge)
 			continue
 		}
 		if d.QoS == 0 && !c.push(bt, f, 0, false) ||
@@ -303,9 +308,14 @@ func (s *session) pumpVolatile(bt *batch, c *conn) {
 			break
 		}
 	}
+	freed := 0
 	for i := range n {
-		s.volBytes -= s.volatile[i].Message.Size()
+		freed += s.volatile[i].Message.Size()
 		s.volatile[i] = store.Delivery{}
+	}
+	s.volBytes -= freed
+	if freed > 0 {
+		s.b.memory.add(-freed)
 	}
 	if s.volatile = s.volatile[n:]; len(s.volatile) == 0 {
 		s.volatile = nil

@@ -48,7 +48,7 @@ func (g *group) take() *loan {
 		g.ready[0] = nil
 		g.ready = g.ready[1:]
 		if l.seq == 0 {
-			g.held -= l.Message.Size()
+			g.hold(-l.Message.Size())
 		}
 		return l
 	case !g.kept:
@@ -74,7 +74,7 @@ func (g *group) untake(l *loan) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if l.seq == 0 {
-		g.held += l.Message.Size()
+		g.hold(l.Message.Size())
 	}
 	g.ready = append([]*loan{l}, g.ready...)
 }
@@ -92,7 +92,7 @@ const (
 // dispatch finds a member for l, and reports false if l has to wait for one.
 func (g *group) dispatch(bt *batch, l *loan) bool {
 	if l.Message.Expired(time.Now()) {
-		g.drop(l) // [MQTT-3.3.2-5]
+		g.drop(l, dropExpired) // [MQTT-3.3.2-5]
 		return true
 	}
 	members, first := g.inTurn()
@@ -120,15 +120,15 @@ func (g *group) dispatch(bt *batch, l *loan) bool {
 		g.move(absent, l, false, l.to(absent))
 		return true
 	case denied == len(members), got[tooLarge] > 0:
-		g.drop(l)
+		g.drop(l, dropMember)
 		return true
 	}
 	return false
 }
 
 // drop ends a message that no member gets.
-func (g *group) drop(l *loan) {
-	g.b.count.dropped.Add(1)
+func (g *group) drop(l *loan, why dropReason) {
+	g.b.lose(why)
 	g.dequeue(l)
 }
 

@@ -202,7 +202,7 @@ func (s *session) sendOwn(bt *batch, d store.Delivery) bool {
 	f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
 	switch {
 	case !c.takes(f):
-		s.lose()
+		s.lose(dropTooLarge)
 		return true
 	case d.QoS == 0:
 		return c.push(bt, f, 0, false)
@@ -235,6 +235,13 @@ func (g *group) ask(m *subscription, l *loan) {
 	d := &delivery{Delivery: l.to(m), session: m.session, granted: m.QoS, rap: m.RetainAsPublished}
 	g.b.opts.Filter.Submit(Downstream, m.session.principal, l.Message, func(r FilterResult) {
 		g.b.applyDownstream(d, r)
+		if d.state != nil {
+			g.b.opts.Store.Update(d.state.Keep, func(err error) {
+				if err != nil {
+					d.state.Discard()
+				}
+			})
+		}
 		bt := getBatch(g.b)
 		g.answered(bt, m, l, d)
 		g.mu.Lock()
@@ -278,7 +285,7 @@ func (g *group) answered(bt *batch, m *subscription, l *loan, d *delivery) {
 		case i != last:
 			m.session.sendOwn(bt, x)
 		case !c.takes(f):
-			g.drop(l)
+			g.drop(l, dropTooLarge)
 		case !m.session.borrow(bt, c, f, l):
 			g.giveBack(l)
 			return

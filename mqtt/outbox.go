@@ -11,17 +11,19 @@ import (
 // it is flushed once per batch by whoever filled it. Only what a socket does not
 // take at once is left to a writer goroutine, which ends when nothing waits.
 type outbox struct {
-	limit int           // bytes beyond which messages are refused
-	room  chan struct{} // capacity 1: holds a token after the backlog was written
+	limit  int // bytes beyond which messages are refused; guarded by mu
+	memory *ledger
+	room   chan struct{} // capacity 1: holds a token after the backlog was written
 
-	mu    sync.Mutex
-	sink  sink      // nil before the client was admitted
-	queue []segment // what the sink has not seen
-	bytes int       // of the queue and of what the sink has not finished
-	busy  bool      // somebody uses the sink
-	dirty bool      // in the list of a batch that will flush
-	last  bool      // nothing is taken any more: close once all is written
-	idle  *sync.Cond
+	mu      sync.Mutex
+	sink    sink      // nil before the client was admitted
+	queue   []segment // what the sink has not seen
+	bytes   int       // of the queue and of what the sink has not finished
+	charged int       // of bytes, to memory
+	busy    bool      // somebody uses the sink
+	dirty   bool      // in the list of a batch that will flush
+	last    bool      // nothing is taken any more: close once all is written
+	idle    *sync.Cond
 
 	first [2]segment // the queue's first array
 }
@@ -141,6 +143,7 @@ func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 	o.mu.Unlock()
 	bt.touch(c, fresh)
 	bt.sent++
+	bt.bytes += f.Size()
 	return true
 }
 
@@ -174,17 +177,31 @@ func (c *conn) flush() {
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
 		done, err := o.sink.try(g.b)
 		if err == nil && !done {
+			o.mu.Lock()
+			o.charge(c.b.opts.Outbox)
+			o.mu.Unlock()
 			c.writers.Go(func() { c.drain(g) })
 			return
 		}
 		o.mu.Lock()
 		o.written(g, err)
 	}
+	if o.bytes != o.charged {
+		o.charge(c.b.opts.Outbox)
+	}
 	finished := o.last && !o.busy
 	o.mu.Unlock()
 	if finished {
 		c.nc.Close()
 	}
+}
+
+// charge counts what is left after a flush, and with it how much more this client
+// may have waiting. The caller holds mu.
+func (o *outbox) charge(limit int) {
+	o.memory.add(o.bytes - o.charged)
+	o.charged = o.bytes
+	o.limit = o.memory.share(limit)
 }
 
 // take hands the first segment over to the sink. The caller holds mu.
@@ -221,6 +238,7 @@ func (c *conn) drain(g segment) {
 		err := o.sink.drain()
 		o.mu.Lock()
 		o.written(g, err)
+		o.charge(c.b.opts.Outbox)
 		if len(o.queue) == 0 {
 			break
 		}

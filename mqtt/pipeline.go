@@ -28,6 +28,7 @@ type pipeline struct {
 	routed    int        // entries[:routed] were routed
 	committed int        // entries[:committed] went to the store
 	running   bool       // one goroutine is in run
+	taken     int        // bytes committed since the last look at the store's memory
 
 	batch *batch // of the one in run, as the cache; nil while there is nothing to flush
 	cache routeCache
@@ -97,6 +98,7 @@ func (p *pipeline) full() bool {
 func (p *pipeline) push(e *entry) {
 	p.waiting.Add(1)
 	p.parked.Add(e.size())
+	p.b.memory.add(int(e.size()))
 	if e.qos == 1 {
 		p.qos1.Add(1)
 	}
@@ -131,6 +133,7 @@ func (p *pipeline) run() {
 			}
 			p.mu.Unlock()
 			step(p, e)
+			p.batch.relieve()
 			p.mu.Lock()
 		}
 		if p.batch == nil || len(p.batch.dirty) == 0 || p.reading.Load() {
@@ -169,7 +172,15 @@ func (p *pipeline) commit(e *entry) {
 	p.mu.Lock()
 	p.committed++
 	e.stage = committing
+	p.taken += int(e.size())
+	look := p.taken >= lookBytes
+	if look {
+		p.taken = 0
+	}
 	p.mu.Unlock()
+	if look {
+		p.b.memory.look()
+	}
 	if !p.keeps(e) {
 		if e.remembers() {
 			p.b.opts.Store.Update(e.keepStates, nil)
@@ -202,9 +213,13 @@ func (p *pipeline) settle(e *entry, err error) {
 	p.mu.Unlock()
 }
 
+// received reports whether e is a QoS 2 message that will not be refused: its
+// identifier is the client's to use again otherwise.
+func (e *entry) received() bool { return e.qos == 2 && e.err == nil && !e.code.Failed() }
+
 // keeps reports whether anything about e must not be lost.
 func (p *pipeline) keeps(e *entry) bool {
-	if e.tx != nil || e.qos == 2 && p.owner.persistent() || e.m != nil && e.m.QoS > 0 && e.remembers() {
+	if e.tx != nil || e.received() && p.owner.persistent() || e.m != nil && e.m.QoS > 0 && e.remembers() {
 		return true
 	}
 	for i := range e.outs {
@@ -226,7 +241,7 @@ func (p *pipeline) keep(tx store.Tx, e *entry) {
 	if e.tx != nil {
 		e.tx(tx)
 	}
-	if e.qos == 2 && p.owner.persistent() {
+	if e.received() && p.owner.persistent() {
 		tx.Receive(p.owner.key, e.id)
 	}
 	e.keepStates(tx)
@@ -268,6 +283,9 @@ func (e *entry) keepStates(tx store.Tx) { e.states(func(s State) { s.Keep(tx) })
 
 // finish is the last step: e is delivered and then acknowledged.
 func (p *pipeline) finish(e *entry) {
+	if e.err != nil && e.qos == 0 && e.done == nil {
+		p.b.lose(dropFailed)
+	}
 	if e.err == nil {
 		for i := range e.outs {
 			for j := range e.outs[i].deliveries {
@@ -291,6 +309,7 @@ func (p *pipeline) finish(e *entry) {
 		p.qos1.Add(-1)
 	}
 	p.parked.Add(-e.size())
+	p.b.memory.add(-int(e.size()))
 	p.waiting.Add(-1)
 	select {
 	case p.room <- struct{}{}:

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"time"
 
@@ -37,15 +38,19 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 		return err
 	}
 	v := c.authorize(r, p, s) // step 4
-	now := s.pipe.waiting.Load() == 0 && !p.Retain && !r.slow(p.QoS) && (p.QoS < 2 || !s.persistent())
+	full := c.b.memory.full.Load()
+	now := !full && s.pipe.waiting.Load() == 0 && !p.Retain && !r.slow(p.QoS) && (p.QoS < 2 || !s.persistent())
 	if c.looped && (!v.Allowed || !now) {
 		return errWaits // a refusal is logged
 	}
 	c.received++
+	c.unpaid++
 	switch {
 	case !v.Allowed:
 		c.deniedPublish(r.topic, p, v)
 		return c.refuse(p, packet.NotAuthorized, v)
+	case full:
+		c.refuseForMemory(p)
 	case now:
 		c.deliverNow(p, r, s)
 	default:
@@ -209,7 +214,7 @@ func (p *pipeline) acknowledge(e *entry) {
 	}
 	if e.err != nil {
 		code, reason = packet.UnspecifiedError, e.err.Error()
-		if isFull(e.err) {
+		if isFull(e.err) || errors.Is(e.err, errMemory) {
 			code = packet.QuotaExceeded
 		}
 		if c.version != packet.V5 {

@@ -20,11 +20,12 @@ type session struct {
 	principal Principal // Remote is that of the first connection
 	pipe      pipeline  // messages of the client that are not through yet
 
-	conn   atomic.Pointer[conn] // nil while disconnected
-	rights atomic.Pointer[Rights]
-	expiry atomic.Uint32 // Session Expiry Interval, seconds
-	lost   atomic.Uint64 // messages that the session did not get
-	stored atomic.Bool   // the store has a record of it
+	conn     atomic.Pointer[conn] // nil while disconnected
+	rights   atomic.Pointer[Rights]
+	expiry   atomic.Uint32              // Session Expiry Interval, seconds
+	drops    atomic.Pointer[dropCounts] // messages that the session did not get; nil is none
+	reported uint64                     // of drops, by [Broker.Run] alone
+	stored   atomic.Bool                // the store has a record of it
 
 	incomingLen atomic.Int32 // len(incoming)
 
@@ -137,7 +138,7 @@ func (s *session) detach(c *conn) {
 		s.mu.Unlock()
 		return
 	}
-	s.volatile, s.volBytes = nil, 0
+	s.forgetVolatile()
 	s.since = time.Now()
 	if c.graceful {
 		s.will = nil // [MQTT-3.14.4-3] [MQTT-3.1.2-10]
@@ -187,6 +188,7 @@ func (s *session) end(wantWill bool, epoch uint64) {
 	s.ended = true
 	s.stopTimer(expiryTimer)
 	s.stopTimer(willTimer)
+	s.forgetVolatile()
 	subs, will := s.subs, s.will
 	s.subs, s.will, s.incoming = nil, nil, nil
 	s.mu.Unlock()

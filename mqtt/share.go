@@ -146,7 +146,8 @@ func (g *group) review() {
 func (g *group) end() {
 	g.mu.Lock()
 	kept := g.kept
-	g.ready, g.held = nil, 0
+	g.ready = nil
+	g.hold(-g.held)
 	g.mu.Unlock()
 	if kept {
 		g.b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(g.key) }, nil)
@@ -181,7 +182,7 @@ func (g *group) scatter(bt *batch, name string, retain bool) {
 			return
 		}
 	}
-	g.b.count.dropped.Add(1)
+	g.b.lose(dropMember)
 }
 
 // downstream reports whether a function is bound to some member's deliveries.
@@ -194,13 +195,19 @@ func (g *group) offer(d store.Delivery) {
 	size := d.Message.Size()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.ready) >= g.b.opts.Queue.Messages || g.held+size > g.b.opts.Queue.Bytes {
-		g.b.count.dropped.Add(1)
+	if len(g.ready) >= g.b.opts.Queue.Messages || g.held+size > g.b.memory.share(g.b.opts.Queue.Bytes) {
+		g.b.lose(dropQueue)
 		return
 	}
-	g.held += size
+	g.hold(size)
 	g.order++
 	g.ready = append(g.ready, &loan{Delivery: d, group: g, order: g.order})
+}
+
+// hold counts bytes that wait in memory. The caller holds mu.
+func (g *group) hold(n int) {
+	g.held += n
+	g.b.memory.add(n)
 }
 
 // giveBack takes loans that their members did not acknowledge.
@@ -208,7 +215,7 @@ func (g *group) giveBack(loans ...*loan) {
 	g.mu.Lock()
 	for _, l := range loans {
 		if l.seq == 0 {
-			g.held += l.Message.Size()
+			g.hold(l.Message.Size())
 		}
 	}
 	g.ready = append(g.ready, loans...)

@@ -16,25 +16,28 @@ import (
 
 // counts are the broker's running totals.
 type counts struct {
-	connections     atomic.Uint64
-	refused         atomic.Uint64
-	received        atomic.Uint64
-	sent            atomic.Uint64
-	injected        atomic.Uint64
-	forwarded       atomic.Uint64
-	dropped         atomic.Uint64
-	redispatched    atomic.Uint64
-	throttled       atomic.Uint64
-	bytesIn         atomic.Uint64
-	bytesOut        atomic.Uint64
-	deniedLogin     atomic.Uint64
-	deniedConnect   atomic.Uint64
-	deniedPublish   atomic.Uint64
-	deniedSubscribe atomic.Uint64
-	deniedReceive   atomic.Uint64
-	deniedFunction  atomic.Uint64
-	filterRejected  atomic.Uint64
-	filterDropped   atomic.Uint64
+	connections      atomic.Uint64
+	refused          atomic.Uint64
+	received         atomic.Uint64
+	sent             atomic.Uint64
+	injected         atomic.Uint64
+	forwarded        atomic.Uint64
+	drops            dropCounts
+	refusedConnect   atomic.Uint64
+	refusedPublish   atomic.Uint64
+	refusedSubscribe atomic.Uint64
+	redispatched     atomic.Uint64
+	throttled        atomic.Uint64
+	bytesIn          atomic.Uint64
+	bytesOut         atomic.Uint64
+	deniedLogin      atomic.Uint64
+	deniedConnect    atomic.Uint64
+	deniedPublish    atomic.Uint64
+	deniedSubscribe  atomic.Uint64
+	deniedReceive    atomic.Uint64
+	deniedFunction   atomic.Uint64
+	filterRejected   atomic.Uint64
+	filterDropped    atomic.Uint64
 }
 
 // Counters are the broker's totals since it was made.
@@ -44,14 +47,18 @@ type Counters struct {
 	Clients            int // connected now
 	Sessions           int // connected or not
 	Subscriptions      int
-	MessagesReceived   uint64 // PUBLISH from clients
-	MessagesSent       uint64 // PUBLISH to clients
-	MessagesInjected   uint64 // from other sites
-	MessagesForwarded  uint64 // handed to the Forwarder
-	MessagesDropped    uint64 // to slow or absent clients
-	Redispatched       uint64 // of shared subscriptions: not acknowledged when a member's connection ended
-	SharedWaiting      int    // of shared subscriptions: no member has room, or all are away
-	Throttled          uint64 // times that a publisher's socket was not read because of its rate
+	MessagesReceived   uint64            // PUBLISH from clients
+	MessagesSent       uint64            // PUBLISH to clients
+	MessagesInjected   uint64            // from other sites
+	MessagesForwarded  uint64            // handed to the Forwarder
+	MessagesDropped    uint64            // that a session did not get
+	Drops              map[string]uint64 // the same by reason
+	Redispatched       uint64            // of shared subscriptions: not acknowledged when a member's connection ended
+	SharedWaiting      int               // of shared subscriptions: no member has room, or all are away
+	Throttled          uint64            // times that a publisher's socket was not read because of its rate
+	MemoryHeld         int64             // bytes held for others
+	MemoryLimit        int64             // 0: none
+	MemoryRefused      map[string]uint64 // connect, publish and subscribe at the limit
 	BytesReceived      uint64
 	BytesSent          uint64
 	DeniedLogin        uint64 // wrong or missing credentials, and those not looked at
@@ -74,6 +81,8 @@ func (b *Broker) Counters() Counters {
 		clients += u.connections
 	}
 	b.mu.Unlock()
+	stored := b.opts.Store.Stats()
+	drops, dropped := c.drops.named(stored.QueueDropped)
 	return Counters{
 		ConnectionsTotal:   c.connections.Load(),
 		ConnectionsRefused: c.refused.Load(),
@@ -84,7 +93,11 @@ func (b *Broker) Counters() Counters {
 		MessagesSent:       c.sent.Load(),
 		MessagesInjected:   c.injected.Load(),
 		MessagesForwarded:  c.forwarded.Load(),
-		MessagesDropped:    c.dropped.Load(),
+		MessagesDropped:    dropped,
+		Drops:              drops,
+		MemoryHeld:         b.memory.total(),
+		MemoryLimit:        b.memory.ceiling,
+		MemoryRefused:      map[string]uint64{"connect": c.refusedConnect.Load(), "publish": c.refusedPublish.Load(), "subscribe": c.refusedSubscribe.Load()},
 		Redispatched:       c.redispatched.Load(),
 		SharedWaiting:      b.sharedWaiting(),
 		Throttled:          c.throttled.Load(),
@@ -98,7 +111,7 @@ func (b *Broker) Counters() Counters {
 		DeniedFunction:     c.deniedFunction.Load(),
 		FilterRejected:     c.filterRejected.Load(),
 		FilterDropped:      c.filterDropped.Load(),
-		Store:              b.opts.Store.Stats(),
+		Store:              stored,
 	}
 }
 
@@ -125,10 +138,11 @@ type SessionInfo struct {
 	KeepAlive     time.Duration
 	Expiry        time.Duration // after the connection; negative: never
 	Subscriptions []string
-	Inflight      int    // sent, not acknowledged
-	Queued        int    // waiting, those in flight included for a persistent session
-	Dropped       uint64 // messages that the session lost
-	Denied        uint64 // of the connection
+	Inflight      int               // sent, not acknowledged
+	Queued        int               // waiting, those in flight included for a persistent session
+	Dropped       uint64            // messages that the session lost
+	Drops         map[string]uint64 // the same by reason
+	Denied        uint64            // of the connection
 }
 
 // Sessions returns all sessions, sorted by identity and client identifier.
@@ -150,8 +164,9 @@ func (s *session) info() SessionInfo {
 	i := SessionInfo{
 		Identity: s.principal.ID, ClientID: s.principal.ClientID, Since: s.since,
 		Expiry:   time.Duration(s.expiry.Load()) * time.Second,
-		Inflight: s.window.used, Queued: queue.Messages + len(s.volatile), Dropped: s.lost.Load() + queue.Dropped,
+		Inflight: s.window.used, Queued: queue.Messages + len(s.volatile),
 	}
+	i.Drops, i.Dropped = s.drops.Load().named(queue.Dropped)
 	if s.expiry.Load() == never {
 		i.Expiry = -1
 	}

@@ -62,6 +62,10 @@ func (c *conn) grant(asked packet.Subscription, ids []uint32) (*subscription, Ve
 	if !s.roomFor(asked.TopicFilter) {
 		return nil, Verdict{Reason: "too many subscriptions"}, packet.QuotaExceeded
 	}
+	if c.b.memory.full.Load() && !s.subscribed(asked.TopicFilter) {
+		c.b.count.refusedSubscribe.Add(1)
+		return nil, Verdict{Reason: errMemory.Error()}, packet.QuotaExceeded
+	}
 	v := s.maySubscribe(filter, shared)
 	if !v.Allowed {
 		c.deniedSubscribe(asked.TopicFilter, v)
@@ -111,6 +115,12 @@ func (s *session) roomFor(filter string) bool {
 	defer s.mu.Unlock()
 	_, known := s.subs[filter]
 	return known || len(s.subs) < s.b.opts.SubscriptionsPerSession
+}
+
+func (s *session) subscribed(filter string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.subs[filter] != nil
 }
 
 // subscribe adds sub or replaces the one of the same filter [MQTT-3.8.4-3], and

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -15,11 +16,15 @@ const (
 )
 
 // Run does what is due by the clock until ctx is done: it publishes
-// $SYS/broker/* and sweeps what expired. When it returns, no timer of the broker
+// $SYS/broker/*, sweeps what expired, and says
+// who lost messages. When it returns, no timer of the broker
 // fires any more.
 func (b *Broker) Run(ctx context.Context) error {
 	defer b.stopTimers()
 	b.startTimers()
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() { b.watchMemory(ctx) })
 	status := time.NewTicker(statusInterval)
 	defer status.Stop()
 	sweep := time.NewTicker(sweepInterval)
@@ -32,6 +37,7 @@ func (b *Broker) Run(ctx context.Context) error {
 			b.publishStatus()
 		case now := <-sweep.C:
 			b.opts.Store.Sweep(now)
+			b.reportDrops()
 		}
 	}
 }

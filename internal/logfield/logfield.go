@@ -16,4 +16,6 @@ const (
 	Rule     = "rule"      // policy rule, file:line
 	File     = "file"      // path of a file
 	Version  = "version"   // version of a policy, record or module
+	Dropped  = "dropped"   // how many messages were
+	Hint     = "hint"      // what to do about it, for people
 )

@@ -258,6 +258,7 @@ func (m *Memory) Stats() Stats {
 		s.OutboundBytes += p.log.stats.Bytes
 		s.OutboundDrops += p.log.stats.Dropped
 	}
+	s.Memory = s.QueuedBytes + s.RetainedBytes + s.OutboundBytes + s.ValueBytes
 	return s
 }
 

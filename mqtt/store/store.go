@@ -112,5 +112,6 @@ type Stats struct {
 	OutboundDrops uint64
 	Values        int
 	ValueBytes    int
+	Memory        int // bytes held in memory, about
 	Commits       uint64
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"time"
+	"unsafe"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -158,6 +159,7 @@ func (s *Store) Stats() store.Stats {
 		n.OutboundBytes += p.log.stats.Bytes
 		n.OutboundDrops += p.log.stats.Dropped
 	}
+	n.Memory = s.cache.bytes + n.RetainedBytes + n.ValueBytes + (n.Queued+n.Outbound)*int(unsafe.Sizeof(entry{}))
 	return n
 }
 

@@ -1,0 +1,111 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// ledger counts the bytes that the broker holds for others and compares them with
+// a ceiling. What comes and goes within one batch is not counted. At the ceiling
+// the broker refuses new work: it never drops what it was given for that.
+//
+// Before that the queues of slow clients shrink: each may take a quarter of what
+// is left of the first three quarters, and a small part of the last. So slow
+// clients alone do not reach the ceiling.
+type ledger struct {
+	ceiling int64 // 0: none
+	store   store.Store
+	held    atomic.Int64 // by outboxes, sessions, groups and pipelines
+	stored  atomic.Int64 // by the store, at the last look
+	full    atomic.Bool
+}
+
+// errMemory refuses what would need memory beyond the ceiling.
+var errMemory = errors.New("the broker's memory is full, try again later")
+
+const (
+	lookInterval = time.Second
+	lookBytes    = 1 << 20 // that one pipeline takes before it looks
+)
+
+// add counts bytes that are held from now on, or no longer if n is negative.
+func (l *ledger) add(n int) { l.judge(l.held.Add(int64(n)) + l.stored.Load()) }
+
+// total is what is held.
+func (l *ledger) total() int64 { return l.held.Load() + l.stored.Load() }
+
+// look asks the store what it holds.
+func (l *ledger) look() {
+	if l.ceiling == 0 {
+		return
+	}
+	l.stored.Store(int64(l.store.Stats().Memory))
+	l.judge(l.total())
+}
+
+// judge decides between full and not. A sixteenth lies between the two.
+func (l *ledger) judge(total int64) {
+	switch full := l.full.Load(); {
+	case l.ceiling == 0:
+	case !full && total >= l.ceiling:
+		l.full.Store(true)
+	case full && total < l.ceiling-l.ceiling/16:
+		l.full.Store(false)
+	}
+}
+
+// share is how much of its limit one client's queue may use now.
+func (l *ledger) share(limit int) int {
+	if l.ceiling == 0 {
+		return limit
+	}
+	left := l.ceiling - l.total()
+	return min(limit, int(max((left-l.ceiling/4)/4, left/256, 0)))
+}
+
+// refuseForMemory answers a PUBLISH that the broker has no memory for. An MQTT
+// 3.1.1 client gets no acknowledgement: it keeps the message.
+func (c *conn) refuseForMemory(p *packet.Publish) {
+	c.b.count.refusedPublish.Add(1)
+	if p.QoS == 0 {
+		c.b.lose(dropMemory)
+		return
+	}
+	e := &entry{stage: filtered, conn: c, qos: p.QoS, id: p.PacketID, err: errMemory}
+	if p.QoS == 2 {
+		c.own.receive(p.PacketID, e)
+	}
+	c.own.pipe.push(e)
+}
+
+// watchMemory looks at the store now and then, and tells of the ceiling.
+func (b *Broker) watchMemory(ctx context.Context) {
+	if b.memory.ceiling == 0 {
+		return
+	}
+	tick := time.NewTicker(lookInterval)
+	defer tick.Stop()
+	told := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		b.memory.look()
+		if full := b.memory.full.Load(); full != told {
+			told = full
+			if full {
+				b.log.WithField("held_bytes", b.memory.total()).WithField("ceiling_bytes", b.memory.ceiling).
+					Error("memory is full: new clients and messages are refused until what waits is delivered; see hpmq clients, or raise the limit memory")
+			} else {
+				b.log.Info("memory has room again")
+			}
+		}
+	}
+}

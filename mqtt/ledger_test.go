@@ -1,0 +1,201 @@
+package mqtt
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestSlowClientsHoldLittle has clients that take nothing, with limits that
+// together are fifty times the ceiling.
+func TestSlowClientsHoldLittle(t *testing.T) {
+	const ceiling, slow = 8 << 20, 40
+	bubble(t, func(o *Options) {
+		o.Memory = ceiling
+		o.Outbox, o.Queue = 10<<20, store.QueueLimit{Messages: 1 << 20, Bytes: 10 << 20}
+	}, func(t *testing.T, w *world) {
+		before := heap()
+		for i := range slow {
+			w.stopReading(fmt.Sprint("slow", i), filter("#", byte(i%2)))
+		}
+		synctest.Wait()
+		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("#", 1))
+		payload := strings.Repeat("x", 4000)
+		top := int64(0)
+		for i := range 3000 {
+			if code := pub.exchange("a", payload, byte(i%2)); code != 0 {
+				t.Fatalf("message %d: %s", i, code) // slow clients cost themselves only
+			}
+			sub.finish(sub.wantMessage(payload))
+			if i%500 == 499 {
+				top = max(top, heap()-before)
+			}
+		}
+		c := w.b.Counters()
+		if c.MemoryHeld < ceiling/2 || c.MemoryHeld > ceiling {
+			t.Errorf("%d bytes held, the ceiling is %d", c.MemoryHeld, ceiling)
+		}
+		if limit := int64(3 * ceiling); top > limit { // buffers have spare room
+			t.Errorf("the heap grew by %d bytes, want less than %d", top, limit)
+		}
+		if c.Drops["slow"] == 0 || c.Drops["queue"] == 0 || c.MessagesDropped != c.Drops["slow"]+c.Drops["queue"] {
+			t.Errorf("drops %v of %d", c.Drops, c.MessagesDropped)
+		}
+		wait(2 * writeStall) // the dead are given up
+		if got := w.b.Counters().MemoryHeld; got != 0 {
+			t.Errorf("%d bytes stay held", got)
+		}
+	})
+}
+
+// TestMemoryCeiling fills the store with what is kept for a client that is away.
+func TestMemoryCeiling(t *testing.T) {
+	const ceiling = 1 << 20
+	bubble(t, func(o *Options) {
+		o.Memory = ceiling
+		o.Store = store.NewMemory(store.Limits{Queue: store.QueueLimit{Messages: 1 << 20, Bytes: 1 << 30}})
+	}, func(t *testing.T, w *world) {
+		away := w.connect(packet.V5, "away", expiry(1000))
+		away.subscribe(filter("#", 1))
+		away.close()
+		old, pub := w.connect(packet.V311, "old"), w.connect(packet.V5, "pub", expiry(1000))
+		payload := strings.Repeat("x", 10_000)
+		sent := 0
+		for ; pub.exchange("a", payload, 1) == packet.Success; sent++ {
+			if sent > ceiling/10_000 {
+				t.Fatal("no ceiling")
+			}
+			wait(lookInterval)
+		}
+		if c := w.b.Counters(); c.MemoryHeld < ceiling || c.MemoryHeld > ceiling+lookBytes {
+			t.Errorf("%d bytes held", c.MemoryHeld)
+		}
+		for qos := byte(1); qos < 3; qos++ { // MQTT 3.1.1 has no code: no acknowledgement
+			if code := pub.exchange("a", "x", qos); code != packet.QuotaExceeded {
+				t.Errorf("QoS %d: %s", qos, code)
+			}
+			old.publish("a", "x", qos, uint16(qos))
+		}
+		old.silence()
+		old.publish("a", "x", 0, 0)
+		if got := old.subscribe(filter("b", 0)); got[0] != packet.UnspecifiedError {
+			t.Errorf("SUBACK of 3.1.1: %v", got)
+		}
+		if got := pub.subscribe(filter("b", 0)); got[0] != packet.QuotaExceeded {
+			t.Errorf("SUBACK: %v", got)
+		}
+		if _, ack := w.connectAck(packet.V5, "new"); ack.ReasonCode != packet.ServerBusy {
+			t.Errorf("new client: %s", show(ack))
+		}
+		c := w.b.Counters()
+		if c.Drops["memory"] != 1 || c.MemoryRefused["publish"] < 6 || c.MemoryRefused["connect"] != 1 || c.MemoryRefused["subscribe"] != 2 {
+			t.Errorf("drops %v, refused %v", c.Drops, c.MemoryRefused)
+		}
+
+		away = w.connect(packet.V5, "away", resume) // whose queue it is may come
+		for range sent {
+			away.finish(away.wantMessage(payload))
+		}
+		wait(lookInterval)
+		if code := pub.exchange("a", "y", 2); code != packet.Success {
+			t.Errorf("after it was emptied: %s", code)
+		}
+		away.finish(away.wantMessage("y"))
+		w.connect(packet.V5, "new").bye()
+		for _, s := range w.b.opts.Store.Sessions() { // a refused QoS 2 message left nothing behind
+			if len(s.Received) != 0 {
+				t.Errorf("%s: identifiers %v", s.Key.ClientID, s.Received)
+			}
+		}
+	})
+}
+
+func TestLedgerShare(t *testing.T) {
+	l := ledger{ceiling: 1 << 20}
+	if got := l.share(100 << 20); got != 3<<16 {
+		t.Errorf("of an empty one %d", got)
+	}
+	l.add(1 << 19)
+	if got := l.share(100 << 20); got != 1<<16 {
+		t.Errorf("of half %d", got)
+	}
+	if got := l.share(1000); got != 1000 {
+		t.Errorf("a lower limit is %d", got)
+	}
+	l.add(1 << 19)
+	if got := l.share(100 << 20); got != 0 || !l.full.Load() {
+		t.Errorf("of a full one %d, full %v", got, l.full.Load())
+	}
+	if l.add(-1 << 15); !l.full.Load() {
+		t.Error("no distance between full and not")
+	}
+	if l.add(-1 << 16); l.full.Load() {
+		t.Error("stays full")
+	}
+}
+
+func TestDropsAreReported(t *testing.T) {
+	log, entries := recordedLog()
+	bubble(t, func(o *Options) { o.Log, o.Outbox = log, 1000 }, func(t *testing.T, w *world) {
+		w.stopReading("dead", filter("a", 0))
+		synctest.Wait()
+		small := w.connect(packet.V5, "small", func(p *packet.Connect) { p.Properties.SetMaximumPacketSize(30) })
+		small.subscribe(filter("a", 1))
+		pub := w.connect(packet.V5, "pub")
+		for range 20 {
+			pub.publish("a", strings.Repeat("x", 200), 0, 0)
+		}
+		synctest.Wait()
+		w.b.reportDrops()
+		w.b.reportDrops() // says nothing again
+		for _, s := range w.b.Sessions() {
+			switch s.ClientID {
+			case "small":
+				if s.Dropped != 20 || s.Drops["too_large"] != 20 {
+					t.Errorf("small: %v", s.Drops)
+				}
+			case "dead":
+				if s.Dropped == 0 || s.Drops["slow"] != s.Dropped {
+					t.Errorf("dead: %v", s.Drops)
+				}
+			}
+		}
+		var lines []string
+		for _, e := range entries.AllEntries() {
+			if e.Message == "messages for a client were dropped" {
+				lines = append(lines, fmt.Sprint(e.Data["client_id"], " ", e.Data["reason"]))
+				if e.Data["hint"] == "" {
+					t.Error("no hint")
+				}
+			}
+		}
+		if len(lines) != 2 {
+			t.Errorf("lines %v", lines)
+		}
+	})
+}
+
+func TestDropLinesAreBounded(t *testing.T) {
+	log, entries := recordedLog()
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}, Log: log})
+	for i := range 50 {
+		attached(t, b, packet.V5, fmt.Sprint("c", i), 0).own.lose(dropSlow)
+	}
+	b.reportDrops()
+	if got := len(entries.AllEntries()); got != maxDropLines+1 {
+		t.Errorf("%d lines", got)
+	}
+}
