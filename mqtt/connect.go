@@ -71,7 +71,11 @@ func (c *conn) accept(p *packet.Connect) error {
 	}
 	if c.b.memory.full.Load() && !c.b.knows(c.key()) { // who has a queue here may come and empty it
 		c.b.count.refusedConnect.Add(1)
-		return &refusal{packet.ServerBusy, errMemory.Error()}
+		code := packet.ServerBusy
+		if c.version != packet.V5 {
+			code = packet.ServerUnavailable // there is a Return Code for that one
+		}
+		return &refusal{code, errMemory.Error()}
 	}
 	if !c.b.claim(c) {
 		return errClosed // a newer connection has the session

@@ -100,8 +100,11 @@ func TestMemoryCeiling(t *testing.T) {
 		if _, ack := w.connectAck(packet.V5, "new"); ack.ReasonCode != packet.ServerBusy {
 			t.Errorf("new client: %s", show(ack))
 		}
+		if _, ack := w.connectAck(packet.V311, "new"); ack.ReasonCode != packet.ServerUnavailable {
+			t.Errorf("new client of 3.1.1: %s", show(ack))
+		}
 		c := w.b.Counters()
-		if c.Drops["memory"] != 1 || c.MemoryRefused["publish"] < 6 || c.MemoryRefused["connect"] != 1 || c.MemoryRefused["subscribe"] != 2 {
+		if c.Drops["memory"] != 1 || c.MemoryRefused["publish"] < 6 || c.MemoryRefused["connect"] != 2 || c.MemoryRefused["subscribe"] != 2 {
 			t.Errorf("drops %v, refused %v", c.Drops, c.MemoryRefused)
 		}
 

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,17 +19,18 @@ import (
 
 // clientReply is one MQTT session of a node.
 type clientReply struct {
-	ID            string    `json:"id"`
-	ClientID      string    `json:"client_id"`
-	Connected     bool      `json:"connected"`
-	Remote        string    `json:"remote"`
-	Protocol      string    `json:"protocol"`
-	Since         time.Time `json:"since"` // of the connection, or of its end
-	Subscriptions []string  `json:"subscriptions"`
-	Inflight      int       `json:"inflight"`
-	Queued        int       `json:"queued"`
-	Dropped       uint64    `json:"dropped"`
-	Denied        uint64    `json:"denied"`
+	ID            string            `json:"id"`
+	ClientID      string            `json:"client_id"`
+	Connected     bool              `json:"connected"`
+	Remote        string            `json:"remote"`
+	Protocol      string            `json:"protocol"`
+	Since         time.Time         `json:"since"` // of the connection, or of its end
+	Subscriptions []string          `json:"subscriptions"`
+	Inflight      int               `json:"inflight"`
+	Queued        int               `json:"queued"`
+	Dropped       uint64            `json:"dropped"`
+	Drops         map[string]uint64 `json:"drops"` // of dropped, by reason
+	Denied        uint64            `json:"denied"`
 }
 
 type kickReply struct {
@@ -59,7 +64,7 @@ func newClientsCommand() *cobra.Command {
 				}
 				rows = append(rows, []string{
 					s.ID, s.ClientID, state, fmt.Sprint(len(s.Subscriptions)), fmt.Sprint(s.Queued + s.Inflight),
-					fmt.Sprint(s.Dropped), fmt.Sprint(s.Denied),
+					dropped(s), fmt.Sprint(s.Denied),
 				})
 			}
 			printTable(w, []string{"IDENTITY", "CLIENT ID", "STATE", "SUBS", "WAITING", "DROPPED", "DENIED"}, rows)
@@ -94,6 +99,20 @@ To keep it out everywhere: hpmq device revoke WHO.`,
 	return kick
 }
 
+// dropped tells how many messages a session lost and why: 12 (slow 10, expired 2).
+func dropped(s clientReply) string {
+	if len(s.Drops) == 0 {
+		return fmt.Sprint(s.Dropped)
+	}
+	reasons := slices.SortedFunc(maps.Keys(s.Drops), func(x, y string) int {
+		return cmp.Or(cmp.Compare(s.Drops[y], s.Drops[x]), cmp.Compare(x, y))
+	})
+	for i, r := range reasons {
+		reasons[i] = fmt.Sprint(r, " ", s.Drops[r])
+	}
+	return fmt.Sprintf("%d (%s)", s.Dropped, strings.Join(reasons, ", "))
+}
+
 func (n *node) clients() []clientReply {
 	out := []clientReply{}
 	for _, s := range n.broker.Sessions() {
@@ -103,7 +122,7 @@ func (n *node) clients() []clientReply {
 		out = append(out, clientReply{
 			ID: s.Identity.String(), ClientID: s.ClientID, Connected: s.Connected, Remote: s.Remote, Protocol: s.Protocol,
 			Since: s.Since, Subscriptions: s.Subscriptions, Inflight: s.Inflight, Queued: s.Queued,
-			Dropped: s.Dropped, Denied: s.Denied,
+			Dropped: s.Dropped, Drops: s.Drops, Denied: s.Denied,
 		})
 	}
 	return out

@@ -45,6 +45,7 @@ type Config struct {
 	Shift       int    // added to every port
 	Advertise   string // host that others reach this node by
 	LogLevel    logrus.Level
+	Limits      Limits
 }
 
 var sitePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)

@@ -44,6 +44,13 @@ var (
 	clientsDesc  = prometheus.NewDesc("hpmq_mqtt_clients", "Connected MQTT clients.", nil, nil)
 	sessionsDesc = prometheus.NewDesc("hpmq_mqtt_sessions", "MQTT sessions, connected or not.", nil, nil)
 	retainedDesc = prometheus.NewDesc("hpmq_mqtt_retained_messages", "Retained messages.", nil, nil)
+	retainedSize = prometheus.NewDesc("hpmq_mqtt_retained_bytes", "Size of the retained messages.", nil, nil)
+	dropsDesc    = prometheus.NewDesc("hpmq_mqtt_dropped_total", "Messages that a session did not get, by reason.", []string{"reason"}, nil)
+	refusedDesc  = prometheus.NewDesc("hpmq_mqtt_refused_connections_total", "Connections that were not accepted.", nil, nil)
+	slowedDesc   = prometheus.NewDesc("hpmq_mqtt_throttled_total", "Times that a publisher was not read because of its rate.", nil, nil)
+	heldDesc     = prometheus.NewDesc("hpmq_mqtt_memory_held_bytes", "Bytes held for others.", nil, nil)
+	ceilingDesc  = prometheus.NewDesc("hpmq_mqtt_memory_limit_bytes", "Bytes held for others at which new work is refused.", nil, nil)
+	fullDesc     = prometheus.NewDesc("hpmq_mqtt_memory_refused_total", "Work refused because memory was full.", []string{"work"}, nil)
 	queuedDesc   = prometheus.NewDesc("hpmq_mqtt_queued_messages", "Messages that wait in session queues.", nil, nil)
 	sharedDesc   = prometheus.NewDesc("hpmq_mqtt_shared_waiting_messages", "Messages of shared subscriptions that no member has acknowledged.", nil, nil)
 	againDesc    = prometheus.NewDesc("hpmq_mqtt_shared_redispatched_total", "Messages of shared subscriptions that went to another member because a connection ended.", nil, nil)
@@ -82,6 +89,17 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	count(deniedDesc, b.DeniedSubscribe, "subscribe")
 	count(deniedDesc, b.DeniedReceive, "receive")
 	count(deniedDesc, b.DeniedFunction, "function")
+	for reason, n := range b.Drops {
+		count(dropsDesc, n, reason)
+	}
+	count(refusedDesc, b.ConnectionsRefused)
+	count(slowedDesc, b.Throttled)
+	gauge(heldDesc, float64(b.MemoryHeld))
+	gauge(ceilingDesc, float64(b.MemoryLimit))
+	for work, n := range b.MemoryRefused {
+		count(fullDesc, n, work)
+	}
+	gauge(retainedSize, float64(b.Store.RetainedBytes))
 	gauge(clientsDesc, float64(b.Clients))
 	gauge(sessionsDesc, float64(b.Sessions))
 	gauge(retainedDesc, float64(b.Store.Retained))

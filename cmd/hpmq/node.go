@@ -191,7 +191,7 @@ func (n *node) openFunctions(ctx context.Context) (err error) {
 }
 
 func (n *node) openMessages() (err error) {
-	n.messages, err = durable.Open(filepath.Join(n.cfg.DataDir, "messages"), durable.Options{Log: n.log})
+	n.messages, err = durable.Open(filepath.Join(n.cfg.DataDir, "messages"), durable.Options{Limits: n.cfg.Limits.Store, Log: n.log})
 	if err != nil {
 		return fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
 	}
@@ -213,10 +213,11 @@ func (n *node) openBroker() (err error) {
 		Site: n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
 		Accept: n.acceptRemote, Log: n.log,
 	})
-	n.broker = mqtt.New(mqtt.Options{
-		Store: n.messages, Authorizer: authorizer{n}, Passwords: logins{n}, Filter: n.filter, Forwarder: n.links,
-		Log: n.log, Version: "hpmq " + version,
-	})
+	o := n.cfg.Limits.Broker
+	o.Store, o.Authorizer, o.Passwords, o.Filter, o.Forwarder = n.messages, authorizer{n}, logins{n}, n.filter, n.links
+	o.Log, o.Version = n.log, "hpmq "+version
+	o.Memory = memoryCeiling(o.Memory, n.log)
+	n.broker = mqtt.New(o)
 	return nil
 }
 

@@ -32,6 +32,7 @@ authority, this node's identity, an admin and a policy to start from. With
 	up.Flags().Var(portsValue{&cfg.Shift}, "ports", "shift every port, as +100")
 	up.Flags().StringVar(&cfg.Advertise, "advertise", "", "`host` that devices and other sites reach this node by (default: the address of the default route)")
 	up.Flags().StringVar(&cfg.TrustDomain, "trust-domain", "", "`domain` of a new fabric (default: made up)")
+	up.Flags().Var(limitsValue{&cfg.Limits}, "limit", "change a limit of the broker, as publish-messages=200; docs/broker.md lists them")
 	level := up.Flags().String("log", "info", "`level`: error, warn, info or debug")
 	up.RunE = func(cmd *cobra.Command, _ []string) error {
 		var err error
