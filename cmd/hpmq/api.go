@@ -63,6 +63,7 @@ func (n *node) controlAPI() http.Handler {
 	handle(mux, "POST /v1/functions", func(r *http.Request, q functionRequest) (*functionStatus, error) {
 		return n.addFunction(r.Context(), q)
 	})
+	mux.HandleFunc("POST /v1/backup", n.serveBackup)
 	mux.HandleFunc("GET /v1/access/{id}", n.serveAccess)
 	return mux
 }

@@ -53,6 +53,27 @@ type controlError struct {
 	Exit  int    `json:"exit"` // exit code for the command that asked
 }
 
+// stream asks a question whose answer is not JSON. The caller closes its body.
+func (c *control) stream(ctx context.Context, path string, question any) (*http.Response, error) {
+	body, err := json.Marshal(question)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://node"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if resp.StatusCode/100 != 2 {
+		defer resp.Body.Close()
+		return nil, refusal(resp)
+	}
+	return resp, nil
+}
+
 func (c *control) do(ctx context.Context, method, path string, body io.Reader, answer any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://node"+path, body)
 	if err != nil {

@@ -70,6 +70,8 @@ type node struct {
 	modules   *modules
 	swapping  sync.Mutex // one swapFunctions at a time
 
+	backingUp sync.Mutex // one backup at a time
+
 	// functionFaults says of each function that was to be loaded why it is not,
 	// or "".
 	functionFaults atomic.Pointer[map[string]string]

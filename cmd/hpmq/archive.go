@@ -1,0 +1,207 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// A backup is a tar archive: the files of a data directory under their names
+// there, then the manifest, which lists them with their checksums, and the
+// manifest's own checksum. Whatever is cut short or altered is thereby found.
+
+const (
+	manifestName    = "manifest.json"
+	manifestSumName = "manifest.sha256"
+	archiveFormat   = 1
+	maxManifest     = 64 << 20
+)
+
+// manifest says what a backup is of, and what is in it.
+type manifest struct {
+	Format      int            `json:"format"`
+	Created     time.Time      `json:"created"` // when it began
+	Version     string         `json:"version"` // of hpmq
+	Node        string         `json:"node"`
+	Site        string         `json:"site"`
+	TrustDomain string         `json:"trust_domain"`
+	CA          bool           `json:"ca"`                   // the node is a certificate authority
+	WithoutCA   bool           `json:"without_ca,omitempty"` // its keys were left out
+	Files       []archivedFile `json:"files"`
+}
+
+type archivedFile struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+func (m *manifest) bytes() (total int64) {
+	for _, f := range m.Files {
+		total += f.Size
+	}
+	return total
+}
+
+// archiver writes a backup.
+type archiver struct {
+	tar *tar.Writer
+	manifest
+}
+
+func newArchiver(w io.Writer, m manifest) *archiver { return &archiver{tar.NewWriter(w), m} }
+
+// addTree adds every regular file below dir. A file that grows meanwhile is
+// added as long as it was.
+func (a *archiver) addTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		return a.addFile(filepath.ToSlash(name), path)
+	})
+}
+
+func (a *archiver) addFile(name, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return a.add(name, info.Mode().Perm(), info.Size(), f)
+}
+
+func (a *archiver) add(name string, perm fs.FileMode, size int64, from io.Reader) error {
+	h := &tar.Header{Name: name, Mode: int64(perm), Size: size, ModTime: a.Created, Format: tar.FormatPAX}
+	if err := a.tar.WriteHeader(h); err != nil {
+		return err
+	}
+	sum := sha256.New()
+	if _, err := io.CopyN(io.MultiWriter(a.tar, sum), from, size); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	a.Files = append(a.Files, archivedFile{name, size, hex.EncodeToString(sum.Sum(nil))})
+	return nil
+}
+
+// close ends the archive with its manifest.
+func (a *archiver) close() error {
+	text, err := json.Marshal(a.manifest)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(text)
+	line := hex.EncodeToString(sum[:]) + "\n"
+	return errors.Join(
+		a.add(manifestName, 0o600, int64(len(text)), bytes.NewReader(text)),
+		a.add(manifestSumName, 0o600, int64(len(line)), strings.NewReader(line)),
+		a.tar.Close(),
+	)
+}
+
+// readArchive reads a backup to its end and checks it. keep, unless nil, gets
+// each file as it comes, before it is known whether it is whole.
+func readArchive(r io.Reader, keep func(name string, perm fs.FileMode, body io.Reader) error) (*manifest, error) {
+	in := tar.NewReader(r)
+	sums := map[string]archivedFile{}
+	last := "its beginning"
+	var text []byte
+	for {
+		h, err := in.Next()
+		if err != nil {
+			return nil, damaged(last, err)
+		}
+		if h.Typeflag != tar.TypeReg || !filepath.IsLocal(h.Name) || filepath.Clean(h.Name) != h.Name {
+			return nil, fmt.Errorf("this is not a backup: it holds %q, which is no file of a data directory", h.Name)
+		}
+		last = h.Name
+		switch h.Name {
+		case manifestName:
+			if text, err = io.ReadAll(io.LimitReader(in, maxManifest)); err != nil {
+				return nil, damaged(last, err)
+			}
+		case manifestSumName:
+			line, err := io.ReadAll(io.LimitReader(in, 1<<10))
+			if err != nil {
+				return nil, damaged(last, err)
+			}
+			if sum := sha256.Sum256(text); strings.TrimSpace(string(line)) != hex.EncodeToString(sum[:]) {
+				return nil, damaged(manifestName, errors.New("its checksum differs"))
+			}
+			_, err = io.Copy(io.Discard, r) // so that whoever sends it can end
+			return finishArchive(text, sums, err)
+		default:
+			sum := sha256.New()
+			body := io.TeeReader(in, sum)
+			if keep != nil {
+				err := keep(h.Name, fs.FileMode(h.Mode).Perm(), body)
+				if errors.Is(err, io.ErrUnexpectedEOF) {
+					return nil, damaged(last, err)
+				}
+				if err != nil {
+					return nil, err
+				}
+			}
+			if _, err := io.Copy(io.Discard, body); err != nil {
+				return nil, damaged(last, err)
+			}
+			sums[h.Name] = archivedFile{h.Name, h.Size, hex.EncodeToString(sum.Sum(nil))}
+		}
+	}
+}
+
+// damaged says where a backup stops being one.
+func damaged(name string, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("it is cut short there")
+	}
+	return &failure{
+		code: exitFailure, err: fmt.Errorf("the backup is damaged at %s: %w", name, err),
+		hint: "use another copy of it, or an older backup; nothing was restored",
+	}
+}
+
+// finishArchive compares what was read with the manifest.
+func finishArchive(text []byte, got map[string]archivedFile, err error) (*manifest, error) {
+	if err != nil {
+		return nil, damaged(manifestSumName, err)
+	}
+	m := new(manifest)
+	if err := json.Unmarshal(text, m); err != nil {
+		return nil, damaged(manifestName, err)
+	}
+	if m.Format != archiveFormat {
+		return nil, fmt.Errorf("the backup has format %d, made by hpmq %s: this hpmq %s knows format %d", m.Format, m.Version, version, archiveFormat)
+	}
+	for _, want := range m.Files {
+		switch f, ok := got[want.Name]; {
+		case !ok:
+			return nil, damaged(want.Name, errors.New("it is missing"))
+		case f != want:
+			return nil, damaged(want.Name, errors.New("its checksum differs"))
+		}
+		delete(got, want.Name)
+	}
+	for name := range got {
+		return nil, damaged(name, errors.New("the manifest does not know it"))
+	}
+	return m, nil
+}
