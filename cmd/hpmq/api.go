@@ -63,6 +63,10 @@ func (n *node) controlAPI() http.Handler {
 	handle(mux, "POST /v1/functions", func(r *http.Request, q functionRequest) (*functionStatus, error) {
 		return n.addFunction(r.Context(), q)
 	})
+	handleLines(mux, "POST /v1/retained", n.retained)
+	handle(mux, "POST /v1/retained/clear", n.clearRetained)
+	handleLines(mux, "POST /v1/filters", n.filters)
+	handle(mux, "POST /v1/receivers", func(_ *http.Request, q topicRequest) (*receiversReply, error) { return n.receivers(q) })
 	mux.HandleFunc("POST /v1/backup", n.serveBackup)
 	mux.HandleFunc("GET /v1/access/{id}", n.serveAccess)
 	return mux

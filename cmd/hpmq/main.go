@@ -79,7 +79,7 @@ func newRoot() *cobra.Command {
 		newEnrollCommand(), newDeviceCommand(), newUserCommand(), newLoginCommand(), newPasswdCommand(), newSiteCommand(),
 		newPolicyCommand(), newWhyCommand(), newFuncCommand(),
 		newPubCommand(), newSubCommand(), newClientsCommand(), newKickCommand(), newForwardCommand(),
-		newBenchCommand(), newBackupCommand(), newRestoreCommand(),
+		newBenchCommand(), newBackupCommand(), newRestoreCommand(), newRetainedCommand(), newTopicsCommand(),
 	)
 	return root
 }

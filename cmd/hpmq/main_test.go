@@ -20,8 +20,8 @@ func TestMain(m *testing.M) {
 
 // TestScript runs testdata/*.txtar, which read as a manual. Besides testscript's
 // own commands there is "await [!] COMMAND…", which tries until it succeeds (or
-// fails), and "await-status [!] TEXT" and "await-clients [!] TEXT", which try
-// until the answer has (or lacks) a text.
+// fails), and "await-status [!] TEXT", and so for clients and topics, which
+// try until the answer has (or lacks) a text.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -36,7 +36,7 @@ func TestScript(t *testing.T) {
 			env.Setenv("PORTS2", fmt.Sprintf("%+d", freeShift(t)))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-status": awaitOutput("status"), "await-clients": awaitOutput("clients")},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-status": awaitOutput("status"), "await-clients": awaitOutput("clients"), "await-topics": awaitOutput("topics")},
 	})
 }
 
