@@ -100,10 +100,9 @@ func (n *node) end(rec directory.Revocation) {
 		WithField("sessions", closed).WithField("took", time.Since(began).String()).Warn("identity revoked")
 }
 
-// applyChanges does the work that changes ask for, until ctx is done.
-func (n *node) applyChanges(ctx context.Context) error {
-	retry := time.NewTicker(5 * time.Second) // a module may become reachable later
-	defer retry.Stop()
+// applyRights judges everybody anew when policy or labels have changed. Nothing
+// slow may run here: a right that was taken away holds until it is its turn.
+func (n *node) applyRights(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -112,6 +111,19 @@ func (n *node) applyChanges(ctx context.Context) error {
 			n.filter.reset()
 			n.broker.Reauthorize()
 			n.broker.Reroute()
+		}
+	}
+}
+
+// applyFunctions loads what the directory names when that has changed, which may
+// wait for other nodes to send a module.
+func (n *node) applyFunctions(ctx context.Context) error {
+	retry := time.NewTicker(5 * time.Second) // a module may become reachable later
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
 		case <-n.changes.functions:
 			n.swapFunctions(ctx)
 		case <-retry.C:

@@ -55,7 +55,11 @@ type node struct {
 	policy      *policy.Live
 	policySince atomic.Pointer[time.Time]
 	policyError atomic.Pointer[string] // why the newest files are not in force
-	changes     *changes
+	publishing  sync.Mutex             // one publishPolicy at a time
+	// policyUnrecorded says why the policy in force is in no other node's
+	// directory yet; nil when it is.
+	policyUnrecorded atomic.Pointer[string]
+	changes          *changes
 
 	overlay   *overlay.Node
 	gossip    *gossip.Gossip
@@ -252,7 +256,8 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	run("directory", func(ctx context.Context) error { return n.watchDirectory(ctx, from) })
 	run("policy", n.policy.Run)
 	run("reload", n.reloadOnHangup)
-	run("changes", n.applyChanges)
+	run("rights", n.applyRights)
+	run("function changes", n.applyFunctions)
 	run("gossip", n.gossip.Run)
 	run("mesh peers", n.keepPeers)
 	run("mesh changes", n.relayMeshChanges)
@@ -262,6 +267,7 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	run("agents", n.rememberAgents)
 	if n.authority != nil {
 		run("directory head", n.directory.Run)
+		run("policy record", n.republish)
 	} else {
 		run("replication", n.followDirectory)
 		run("announcement", n.announceAddresses)

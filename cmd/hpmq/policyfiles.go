@@ -45,20 +45,46 @@ func (n *node) policyChanged() {
 	n.changes.slices.fire()
 }
 
+// publishPolicy records the policy in force, and keeps what is in the way for
+// status and for republish.
 func (n *node) publishPolicy() error {
-	files, err := policy.ReadDir(policyDir(n.cfg.DataDir))
-	if err != nil {
-		return err
+	n.publishing.Lock()
+	defer n.publishing.Unlock()
+	err := n.recordPolicy()
+	if err == nil {
+		n.policyUnrecorded.Store(nil)
+		return nil
 	}
-	if policy.HashFiles(files) != n.policy.Set().Hash() {
-		return nil // changed again since; that change comes next
+	text := err.Error()
+	n.policyUnrecorded.Store(&text)
+	return err
+}
+
+// republish goes on trying to record a policy that the other nodes do not have
+// yet: a right that was taken away must not stay there because a disk was full.
+func (n *node) republish(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if n.policyUnrecorded.Load() != nil && n.publishPolicy() == nil {
+			n.log.WithField(logfield.Version, n.policyVersion()).Info("policy recorded")
+		}
 	}
+}
+
+func (n *node) recordPolicy() error {
+	files := n.policy.Set().Files()
 	old, _ := n.directory.Policy()
 	hash := directory.HashFiles(files)
 	if old.Hash == hash {
 		return nil
 	}
-	_, err = n.directory.Put(directory.Policy{Version: old.Version + 1, Files: files, Hash: hash})
+	_, err := n.directory.Put(directory.Policy{Version: old.Version + 1, Files: files, Hash: hash})
 	return err
 }
 

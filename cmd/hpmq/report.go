@@ -24,6 +24,9 @@ func (n *node) status() *statusReply {
 	if stale := n.directory.Stale(); !n.directory.Writable() && stale > 5*time.Minute {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the directory's writer was last heard of %s ago; policy and revocations may be older than they are elsewhere", stale.Round(time.Second)))
 	}
+	if text := n.policyUnrecorded.Load(); text != nil {
+		s.Warnings = append(s.Warnings, "the newest policy is in force on this node only: "+*text)
+	}
 	if identity.Due(n.store.SVID(), time.Now()) {
 		s.Warnings = append(s.Warnings, "this node's certificate is due for renewal; is a CA node reachable?")
 	}
