@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -112,7 +113,7 @@ func (p payloadSource) open(cmd *cobra.Command) (func() ([]byte, error), error) 
 			if scan.Scan() {
 				return scan.Bytes(), nil
 			}
-			return nil, errors.Join(scan.Err(), io.EOF)
+			return nil, cmp.Or(scan.Err(), io.EOF)
 		}, nil
 	}
 	var payload []byte
