@@ -5,14 +5,16 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
 )
 
 // The ports, before --ports shifts them.
@@ -68,6 +70,9 @@ func (c *Config) check() error {
 	c.DataDir = dir
 	if c.Advertise == "" {
 		c.Advertise = defaultAddress()
+	}
+	if _, err := netip.ParseAddr(c.Advertise); err != nil && !hostPattern.MatchString(strings.ToLower(c.Advertise)) {
+		return usagef("--advertise %q: want a host name or an address, without a port", c.Advertise)
 	}
 	return nil
 }
@@ -131,31 +136,37 @@ func interfaceAddresses() []netip.Addr {
 	return ips
 }
 
-// serverNames are the names and addresses in the node's certificate beside
-// <name>.node.<trust domain>.
-func (c *Config) serverNames() (dns []string, ips []net.IP) {
-	dns = []string{"localhost"}
-	if host, err := os.Hostname(); err == nil && host != "localhost" {
-		dns = append(dns, strings.ToLower(host))
-	}
-	seen := map[netip.Addr]bool{}
-	add := func(ip netip.Addr) {
-		if ip = ip.Unmap().WithZone(""); !seen[ip] {
-			seen[ip] = true
-			ips = append(ips, ip.AsSlice())
+// hostPattern is what a certificate may carry as a DNS name.
+var hostPattern = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// maxServerNames is how many names and addresses one certificate may carry.
+const maxServerNames = 32
+
+// serverNames are the names and addresses in id's certificate on a machine that
+// is called host and has these addresses, those that are dialled most first. Of
+// the names inside the trust domain a node may have only its own.
+func (c *Config) serverNames(id identity.ID, host string, addrs []netip.Addr) []string {
+	own := id.Name + ".node." + id.TrustDomain
+	names := []string{"localhost"}
+	for _, name := range []string{own, strings.ToLower(host)} {
+		inside := name == id.TrustDomain || strings.HasSuffix(name, "."+id.TrustDomain)
+		if hostPattern.MatchString(name) && (name == own || !inside) && !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
-	add(netip.MustParseAddr("127.0.0.1"))
-	add(netip.IPv6Loopback())
-	for _, ip := range interfaceAddresses() {
-		add(ip)
-	}
+	first := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
 	if ip, err := netip.ParseAddr(c.Advertise); err == nil {
-		add(ip)
+		first = append(first, ip)
 	} else {
-		dns = append(dns, strings.ToLower(c.Advertise))
+		names = append(names, strings.ToLower(c.Advertise))
 	}
-	return dns, ips
+	for _, ip := range slices.Concat(first, addrs) {
+		name := ip.Unmap().WithZone("").String()
+		if len(names) < maxServerNames && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // advertised is host:port of one of this node's ports as others dial it.

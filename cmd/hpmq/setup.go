@@ -141,6 +141,16 @@ func writeSettings(dir string, s *settings) error {
 // found decides the names of a new fabric. Its keys and certificates follow in
 // openAuthority, which does again what a crash left undone.
 func (n *node) found() (*settings, error) {
+	store, err := identity.OpenStore(filepath.Join(n.cfg.DataDir, "identity"))
+	if err != nil {
+		return nil, err
+	}
+	if held := store.SVID(); held != nil {
+		return nil, &failure{
+			code: exitConflict, err: fmt.Errorf("%s holds %s, whose joining was cut short", n.cfg.DataDir, held.ID.Short()),
+			hint: "finish it with the same ticket: hpmq up --join TICKET; for a new fabric choose another --data",
+		}
+	}
 	site := n.cfg.Site
 	if site == "" {
 		site = defaultSite
@@ -178,7 +188,7 @@ func (n *node) join(ctx context.Context) (*settings, error) {
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
 	defer cancel()
 	answer, err := identity.Enrol(ctx, t, store, identity.EnrolOptions{
-		Names: n.names(), Progress: func(stage string) { n.log.Info(stage) },
+		Names: n.namesOf(t.Identity()), Progress: func(stage string) { n.log.Info(stage) },
 	})
 	if err != nil {
 		return nil, enrolFailure(fmt.Errorf("join site %s: %w", t.Site, err))
@@ -188,12 +198,11 @@ func (n *node) join(ctx context.Context) (*settings, error) {
 }
 
 // names are what this node's certificate shall say beside its SPIFFE ID.
-func (n *node) names() []string {
-	dns, ips := n.cfg.serverNames()
-	for _, ip := range ips {
-		dns = append(dns, ip.String())
-	}
-	return dns
+func (n *node) names() []string { return n.namesOf(n.id) }
+
+func (n *node) namesOf(id identity.ID) []string {
+	host, _ := os.Hostname() // "" names nobody
+	return n.cfg.serverNames(id, host, interfaceAddresses())
 }
 
 func (n *node) openReplica(s *settings) (err error) {
