@@ -3,6 +3,7 @@ package identity
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -23,8 +24,30 @@ const (
 // EnrolRequest trades a ticket for a certificate. The authority answers the same
 // ticket and public key with the same certificate, however often it is asked.
 type EnrolRequest struct {
-	Ticket string `json:"ticket"`
-	CSR    []byte `json:"csr"` // DER, see NewCSR; its DNS names and addresses are what a node asks for
+	Ticket string `json:"ticket"` // without its secret
+	CSR    []byte `json:"csr"`    // DER, see NewCSR; its DNS names and addresses are what a node asks for
+	Proof  []byte `json:"proof"`  // Ed25519 signature of the ticket's secret over both, see Ticket.Request
+}
+
+// ErrProof is returned for an enrolment that the ticket's holder did not ask for.
+var ErrProof = errors.New("the request is not signed with the ticket's secret")
+
+// Verify checks that the holder of the ticket's secret asks for the CSR, and
+// returns the ticket. The caller still has to find out whether the ticket is
+// genuine: see [Ticket.Verify].
+func (r *EnrolRequest) Verify() (*Ticket, error) {
+	t, err := ParseTicket(r.Ticket)
+	if err != nil {
+		return nil, err
+	}
+	if !ed25519.Verify(t.Key, r.digest(), r.Proof) {
+		return nil, ErrProof
+	}
+	return t, nil
+}
+
+func (r *EnrolRequest) digest() []byte {
+	return digest("hpmq enrolment 1", r.Ticket, string(r.CSR))
 }
 
 // EnrolResponse is a new certificate and what its owner needs to use it.
@@ -93,10 +116,14 @@ func (r *RenewRequest) Verify() ([]*x509.Certificate, *x509.CertificateRequest, 
 	return chain, csr, nil
 }
 
-// digest hashes every field but the signature, each behind its length.
 func (r *RenewRequest) digest() []byte {
+	return digest("hpmq renewal 1", r.Certificate, string(r.CSR), r.ID, r.Time.UTC().Format(time.RFC3339Nano))
+}
+
+// digest hashes fields, each behind its length; the first says what they are.
+func digest(fields ...string) []byte {
 	h := sha256.New()
-	for _, field := range []string{"hpmq renewal 1", r.Certificate, string(r.CSR), r.ID, r.Time.UTC().Format(time.RFC3339Nano)} {
+	for _, field := range fields {
 		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(field))))
 		h.Write([]byte(field))
 	}

@@ -76,9 +76,13 @@ func (e *enrolment) try(ctx context.Context, addr string) (*EnrolResponse, error
 	if err != nil {
 		return nil, err
 	}
+	req, err := e.ticket.Request(csr)
+	if err != nil {
+		return nil, err
+	}
 	bundle := NewBundle(e.ticket.TrustDomain, root)
 	c := newAPIClient(addr, e.opts.Dial, apiTLS(verifyServer(bundle)))
-	answer, err := c.post(ctx, EnrolPath, &EnrolRequest{Ticket: e.ticket.String(), CSR: csr})
+	answer, err := c.post(ctx, EnrolPath, req)
 	if err != nil {
 		return nil, err
 	}

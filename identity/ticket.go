@@ -3,6 +3,7 @@ package identity
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -54,6 +55,11 @@ type Ticket struct {
 	NotAfter    time.Time         `cbor:"10,keyasint"`          // whole seconds
 	Uses        int               `cbor:"11,keyasint"`          // how many keys may enrol with it
 	Signature   []byte            `cbor:"12,keyasint,omitempty"`
+
+	// Whoever enrols proves to hold Secret, an Ed25519 seed, and keeps it: Key is
+	// its public half. So a node that passes a request on cannot use the ticket.
+	Key    []byte `cbor:"14,keyasint"`
+	Secret []byte `cbor:"15,keyasint,omitempty"`
 }
 
 // sealedTicket is the ticket as it is printed: with the first bytes of its own
@@ -148,8 +154,14 @@ func (t *Ticket) seal() ([]byte, error) {
 	return ticketEncoder.Marshal(sealedTicket{*t, [4]byte(sum[:])})
 }
 
-// Sign checks the ticket and signs it with the key of a directory signer.
+// Sign gives the ticket a new secret, checks it and signs it with the key of a
+// directory signer.
 func (t *Ticket) Sign(key ed25519.PrivateKey) error {
+	public, secret, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make the ticket's secret: %w", err)
+	}
+	t.Key, t.Secret = public, secret.Seed()
 	if err := t.check(); err != nil {
 		return err
 	}
@@ -179,12 +191,25 @@ func (t *Ticket) Verify(pub ed25519.PublicKey) error {
 // signed returns the bytes that the signature covers.
 func (t *Ticket) signed() ([]byte, error) {
 	unsigned := *t
-	unsigned.Signature = nil
+	unsigned.Signature, unsigned.Secret = nil, nil
 	raw, err := ticketEncoder.Marshal(unsigned)
 	if err != nil {
 		return nil, fmt.Errorf("encode ticket: %w", err)
 	}
 	return append([]byte(ticketDomain), raw...), nil
+}
+
+// Request returns the enrolment of the ticket's identity with csr. The ticket's
+// secret signs it and is not in it.
+func (t *Ticket) Request(csr []byte) (*EnrolRequest, error) {
+	if len(t.Secret) != ed25519.SeedSize {
+		return nil, errors.New("ticket without its secret")
+	}
+	shown := *t
+	shown.Secret = nil
+	r := &EnrolRequest{Ticket: shown.String(), CSR: csr}
+	r.Proof = ed25519.Sign(ed25519.NewKeyFromSeed(t.Secret), r.digest())
+	return r, nil
 }
 
 // Identity returns the identity that the ticket is good for.
@@ -240,6 +265,12 @@ func (t *Ticket) check() error {
 	}
 	if len(t.Signer) != ed25519.PublicKeySize {
 		return fmt.Errorf("signer key of %d bytes, want %d", len(t.Signer), ed25519.PublicKeySize)
+	}
+	if len(t.Key) != ed25519.PublicKeySize {
+		return fmt.Errorf("ticket key of %d bytes, want %d", len(t.Key), ed25519.PublicKeySize)
+	}
+	if len(t.Secret) != 0 && len(t.Secret) != ed25519.SeedSize {
+		return fmt.Errorf("ticket secret of %d bytes, want %d", len(t.Secret), ed25519.SeedSize)
 	}
 	if t.Uses < 1 {
 		return fmt.Errorf("ticket for %d uses", t.Uses)

@@ -117,13 +117,25 @@ func device(name string) identity.ID {
 	return identity.ID{TrustDomain: domain, Kind: identity.Device, Name: name}
 }
 
+// request is what the holder of a ticket sends, whatever is wrong with it.
+func request(t testing.TB, ticket string, csr []byte) *identity.EnrolRequest {
+	t.Helper()
+	parsed, err := identity.ParseTicket(ticket)
+	if err != nil {
+		return &identity.EnrolRequest{Ticket: ticket, CSR: csr}
+	}
+	r, err := parsed.Request(csr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // enrol enrols a device with a new ticket and key.
 func (l *lab) enrol(t testing.TB, name string) *identity.SVID {
 	t.Helper()
 	key := newDeviceKey(t)
-	answer, err := l.Enrol(t.Context(), &identity.EnrolRequest{
-		Ticket: l.ticket(t, identity.Device, name), CSR: csrFor(t, key, device(name)),
-	})
+	answer, err := l.Enrol(t.Context(), request(t, l.ticket(t, identity.Device, name), csrFor(t, key, device(name))))
 	if err != nil {
 		t.Fatal(err)
 	}

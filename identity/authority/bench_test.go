@@ -30,7 +30,7 @@ func BenchmarkEnrol(b *testing.B) {
 	var reqs []*identity.EnrolRequest
 	for i := range 2000 {
 		name := fmt.Sprint("pump-", i)
-		reqs = append(reqs, &identity.EnrolRequest{Ticket: l.ticket(b, identity.Device, name), CSR: csrFor(b, newDeviceKey(b), device(name))})
+		reqs = append(reqs, request(b, l.ticket(b, identity.Device, name), csrFor(b, newDeviceKey(b), device(name))))
 	}
 	b.ReportAllocs()
 	i := 0

@@ -17,7 +17,7 @@ import (
 // and key get the same certificate again; another key is refused until the name
 // is replaced. A refusal is an *[identity.APIError].
 func (a *Authority) Enrol(ctx context.Context, req *identity.EnrolRequest) (*identity.EnrolResponse, error) {
-	t, err := a.openTicket(req.Ticket)
+	t, err := a.openTicket(req)
 	if err != nil {
 		return nil, err
 	}
@@ -40,10 +40,13 @@ func (a *Authority) Enrol(ctx context.Context, req *identity.EnrolRequest) (*ide
 	return a.answer(p)
 }
 
-// openTicket reads a ticket and checks that this authority issued it and that
-// it is not over.
-func (a *Authority) openTicket(text string) (*identity.Ticket, error) {
-	t, err := identity.ParseTicket(text)
+// openTicket reads a request's ticket and checks that its holder asks, that this
+// authority issued it and that it is not over.
+func (a *Authority) openTicket(req *identity.EnrolRequest) (*identity.Ticket, error) {
+	t, err := req.Verify()
+	if errors.Is(err, identity.ErrProof) {
+		return nil, refuse(http.StatusForbidden, "ask with the whole ticket, as it was printed", "%v", err)
+	}
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "copy the ticket again, whole", "%v", err)
 	}

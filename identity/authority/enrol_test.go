@@ -23,7 +23,8 @@ func TestEnrol(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := newDeviceKey(t)
-	req := &identity.EnrolRequest{Ticket: l.ticket(t, identity.Device, "pump-7"), CSR: csrFor(t, key, device("pump-7"))}
+	ticket := l.ticket(t, identity.Device, "pump-7")
+	req := request(t, ticket, csrFor(t, key, device("pump-7")))
 	answer, err := l.Enrol(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
@@ -62,14 +63,14 @@ func TestEnrol(t *testing.T) {
 	if err != nil || again.Certificate != answer.Certificate {
 		t.Errorf("the same request again: %v, same certificate: %v", err, again != nil && again.Certificate == answer.Certificate)
 	}
-	req.CSR = csrFor(t, newDeviceKey(t), device("pump-7"))
-	_, err = l.Enrol(t.Context(), req)
+	other := csrFor(t, newDeviceKey(t), device("pump-7"))
+	_, err = l.Enrol(t.Context(), request(t, ticket, other))
 	wantRefusal(t, err, http.StatusConflict, "hpmq device replace pump-7")
-	req.Ticket = l.ticket(t, identity.Device, "pump-7")
-	_, err = l.Enrol(t.Context(), req)
+	ticket = l.ticket(t, identity.Device, "pump-7")
+	_, err = l.Enrol(t.Context(), request(t, ticket, other))
 	wantRefusal(t, err, http.StatusConflict, "another key")
-	req.CSR = csrFor(t, key, device("pump-7")) // a fresh ticket and the same key
-	answer, err = l.Enrol(t.Context(), req)
+	// A fresh ticket and the same key.
+	answer, err = l.Enrol(t.Context(), request(t, ticket, csrFor(t, key, device("pump-7"))))
 	if err != nil || answer.Generation != 2 {
 		t.Errorf("new ticket for the same key: generation %d, %v", answer.Generation, err)
 	}
@@ -104,24 +105,46 @@ func TestEnrolRefuses(t *testing.T) {
 		"wildcard":            {nodeTicket, csrFor(t, newDeviceKey(t), node, "*.example.com"), http.StatusForbidden, "not a host name"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := l.Enrol(t.Context(), &identity.EnrolRequest{Ticket: tt.ticket, CSR: tt.csr})
+			_, err := l.Enrol(t.Context(), request(t, tt.ticket, tt.csr))
 			wantRefusal(t, err, tt.status, tt.text)
 		})
 	}
 	l.pass(DefaultTicketLifetime + time.Second)
-	_, err = l.Enrol(t.Context(), &identity.EnrolRequest{Ticket: good, CSR: csr})
+	_, err = l.Enrol(t.Context(), request(t, good, csr))
 	wantRefusal(t, err, http.StatusForbidden, "expired")
 	if got := l.dir.Tip().Count; got != 0 {
 		t.Errorf("refusals left %d records", got)
 	}
 }
 
+// TestSeenTicket has a node that passes an enrolment on, or a node of old whose
+// certificate a device without a clock still believes, try to enrol its own key
+// with what it saw.
+func TestSeenTicket(t *testing.T) {
+	l := newLab(t)
+	mine := csrFor(t, newDeviceKey(t), device("pump-7"))
+	seen := request(t, l.ticket(t, identity.Device, "pump-7"), mine)
+	thief := csrFor(t, newDeviceKey(t), device("pump-7"))
+	shown, err := identity.ParseTicket(seen.Ticket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shown.Request(thief); err == nil {
+		t.Error("the request holds the ticket's secret")
+	}
+	for _, proof := range [][]byte{nil, seen.Proof} {
+		_, err := l.Enrol(t.Context(), &identity.EnrolRequest{Ticket: seen.Ticket, CSR: thief, Proof: proof})
+		wantRefusal(t, err, http.StatusForbidden, "secret")
+	}
+	if _, err := l.Enrol(t.Context(), seen); err != nil {
+		t.Errorf("the device itself: %v", err)
+	}
+}
+
 func TestKeyOfAnotherIdentityIsRefused(t *testing.T) {
 	l := newLab(t)
 	s := l.enrol(t, "pump-7")
-	_, err := l.Enrol(t.Context(), &identity.EnrolRequest{
-		Ticket: l.ticket(t, identity.Device, "pump-8"), CSR: csrFor(t, s.Key, device("pump-8")),
-	})
+	_, err := l.Enrol(t.Context(), request(t, l.ticket(t, identity.Device, "pump-8"), csrFor(t, s.Key, device("pump-8"))))
 	wantRefusal(t, err, http.StatusConflict, "device:pump-7")
 }
 
@@ -132,7 +155,7 @@ func TestTicketUses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for use := range 3 {
-		_, err := l.Enrol(t.Context(), &identity.EnrolRequest{Ticket: text, CSR: csrFor(t, newDeviceKey(t), device("pump-7"))})
+		_, err := l.Enrol(t.Context(), request(t, text, csrFor(t, newDeviceKey(t), device("pump-7"))))
 		if use == 2 {
 			wantRefusal(t, err, http.StatusForbidden, "used up")
 		} else if err != nil {
@@ -155,7 +178,7 @@ func TestConcurrentEnrolment(t *testing.T) {
 	answers := make([]string, n)
 	for i := range n {
 		all.Go(func() {
-			a, err := l.Enrol(t.Context(), &identity.EnrolRequest{Ticket: shared, CSR: csrFor(t, key, device("same"))})
+			a, err := l.Enrol(t.Context(), request(t, shared, csrFor(t, key, device("same"))))
 			if err != nil {
 				t.Error(err)
 				return
@@ -167,7 +190,7 @@ func TestConcurrentEnrolment(t *testing.T) {
 	won := make([]bool, n)
 	for i := range n {
 		all.Go(func() {
-			_, err := l.Enrol(t.Context(), &identity.EnrolRequest{Ticket: raced, CSR: csrFor(t, newDeviceKey(t), device("raced"))})
+			_, err := l.Enrol(t.Context(), request(t, raced, csrFor(t, newDeviceKey(t), device("raced"))))
 			won[i] = err == nil
 			if err != nil {
 				wantRefusal(t, err, http.StatusConflict, "another key")
@@ -192,7 +215,7 @@ func TestConcurrentEnrolment(t *testing.T) {
 
 func TestNothingLeavesUnrecorded(t *testing.T) {
 	l := newLab(t)
-	req := &identity.EnrolRequest{Ticket: l.ticket(t, identity.Device, "pump-7"), CSR: csrFor(t, newDeviceKey(t), device("pump-7"))}
+	req := request(t, l.ticket(t, identity.Device, "pump-7"), csrFor(t, newDeviceKey(t), device("pump-7")))
 	l.dir.Close() // the disk is gone
 	answer, err := l.Enrol(t.Context(), req)
 	if err == nil || answer != nil {

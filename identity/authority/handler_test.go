@@ -247,7 +247,7 @@ func TestLimiterIsBounded(t *testing.T) {
 // TestFailuresAreNotTold checks that a stranger learns nothing of the inside.
 func TestFailuresAreNotTold(t *testing.T) {
 	l := newLab(t)
-	body, err := json.Marshal(identity.EnrolRequest{Ticket: l.ticket(t, identity.Device, "pump-7"), CSR: csrFor(t, newDeviceKey(t), device("pump-7"))})
+	body, err := json.Marshal(*request(t, l.ticket(t, identity.Device, "pump-7"), csrFor(t, newDeviceKey(t), device("pump-7"))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func FuzzServeStream(f *testing.F) {
 	l := newLab(f)
 	for _, q := range []question{
 		{},
-		{Enrol: &identity.EnrolRequest{Ticket: l.ticket(f, identity.Device, "pump-7"), CSR: csrFor(f, newDeviceKey(f), device("pump-8"))}},
+		{Enrol: request(f, l.ticket(f, identity.Device, "pump-7"), csrFor(f, newDeviceKey(f), device("pump-8")))},
 		{Renew: renewalOf(f, l.enrol(f, "pump-9"), newDeviceKey(f), "0123456789abcdef")},
 		{Announce: &announcement{Site: "lyon"}},
 	} {

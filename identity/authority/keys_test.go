@@ -91,7 +91,7 @@ func TestIntermediateIsRenewed(t *testing.T) {
 	l := newLab(t)
 	first := l.keys.issuer.cert
 	l.pass(intermediateLifetime*2/3 - time.Hour)
-	req := &identity.EnrolRequest{Ticket: l.ticket(t, identity.Device, "pump-7"), CSR: csrFor(t, newDeviceKey(t), device("pump-7"))}
+	req := request(t, l.ticket(t, identity.Device, "pump-7"), csrFor(t, newDeviceKey(t), device("pump-7")))
 	before, err := l.Enrol(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
@@ -134,9 +134,7 @@ func TestRootKeyMayBeAway(t *testing.T) {
 		t.Errorf("certificate until %v outlives its issuer", s.NotAfter())
 	}
 	l.pass(48 * time.Hour)
-	_, err := l.Enrol(t.Context(), &identity.EnrolRequest{
-		Ticket: l.ticket(t, identity.Device, "pump-8"), CSR: csrFor(t, newDeviceKey(t), device("pump-8")),
-	})
+	_, err := l.Enrol(t.Context(), request(t, l.ticket(t, identity.Device, "pump-8"), csrFor(t, newDeviceKey(t), device("pump-8"))))
 	if err == nil || asRefusal(err).Status != http.StatusServiceUnavailable {
 		t.Errorf("issued under an expired intermediate: %v", err)
 	}

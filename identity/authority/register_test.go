@@ -46,7 +46,7 @@ func TestRegister(t *testing.T) {
 	if gen, _ := identity.Generation(s.Leaf()); gen != 2 {
 		t.Errorf("generation %d, want 2", gen)
 	}
-	_, err = l.Enrol(t.Context(), &identity.EnrolRequest{Ticket: l.ticket(t, identity.Device, "meter-1"), CSR: csrFor(t, newDeviceKey(t), meter)})
+	_, err = l.Enrol(t.Context(), request(t, l.ticket(t, identity.Device, "meter-1"), csrFor(t, newDeviceKey(t), meter)))
 	wantRefusal(t, err, http.StatusConflict, "another key")
 
 	if err := l.Revoke(meter, "stolen"); err != nil {

@@ -26,7 +26,7 @@ func TestRevokeAndReplace(t *testing.T) {
 		t.Errorf("revocation %+v, %v", r, ok)
 	}
 	renew := renewalOf(t, s, s.Key, "0123456789abcdef")
-	enrol := &identity.EnrolRequest{Ticket: spare, CSR: csrFor(t, s.Key, s.ID)}
+	enrol := request(t, spare, csrFor(t, s.Key, s.ID))
 	_, err := l.Renew(t.Context(), renew)
 	wantRefusal(t, err, http.StatusForbidden, "stolen")
 	_, err = l.Enrol(t.Context(), enrol)
@@ -127,7 +127,7 @@ func TestAnswerNamesNearestNodesFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := l.Enrol(t.Context(), &identity.EnrolRequest{Ticket: text, CSR: csrFor(t, newDeviceKey(t), device("pump-7"))})
+	answer, err := l.Enrol(t.Context(), request(t, text, csrFor(t, newDeviceKey(t), device("pump-7"))))
 	if err != nil {
 		t.Fatal(err)
 	}
