@@ -113,7 +113,7 @@ func (r *Renewer) Renew(ctx context.Context) error {
 	defer unlock()
 	held := r.Store.SVID()
 	// Another process may have renewed it while this one waited for the lock.
-	if err := r.Store.Reload(); err != nil {
+	if err := r.Store.reload(true); err != nil {
 		return err
 	}
 	svid := r.Store.SVID()

@@ -88,15 +88,44 @@ func (s *Store) Bundle() *Bundle {
 
 // Reload reads the directory again, for the case that another process renewed
 // the certificate. On an error the store keeps what it had.
-func (s *Store) Reload() error {
+func (s *Store) Reload() error { return s.reload(false) }
+
+// reload is Reload. A change of key that a crash interrupted is finished by
+// those who hold the lock: another's may be under way.
+func (s *Store) reload(locked bool) error {
 	s.disk.Lock()
 	defer s.disk.Unlock()
-	m, err := s.read()
+	m, err := s.read(locked)
+	for range 3 { // one file was read before, the other after another process changed both
+		if !errors.Is(err, errMixed) {
+			break
+		}
+		m, err = s.read(locked)
+	}
+	if errors.Is(err, errUnfinished) {
+		m, err = s.finishLocked(m)
+	}
 	if err != nil {
 		return err
 	}
 	s.cur.Store(m)
 	return nil
+}
+
+var (
+	errMixed      = errors.New("do not belong together; enrol again into an empty directory")
+	errUnfinished = errors.New("the key of the certificate is not in its place yet")
+)
+
+// finishLocked finishes an interrupted change, unless another process is at
+// work or this one may only read: m will do then.
+func (s *Store) finishLocked(m *material) (*material, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return m, nil //nolint:nilerr // as above
+	}
+	defer unlock()
+	return s.read(true)
 }
 
 // Save writes an identity and its roots to disk and makes them the current
@@ -132,8 +161,9 @@ func (s *Store) Save(svid *SVID, bundle *Bundle) error {
 	return s.dropPending()
 }
 
-// read returns what the directory holds, nil for nothing.
-func (s *Store) read() (*material, error) {
+// read returns what the directory holds, nil for nothing. With errUnfinished it
+// returns what will be there.
+func (s *Store) read(locked bool) (*material, error) {
 	certs, err := os.ReadFile(s.path(CertFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // an empty store
@@ -149,11 +179,11 @@ func (s *Store) read() (*material, error) {
 	if err != nil {
 		return nil, err
 	}
-	svid, err := s.pairKey(chain)
-	if err != nil {
+	svid, err := s.pairKey(chain, locked)
+	if svid == nil {
 		return nil, err
 	}
-	return &material{svid, NewBundle(svid.ID.TrustDomain, roots...)}, nil
+	return &material{svid, NewBundle(svid.ID.TrustDomain, roots...)}, err
 }
 
 func (s *Store) readRoots() ([]*x509.Certificate, error) {
@@ -169,8 +199,9 @@ func (s *Store) readRoots() ([]*x509.Certificate, error) {
 }
 
 // pairKey finds the key of the certificate on disk: the one in its place, or
-// the pending one when a crash came between the two.
-func (s *Store) pairKey(chain []*x509.Certificate) (*SVID, error) {
+// the pending one when a crash came between the two. Who holds the directory's
+// lock then finishes the change.
+func (s *Store) pairKey(chain []*x509.Certificate, locked bool) (*SVID, error) {
 	text, err := s.readSecret(KeyFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -191,6 +222,9 @@ func (s *Store) pairKey(chain []*x509.Certificate) (*SVID, error) {
 	if p != nil {
 		if key, err := decodeKey([]byte(p.Key)); err == nil {
 			if svid, err := NewSVID(chain, key); err == nil {
+				if !locked {
+					return svid, errUnfinished
+				}
 				return svid, s.finish(p)
 			}
 		}
@@ -198,7 +232,7 @@ func (s *Store) pairKey(chain []*x509.Certificate) (*SVID, error) {
 	if text == nil {
 		return nil, fmt.Errorf("%s: missing, so %s is of no use; enrol again into an empty directory", s.path(KeyFile), CertFile)
 	}
-	return nil, fmt.Errorf("%s and %s do not belong together; enrol again into an empty directory", s.path(CertFile), KeyFile)
+	return nil, fmt.Errorf("%s and %s %w", s.path(CertFile), KeyFile, errMixed)
 }
 
 // Enrolment returns what was saved with the certificate, nil for a store that

@@ -212,6 +212,41 @@ func TestStoreConcurrentUse(t *testing.T) {
 	}
 }
 
+// TestStoreReadWhileRenewed has a command read the directory in which a daemon
+// renews: it finds one identity or the other, and leaves the change to the daemon.
+func TestStoreReadWhileRenewed(t *testing.T) {
+	a := newAuthority(t)
+	daemon := a.enrolledStore()
+	renewer := identity.Renewer{Store: daemon, Send: a.send}
+	done := make(chan struct{})
+	var reading sync.WaitGroup
+	for range 2 {
+		reading.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := identity.OpenStore(daemon.Dir()); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 20 {
+		if err := renewer.Renew(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	close(done)
+	reading.Wait()
+	if got := openStore(t, daemon.Dir()).SVID(); !got.Leaf().Equal(daemon.SVID().Leaf()) {
+		t.Error("another certificate than the daemon's last")
+	}
+}
+
 func openStore(t testing.TB, dir string) *identity.Store {
 	t.Helper()
 	s, err := identity.OpenStore(dir)
