@@ -86,9 +86,9 @@ func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start certificate authority: %w", err)
 	}
-	if left := keys.issuerEnd().Sub(a.now()); left < intermediateLifetime/3 {
-		a.log.WithField("not_after", keys.issuerEnd().UTC()).
-			Warn("the intermediate certificate cannot be renewed, because the root key is not here")
+	if end, err := keys.renewalFailure(); err != nil {
+		a.log.WithField("not_after", end.UTC()).WithError(err).
+			Warn("the intermediate certificate cannot be renewed; nothing is issued after its end")
 	}
 	return a, nil
 }

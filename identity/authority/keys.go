@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ const (
 	rootLifetime         = 10 * 365 * 24 * time.Hour
 	intermediateLifetime = 365 * 24 * time.Hour
 )
+
+// maxEarlier is how many earlier intermediates are kept for what they issued.
+const maxEarlier = 4
 
 // The files of a key directory, all of mode 0600. root.key may be taken away
 // and kept elsewhere: it is used once a year, to renew the intermediate.
@@ -49,6 +53,7 @@ type Keys struct {
 	mu      sync.Mutex
 	issuer  issuer
 	earlier []*x509.Certificate // intermediates that issued certificates still valid
+	late    error               // why issuer is not renewed though it is due
 }
 
 // issuer is the certificate that issues, and its key.
@@ -221,28 +226,31 @@ func (k *Keys) readIssuer() (issuer, []*x509.Certificate, error) {
 }
 
 // current returns the issuer, renewed first when less than a third of its life
-// is left. Without the root's key an issuer is used to its end.
+// is left, or when a clock that ran ahead put its beginning into the future.
+// While it cannot be renewed it is used to its end.
 func (k *Keys) current() (issuer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	cert, now := k.issuer.cert, k.now()
-	if cert.NotAfter.Sub(now) > cert.NotAfter.Sub(cert.NotBefore)/3 {
+	ends := cert.NotAfter.Sub(now) <= cert.NotAfter.Sub(cert.NotBefore)/3
+	ahead := now.Before(cert.NotBefore) && !now.Before(k.root.NotBefore) // before the root began, the clock is wrong now
+	if !ends && !ahead {
+		k.late = nil
 		return k.issuer, nil
 	}
-	err := k.renewIssuer()
-	if errors.Is(err, fs.ErrNotExist) && now.Before(cert.NotAfter) {
-		return k.issuer, nil
-	}
-	if err != nil {
-		return issuer{}, fmt.Errorf("renew the intermediate certificate, which ends %s: %w", cert.NotAfter.Format(time.DateOnly), err)
+	k.late = k.renewIssuer()
+	if k.late != nil && now.After(cert.NotAfter) {
+		return issuer{}, fmt.Errorf("renew the intermediate certificate, which ended %s: %w", cert.NotAfter.Format(time.DateOnly), k.late)
 	}
 	return k.issuer, nil
 }
 
-func (k *Keys) issuerEnd() time.Time {
+// renewalFailure returns the issuer's end and why it could not be renewed though
+// it is due, nil when it is not or was.
+func (k *Keys) renewalFailure() (end time.Time, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.issuer.cert.NotAfter
+	return k.issuer.cert.NotAfter, k.late
 }
 
 func (k *Keys) renewIssuer() error {
@@ -254,7 +262,9 @@ func (k *Keys) renewIssuer() error {
 	if err != nil {
 		return err
 	}
-	earlier := []*x509.Certificate{k.issuer.cert}
+	earlier := append([]*x509.Certificate{k.issuer.cert}, k.earlier...)
+	earlier = slices.DeleteFunc(earlier, func(c *x509.Certificate) bool { return k.now().After(c.NotAfter) })
+	earlier = earlier[:min(len(earlier), maxEarlier)]
 	text, err := encodeIssuer(next, earlier)
 	if err != nil {
 		return err

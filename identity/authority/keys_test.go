@@ -126,7 +126,7 @@ func TestRootKeyMayBeAway(t *testing.T) {
 	}
 	l.pass(intermediateLifetime - 24*time.Hour)
 	l.restart(t)
-	if e := l.hook.LastEntry(); e == nil || !strings.Contains(e.Message, "root key is not here") {
+	if e := l.hook.LastEntry(); e == nil || !strings.Contains(e.Message, "cannot be renewed") {
 		t.Errorf("no warning: %v", e)
 	}
 	s := l.enrol(t, "pump-7")
@@ -140,5 +140,50 @@ func TestRootKeyMayBeAway(t *testing.T) {
 	}
 	if _, err := OpenKeys(filepath.Join(l.path, "ca"), domain, l.clock); err == nil || !strings.Contains(err.Error(), "renew the intermediate") {
 		t.Errorf("opened with an expired intermediate: %v", err)
+	}
+}
+
+// TestClockThatJumped has the CA's clock run two years ahead for a while: what is
+// issued after it was set right again is good, and so is what was issued before.
+func TestClockThatJumped(t *testing.T) {
+	l := newLab(t)
+	before := l.enrol(t, "pump-7")
+	const jump = 2 * 365 * 24 * time.Hour
+	l.pass(jump)
+	l.enrol(t, "pump-8")
+	l.pass(-jump)
+	after := l.enrol(t, "pump-9")
+	answer, err := l.Renew(t.Context(), renewalOf(t, before, before.Key, "0123456789abcdef"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*identity.SVID{before, after, svid(t, answer, before.Key)} {
+		if _, err := l.Bundle().Verify(s.Chain, l.clock(), x509.ExtKeyUsageClientAuth); err != nil {
+			t.Error(err)
+		}
+	}
+	l.restart(t)
+	again, err := l.Renew(t.Context(), renewalOf(t, before, before.Key, "0123456789abcdef"))
+	if err != nil || again.Certificate != answer.Certificate {
+		t.Errorf("after a restart: %v", err)
+	}
+}
+
+// TestRootKeyDamaged has a root key that cannot be read when the intermediate is
+// due: it is used to its end, and said.
+func TestRootKeyDamaged(t *testing.T) {
+	l := newLab(t)
+	if err := os.WriteFile(filepath.Join(l.path, "ca", rootKeyFile), []byte("scrambled"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.pass(intermediateLifetime * 3 / 4)
+	l.restart(t)
+	if e := l.hook.LastEntry(); e == nil || !strings.Contains(e.Message, "intermediate") {
+		t.Errorf("not said: %v", e)
+	}
+	l.enrol(t, "pump-7")
+	l.pass(intermediateLifetime)
+	if _, err := l.keys.current(); err == nil {
+		t.Error("an intermediate that has ended issues")
 	}
 }
