@@ -142,6 +142,7 @@ func (n *Node) refused(remote net.Addr, peer string, err error) {
 // serveAccepted judges a connection that a peer made, welcomes it and serves it
 // to its end.
 func (n *Node) serveAccepted(qc *quic.Conn) {
+	settled(qc)
 	c, err := n.newConn(qc, false)
 	if err != nil {
 		n.refused(qc.RemoteAddr(), "", err)

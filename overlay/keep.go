@@ -192,7 +192,7 @@ func (n *Node) redial(ctx context.Context, t Target, lost time.Time, revived fun
 	defer cancel()
 	slots := make(chan struct{}, maxAttempts)
 	report := &dialReport{node: n, peer: t.ID}
-	for {
+	for next := 0; ; {
 		changed := n.Changed()
 		if c := n.newest(t.ID); c != nil && c != before {
 			return
@@ -200,12 +200,15 @@ func (n *Node) redial(ctx context.Context, t Target, lost time.Time, revived fun
 		if revived != nil && revived() {
 			return
 		}
-		for _, addr := range t.Addrs() {
+		addrs := t.Addrs()
+		for range addrs {
 			select {
 			case slots <- struct{}{}:
 			default:
 				continue // enough under way
 			}
+			addr := addrs[next%len(addrs)] // those that do not answer keep nobody from his turn
+			next++
 			attempts.Go(func() {
 				defer func() { <-slots }()
 				if _, err := n.attempt(ctx, wanted, addr, t.ID); err != nil && wanted.Err() == nil {

@@ -361,6 +361,37 @@ func TestKeepWaitsForPeer(t *testing.T) {
 	}
 }
 
+// TestKeepTriesEveryAddress has more addresses that never answer than dials are
+// under way at a time.
+func TestKeepTriesEveryAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testca.New(t, "lab.test")
+		m := &memnet{delay: 10 * time.Millisecond, ports: make(map[int]*memConn)}
+		paris := m.node(t, ca.Issue(t, ca.ID(t, identity.Node, "paris")), "127.0.0.1:1")
+		lyon := m.node(t, ca.Issue(t, ca.ID(t, identity.Node, "lyon")), "127.0.0.1:2")
+		ctx, cancel := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		for _, run := range []func(context.Context) error{paris.Run, lyon.Run, func(ctx context.Context) error {
+			return lyon.Keep(ctx, Target{ID: paris.ID(), Addrs: func() []string {
+				return []string{"127.0.0.1:11", "127.0.0.1:12", "127.0.0.1:13", "127.0.0.1:14", "127.0.0.1:15", "127.0.0.1:1"}
+			}})
+		}} {
+			running.Go(func() {
+				if err := run(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wait, stop := context.WithTimeout(ctx, time.Minute)
+		defer stop()
+		if err := lyon.Wait(wait, paris.ID()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestPauseBounds(t *testing.T) {
 	for _, lost := range []time.Duration{-time.Hour, 0, time.Second, time.Minute, 24 * time.Hour} {
 		for range 100 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -29,6 +30,8 @@ type Node struct {
 	counters  counters
 	denials   *rate.Limiter // of log lines that strangers can cause
 	knocks    *rate.Limiter // of looks at the connections, likewise
+
+	handshakes atomic.Int64 // connections between their first packet and serveAccepted
 
 	handlers  map[string]Handler       // written before Run
 	datagrams map[byte]DatagramHandler // written before Run
@@ -68,7 +71,10 @@ func newNode(opts Options, listen func(addr string, c *counters) (*socket, error
 		return nil, err
 	}
 	n.sock.knocked = n.knocked
-	n.transport = &quic.Transport{Conn: n.sock, StatelessResetKey: (*quic.StatelessResetKey)(n.opts.ResetKey)}
+	n.transport = &quic.Transport{
+		Conn: n.sock, StatelessResetKey: (*quic.StatelessResetKey)(n.opts.ResetKey),
+		ConnContext: n.arrive, VerifySourceAddress: n.crowded,
+	}
 	return n, nil
 }
 
