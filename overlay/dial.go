@@ -42,7 +42,10 @@ func (n *Node) attempt(ctx, wanted context.Context, addr string, expect identity
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.opts.HandshakeTimeout)
 	defer cancel()
-	tos, err := n.resolve(wanted, addr)
+	resolving, enough := context.WithCancel(ctx)
+	defer enough()
+	defer context.AfterFunc(wanted, enough)()
+	tos, err := n.resolve(resolving, addr)
 	if err != nil {
 		return identity.ID{}, fmt.Errorf("dial %s: %w", addr, err)
 	}

@@ -115,6 +115,25 @@ func TestDialNobody(t *testing.T) {
 	}
 }
 
+// TestDialWithoutNameServer has a name server that does not answer.
+func TestDialWithoutNameServer(t *testing.T) {
+	was := net.DefaultResolver
+	defer func() { net.DefaultResolver = was }()
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	ca := testca.New(t, "lab.test")
+	paris := start(t, ca, "paris", func(o *Options) { o.HandshakeTimeout = 50 * time.Millisecond })
+	began := time.Now()
+	if _, err := paris.Dial(timeout(t), "lyon.hpmq.example:7844", identity.ID{}); err == nil {
+		t.Error("Dial of a name that is not known succeeded")
+	}
+	if took := time.Since(began); took > limit/4 {
+		t.Errorf("Dial took %v", took)
+	}
+}
+
 func TestDevicesWhenAccepted(t *testing.T) {
 	ca := testca.New(t, "lab.test")
 	paris := start(t, ca, "paris", func(o *Options) { o.Accept = func(identity.ID) error { return nil } })
