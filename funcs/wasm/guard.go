@@ -12,7 +12,8 @@ import (
 // function becomes a small wrapper, which counts the depth, traps at
 // [maxDepth], holds one empty loop (whose header is a termination check) and
 // calls the original body, moved behind the last function. Indices of functions
-// stay what they were, so nothing inside the bodies changes.
+// stay what they were, so all that changes inside the bodies is a like loop
+// before each instruction that can take long by itself.
 //
 // The guard is one half of the time limit and the deadline of instance.go the
 // other; metering by instructions can replace both without touching the rest.
@@ -23,7 +24,7 @@ const (
 	// behaves the same in both engines.
 	maxDepth = 900
 
-	// maxTable bounds the entries of a table: 8 MiB each at most.
+	// maxTable bounds the entries of all tables of a module: 8 MiB.
 	maxTable = 1 << 20
 
 	depthExport = "hpmq.depth"
@@ -114,9 +115,12 @@ func (g *rewriter) read(s section) error {
 func (g *rewriter) readCode(r *reader) {
 	for range r.count() {
 		body := r.bytes(r.u32())
-		locals, err := checkCode(body)
+		locals, end, err := checkCode(body)
 		if g.locals += locals; err == nil && g.locals > maxTotalLocals {
 			err = fmt.Errorf("more than %d local variables", maxTotalLocals)
+		}
+		if err == nil {
+			body, err = appendChecked(slices.Clone(body[:end]), body[end:])
 		}
 		if err != nil {
 			r.fail(fmt.Errorf("function %d: %w", len(g.bodies), err))
@@ -149,19 +153,20 @@ func (g *rewriter) readImports(r *reader) {
 	}
 }
 
-// readTables gives every table an upper bound: table.grow allocates on the
-// host's heap, outside the guest's memory limit.
+// readTables gives every table an upper bound, an equal share of maxTable:
+// table.grow allocates on the host's heap, outside the guest's memory limit.
 func (g *rewriter) readTables(r *reader) {
 	n := r.count()
 	g.tables = appendU32(nil, n)
+	share := maxTable / max(n, 1)
 	for range n {
 		elem := r.byte()
 		lo, hi, bounded := r.limits()
-		if lo > maxTable {
-			r.fail(fmt.Errorf("table of %d entries, at most %d are allowed", lo, maxTable))
+		if lo > share {
+			r.fail(fmt.Errorf("one of %d tables has %d entries, at most %d are allowed", n, lo, share))
 		}
-		if !bounded || hi > maxTable {
-			hi = maxTable
+		if !bounded || hi > share {
+			hi = share
 		}
 		g.tables = append(g.tables, elem, 1)
 		g.tables = appendU32(appendU32(g.tables, lo), hi)

@@ -103,12 +103,12 @@ func known(imp imported) bool {
 }
 
 // host wraps f with what every host call needs: the instance that called, and
-// the check of its capability.
+// the checks of its capability and its time.
 func host(need Capabilities, f func(i *Instance, m api.Memory, args []uint64) Status) api.GoModuleFunc {
 	return func(ctx context.Context, mod api.Module, stack []uint64) {
 		i, ok := ctx.Value(instanceKey{}).(*Instance)
 		status := StatusDenied
-		if ok && i.caps.Has(need) && mod.Memory() != nil {
+		if ok && i.deadline.Err() == nil && i.caps.Has(need) && mod.Memory() != nil {
 			status = f(i, mod.Memory(), stack)
 		}
 		stack[0] = api.EncodeI32(int32(status))

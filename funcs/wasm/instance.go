@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	mathrand "math/rand"
 	"strings"
 	"time"
 
@@ -129,17 +131,41 @@ func (m *Module) start(ctx context.Context, c Config) (*Instance, error) {
 // config keeps a guest's world deterministic except for what it is granted.
 func (i *Instance) config(c Config) wazero.ModuleConfig {
 	mc := wazero.NewModuleConfig().WithName("").WithStartFunctions().
-		WithStdout(&lines{level: LevelInfo, log: i.log}).WithStderr(&lines{level: LevelWarning, log: i.log})
+		WithStdout(i.lines(LevelInfo)).WithStderr(i.lines(LevelWarning))
 	if c.Capabilities.Has(CapClock) {
 		mc = mc.WithSysWalltime().WithSysNanotime()
 	} else {
 		tick := sys.ClockResolution(tickLook)
 		mc = mc.WithWalltime(i.clock.walltime, tick).WithNanotime(i.clock.nanotime, tick).WithNanosleep(i.clock.nanosleep)
 	}
-	if c.Capabilities.Has(CapRandom) {
-		mc = mc.WithRandSource(rand.Reader)
+	random := rand.Reader
+	if !c.Capabilities.Has(CapRandom) {
+		random = mathrand.New(mathrand.NewSource(randomSeed)) //nolint:gosec // to be the same each time is its purpose
 	}
-	return mc
+	return mc.WithRandSource(punctual{random, i.deadline})
+}
+
+// randomSeed begins the random numbers of a guest that may have no real ones.
+const randomSeed = 42
+
+// punctual gives a guest no more random bytes once its time is over. One call
+// can ask for as many as its memory holds, and wazero looks at the deadline in
+// loops only.
+type punctual struct {
+	source   io.Reader
+	deadline *deadline
+}
+
+// Read implements [io.Reader].
+func (p punctual) Read(b []byte) (int, error) {
+	if err := p.deadline.Err(); err != nil {
+		return 0, err
+	}
+	return p.source.Read(b[:min(len(b), pageSize)])
+}
+
+func (i *Instance) lines(level Level) *lines {
+	return &lines{level: level, log: i.log, deadline: i.deadline}
 }
 
 func (i *Instance) checkABI(ctx context.Context) error {

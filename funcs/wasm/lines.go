@@ -5,23 +5,23 @@ import (
 	"strings"
 )
 
-// lines turns what a guest writes to a standard stream into log lines.
+// lines turns what a guest writes to a standard stream into log lines. What it
+// writes when its time is over is dropped: one call can write all its memory.
 type lines struct {
-	level Level
-	log   func(Level, string)
-	buf   []byte
+	level    Level
+	log      func(Level, string)
+	deadline *deadline
+	buf      []byte
 }
 
 // Write implements [io.Writer] and never fails.
 func (l *lines) Write(b []byte) (int, error) {
 	n := len(b)
-	for len(b) > 0 {
-		end := bytes.IndexByte(b, '\n')
-		part := b
-		if end >= 0 {
-			part = b[:end]
+	for len(b) > 0 && l.deadline.Err() == nil {
+		part := b[:min(len(b), maxLog-len(l.buf))]
+		if end := bytes.IndexByte(part, '\n'); end >= 0 {
+			part = part[:end]
 		}
-		part = part[:min(len(part), maxLog-len(l.buf))]
 		l.buf = append(l.buf, part...)
 		b = b[len(part):]
 		if len(l.buf) == maxLog || (len(b) > 0 && b[0] == '\n') {

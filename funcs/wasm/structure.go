@@ -13,9 +13,9 @@ const (
 	maxTotalLocals = 4_000_000 // in a module
 )
 
-// checkCode reads one function body up to its instructions and gives the number
-// of its locals.
-func checkCode(body []byte) (locals uint32, err error) {
+// checkCode reads one function body up to its instructions, and gives the number
+// of its locals and where they end.
+func checkCode(body []byte) (locals uint32, end int, err error) {
 	r := &reader{b: body}
 	for range r.count() {
 		n := r.u32()
@@ -24,10 +24,10 @@ func checkCode(body []byte) (locals uint32, err error) {
 			r.fail(fmt.Errorf("more than %d local variables", maxLocals))
 		}
 		if r.err != nil {
-			return 0, r.err
+			return 0, 0, r.err
 		}
 	}
-	return locals, r.err
+	return locals, len(body) - len(r.b), r.err
 }
 
 // checkGlobals, checkElements and checkData read the sections named so.
@@ -90,11 +90,7 @@ func (r *reader) expression() {
 		case 0x0b: // end
 			return
 		case 0x41, 0x42: // i32.const, i64.const
-			for n := 0; r.byte()&0x80 != 0; n++ {
-				if n == 10 {
-					r.fail(errTruncated)
-				}
-			}
+			r.leb()
 		case 0x43: // f32.const
 			r.bytes(4)
 		case 0x44: // f64.const

@@ -370,7 +370,7 @@ func TestCacheDir(t *testing.T) {
 
 func TestLines(t *testing.T) {
 	var got []string
-	l := &lines{log: func(_ Level, s string) { got = append(got, s) }}
+	l := &lines{deadline: newDeadline(nil), log: func(_ Level, s string) { got = append(got, s) }}
 	for _, part := range []string{"one\ntwo", " halves\n\nlast ", strings.Repeat("x", maxLog), "\n"} {
 		if n, err := l.Write([]byte(part)); n != len(part) || err != nil {
 			t.Errorf("wrote %d, %v", n, err)
