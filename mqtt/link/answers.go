@@ -78,8 +78,9 @@ func (s *sender) subscribe(h packet.Header, body []byte) error {
 		ack.ReasonCodes = append(ack.ReasonCodes, code)
 		if s.picture > 0 {
 			s.picture--
-			if !code.Failed() && len(s.filters) <= maxInterest {
+			if !code.Failed() && len(s.filters) <= maxInterest && s.filtersSize <= maxInterestSize {
 				s.filters = append(s.filters, f)
+				s.filtersSize += filterSize(f)
 			}
 			if s.picture == 0 {
 				if err := s.completePicture(); err != nil {

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -113,6 +115,35 @@ func TestRefusedMessages(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestGapsDoNotFloodTheLog leaves a number out before each message.
+func TestGapsDoNotFloodTheLog(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		log, hook := logtest.NewNullLogger()
+		w := newWorld(t)
+		paris := w.add("paris", Options{Log: log})
+		w.mu.Lock()
+		w.extra = []Peer{{ID: nodeOf("rome"), Site: "rome"}}
+		w.mu.Unlock()
+		i := w.open(t, paris, nodeOf("rome"))
+		if _, err := i.s.greet("rome", epoch); err != nil {
+			t.Fatal(err)
+		}
+		const messages = 100
+		for n := range uint64(messages) {
+			if err := i.s.write(wire("rome", epoch, 1+2*n, 1, message("a", "x", 1))); err != nil {
+				t.Fatal(err)
+			}
+			i.puback()
+		}
+		if st := paris.to("rome"); st.Missing != messages-1 {
+			t.Errorf("%d messages counted as missing, want %d", st.Missing, messages-1)
+		}
+		if n := len(hook.AllEntries()); n == 0 || n > messages/4 {
+			t.Errorf("%d lines logged", n)
+		}
+	})
 }
 
 func TestAcceptRefuses(t *testing.T) {

@@ -12,6 +12,9 @@ import (
 // everything is the filter of a site whose interest is too large to keep.
 const everything = "#"
 
+// filterSize is what a filter counts against maxInterestSize.
+func filterSize(filter string) int { return 64 + len(filter) }
+
 // checkFilter returns the Reason Code for a topic filter that a peer sent.
 func checkFilter(filter string) packet.ReasonCode {
 	if topic.ValidFilter(filter) != nil || strings.HasPrefix(filter, "$") {
@@ -23,13 +26,16 @@ func checkFilter(filter string) packet.ReasonCode {
 // setInterest replaces what the peer wants by its whole new picture. The
 // interest outlives the stream: what it matches is logged for the peer's return.
 func (p *peer) setInterest(filters []string) {
-	next := make(map[string]struct{}, len(filters))
+	next, size := make(map[string]struct{}, len(filters)), 0
 	for _, f := range filters {
-		next[f] = struct{}{}
+		if _, twice := next[f]; !twice {
+			next[f], size = struct{}{}, size+filterSize(f)
+		}
 	}
 	p.mu.Lock()
 	old, wasWhole := p.interest, p.whole
-	p.interest, p.whole = next, len(next) > maxInterest
+	p.interest, p.interestSize = next, size
+	p.whole = p.tooMuch()
 	changed := p.whole != wasWhole || !maps.Equal(old, next)
 	if p.whole {
 		p.interest = map[string]struct{}{everything: {}}
@@ -47,6 +53,12 @@ func (p *peer) setInterest(filters []string) {
 	p.rerouted(changed, whole && !wasWhole)
 }
 
+// tooMuch reports whether the peer gets everything instead of what it asked for.
+// The caller holds mu.
+func (p *peer) tooMuch() bool {
+	return len(p.interest) > maxInterest || p.interestSize > maxInterestSize
+}
+
 // subscribe adds to what the peer wants and returns the filters that are new.
 func (p *peer) subscribe(filters []string) []string {
 	p.mu.Lock()
@@ -56,10 +68,11 @@ func (p *peer) subscribe(filters []string) []string {
 			continue
 		}
 		p.interest[f] = struct{}{}
+		p.interestSize += filterSize(f)
 		p.l.wanted.Add(f, p.site, p)
 		added = append(added, f)
 	}
-	overflow := !p.whole && len(p.interest) > maxInterest
+	overflow := !p.whole && p.tooMuch()
 	all := p.interest
 	p.mu.Unlock()
 	if overflow {
@@ -77,6 +90,7 @@ func (p *peer) unsubscribe(filters []string) {
 	for _, f := range filters {
 		if _, known := p.interest[f]; known && !p.whole {
 			delete(p.interest, f)
+			p.interestSize -= filterSize(f)
 			p.l.wanted.Remove(f, p.site)
 			removed = true
 		}

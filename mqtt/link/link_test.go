@@ -486,6 +486,37 @@ func TestTooManyFiltersMeanEverything(t *testing.T) {
 	})
 }
 
+// Filters count by their length too: a few that are as long as MQTT allows are
+// as much as all the short ones.
+func TestLongFiltersMeanEverything(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "paris", "lyon")
+		paris := w.site("paris")
+		synctest.Wait()
+		long := make([]string, maxInterestSize/60_000+1)
+		for i := range long {
+			long[i] = fmt.Sprint(i, strings.Repeat("x", 60_000))
+		}
+		p := paris.links.peers["lyon"]
+		p.setInterest(long)
+		if n := paris.links.wanted.Len(); n != 1 || !paris.links.Wants("any/thing") {
+			t.Errorf("%d filters kept of one picture", n)
+		}
+		p.setInterest(nil)
+		for _, f := range long {
+			p.subscribe([]string{f})
+			p.unsubscribe([]string{f})
+		}
+		if n := paris.links.wanted.Len(); n != 0 {
+			t.Errorf("%d filters kept of those taken back", n)
+		}
+		p.subscribe(long)
+		if n := paris.links.wanted.Len(); n != 1 || !paris.links.Wants("any/thing") {
+			t.Errorf("%d filters kept", n)
+		}
+	})
+}
+
 func TestLargeMessages(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -27,6 +27,7 @@ const (
 // Limits on what a peer makes us keep.
 const (
 	maxInterest     = 100_000   // filters of a site; beyond, it gets everything
+	maxInterestSize = 32 << 20  // of them, as filterSize reckons; likewise
 	maxControl      = 1 << 20   // bytes of our answers that a peer does not read
 	maxPendingBytes = 16 << 20  // of messages taken in and not yet kept; then the stream is not read
 	stampAllowance  = 256 << 10 // what our properties may add to a client's packet

@@ -35,17 +35,18 @@ type peer struct {
 	end   context.CancelFunc // ends run; nil while there is none
 	ended chan struct{}      // closed when it has
 
-	mu        sync.Mutex // guards all below
-	id        identity.ID
-	interest  map[string]struct{}
-	whole     bool      // interest is too large: it gets everything
-	receiver  *receiver // the newest
-	up        bool      // the sender may be given QoS 0 messages
-	known     bool      // up or reason was set
-	reason    string    // why it is not up
-	since     time.Time // of the last change of up
-	queue     []*store.Message
-	queueSize int
+	mu           sync.Mutex // guards all below
+	id           identity.ID
+	interest     map[string]struct{}
+	interestSize int
+	whole        bool      // interest is too large: it gets everything
+	receiver     *receiver // the newest
+	up           bool      // the sender may be given QoS 0 messages
+	known        bool      // up or reason was set
+	reason       string    // why it is not up
+	since        time.Time // of the last change of up
+	queue        []*store.Message
+	queueSize    int
 }
 
 func newPeer(l *Links, site string) *peer {

@@ -25,11 +25,13 @@ func (s *sender) want(filters []string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wantedLen > 2*maxInterest {
+	if s.wantedSize > 2*maxInterestSize {
 		return errors.New("interest changes faster than it can be answered")
 	}
 	s.wanted = append(s.wanted, filters)
-	s.wantedLen += len(filters)
+	for _, f := range filters {
+		s.wantedSize += filterSize(f)
+	}
 	poke(s.p.wake)
 	return nil
 }
@@ -45,7 +47,9 @@ func (s *sender) nextWanted() []string {
 	filters := s.wanted[0]
 	s.wanted[0] = nil
 	s.wanted = s.wanted[1:]
-	s.wantedLen -= len(filters)
+	for _, f := range filters {
+		s.wantedSize -= filterSize(f)
+	}
 	return filters
 }
 

@@ -26,15 +26,16 @@ type sender struct {
 	copies  *copies          // of retained messages, being sent; nil if none
 
 	// Of the reader.
-	picture int      // filters missing from the first whole picture
-	filters []string // gathered of it
+	picture     int      // filters missing from the first whole picture
+	filters     []string // gathered of it
+	filtersSize int
 
-	mu        sync.Mutex // guards all below
-	window    window
-	unacked   int        // retained copies in the window
-	control   []byte     // answers to the peer
-	wanted    [][]string // filters whose retained messages the peer may lack
-	wantedLen int        // filters in wanted
+	mu         sync.Mutex // guards all below
+	window     window
+	unacked    int        // retained copies in the window
+	control    []byte     // answers to the peer
+	wanted     [][]string // filters whose retained messages the peer may lack
+	wantedSize int        // of the filters in wanted
 }
 
 func newSender(p *peer, s *stream, t terms) *sender {

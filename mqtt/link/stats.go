@@ -43,7 +43,8 @@ type PeerStats struct {
 	// Dropped are messages that the site does not get: its outbound log was
 	// full, QoS 0 found no stream or no room, or the site refused them.
 	Dropped uint64
-	// Missing are messages that the site says it had and no longer has for us.
+	// Missing are messages that the site had for us and did not send: its
+	// outbound log was full, or they expired or were larger than we take.
 	Missing uint64
 }
 

@@ -53,7 +53,7 @@ func (r *receiver) answeredInterest(h packet.Header, body []byte) error {
 		return nil
 	}
 	for _, c := range ack.ReasonCodes {
-		if c.Failed() {
+		if c.Failed() && r.l.warnings.Allow() {
 			r.p.entry().WithField(logfield.Reason, c.String()).Warn("site refused a topic filter")
 			return nil
 		}
@@ -138,9 +138,13 @@ func (r *receiver) number(seq uint64) verdict {
 	r.mu.Lock()
 	v, missing := r.p.lane.take(seq)
 	r.mu.Unlock()
-	if missing > 0 {
-		r.p.count.missing.Add(missing)
-		r.p.entry().WithField("messages", missing).Warn("messages of site are missing: its outbound log was full")
+	if missing == 0 {
+		return v
+	}
+	r.p.count.missing.Add(missing)
+	if r.l.warnings.Allow() {
+		r.p.entry().WithField("messages", missing).
+			Warn("messages of site are missing: they expired, were too large, or its outbound log was full")
 	}
 	return v
 }
