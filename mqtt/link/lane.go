@@ -1,21 +1,27 @@
 package link
 
-import "github.com/hpmq/hpmq/mqtt/store"
+import (
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+)
 
 // lane tells the duplicates of a site's lane 0. Whoever uses it holds the peer's
 // slot, and its store callbacks have all come, so the store's floor is the whole
-// truth but for messages that the store failed to keep.
+// truth but for messages that the store failed to keep. It does not rise above
+// one of those: after a crash that one would pass for a duplicate.
 type lane struct {
 	epoch uint64
 	taken uint64 // the last number handed to the broker; 0 is unknown
 
 	failed map[uint64]struct{} // below taken, and to be taken again; bounded by the window
+	rest   time.Time           // until when nothing is taken, for want of disk space
 }
 
 // begin prepares for a stream of epoch.
 func (n *lane) begin(s store.Store, site string, epoch uint64) {
 	if n.epoch != epoch {
-		*n = lane{epoch: epoch}
+		*n = lane{epoch: epoch, rest: n.rest}
 	}
 	if kept, seq := s.Floor(site, laneLog); kept == epoch {
 		n.taken = max(n.taken, seq)

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -453,6 +454,71 @@ func TestSlowPeerIsBounded(t *testing.T) {
 		}
 		if n != 1000 {
 			t.Errorf("%d of 1000 arrived", n)
+		}
+	})
+}
+
+// TestFullDiskLosesNothing publishes while the disk of the other site is full.
+func TestFullDiskLosesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "paris", "lyon")
+		paris, lyon := w.site("paris"), w.site("lyon")
+		lyon.subscribe("a")
+		synctest.Wait()
+		full := func(err error) {
+			lyon.mu.Lock()
+			defer lyon.mu.Unlock()
+			lyon.fail = func(*store.Message) error { return err }
+		}
+		full(fmt.Errorf("store: %w", store.ErrNoSpace))
+		for i := range 3 {
+			paris.publish(numbered("a", i))
+		}
+		pass(4*roomInterval - time.Second)
+		st := paris.to("lyon")
+		if st.Queued != 3 || st.Dropped != 0 || st.Sent > 3*6 || !strings.Contains(st.Reason, "no disk space") {
+			t.Errorf("stats %+v", st)
+		}
+		full(nil)
+		pass(2 * roomInterval)
+		synctest.Wait()
+		lyon.expect(t, "a 0", "a 1", "a 2")
+	})
+}
+
+// TestFailedMessageSurvivesCrash restarts a site whose store failed to keep a
+// message and kept the next, before the first came again.
+func TestFailedMessageSurvivesCrash(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "paris", "lyon")
+		paris, lyon := w.site("paris"), w.site("lyon")
+		lyon.subscribe("a")
+		synctest.Wait()
+		paris.publish(numbered("a", 0))
+		synctest.Wait()
+		lyon.mu.Lock()
+		lyon.fail = func(m *store.Message) error {
+			if string(m.Payload) == "1" {
+				return errors.New("disk is gone")
+			}
+			return nil
+		}
+		lyon.hold = true // until both are taken
+		lyon.mu.Unlock()
+		paris.publish(numbered("a", 1))
+		paris.publish(numbered("a", 2))
+		synctest.Wait()
+		w.sever()
+		lyon.letGo()
+		lyon.cancel()
+		<-lyon.gone
+		again := w.add("lyon", Options{Store: lyon.store})
+		again.subscribe("a")
+		w.heal()
+		pass(5 * time.Second)
+		synctest.Wait()
+		if got := again.texts(); !slices.Contains(got, "a 1") {
+			t.Errorf("received %q, and %q before the crash: %q is lost", got, lyon.texts(), "a 1")
 		}
 	})
 }

@@ -17,6 +17,7 @@ import (
 var (
 	errEvicted  = errors.New("another stream takes over")
 	errUnread   = errors.New("peer does not read its acknowledgements")
+	errNoSpace  = errors.New("no disk space")
 	errNotALink = &packet.Error{Code: packet.NotAuthorized, Msg: "not the link of another site"}
 )
 
@@ -149,6 +150,11 @@ func (r *receiver) takeOver(ctx context.Context) error {
 	case <-r.p.slot:
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+	if time.Now().Before(r.p.lane.rest) {
+		r.p.slot <- struct{}{}
+		r.stream.refuse(&packet.Error{Code: packet.QuotaExceeded, Msg: "no disk space at this site"})
+		return errNoSpace
 	}
 	r.p.lane.begin(r.l.opts.Store, r.p.site, r.epoch)
 	r.p.receiving.Store(true)

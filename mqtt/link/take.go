@@ -164,7 +164,11 @@ func (r *receiver) inject(ctx context.Context, m *store.Message, qos byte, id ui
 	}
 	var tx func(store.Tx)
 	if floor {
-		tx = func(tx store.Tx) { tx.Floor(m.Origin) }
+		tx = func(tx store.Tx) {
+			if r.whole() {
+				tx.Floor(m.Origin)
+			}
+		}
 	}
 	r.l.broker.Inject(m, m.Origin.Lane == laneRetained, tx, func(err error) { r.kept(m, qos, id, size, err) })
 	for {
@@ -182,12 +186,20 @@ func (r *receiver) inject(ctx context.Context, m *store.Message, qos byte, id ui
 	}
 }
 
+// whole reports whether the store kept all that was taken so far.
+func (r *receiver) whole() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.p.lane.failed) == 0
+}
+
 // kept is called when the store has answered for m. What is over a limit of the
-// store is refused; what the store failed to keep stays with the sender, and
-// comes again on the next stream.
+// store is refused; what the store failed to keep, be it that the disk is full,
+// stays with the sender and comes again on the next stream.
 func (r *receiver) kept(m *store.Message, qos byte, id uint16, size int, err error) {
 	ack := packet.Puback{PacketID: id}
-	failed := err != nil && qos > 0 && !errors.Is(err, store.ErrFull)
+	noSpace := errors.Is(err, store.ErrNoSpace)
+	failed := err != nil && qos > 0 && (noSpace || !errors.Is(err, store.ErrFull))
 	switch {
 	case failed:
 		r.end(err)
@@ -208,6 +220,9 @@ func (r *receiver) kept(m *store.Message, qos byte, id uint16, size int, err err
 		r.inflight--
 	}
 	r.pending -= size
+	if failed && noSpace {
+		r.p.lane.rest = time.Now().Add(roomInterval)
+	}
 	r.mu.Unlock()
 	poke(r.wake)
 	poke(r.room)

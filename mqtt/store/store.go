@@ -2,12 +2,17 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
 // ErrFull is wrapped by the error of a transaction that was refused as a whole
 // because something would have grown over its limit.
 var ErrFull = errors.New("store is full")
+
+// ErrNoSpace is an [ErrFull] that has nothing to do with the transaction: the
+// disk is full, and the same transaction may be kept once it no longer is.
+var ErrNoSpace = fmt.Errorf("%w for want of disk space", ErrFull)
 
 // Store is the broker's memory. All methods are safe for concurrent use; what
 // they return is shared and not to be changed.

@@ -343,7 +343,7 @@ func (r *room) low(s *Store, now time.Time) error {
 	before := r.err
 	u, err := s.options.fs.GetDiskUsage(s.dir)
 	if r.err = nil; err == nil && u.AvailBytes < s.options.Reserve {
-		r.err = fmt.Errorf("store in %s: %w: %d MiB are left on the disk", s.dir, store.ErrFull, u.AvailBytes>>20)
+		r.err = fmt.Errorf("store in %s: %w: %d MiB are left on the disk", s.dir, store.ErrNoSpace, u.AvailBytes>>20)
 	}
 	switch {
 	case before == nil && r.err != nil:

@@ -70,7 +70,7 @@ func openDatabase(fs vfs.FS, dir string, shown mark, log logrus.FieldLogger) (*d
 // diskError says which directory failed, and whether there was no room.
 func diskError(dir string, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("store in %s: %w: %w", dir, store.ErrFull, err)
+		return fmt.Errorf("store in %s: %w: %w", dir, store.ErrNoSpace, err)
 	}
 	return fmt.Errorf("store in %s: %w", dir, err)
 }
