@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/smallstep/certificates/authority/provisioner"
 	"github.com/smallstep/certificates/db"
@@ -72,55 +70,19 @@ func (s *database) StoreCertificate(leaf *x509.Certificate) error {
 	return s.StoreCertificateChain(nil, leaf)
 }
 
-// find returns the current certificate with a serial number (decimal, as
-// smallstep writes it) and the identity it belongs to.
-func (s *database) find(serial string) (directory.Identity, *x509.Certificate, error) {
-	for p := range s.dir.Identities() {
-		if len(p.Leaf) == 0 {
-			continue
-		}
-		leaf, err := x509.ParseCertificate(p.Leaf)
-		if err == nil && leaf.SerialNumber.String() == serial {
-			return p, leaf, nil
-		}
-	}
-	return directory.Identity{}, nil, errNoSerial
+// Certificates are revoked by [Authority.Revoke], under the name's lock, and
+// judged by identity and generation. Nobody asks by serial number.
+
+// GetCertificate refuses.
+func (s *database) GetCertificate(string) (*x509.Certificate, error) {
+	return nil, db.ErrNotImplemented
 }
 
-var errNoSerial = errors.New("no current certificate has this serial number")
+// IsRevoked refuses.
+func (s *database) IsRevoked(string) (bool, error) { return true, db.ErrNotImplemented }
 
-// GetCertificate returns a certificate that is current. One that was renewed is
-// not kept.
-func (s *database) GetCertificate(serial string) (*x509.Certificate, error) {
-	_, leaf, err := s.find(serial)
-	return leaf, err
-}
-
-// IsRevoked reports whether a certificate must not be used. One that is not
-// current counts as revoked.
-func (s *database) IsRevoked(serial string) (bool, error) {
-	p, _, err := s.find(serial)
-	if errors.Is(err, errNoSerial) {
-		return true, nil
-	}
-	return p.State != directory.Active || s.dir.Revoked(p.ID, p.Generation), err
-}
-
-// Revoke revokes the identity whose current certificate has the serial number:
-// revocation is per identity and generation here, never per certificate.
-func (s *database) Revoke(r *db.RevokedCertificateInfo) error {
-	p, _, err := s.find(r.Serial)
-	if err != nil {
-		return err
-	}
-	at := r.RevokedAt
-	if at.IsZero() {
-		at = time.Now()
-	}
-	p.State = directory.Revoked
-	_, err = s.dir.Put(directory.Revocation{ID: p.ID, Generation: p.Generation, Reason: r.Reason, Time: at}, p)
-	return err
-}
+// Revoke refuses.
+func (s *database) Revoke(*db.RevokedCertificateInfo) error { return db.ErrNotImplemented }
 
 // UseToken refuses: there are no provisioner tokens, tickets are ours.
 func (s *database) UseToken(string, string) (bool, error) { return false, db.ErrNotImplemented }
