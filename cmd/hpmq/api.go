@@ -165,12 +165,13 @@ func (n *node) mint(q ticketRequest) (*ticketReply, error) {
 }
 
 func (n *node) identities() []identityReply {
-	sessions := n.sessionsOf()
+	sessions, agents := n.sessionsOf(), n.agents()
 	out := []identityReply{}
 	for p := range n.directory.Identities() {
+		_, agent := agents[p.ID]
 		out = append(out, identityReply{
 			ID: p.ID.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation,
-			NotAfter: p.NotAfter, Sessions: sessions[p.ID], Agent: n.hasAgent(p.ID),
+			NotAfter: p.NotAfter, Sessions: sessions[p.ID], Agent: agent,
 		})
 	}
 	slices.SortFunc(out, func(a, b identityReply) int { return strings.Compare(a.ID, b.ID) })

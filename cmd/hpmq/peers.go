@@ -67,11 +67,6 @@ func (n *node) agents() map[identity.ID]time.Time {
 	return connected
 }
 
-func (n *node) hasAgent(id identity.ID) bool {
-	_, ok := n.agents()[id]
-	return ok
-}
-
 // sessionsOf counts the MQTT sessions of each identity.
 func (n *node) sessionsOf() map[identity.ID]int {
 	count := map[identity.ID]int{}

@@ -99,6 +99,12 @@ func (n *node) setUp(ctx context.Context) error {
 			hint: "leave out --site, or choose another --data",
 		}
 	}
+	if n.cfg.TrustDomain != "" && n.cfg.TrustDomain != s.TrustDomain {
+		return &failure{
+			code: exitConflict, err: fmt.Errorf("%s belongs to trust domain %s, not %s", n.cfg.DataDir, s.TrustDomain, n.cfg.TrustDomain),
+			hint: "leave out --trust-domain, or choose another --data",
+		}
+	}
 	n.site, n.bootstrap = s.Site, s.Bootstrap
 	if n.id, err = identity.NewID(s.TrustDomain, identity.Node, s.Node); err != nil {
 		return fmt.Errorf("%s: %w", settingsPath(n.cfg.DataDir), err)
