@@ -83,7 +83,7 @@ func (r *reader) rule(b *hclsyntax.Block) {
 
 func (r *reader) condition(e hclsyntax.Expression) *condition {
 	c := &condition{expr: e}
-	before := len(r.found)
+	before := r.errors
 	r.addHCL(hclsyntax.VisitAll(e, func(n hclsyntax.Node) hcl.Diagnostics {
 		switch n.(type) {
 		case *hclsyntax.LiteralValueExpr, *hclsyntax.TemplateExpr, *hclsyntax.ScopeTraversalExpr, *hclsyntax.BinaryOpExpr,
@@ -97,7 +97,7 @@ func (r *reader) condition(e hclsyntax.Expression) *condition {
 			c.labels = append(c.labels, v.label)
 		}
 	}
-	if len(r.found) > before {
+	if r.errors > before {
 		return c
 	}
 	v, diags := e.Value(c.scope(nil))

@@ -97,14 +97,21 @@ func (ds Diagnostics) In(dir string) Diagnostics {
 	return out
 }
 
-// maxDiagnostics bounds what a hostile or generated file can make us say.
+// maxDiagnostics bounds what a hostile or generated file can make us say, errors
+// and warnings apart: no number of warnings may hide an error, which would put
+// half a policy in force.
 const maxDiagnostics = 100
 
 // report collects diagnostics and knows the sources for their snippets.
 type report struct {
 	files map[string][]byte
 	found Diagnostics
+
+	errors int // how many of found
 }
+
+// full reports whether no more errors are told.
+func (r *report) full() bool { return r.errors >= maxDiagnostics }
 
 func (r *report) errorf(at hcl.Range, format string, args ...any) {
 	r.add(SeverityError, at, fmt.Sprintf(format, args...), "")
@@ -115,8 +122,11 @@ func (r *report) warnf(at hcl.Range, format string, args ...any) {
 }
 
 func (r *report) add(severity Severity, at hcl.Range, summary, detail string) {
-	if len(r.found) >= maxDiagnostics {
+	switch {
+	case severity != SeverityError && len(r.found)-r.errors >= maxDiagnostics, severity == SeverityError && r.full():
 		return
+	case severity == SeverityError:
+		r.errors++
 	}
 	r.found = append(r.found, Diagnostic{
 		Severity: severity, File: at.Filename, Line: at.Start.Line, Column: at.Start.Column,

@@ -241,7 +241,7 @@ func (r *reader) define(b *hclsyntax.Block) bool {
 func (r *reader) link() {
 	names := slices.Sorted(maps.Keys(r.set.groupIDs))
 	for _, p := range r.pending {
-		if len(r.found) >= maxDiagnostics {
+		if r.full() {
 			return
 		}
 		id, ok := r.set.groupIDs[p.name]
