@@ -60,6 +60,7 @@ type Broker struct {
 	clock   hlc
 	memory  ledger
 	count   counts
+	loads   loads
 	open    atomic.Int64  // connections, with or without CONNECT
 	stopped atomic.Bool   // no timer acts any more
 	policy  atomic.Uint64 // changes before sessions are looked over for a new policy

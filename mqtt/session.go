@@ -172,18 +172,20 @@ func (s *session) detach(c *conn) {
 // epoch counted.
 func (s *session) expire(epoch uint64) {
 	if !s.b.stopped.Load() {
-		s.end(true, epoch)
+		if s.end(true, epoch) {
+			s.b.count.expired.Add(1)
+		}
 	}
 }
 
 // end forgets the session and all that belongs to it, unless another connection
 // than that of epoch took it; epoch 0 is any. The will, if there is one and it
-// is wanted, does not wait any longer [MQTT-3.1.2-8].
-func (s *session) end(wantWill bool, epoch uint64) {
+// is wanted, does not wait any longer [MQTT-3.1.2-8]. It reports whether it did.
+func (s *session) end(wantWill bool, epoch uint64) bool {
 	s.mu.Lock()
 	if s.ended || epoch != 0 && epoch != s.epoch {
 		s.mu.Unlock()
-		return
+		return false
 	}
 	s.ended = true
 	s.stopTimer(expiryTimer)
@@ -202,6 +204,7 @@ func (s *session) end(wantWill bool, epoch uint64) {
 	if will != nil && wantWill {
 		s.publishWill(will)
 	}
+	return true
 }
 
 // changeExpiry applies the Session Expiry Interval of a DISCONNECT.

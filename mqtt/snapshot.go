@@ -18,6 +18,7 @@ import (
 type counts struct {
 	connections      atomic.Uint64
 	refused          atomic.Uint64
+	expired          atomic.Uint64
 	received         atomic.Uint64
 	sent             atomic.Uint64
 	injected         atomic.Uint64
@@ -46,7 +47,9 @@ type Counters struct {
 	ConnectionsRefused uint64
 	Clients            int // connected now
 	Sessions           int // connected or not
+	SessionsExpired    uint64
 	Subscriptions      int
+	Shared             int               // of the subscriptions
 	MessagesReceived   uint64            // PUBLISH from clients
 	MessagesSent       uint64            // PUBLISH to clients
 	MessagesInjected   uint64            // from other sites
@@ -83,12 +86,20 @@ func (b *Broker) Counters() Counters {
 	b.mu.Unlock()
 	stored := b.opts.Store.Stats()
 	drops, dropped := c.drops.named(stored.QueueDropped)
+	shared := 0
+	b.interestMu.Lock()
+	for _, g := range b.groups {
+		shared += g.size()
+	}
+	b.interestMu.Unlock()
 	return Counters{
 		ConnectionsTotal:   c.connections.Load(),
 		ConnectionsRefused: c.refused.Load(),
 		Clients:            clients,
 		Sessions:           sessions,
+		SessionsExpired:    c.expired.Load(),
 		Subscriptions:      int(b.subscriptions.Load()),
+		Shared:             shared,
 		MessagesReceived:   c.received.Load(),
 		MessagesSent:       c.sent.Load(),
 		MessagesInjected:   c.injected.Load(),

@@ -25,6 +25,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	watch.Go(func() { b.watchMemory(ctx) })
+	b.moveLoads(time.Now())
 	status := time.NewTicker(statusInterval)
 	defer status.Stop()
 	sweep := time.NewTicker(sweepInterval)
@@ -33,7 +34,8 @@ func (b *Broker) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-status.C:
+		case now := <-status.C:
+			b.moveLoads(now)
 			b.publishStatus()
 		case now := <-sweep.C:
 			b.opts.Store.Sweep(now)
@@ -66,11 +68,16 @@ func (b *Broker) status() []*store.Message {
 	text("uptime", strconv.Itoa(int(time.Since(b.start).Seconds()))+" seconds")
 	count("clients/connected", uint64(c.Clients))
 	count("clients/disconnected", uint64(c.Sessions-c.Clients))
+	count("clients/active", uint64(c.Clients)) // mosquitto's older names of the two
+	count("clients/inactive", uint64(c.Sessions-c.Clients))
 	count("clients/total", uint64(c.Sessions))
+	count("clients/expired", c.SessionsExpired)
 	count("subscriptions/count", uint64(c.Subscriptions))
+	count("shared_subscriptions/count", uint64(c.Shared))
 	count("retained messages/count", uint64(c.Store.Retained))
 	count("store/messages/count", uint64(c.Store.Queued))
 	count("store/messages/bytes", uint64(c.Store.QueuedBytes))
+	count("messages/stored", uint64(c.Store.Queued)) // mosquitto's older name of store/messages/count
 	count("messages/received", c.MessagesReceived)
 	count("messages/sent", c.MessagesSent)
 	count("publish/messages/received", c.MessagesReceived)
@@ -78,7 +85,13 @@ func (b *Broker) status() []*store.Message {
 	count("publish/messages/dropped", c.MessagesDropped)
 	count("bytes/received", c.BytesReceived)
 	count("bytes/sent", c.BytesSent)
+	b.loads.status(&c, text)
 	return all
+}
+
+func (b *Broker) moveLoads(now time.Time) {
+	c := b.Counters()
+	b.loads.move(&c, now)
 }
 
 // publishStatus sends $SYS/broker/* to its subscribers.
