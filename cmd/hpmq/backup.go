@@ -209,6 +209,7 @@ func (n *node) serveBackup(w http.ResponseWriter, r *http.Request) {
 		refuseControl(w, fmt.Errorf("back up: %w", err))
 		return
 	}
+	unhurried(w)
 	w.Header().Set("Content-Type", "application/x-tar")
 	w.Header().Set(backupNameHeader, fmt.Sprintf("hpmq-%s-%s.tar", n.id.Name, created.Format("20060102T150405Z")))
 	a := newArchiver(w, manifest{

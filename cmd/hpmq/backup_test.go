@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -292,4 +294,33 @@ func tarOf(t *testing.T, name string) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// A long answer outlives the server's limits of time.
+func TestUnhurried(t *testing.T) {
+	for name, lift := range map[string]bool{"lifted": true, "limited": false} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if lift {
+					unhurried(w)
+				}
+				select { // as long as a paging reader makes it wait
+				case <-r.Context().Done():
+				case <-time.After(400 * time.Millisecond):
+				}
+				_, _ = io.WriteString(w, "done")
+			}))
+			s.Config.ReadTimeout, s.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+			s.Start()
+			defer s.Close()
+			resp, err := s.Client().Post(s.URL, "application/json", strings.NewReader("{}"))
+			if err == nil {
+				defer resp.Body.Close()
+				_, err = io.ReadAll(resp.Body)
+			}
+			if (err == nil) != lift {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
 }

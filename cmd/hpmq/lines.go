@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,7 @@ func handleLines[Q, A any](mux *http.ServeMux, pattern string, answer func(Q) (i
 			refuseControl(w, err)
 			return
 		}
+		unhurried(w)
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		out := bufio.NewWriterSize(w, 64<<10)
 		enc := json.NewEncoder(out)
@@ -41,6 +43,14 @@ func handleLines[Q, A any](mux *http.ServeMux, pattern string, answer func(Q) (i
 		}
 		_ = out.Flush() // as above
 	})
+}
+
+// unhurried lifts the server's limits of time from an answer that may take long:
+// a large one, or one that somebody pages through.
+func unhurried(w http.ResponseWriter) {
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Time{})  // or the request ends
+	_ = c.SetWriteDeadline(time.Time{}) // both are there on a socket
 }
 
 // printLines asks for a list and prints each entry as it comes: as JSON, or by

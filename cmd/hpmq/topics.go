@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"iter"
@@ -206,7 +207,8 @@ func (n *node) clearRetained(r *http.Request, q filterRequest) (*clearedReply, e
 	if err := q.check(); err != nil {
 		return nil, err
 	}
-	cleared, err := n.broker.ClearRetained(r.Context(), q.Filter, n.id)
+	// What takes longer than a request may is still done to its end.
+	cleared, err := n.broker.ClearRetained(context.WithoutCancel(r.Context()), q.Filter, n.id)
 	if err != nil {
 		return nil, fmt.Errorf("cleared %d, then: %w", cleared, err)
 	}
