@@ -315,6 +315,9 @@ func benchFailure(err error) error {
 	if refused, ok := errors.AsType[*bench.RefusedError](err); ok {
 		// To a subscriber of 3.1.1 a denial is an unspecified error.
 		if slices.Contains([]packet.ReasonCode{packet.NotAuthorized, packet.BadUserNameOrPassword, packet.UnspecifiedError}, refused.Code) {
+			if refused.What == "CONNECT" {
+				return fail(exitDenied, "say who the clients are: --cert and --key, or -u and -P", err)
+			}
 			return fail(exitDenied, "let the broker allow it, or publish elsewhere: --prefix TOPIC", err)
 		}
 		return fail(exitFailure, "", err)

@@ -47,11 +47,12 @@ func run(ctx context.Context) error {
 			chosen = append(chosen, r)
 		}
 	}
+	where := machine() // before we make it busy
 	measured, err := l.measure(ctx, chosen, *runs)
 	if err != nil {
 		return err
 	}
-	text := l.report(measured, *runs)
+	text := l.report(measured, where, *runs)
 	fmt.Print(text)
 	if *document == "" {
 		return nil

@@ -16,10 +16,10 @@ const (
 )
 
 // report is the Markdown between the marks.
-func (l *lab) report(all []measured, runs int) string {
+func (l *lab) report(all []measured, where string, runs int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Measured %s on %s, with `make bench-broker`; median of %d runs, brokers in turn, each started afresh for each run.\n",
-		time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(), runs)
+		time.Now().UTC().Format("2006-01-02 15:04 UTC"), where, runs)
 	fmt.Fprintf(&b, "%s. The generator shares the processors with the broker.\n\n", strings.Join(l.versions(), "; "))
 	b.WriteString("| | hpmq /s | mosquitto /s | mochi /s | hpmq | mosquitto | mochi | ÷ mosquitto | ÷ mochi | faults |\n")
 	b.WriteString("|---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n")
@@ -107,7 +107,7 @@ func thousands(v float64) string {
 	return s
 }
 
-// machine describes where this runs.
+// machine describes where this runs, and how busy that is now.
 func machine() string {
 	model := runtime.GOARCH
 	info, _ := os.ReadFile("/proc/cpuinfo")
@@ -118,7 +118,9 @@ func machine() string {
 		}
 	}
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	return fmt.Sprintf("%d processors (%s), Linux %s", runtime.NumCPU(), model, bytes.TrimSpace(kernel))
+	load, _ := os.ReadFile("/proc/loadavg")
+	busy, _, _ := strings.Cut(string(load), " ")
+	return fmt.Sprintf("%d processors (%s), Linux %s, load average %s", runtime.NumCPU(), model, bytes.TrimSpace(kernel), busy)
 }
 
 func (l *lab) versions() []string {
