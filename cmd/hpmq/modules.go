@@ -126,12 +126,20 @@ func (n *node) swapFunctions(ctx context.Context) {
 	n.swapping.Lock()
 	defer n.swapping.Unlock()
 	faults := map[string]string{} // of each function; "" when it is loaded
+	told := map[string]string{}   // faults of the last time, which comes again every few seconds
+	if last := n.functionFaults.Load(); last != nil {
+		told = *last
+	}
+	fault := func(name string, err error) {
+		if faults[name] = err.Error(); told[name] != faults[name] {
+			n.log.WithField(logfield.Function, name).WithError(err).Error("function not loaded")
+		}
+	}
 	var all []funcs.Function
 	for name, rec := range n.directory.Functions() {
 		f, err := n.prepare(ctx, rec)
 		if err != nil {
-			faults[name] = err.Error()
-			n.log.WithField(logfield.Function, name).WithError(err).Error("function not loaded")
+			fault(name, err)
 			continue
 		}
 		all = append(all, f)
@@ -147,8 +155,7 @@ func (n *node) swapFunctions(ctx context.Context) {
 			n.log.WithError(err).Error("functions not changed")
 			break
 		}
-		faults[bad.Function] = bad.Error()
-		n.log.WithField(logfield.Function, bad.Function).WithError(err).Error("function not loaded")
+		fault(bad.Function, bad)
 		all = slices.DeleteFunc(all, func(f funcs.Function) bool { return f.Name == bad.Function })
 	}
 	n.functionFaults.Store(&faults)
