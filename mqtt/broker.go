@@ -36,7 +36,7 @@ type Options struct {
 	PacketSize     int              // largest packet taken; 1 MiB
 	ReceiveMaximum uint16           // a client's QoS 1 and 2 messages in flight; 256
 	Inflight       uint16           // ours towards a client, if its Receive Maximum is not lower; 1,024
-	TopicAliases   uint16           // per connection, inbound; 32
+	TopicAliases   uint16           // per connection, each way; 32
 	Queue          store.QueueLimit // of a session without expiry, beyond its window; 10,000 messages, 16 MiB
 	Outbox         int              // bytes waiting for a slow client's socket before QoS 0 is dropped; 64 MiB
 

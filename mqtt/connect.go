@@ -108,6 +108,9 @@ func (c *conn) takeOptions(p *packet.Connect) {
 	if o.Has(packet.PropMaximumPacketSize) {
 		c.maxPacket = int(o.MaximumPacketSize)
 	}
+	if o.Has(packet.PropTopicAliasMaximum) {
+		c.out.aliases.limit = int(min(o.TopicAliasMaximum, c.b.opts.TopicAliases))
+	}
 	c.problemInfo = !o.Has(packet.PropRequestProblemInformation) || o.RequestProblemInformation == 1
 }
 

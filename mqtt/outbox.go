@@ -24,6 +24,7 @@ type outbox struct {
 	dirty   bool      // in the list of a batch that will flush
 	last    bool      // nothing is taken any more: close once all is written
 	idle    *sync.Cond
+	aliases aliasTable
 
 	first [2]segment // the queue's first array
 }
@@ -137,7 +138,11 @@ func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 		o.bytes += len(f.shared)
 	} else {
 		g := o.grab()
-		o.put(g, f.Append(g.b, id, dup))
+		if o.aliases.limit > 0 {
+			o.put(g, o.aliases.append(g.b, f, id, dup, c.maxPacket))
+		} else {
+			o.put(g, f.Append(g.b, id, dup))
+		}
 	}
 	fresh := o.mark()
 	o.mu.Unlock()

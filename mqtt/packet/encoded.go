@@ -66,3 +66,38 @@ func (e Encoded) patch(b []byte, packetID uint16, dup bool) {
 	}
 	binary.BigEndian.PutUint16(b[e.id:], packetID)
 }
+
+// Topic returns the Topic Name. It is shared: nobody writes to it.
+func (e Encoded) Topic() []byte {
+	n := 1
+	for e.b[n] >= 0x80 {
+		n++
+	}
+	return e.b[n+3 : e.id]
+}
+
+// AliasOverhead is how much larger than Size a packet with an alias may be.
+const AliasOverhead = 5
+
+// AppendAliased is Append with a Topic Alias, for MQTT 5 only. known leaves the
+// Topic Name out: the receiver has it from an earlier packet.
+func (e Encoded) AppendAliased(dst []byte, packetID uint16, dup bool, alias uint16, known bool) []byte {
+	topic, rest := e.Topic(), e.b[e.headLen():]
+	if known {
+		topic = nil
+	}
+	props, n, _ := parseVarint(rest, "properties") // as Encode wrote them
+	length := 2 + len(topic) + e.headLen() - e.id + varintSize(int(props)+3) + 3 + len(rest) - n
+	flags := e.b[0] & 0x0F &^ 8
+	if dup && e.QoS() > 0 {
+		flags |= 8
+	}
+	dst = appendHeader(dst, TypePublish, flags, length)
+	dst = appendBinary(dst, topic)
+	if e.QoS() > 0 {
+		dst = binary.BigEndian.AppendUint16(dst, packetID)
+	}
+	dst = appendVarint(dst, props+3)
+	dst = append(dst, byte(PropTopicAlias), byte(alias>>8), byte(alias))
+	return append(dst, rest[n:]...)
+}

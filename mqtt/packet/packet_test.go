@@ -2,6 +2,7 @@ package packet
 
 import (
 	"bytes"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -194,6 +195,48 @@ func TestEncoded(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestEncodedWithAlias(t *testing.T) {
+	for qos := range byte(3) {
+		for _, size := range []int{0, 100, 121, 20_000} {
+			p := Publish{QoS: qos, Retain: true, TopicName: []byte("a/long/topic"), Payload: bytes.Repeat([]byte("x"), size)}
+			p.Properties.User = []UserProperty{{Key: "k", Value: strings.Repeat("v", min(size, 121))}}
+			e := p.Encode(nil, V5)
+			if got := string(e.Topic()); got != "a/long/topic" {
+				t.Errorf("topic %q", got)
+			}
+			if qos > 0 {
+				p.PacketID, p.Dup = 0x1234, true
+			}
+			p.Properties.SetTopicAlias(0x0102)
+			for _, known := range []bool{false, true} {
+				if known {
+					p.TopicName = nil
+				}
+				b := e.AppendAliased([]byte("before"), 0x1234, true, 0x0102, known)
+				if len(b)-6 > e.Size()+AliasOverhead {
+					t.Errorf("%d bytes more", len(b)-6-e.Size())
+				}
+				want, got := decodePublish(t, p.Append(nil, V5)), decodePublish(t, b[6:])
+				if !reflect.DeepEqual(got, want) {
+					t.Errorf("QoS %d, %d bytes, known %v: %+v, want %+v", qos, size, known, got, want)
+				}
+			}
+		}
+	}
+}
+
+func decodePublish(t *testing.T, b []byte) (p Publish) {
+	t.Helper()
+	h, n, err := ParseHeader(b)
+	if err == nil {
+		err = p.Decode(V5, h.Flags, b[n:])
+	}
+	if err != nil || n+h.Length != len(b) {
+		t.Fatalf("%v, length %d of %d", err, n+h.Length, len(b))
+	}
+	return p
 }
 
 func TestHotPathsDoNotAllocate(t *testing.T) {
