@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"time"
+
 	"github.com/hpmq/hpmq/identity"
 )
 
@@ -10,6 +12,10 @@ type Principal struct {
 	ID       identity.ID
 	ClientID string
 	Remote   string // network address, for people
+
+	// Until is when the credential ends that proved ID, and with it the connection;
+	// see [Renewer]. The zero time is never.
+	Until time.Time
 
 	// Passwords lets a user name and password in CONNECT decide who this is. ID
 	// is for a client without a user name, and may be zero: then such a client is

@@ -38,6 +38,7 @@ type conn struct {
 	will        *store.Message
 	willDelay   uint32
 	address     netip.Addr  // that it counts for
+	method      string      // Authentication Method; empty is none
 	crowded     bool        // too many connections of its address
 	rate        *bucket     // what its identity may publish; nil: no limit
 	deadline    *time.Timer // ends a connection without CONNECT
@@ -61,7 +62,8 @@ type conn struct {
 	sealed  *tls.Conn       // nc, if it is one, after join
 
 	// Of the reader alone.
-	own *session
+	own      *session
+	lifetime *time.Timer // ends the connection with its credential
 	*turn
 	looped       bool    // the reader is an event loop
 	rest         *buffer // what a loop has read of a packet

@@ -48,8 +48,8 @@ func (c *conn) accept(p *packet.Connect) error {
 	if c.crowded {
 		return &refusal{packet.QuotaExceeded, "too many connections from this address"}
 	}
-	if p.Properties.Has(packet.PropAuthenticationMethod) {
-		return &refusal{packet.BadAuthenticationMethod, "no enhanced authentication here"} // [MQTT-4.12.0-1]
+	if err := c.takeMethod(p); err != nil {
+		return err
 	}
 	if err := c.authenticate(p); err != nil {
 		return err
@@ -91,6 +91,7 @@ func (c *conn) accept(p *packet.Connect) error {
 	c.deadline.Stop()
 	c.heard.Store(int64(time.Since(c.b.start)))
 	c.unwatch = c.watch()
+	c.endAt(c.principal.Until)
 	if c.b.policy.Load() != policy {
 		c.b.reauthorize(s) // the policy changed while nobody knew of the session
 	}
@@ -143,6 +144,9 @@ func (c *conn) welcome(p *packet.Connect, s *session, present bool, assigned str
 	o.SetReceiveMaximum(c.b.opts.ReceiveMaximum)
 	o.SetMaximumPacketSize(uint32(c.b.opts.PacketSize))
 	o.SetTopicAliasMaximum(c.b.opts.TopicAliases)
+	if c.method != "" {
+		o.SetAuthenticationMethod(c.method) // [MQTT-4.12.0-5]
+	}
 	if assigned != "" {
 		o.SetAssignedClientIdentifier(assigned) // [MQTT-3.2.2-16]
 	}

@@ -117,6 +117,7 @@ func (c *conn) conclude(err error) {
 // close gives back what the connection had.
 func (c *conn) close() {
 	c.deadline.Stop()
+	c.endAt(time.Time{})
 	c.unhook()
 	c.awaitWriters()
 	c.nc.Close()

@@ -41,7 +41,7 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 	case packet.TypeConnect:
 		return violation("MQTT-3.1.0-2", "second CONNECT")
 	case packet.TypeAuth:
-		return violation("MQTT-4.12.0-7", "AUTH on a connection without an authentication method")
+		return c.handleAuth(h.Flags, body)
 	case packet.TypeConnack, packet.TypeSuback, packet.TypeUnsuback, packet.TypePingresp:
 		return violation("", h.Type.String()+" from a client")
 	}

@@ -259,7 +259,7 @@ func (n *node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 	if err != nil {
 		return mqtt.Principal{}, err
 	}
-	return mqtt.Principal{ID: id, Remote: nc.RemoteAddr().String()}, nil
+	return mqtt.Principal{ID: id, Remote: nc.RemoteAddr().String(), Until: state.PeerCertificates[0].NotAfter}, nil
 }
 
 // admitPlain takes the identity from the user who owns the other end of a

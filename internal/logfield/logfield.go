@@ -17,5 +17,6 @@ const (
 	File     = "file"      // path of a file
 	Version  = "version"   // version of a policy, record or module
 	Dropped  = "dropped"   // how many messages were
+	Until    = "until"     // when something ends
 	Hint     = "hint"      // what to do about it, for people
 )
