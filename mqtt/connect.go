@@ -144,6 +144,9 @@ func (c *conn) welcome(p *packet.Connect, s *session, present bool, assigned str
 	o.SetReceiveMaximum(c.b.opts.ReceiveMaximum)
 	o.SetMaximumPacketSize(uint32(c.b.opts.PacketSize))
 	o.SetTopicAliasMaximum(c.b.opts.TopicAliases)
+	if prefix := c.responsePrefix(p, s); prefix != "" {
+		o.SetResponseInformation(prefix)
+	}
 	if c.method != "" {
 		o.SetAuthenticationMethod(c.method) // [MQTT-4.12.0-5]
 	}
@@ -161,6 +164,19 @@ func (c *conn) welcome(p *packet.Connect, s *session, present bool, assigned str
 	s.pump(&c.batch)
 	c.log().WithField(logfield.Version, c.version.String()).Info("client connected")
 	return nil
+}
+
+// responsePrefix returns where the client may await answers to its requests: a
+// branch of its own, if it asks and the policy lets it subscribe there.
+func (c *conn) responsePrefix(p *packet.Connect, s *session) string {
+	if p.Properties.RequestResponseInformation != 1 {
+		return "" // [MQTT-3.1.2-28]
+	}
+	prefix := "response/" + string(c.principal.ID.Kind) + "/" + c.principal.ID.Name
+	if !s.maySubscribe(prefix+"/#", false).Allowed {
+		return ""
+	}
+	return prefix
 }
 
 // refuseConnect sends CONNACK with the reason, if the version has a code for it.

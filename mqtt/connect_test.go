@@ -235,3 +235,24 @@ func TestConnectionsPerIdentity(t *testing.T) {
 		}
 	})
 }
+
+func TestResponseInformation(t *testing.T) { // [MQTT-3.1.2-28]
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.rules.set(func(r *rules) { r.subscribe = []string{"response/device/deniedx/#"} })
+		for _, tt := range []struct {
+			id   string
+			ask  func(*packet.Connect)
+			want string
+		}{
+			{"asks", func(p *packet.Connect) { p.Properties.SetRequestResponseInformation(1) }, "response/device/asksx"},
+			{"denied", func(p *packet.Connect) { p.Properties.SetRequestResponseInformation(1) }, ""},
+			{"wants none", func(p *packet.Connect) { p.Properties.SetRequestResponseInformation(0) }, ""},
+			{"silent", func(*packet.Connect) {}, ""},
+		} {
+			_, ack := w.connectAck(packet.V5, tt.id, tt.ask)
+			if got := ack.Properties.ResponseInformation; got != tt.want || ack.Properties.Has(packet.PropResponseInformation) != (tt.want != "") {
+				t.Errorf("%s: %q", tt.id, got)
+			}
+		}
+	})
+}
