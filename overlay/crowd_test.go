@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -37,7 +38,7 @@ func (d deaf) WriteTo(b []byte, to net.Addr) (int, error) {
 // TestHalfOpenHandshakes begins many that go no further. Most cost nothing, and
 // a peer connects all the while.
 func TestHalfOpenHandshakes(t *testing.T) {
-	const dials = maxHandshakes / 2
+	const dials = maxHandshakes/4 + 32
 	ca := testca.New(t, "lab.test")
 	paris, lyon := start(t, ca, "paris"), start(t, ca, "lyon")
 	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -63,17 +64,17 @@ func TestHalfOpenHandshakes(t *testing.T) {
 		})
 		receive(t, conn.sent, "a packet")
 	}
-	for wait := timeout(t); ; { // the flood may take its packets' place in a buffer
-		_, err := lyon.Dial(wait, paris.Addr().String(), paris.ID())
+	for began := time.Now(); ; { // the flood may take its packets' place in a buffer
+		_, err := lyon.Dial(ctx, paris.Addr().String(), paris.ID())
 		if err == nil {
 			break
 		}
-		if wait.Err() != nil {
+		if time.Since(began) > 6*limit {
 			t.Fatal(err)
 		}
 	}
-	if n := paris.handshakes.Load(); n == 0 || n > maxHandshakes/4+8 {
-		t.Errorf("%d handshakes under way, want about %d", n, maxHandshakes/4)
+	if n := paris.handshakes.Load(); n > maxHandshakes/4+1 {
+		t.Errorf("%d handshakes under way, want at most %d", n, maxHandshakes/4+1)
 	}
 	cancel()
 	dialling.Wait()

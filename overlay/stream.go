@@ -258,11 +258,14 @@ func (c *conn) handler(s *Stream) (Handler, quic.StreamErrorCode, error) {
 // refuse resets a stream. The first one on a connection is worth a warning, the
 // rest are counted.
 func (c *conn) refuse(s *Stream, code quic.StreamErrorCode, err error) {
-	s.reset(code)
-	if c.qc.Context().Err() != nil {
-		return // it ended with its connection
+	ended := c.qc.Context().Err() != nil // and the stream with it
+	if !ended {
+		c.node.counters.streamsRefused.Add(1) // before the peer hears of it
 	}
-	c.node.counters.streamsRefused.Add(1)
+	s.reset(code)
+	if ended {
+		return
+	}
 	entry := c.entry().WithField(logfield.Reason, err.Error())
 	if c.warned.CompareAndSwap(false, true) {
 		entry.Warn("overlay stream refused")
