@@ -90,7 +90,7 @@ const (
 
 func newConn(b *Broker, nc net.Conn) *conn {
 	if _, sealed := nc.(*tls.Conn); !sealed {
-		nc = quick(nc)
+		nc = Quick(nc)
 	}
 	c := &conn{
 		b: b, nc: nc, low: lowest(nc), version: packet.V5, since: time.Now(),

@@ -134,24 +134,11 @@ func (s *socketSink) drain() error {
 	return err
 }
 
-// Quick wraps the connections of l so that the broker can write to them through
-// TLS without blocking: use it below a TLS listener, as in
-// tls.NewListener(mqtt.Quick(l), config). Other uses of the connections see no
-// difference. Without it every flush to a TLS client takes a goroutine.
-func Quick(l net.Listener) net.Listener { return quickListener{l} }
-
-type quickListener struct{ net.Listener }
-
-func (l quickListener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return quick(nc), nil
-}
-
-// quick wraps nc if it is a socket.
-func quick(nc net.Conn) net.Conn {
+// Quick wraps a socket so that the broker can write to it through TLS without
+// blocking: use it below TLS, as in tls.Server(mqtt.Quick(nc), config). Other
+// uses of the connection see no difference. Without it every flush to a TLS
+// client takes a goroutine.
+func Quick(nc net.Conn) net.Conn {
 	if s := newSocketSink(nc); s != nil {
 		return &quickConn{Conn: nc, socket: s}
 	}

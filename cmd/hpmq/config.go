@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/websocket"
 )
 
 // The ports, before --ports shifts them.
@@ -41,11 +42,13 @@ const (
 // Config is a checked node configuration.
 type Config struct {
 	DataDir     string
-	Site        string // "" means what the data directory or the ticket says, else home
-	Join        string // site ticket, only for a new data directory
-	TrustDomain string // of a new fabric; "" makes one up
-	Shift       int    // added to every port
-	Advertise   string // host that others reach this node by
+	Site        string                    // "" means what the data directory or the ticket says, else home
+	Join        string                    // site ticket, only for a new data directory
+	TrustDomain string                    // of a new fabric; "" makes one up
+	Shift       int                       // added to every port
+	Advertise   string                    // host that others reach this node by
+	Proxies     map[string][]netip.Prefix // by listener: who sends PROXY headers
+	Origins     []string                  // web origins whose pages may use MQTT over WebSocket
 	LogLevel    logrus.Level
 	Limits      Limits
 }
@@ -62,6 +65,9 @@ func (c *Config) check() error {
 	}
 	if portPlain+c.Shift < 1 || portQUIC+c.Shift > 65535 {
 		return usagef("--ports %+d: the ports %d to %d would leave 1-65535", c.Shift, portPlain, portQUIC)
+	}
+	if _, err := websocket.New(websocket.Options{Origins: c.Origins}); err != nil {
+		return fail(exitUsage, "", fmt.Errorf("--ws-origin: %w", err))
 	}
 	dir, err := filepath.Abs(c.DataDir)
 	if err != nil {
@@ -95,6 +101,35 @@ func (p portsValue) Set(s string) error {
 		return errors.New("want a shift such as +100")
 	}
 	*p.shift = n
+	return nil
+}
+
+// proxiesValue is the --proxy flag: mqtts=10.0.0.5,10.0.1.0/24.
+type proxiesValue struct{ byListener *map[string][]netip.Prefix }
+
+func (p proxiesValue) String() string { return "" }
+
+func (p proxiesValue) Type() string { return "LISTENER=ADDRESS,…" }
+
+func (p proxiesValue) Set(s string) error {
+	listener, list, _ := strings.Cut(s, "=")
+	if listener != listenerTLS && listener != listenerWeb {
+		return fmt.Errorf("want %s=ADDRESS or %s=ADDRESS, the ports that other machines reach", listenerTLS, listenerWeb)
+	}
+	for text := range strings.SplitSeq(list, ",") {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			addr, err := netip.ParseAddr(text)
+			if err != nil {
+				return fmt.Errorf("%q: want an address such as 10.0.0.5, or a network such as 10.0.1.0/24", text)
+			}
+			prefix = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		if *p.byListener == nil {
+			*p.byListener = make(map[string][]netip.Prefix)
+		}
+		(*p.byListener)[listener] = append((*p.byListener)[listener], prefix.Masked())
+	}
 	return nil
 }
 

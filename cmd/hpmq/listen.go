@@ -4,69 +4,82 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/mqtt/proxyproto"
 )
 
-// alpnMux shares one TLS port between MQTT (no ALPN, or "mqtt") and the
-// enrolment API ("http/1.1"). Each handshake runs in its own goroutine under a
-// deadline, so that a silent client holds up nobody.
-type alpnMux struct {
-	inner     net.Listener
-	conf      *tls.Config
-	log       logrus.FieldLogger
-	mqtt, api *handedListener
+// openPort is a TCP port that other machines reach. What a connection is, it
+// finds out in a goroutine per connection and under a deadline, so that a silent
+// client holds up nobody; then it hands the connection to who serves that.
+type openPort struct {
+	inner net.Listener
+	conf  *tls.Config
+	log   logrus.FieldLogger
+
+	// proxies are believed, and have to say, whose connections theirs are.
+	proxies []netip.Prefix
+	// mqtt gets connections over TLS with no ALPN, or "mqtt"; if it is nil they go
+	// to http like all others.
+	mqtt, http *handedListener
+	// plainHTTP hands what is not TLS to http, from this machine only.
+	plainHTTP bool
+
+	waiting *waitingRoom
 }
 
 const (
 	handshakeTimeout = 10 * time.Second
-	// maxHandshakes bounds the connections that are still in their handshake.
+	// maxHandshakes bounds the connections of a port that have not shown yet what
+	// they are.
 	maxHandshakes = 512
 )
 
-func newALPNMux(inner net.Listener, conf *tls.Config, log logrus.FieldLogger) *alpnMux {
-	return &alpnMux{
-		inner: inner, conf: conf, log: log,
-		mqtt: newHandedListener(inner.Addr()), api: newHandedListener(inner.Addr()),
+func newOpenPort(inner net.Listener, conf *tls.Config, log logrus.FieldLogger) *openPort {
+	return &openPort{
+		inner: inner, conf: conf, log: log, http: newHandedListener(inner.Addr()), waiting: newWaitingRoom(maxHandshakes),
 	}
 }
 
-// Run accepts connections until ctx is done; then both halves are closed.
-func (m *alpnMux) Run(ctx context.Context) error {
+// Run accepts connections until ctx is done; then nobody gets one any more.
+func (p *openPort) Run(ctx context.Context) error {
 	var handshakes sync.WaitGroup
 	defer handshakes.Wait()
-	defer m.mqtt.Close()
-	defer m.api.Close()
-	stop := context.AfterFunc(ctx, func() { m.inner.Close() })
+	defer p.http.Close()
+	if p.mqtt != nil {
+		defer p.mqtt.Close()
+	}
+	stop := context.AfterFunc(ctx, func() { p.inner.Close() })
 	defer stop()
-	slots := make(chan struct{}, maxHandshakes)
 	for {
-		conn, err := m.inner.Accept()
+		conn, err := p.inner.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			if retry, wait := acceptAgain(ctx, err); retry {
-				m.log.WithError(err).Warn("accept: waiting")
+				p.log.WithError(err).Warn("accept: waiting")
 				wait()
 				continue
 			}
 			return err
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			conn.Close()
-			continue
-		}
+		p.waiting.enter(conn)
 		handshakes.Go(func() {
-			defer func() { <-slots }()
-			m.handshake(ctx, conn)
+			defer p.waiting.leave(conn)
+			if err := p.sort(ctx, conn); err != nil {
+				p.log.WithField(logfield.Remote, conn.RemoteAddr().String()).WithError(err).Info("connection refused")
+				conn.Close()
+			}
 		})
 	}
 }
@@ -85,22 +98,83 @@ func acceptAgain(ctx context.Context, err error) (retry bool, wait func()) {
 	}
 }
 
-func (m *alpnMux) handshake(ctx context.Context, raw net.Conn) {
+var errNotTLS = errors.New("neither TLS nor from this machine")
+
+// sort finds out what raw is and hands it on.
+func (p *openPort) sort(ctx context.Context, raw net.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	conn := tls.Server(raw, m.conf)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		m.log.WithField(logfield.Remote, raw.RemoteAddr().String()).WithError(err).Info("TLS handshake refused")
-		raw.Close()
-		return
+	defer context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Unix(1, 0)) })() // ends what waits for raw
+	conn, err := p.unwrap(raw)
+	if err != nil {
+		return err
 	}
-	to := m.mqtt
-	if conn.ConnectionState().NegotiatedProtocol == "http/1.1" {
-		to = m.api
+	if p.plainHTTP {
+		first := make([]byte, 1)
+		if _, err := conn.Read(first); err != nil {
+			return fmt.Errorf("first byte: %w", err)
+		}
+		read := &begunConn{Conn: conn, begin: first}
+		if first[0] != tlsHandshake {
+			if !local(conn) {
+				return errNotTLS
+			}
+			return p.http.hand(ctx, read)
+		}
+		conn = read
 	}
-	if !to.hand(ctx, conn) {
-		conn.Close()
+	secure := tls.Server(mqtt.Quick(conn), p.conf)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return fmt.Errorf("TLS handshake: %w", err)
 	}
+	if p.mqtt == nil || secure.ConnectionState().NegotiatedProtocol == "http/1.1" {
+		return p.http.hand(ctx, secure)
+	}
+	return p.mqtt.hand(ctx, secure)
+}
+
+// tlsHandshake is the first byte of TLS, and of nothing in HTTP.
+const tlsHandshake = 22
+
+// unwrap takes the header off that a proxy has to send.
+func (p *openPort) unwrap(raw net.Conn) (net.Conn, error) {
+	tcp, ok := raw.(*net.TCPConn)
+	if !ok || !slices.ContainsFunc(p.proxies, func(net netip.Prefix) bool { return net.Contains(address(raw)) }) {
+		return raw, nil
+	}
+	return proxyproto.Accept(tcp)
+}
+
+// local reports whether a program of this machine is at the other end. One that
+// comes through a proxy is not, whatever the proxy says.
+func local(conn net.Conn) bool {
+	_, proxied := conn.(*proxyproto.Conn)
+	return !proxied && address(conn).IsLoopback()
+}
+
+// address is that of the other end of conn, or the zero Addr.
+func address(conn net.Conn) netip.Addr {
+	tcp, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return tcp.AddrPort().Addr().Unmap()
+}
+
+// begunConn is a connection whose first bytes have been read already.
+type begunConn struct {
+	net.Conn
+	begin []byte // of the reader alone
+}
+
+// Read implements [net.Conn].
+func (c *begunConn) Read(b []byte) (int, error) {
+	if len(c.begin) == 0 {
+		return c.Conn.Read(b)
+	}
+	n := copy(b, c.begin)
+	c.begin = c.begin[n:]
+	return n, nil
 }
 
 // handedListener is a net.Listener whose connections somebody else accepted.
@@ -115,14 +189,15 @@ func newHandedListener(addr net.Addr) *handedListener {
 	return &handedListener{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-func (l *handedListener) hand(ctx context.Context, conn net.Conn) bool {
+func (l *handedListener) hand(ctx context.Context, conn net.Conn) error {
 	select {
 	case l.conns <- conn:
-		return true
+		return nil
 	case <-l.closed:
+		return net.ErrClosed
 	case <-ctx.Done():
+		return fmt.Errorf("nobody took the connection: %w", ctx.Err())
 	}
-	return false
 }
 
 // Accept waits for the next connection.

@@ -287,22 +287,21 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 
 // serveClients runs the listeners.
 func (n *node) serveClients(run func(string, func(context.Context) error)) error {
-	conf := identity.ServerConfig(n.store, []string{"mqtt", "http/1.1"}, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
-	conf.DynamicRecordSizingDisabled = true // whole records: a flush is what has gathered
-	mux := newALPNMux(mqtt.Quick(n.tlsPort), conf, n.log)
-	run("broker", n.broker.Run)
-	run("TLS listener", mux.Run)
-	run("MQTT", func(ctx context.Context) error { return n.broker.Serve(ctx, n.plain, n.admitPlain) })
-	run("MQTT at the unix socket", func(ctx context.Context) error { return n.broker.Serve(ctx, n.unix, n.admitPlain) })
-	run("MQTT over TLS", func(ctx context.Context) error { return n.broker.Serve(ctx, mux.mqtt, n.admitTLS) })
-	web, err := websocket.New(websocket.Options{Addr: n.webSocket.Addr(), Log: n.log})
+	port := n.openPort(n.tlsPort, listenerTLS, "mqtt", "http/1.1")
+	port.mqtt = newHandedListener(n.tlsPort.Addr())
+	webPort := n.openPort(n.webSocket, listenerWeb, "http/1.1")
+	webPort.plainHTTP = true
+	web, err := websocket.New(websocket.Options{Addr: n.webSocket.Addr(), Origins: n.cfg.Origins, Log: n.log})
 	if err != nil {
 		return err
 	}
-	webConf := identity.ServerConfig(n.store, []string{"http/1.1"}, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
-	run("WebSocket listener", func(ctx context.Context) error {
-		return serveHTTP(ctx, tls.NewListener(n.webSocket, webConf), web)
-	})
+	run("broker", n.broker.Run)
+	run("TLS port", port.Run)
+	run("WebSocket port", webPort.Run)
+	run("MQTT", func(ctx context.Context) error { return n.broker.Serve(ctx, n.plain, n.admitPlain) })
+	run("MQTT at the unix socket", func(ctx context.Context) error { return n.broker.Serve(ctx, n.unix, n.admitPlain) })
+	run("MQTT over TLS", func(ctx context.Context) error { return n.broker.Serve(ctx, port.mqtt, n.admitTLS) })
+	run("WebSocket listener", func(ctx context.Context) error { return serveHTTP(ctx, webPort.http, web) })
 	run("MQTT over WebSocket", func(ctx context.Context) error { return n.broker.Serve(ctx, web, n.admitTLS) })
 	run("MQTT over QUIC", func(ctx context.Context) error { return n.broker.Serve(ctx, n.quic, n.admitTLS) })
 	var backend authority.Backend = n.relay
@@ -310,12 +309,25 @@ func (n *node) serveClients(run func(string, func(context.Context) error)) error
 		backend = n.authority
 	}
 	run("enrolment API", func(ctx context.Context) error {
-		return serveHTTP(ctx, mux.api, authority.Handler(backend, n.log))
+		return serveHTTP(ctx, port.http, authority.Handler(backend, n.log))
 	})
 	run("control API", func(ctx context.Context) error { return serveHTTP(ctx, n.control, n.controlAPI()) })
 	run("metrics", func(ctx context.Context) error { return serveHTTP(ctx, n.web, n.webAPI()) })
 	return nil
 }
+
+// openPort makes the TLS of a port that others reach.
+func (n *node) openPort(l net.Listener, name string, alpn ...string) *openPort {
+	conf := identity.ServerConfig(n.store, alpn, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
+	conf.DynamicRecordSizingDisabled = true // whole records: a flush is what has gathered
+	p := newOpenPort(l, conf, n.log)
+	p.proxies = n.cfg.Proxies[name]
+	return p
+}
+
+// maxHTTP bounds the HTTP connections of one listener. WebSockets are not among
+// them: the broker counts those.
+const maxHTTP = 512
 
 // The longest that a client may take to send a request, and to take the answer
 // in. A function's module and its compilation must fit.
@@ -326,7 +338,17 @@ const (
 
 // serveHTTP serves until ctx is done and waits for the requests under way.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	waiting := newWaitingRoom(maxHTTP)
 	s := &http.Server{
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				waiting.enter(conn)
+			case http.StateHijacked, http.StateClosed:
+				waiting.leave(conn)
+			case http.StateActive, http.StateIdle:
+			}
+		},
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: requestTimeout, WriteTimeout: answerTimeout,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },

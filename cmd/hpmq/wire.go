@@ -247,7 +247,7 @@ func (n *node) functionID(name string) identity.ID {
 // admitTLS takes the identity from the client certificate. A client without one
 // has to give a user name and password.
 func (n *node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
-	conn, ok := nc.(interface{ ConnectionState() tls.ConnectionState }) // TLS, WebSocket over TLS, QUIC
+	conn, ok := nc.(interface{ ConnectionState() tls.ConnectionState }) // TLS, WebSocket (then it may be none), QUIC
 	if !ok {
 		return mqtt.Principal{}, errors.New("not a TLS connection")
 	}

@@ -34,8 +34,9 @@ type Options struct {
 	Log  logrus.FieldLogger // refused handshakes; nil discards them
 
 	// Origins are the web origins, such as https://console.example.org, whose
-	// pages may connect beside those of the host that they connect to. Clients
-	// that are not browsers send no Origin and are not asked.
+	// pages may connect beside those of the host that they connect to (without
+	// TLS: if that is localhost or an address). Clients that are not browsers send
+	// no Origin and are not asked.
 	Origins []string
 
 	// MessageSize bounds one WebSocket message, in bytes. It costs no memory,

@@ -24,6 +24,8 @@ func TestRefusal(t *testing.T) {
 		{"no Origin", Path, [][2]string{}, 101, ""},
 		{"same host", Path, [][2]string{{"Origin", "http://" + host}}, 101, ""},
 		{"same host behind a proxy with TLS", Path, [][2]string{{"Origin", "https://" + strings.ToUpper(host)}}, 101, ""},
+		{"localhost", Path, [][2]string{{"Origin", "http://localhost:9001"}, {"Host", "localhost:9001"}}, 101, ""},
+		{"a name that was made to lead here", Path, [][2]string{{"Origin", "http://evil.test:9001"}, {"Host", "evil.test:9001"}}, 403, "Origin"},
 		{"listed", Path, [][2]string{{"Origin", "https://console.example.org"}}, 101, ""},
 		{"listed with port", Path, [][2]string{{"Origin", "http://lab.test:8080"}}, 101, ""},
 		{"listed host, other scheme", Path, [][2]string{{"Origin", "http://console.example.org"}}, 403, "Origin"},
@@ -61,6 +63,9 @@ func TestRefusal(t *testing.T) {
 			}
 			for _, h := range tt.header {
 				r.Header.Add(h[0], h[1])
+				if h[0] == "Host" {
+					r.Host = h[1]
+				}
 			}
 			answer, err := http.DefaultTransport.RoundTrip(r)
 			if err != nil {

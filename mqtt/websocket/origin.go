@@ -3,6 +3,7 @@ package websocket
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -27,9 +28,14 @@ func (l *Listener) mayConnect(r *http.Request) bool {
 	if err != nil || u.Host == "" || !strings.EqualFold(u.Host, r.Host) {
 		return false
 	}
-	// A page that came without TLS may be anybody's, whatever its host says.
-	// Without TLS here, a proxy may have taken it off.
-	return u.Scheme == "https" || u.Scheme == "http" && r.TLS == nil
+	if r.TLS != nil {
+		// A page that came without TLS may be anybody's, whatever its host says.
+		return u.Scheme == "https"
+	}
+	// Without TLS here a name proves nothing: a foreign page can have its own name
+	// lead to this address.
+	_, err = netip.ParseAddr(u.Hostname())
+	return (u.Scheme == "http" || u.Scheme == "https") && (err == nil || u.Hostname() == "localhost")
 }
 
 // parseOrigins writes origins as browsers do: lower case and without the
