@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,14 +15,11 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 )
 
-// passwd gives name a password at the node on h.
-func (h *host) passwd(t *testing.T, name, password string, args ...string) {
+// addMeter makes meter-3 a sensor with the password "correct horse" at the node
+// on h.
+func (h *host) addMeter(t *testing.T) {
 	t.Helper()
-	file := filepath.Join(h.home, "password.txt")
-	if err := os.WriteFile(file, []byte(password+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h.run(t, "sh", "-c", fmt.Sprintf("%s/hpmq passwd %s %s < %s", bin, name, strings.Join(args, " "), file))
+	h.run(t, "sh", "-c", "echo correct horse | "+bin+"/hpmq passwd meter-3 --role sensor")
 }
 
 // TestPasswords: a client without a certificate is who its user name says, on
@@ -35,7 +31,7 @@ func TestPasswords(t *testing.T) {
 	node := h.up(t)
 	pump := h.enrol(t, h, "pump-7") // brings ca.pem
 	copyFile(t, filepath.Join(h.home, "pump-7", "ca.pem"), filepath.Join(other.home, "ca.pem"))
-	h.passwd(t, "meter-3", "correct horse", "--role", "sensor")
+	h.addMeter(t)
 	sub := h.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "site/#", "-v", "-q", "1")
 	eventually(t, 10*time.Second, "the subscriber is there", func() bool { return h.status(t).Broker["subscriptions"] > 0 })
 
@@ -140,7 +136,7 @@ func TestLoginStorm(t *testing.T) {
 	h := newNetwork(t).addHost("paris")
 	h.up(t)
 	pump := h.enrol(t, h, "pump-7")
-	h.passwd(t, "meter-3", "correct horse", "--role", "sensor")
+	h.addMeter(t)
 	const guesses = 500
 	answers := make(chan byte, guesses)
 	for n := range guesses {

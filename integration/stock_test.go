@@ -19,7 +19,7 @@ func TestMosquitto(t *testing.T) {
 	h := newNetwork(t).addHost("paris")
 	h.up(t)
 	pump := h.enrol(t, h, "pump-7")
-	h.passwd(t, "meter-3", "correct horse", "--role", "sensor")
+	h.addMeter(t)
 	for name, tt := range map[string]struct {
 		flags  []string
 		device string
@@ -100,7 +100,7 @@ func TestMQTTJS(t *testing.T) {
 	h := newNetwork(t).addHost("paris")
 	h.up(t)
 	h.enrol(t, h, "pump-7")
-	h.passwd(t, "meter-3", "correct horse", "--role", "sensor")
+	h.addMeter(t)
 	password := map[string]any{"username": "meter-3", "password": "correct horse"}
 	ca := map[string]string{"ca": "pump-7/ca.pem"}
 	certificate := map[string]string{"ca": "pump-7/ca.pem", "cert": "pump-7/cert.pem", "key": "pump-7/key.pem"}
