@@ -40,7 +40,7 @@ func TestAutopaho(t *testing.T) {
 			h := newNetwork(t).addHost("paris")
 			node := h.up(t)
 			h.enrol(t, h, "pump-7")
-			conf := h.clientTLS(t, "pump-7")
+			conf := h.clientTLS(t)
 			conf.MinVersion = tls.VersionTLS13
 			c := h.autopaho(t, func(ctx context.Context) (net.Conn, error) { return tt.dial(h, ctx, conf) })
 			topic := "site/home/" + tt.device + "/cmd/x"

@@ -92,7 +92,7 @@ func TestPasswords(t *testing.T) {
 // testPasswordTransports logs in over WebSocket, and not over QUIC, which takes
 // certificates only.
 func testPasswordTransports(t *testing.T, h *host, sub *process) {
-	conf := h.clientTLS(t, "pump-7")
+	conf := h.clientTLS(t)
 	conf.Certificates = nil
 	login := func(dial func(context.Context, *tls.Config) (net.Conn, error), password, payload string) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

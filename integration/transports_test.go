@@ -30,7 +30,7 @@ func TestTransports(t *testing.T) {
 	sub := paris.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "site/#", "-v")
 	eventually(t, 10*time.Second, "the subscriber is there", func() bool { return paris.status(t).Broker["subscriptions"] > 0 })
 
-	conf := paris.clientTLS(t, "pump-7")
+	conf := paris.clientTLS(t)
 	nobody := conf.Clone()
 	nobody.Certificates = nil
 	for name, dial := range map[string]func(context.Context, *tls.Config) (net.Conn, error){
@@ -70,10 +70,10 @@ func publishOver(ctx context.Context, dial func(context.Context, *tls.Config) (n
 	return c.Disconnect(&paho.Disconnect{})
 }
 
-// clientTLS is the configuration of a client with the identity in dir.
-func (h *host) clientTLS(t *testing.T, dir string) *tls.Config {
+// clientTLS is the configuration of a client with the identity in pump-7.
+func (h *host) clientTLS(t *testing.T) *tls.Config {
 	t.Helper()
-	file := func(name string) string { return filepath.Join(h.home, dir, name) }
+	file := func(name string) string { return filepath.Join(h.home, "pump-7", name) }
 	pair, err := tls.LoadX509KeyPair(file("cert.pem"), file("key.pem"))
 	if err != nil {
 		t.Fatal(err)
