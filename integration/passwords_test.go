@@ -129,6 +129,46 @@ func testPasswordTransports(t *testing.T, h *host, sub *process) {
 	}
 }
 
+// TestPasswordsPerSite: a password is good at the node where it was set, for an
+// identity of the whole fabric.
+func TestPasswordsPerSite(t *testing.T) {
+	need(t, "mosquitto", "mosquitto_pub", "mosquitto_sub")
+	f := newFabric(t)
+	set := func(h *host, name string) result {
+		return h.try(t, "sh", "-c", "echo correct horse | "+bin+"/hpmq passwd "+name)
+	}
+	publish := func(h *host) result {
+		return h.try(t, "mosquitto_pub", "-h", "127.0.0.1", "-V", "5", "-q", "1", "-u", "meter-3", "-P", "correct horse", "-t", "site/paris/meter-3/raw", "-m", "x")
+	}
+	set(f.lyon, "meter-3").refused(t, 1, "nobody is called device:meter-3 yet", "on node:"+strings.TrimPrefix(f.paris.status(t).Node, "node:"))
+	f.paris.addMeter(t)
+	if r := publish(f.paris); r.code != 0 {
+		t.Errorf("at paris: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	eventually(t, 10*time.Second, "lyon knows the meter", func() bool {
+		_, ok := f.lyon.identity(t, "/device/meter-3")
+		return ok
+	})
+	if r := publish(f.lyon); r.code != 0x86 {
+		t.Errorf("at lyon, where no password is set: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	set(f.lyon, "meter-3 --role sensor").refused(t, 2, "only a certificate authority's node gives labels", "without them")
+	if r := set(f.lyon, "meter-3"); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
+	if r := publish(f.lyon); r.code != 0 {
+		t.Errorf("at lyon: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	sub := f.lyon.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-u", "meter-3", "-P", "correct horse", "-t", "site/paris/meter-3/cmd/x")
+	eventually(t, 10*time.Second, "the meter has a session at lyon", func() bool { return f.lyon.status(t).Broker["clients"] == 1 })
+	f.paris.run(t, "hpmq", "device", "revoke", "meter-3")
+	eventually(t, 10*time.Second, "its session at lyon ends", func() bool { return f.lyon.status(t).Broker["clients"] == 0 })
+	sub.stop()
+	if r := publish(f.lyon); r.code != 0x86 {
+		t.Errorf("a revoked meter at lyon: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+}
+
 // TestLoginStorm: guesses from many clients hold up nobody else, and are cut
 // short.
 func TestLoginStorm(t *testing.T) {

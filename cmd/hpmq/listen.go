@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt"
@@ -35,6 +36,7 @@ type openPort struct {
 	plainHTTP bool
 
 	waiting *waitingRoom
+	told    *rate.Limiter // bounds what is logged of refused connections
 }
 
 const (
@@ -47,6 +49,7 @@ const (
 func newOpenPort(inner net.Listener, conf *tls.Config, log logrus.FieldLogger) *openPort {
 	return &openPort{
 		inner: inner, conf: conf, log: log, http: newHandedListener(inner.Addr()), waiting: newWaitingRoom(maxHandshakes),
+		told: rate.NewLimiter(10, 50),
 	}
 }
 
@@ -76,9 +79,13 @@ func (p *openPort) Run(ctx context.Context) error {
 		p.waiting.enter(conn)
 		handshakes.Go(func() {
 			defer p.waiting.leave(conn)
-			if err := p.sort(ctx, conn); err != nil {
+			err := p.sort(ctx, conn)
+			if err == nil {
+				return
+			}
+			conn.Close()
+			if p.told.Allow() {
 				p.log.WithField(logfield.Remote, conn.RemoteAddr().String()).WithError(err).Info("connection refused")
-				conn.Close()
 			}
 		})
 	}
