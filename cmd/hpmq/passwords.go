@@ -11,6 +11,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/identity/password"
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
@@ -50,6 +51,7 @@ func (n *node) setPassword(r *http.Request, q passwordRequest) (*passwordReply, 
 	if err := n.passwords.Set(r.Context(), password.Entry{Name: id.Short(), Generation: known.Generation}, q.Password); err != nil {
 		return nil, err
 	}
+	n.log.WithField(logfield.SPIFFEID, id.String()).Info("password set")
 	n.broker.Disconnect(id, mqtt.Removal{Code: packet.AdministrativeAction, Reason: "the password was changed"})
 	e, _ := n.passwords.Lookup(id.Short())
 	return n.passwordReply(id, e), nil
@@ -92,6 +94,7 @@ func (n *node) deletePassword(r *http.Request, _ struct{}) (*passwordReply, erro
 	if !had {
 		return nil, &failure{code: exitNotFound, err: fmt.Errorf("%s has no password on this node", id.Short()), hint: "see: hpmq passwd --list"}
 	}
+	n.log.WithField(logfield.SPIFFEID, id.String()).Info("password deleted")
 	n.broker.Disconnect(id, mqtt.Removal{Code: packet.NotAuthorized, Reason: "the password was deleted"})
 	return n.passwordReply(id, e), nil
 }
