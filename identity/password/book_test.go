@@ -277,12 +277,16 @@ func TestUnknownNamesCostTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	set(t, b, "device:pump-7", "correct horse")
-	took := func(name string) time.Duration {
-		start := time.Now()
-		if _, err := b.Check(t.Context(), name, []byte("wrong"), name); err == nil {
-			t.Fatal("taken")
+	took := func(name string) time.Duration { // at best: the machine may be busy
+		best := time.Hour
+		for range 3 {
+			start := time.Now()
+			if _, err := b.Check(t.Context(), name, []byte("wrong"), name); err == nil {
+				t.Fatal("taken")
+			}
+			best = min(best, time.Since(start))
 		}
-		return time.Since(start)
+		return best
 	}
 	known, unknown := took("device:pump-7"), took("device:pump-8")
 	if unknown < known/4 || known < unknown/4 {
