@@ -258,8 +258,10 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 		s.end(true, 0)
 		s = nil
 	}
+	var before uint32 // expiry
 	if s != nil {
 		s.rights.Store(&rights)
+		before = s.expiry.Load()
 		present = s.attach(c, expiry)
 	}
 	if !present {
@@ -271,8 +273,12 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 		b.mu.Unlock()
 	}
 	s.review()
-	if err := s.keepRecord(); err != nil {
-		s.detach(c)
+	if err := s.keepRecord(present && before == expiry && c.will == nil); err != nil {
+		if present {
+			s.back(c, before)
+		} else {
+			s.end(false, 0)
+		}
 		b.mu.Lock()
 		b.leave(c.principal.ID)
 		b.mu.Unlock()
@@ -281,8 +287,19 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 	return s, present, nil
 }
 
-// keepRecord has the store keep the session before CONNACK promises that.
-func (s *session) keepRecord() error {
+// back undoes attach for a client that is refused after it.
+func (s *session) back(c *conn, expiry uint32) {
+	s.mu.Lock()
+	s.will = nil
+	s.setExpiry(expiry)
+	s.mu.Unlock()
+	s.detach(c)
+}
+
+// keepRecord has the store keep the session before CONNACK promises that. A
+// client that comes back as it was is served even if the store cannot write now:
+// it comes to empty its queue.
+func (s *session) keepRecord(same bool) error {
 	if !s.persistent() && !s.stored.Load() {
 		return nil
 	}
@@ -290,10 +307,16 @@ func (s *session) keepRecord() error {
 	r := s.record(time.Time{}, time.Time{})
 	s.mu.Unlock()
 	s.stored.Store(true)
-	if err := s.b.commit(func(tx store.Tx) { tx.PutSession(r) }); err != nil {
-		return &refusal{packet.ServerUnavailable, err.Error()}
+	put := func(tx store.Tx) { tx.PutSession(r) }
+	err := s.b.commit(put)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if same {
+		s.b.opts.Store.Update(put, nil)
+		return nil
+	}
+	return &refusal{packet.ServerUnavailable, err.Error()}
 }
 
 // commit waits until changes are kept. It is for readers that answer one client;

@@ -342,8 +342,10 @@ func (r *room) low(s *Store, now time.Time) error {
 	r.used, r.last = 0, now
 	before := r.err
 	u, err := s.options.fs.GetDiskUsage(s.dir)
-	if r.err = nil; err == nil && u.AvailBytes < s.options.Reserve {
+	if r.err = nil; err == nil && u.AvailBytes < s.options.reserve(u.TotalBytes) {
 		r.err = fmt.Errorf("store in %s: %w: %d MiB are left on the disk", s.dir, store.ErrNoSpace, u.AvailBytes>>20)
+	} else if err == nil {
+		s.keepBallast(u)
 	}
 	switch {
 	case before == nil && r.err != nil:

@@ -29,7 +29,7 @@ type Options struct {
 
 	// Reserve is the room on the disk that what adds to the store leaves free, so
 	// that subscribers can empty their queues and the tables can shrink. Zero
-	// means 128 MiB.
+	// means 128 MiB. It is at most a quarter of the disk.
 	Reserve uint64
 
 	fs    vfs.FS        // nil is the operating system's
@@ -118,6 +118,9 @@ func (s *Store) open() (err error) {
 		return fmt.Errorf("lock store in %s, perhaps another process uses it: %w", s.dir, err)
 	}
 	db, err := s.openFiles()
+	if errors.Is(err, store.ErrFull) && s.dropBallast(err) {
+		db, err = s.openFiles()
+	}
 	if err != nil {
 		_ = s.lock.Close()
 		return err

@@ -1,0 +1,63 @@
+package durable
+
+import (
+	"errors"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+)
+
+// ballast is a file that only takes room. A database that was killed writes its
+// log to tables when it is opened; on a disk that others have filled meanwhile it
+// could not, and nobody could empty the queues. Then the ballast goes.
+//
+// It lies beside the directory of the store, which a repair renames, and is made
+// again once there is plenty of room.
+const ballastSuffix = ".ballast"
+
+// ballastSize is as much as the log may hold that is not in tables yet; on a
+// small disk it is a sixteenth.
+func ballastSize(total uint64) int64 {
+	const most = (queuedTables + 1) * memTableSize
+	if total == 0 {
+		return most
+	}
+	return int64(min(most, total/16))
+}
+
+// reserve returns how much room what adds leaves free: on a small disk a quarter.
+func (o *Options) reserve(total uint64) uint64 {
+	if total == 0 {
+		return o.Reserve
+	}
+	return min(o.Reserve, total/4)
+}
+
+// dropBallast reports whether there was one to give up.
+func (s *Store) dropBallast(cause error) bool {
+	name := s.dir + ballastSuffix
+	if s.options.fs.Remove(name) != nil {
+		return false
+	}
+	s.log.WithField(logfield.File, name).WithField(logfield.Reason, cause.Error()).
+		Error("the disk is full: the room that was kept for this start is given up; messages that must be kept are refused until there is more")
+	return true
+}
+
+// keepBallast makes the ballast if there is none and plenty of room for it. A
+// file system that cannot set room aside has none.
+func (s *Store) keepBallast(u vfs.DiskUsage) {
+	fs, name := s.options.fs, s.dir+ballastSuffix
+	size := ballastSize(u.TotalBytes)
+	if _, err := fs.Stat(name); err == nil || u.AvailBytes < s.options.reserve(u.TotalBytes)+2*uint64(size) {
+		return
+	}
+	f, err := fs.Create(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return // the next look tries again
+	}
+	if err := errors.Join(f.Preallocate(0, size), f.Close()); err != nil {
+		_ = fs.Remove(name) // it may hold a part, or nothing
+	}
+}
