@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -123,6 +124,9 @@ func (c *crash) start(t *testing.T) {
 	began := time.Now()
 	c.node = c.host.up(t)
 	c.starts = append(c.starts, time.Since(began))
+	if slices.ContainsFunc(c.node.output(), func(line string) bool { return strings.Contains(line, "set aside") }) {
+		c.faults.add("a file counts as damaged")
+	}
 }
 
 // fail ends the test if something was wrong.

@@ -293,6 +293,7 @@ func (s *session) back(c *conn, expiry uint32) {
 	s.will = nil
 	s.setExpiry(expiry)
 	s.mu.Unlock()
+	s.review()
 	s.detach(c)
 }
 

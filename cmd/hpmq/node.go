@@ -198,7 +198,10 @@ func (n *node) openFunctions(ctx context.Context) (err error) {
 
 func (n *node) openMessages() (err error) {
 	n.messages, err = durable.Open(filepath.Join(n.cfg.DataDir, "messages"), durable.Options{Limits: n.cfg.Limits.Store, Log: n.log})
-	if err != nil {
+	switch {
+	case errors.Is(err, durable.ErrDamaged):
+		return fail(exitFailure, "restore that directory from a backup, or move it away to begin without what it holds", err)
+	case err != nil:
 		return fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
 	}
 	return nil

@@ -35,13 +35,21 @@ func (s *Store) finishRepair() error {
 }
 
 // isDamage reports whether err is about the content of a file.
-func isDamage(err error) bool { return pebble.IsCorruptionError(err) }
+func isDamage(err error) bool {
+	_, damaged := errors.AsType[*damagedFile](err)
+	return damaged || pebble.IsCorruptionError(err)
+}
+
+// asideName returns where damaged files go.
+func (s *Store) asideName() string {
+	return s.dir + ".damaged-" + time.Now().UTC().Format("20060102T150405.000")
+}
 
 // repair copies what can be read to a new directory and puts that in the place
 // of the damaged one, which stays under another name.
 func (s *Store) repair(cause error) error {
 	fs := s.options.fs
-	aside := s.dir + ".damaged-" + time.Now().UTC().Format("20060102T150405")
+	aside := s.asideName()
 	fresh := s.dir + repaired
 	if err := fs.RemoveAll(fresh); err != nil { // of a repair that was cut short
 		return diskError(s.dir, err)

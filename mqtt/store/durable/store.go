@@ -18,6 +18,10 @@ import (
 // ErrClosed is the error of a transaction that came after [Store.Run] ended.
 var ErrClosed = errors.New("store is closed")
 
+// ErrDamaged is wrapped by the error of [Open] if the files are damaged so that
+// it is not known what they hold: restore a backup, or begin anew.
+var ErrDamaged = errors.New("files are damaged")
+
 // Options configures a [Store]. Zero values are usable.
 type Options struct {
 	Limits store.Limits
@@ -77,9 +81,9 @@ var _ store.Store = (*Store)(nil)
 // A log that ends in the middle of a record, as after a lost power supply, ends
 // before that record; it was never acknowledged. A damaged table is set aside
 // with the whole directory, under a name that tells when; what else can be read
-// is copied to a new directory, and the log reports both. A damaged manifest or
-// log is an error that names the directory: without them it is not known what is
-// missing.
+// is copied to a new directory, and the log reports both. A damaged log is read
+// up to the damage, set aside and reported. A damaged manifest is an error that
+// names the directory: without it nobody knows which tables count.
 func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, options: o, limits: o.Limits.WithDefaults(), log: o.Log, wake: make(chan struct{}, 1)}
 	if s.log == nil {
@@ -118,7 +122,7 @@ func (s *Store) open() (err error) {
 		return fmt.Errorf("lock store in %s, perhaps another process uses it: %w", s.dir, err)
 	}
 	db, err := s.openFiles()
-	if errors.Is(err, store.ErrFull) && s.dropBallast(err) {
+	if errors.Is(err, store.ErrNoSpace) && s.dropBallast(err) {
 		db, err = s.openFiles()
 	}
 	if err != nil {
@@ -134,7 +138,11 @@ func (s *Store) open() (err error) {
 // openFiles opens the database and reads it into memory, after a repair if need
 // be.
 func (s *Store) openFiles() (*database, error) {
-	db, err := openDatabase(s.options.fs, s.dir, mark{}, s.log)
+	readable, err := s.checkFiles()
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	db, err := openDatabase(s.options.fs, s.dir, readable, s.log)
 	if err != nil {
 		return nil, s.explain(err)
 	}
@@ -158,10 +166,10 @@ func (s *Store) openFiles() (*database, error) {
 	return db, nil
 }
 
-// explain tells what to do about a database that does not open.
+// explain marks damage that keeps a database from opening.
 func (s *Store) explain(err error) error {
 	if isDamage(err) {
-		return fmt.Errorf("%w (its log or manifest is damaged: restore %s from a backup, or move it away to begin without what it holds)", err, s.dir)
+		return fmt.Errorf("store in %s: %w: %w", s.dir, ErrDamaged, err)
 	}
 	return err
 }

@@ -1,0 +1,272 @@
+package durable
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+)
+
+// Pebble takes the end of its manifest, and of the last 32 KiB of its log, for
+// where it is damaged first: that is how a write looks which was cut short, and
+// as if what follows had never been there. What follows tells the two apart. The
+// manifest is synced with every record, so a sound record behind a damaged one
+// proves the damage; and a record of the log says how far the log was synced.
+
+// damagedFile is the error of a file that lost something which was synced.
+type damagedFile struct {
+	path string
+	at   int
+}
+
+func (e *damagedFile) Error() string { return fmt.Sprintf("%s is damaged at byte %d", e.path, e.at) }
+
+// checkFiles returns a [damagedFile] if the manifest is damaged: without it nobody
+// knows which tables count. A damaged log is set aside with those after it, and
+// the place is returned up to which it can be read.
+func (s *Store) checkFiles() (readable mark, err error) {
+	fs := s.options.fs
+	manifest, err := atomicfs.ReadMarker(fs, s.dir, "manifest")
+	if err == nil && manifest == "" {
+		return mark{}, s.create()
+	}
+	if err != nil {
+		return mark{}, diskError(s.dir, err)
+	}
+	if err := s.checkFile(manifest, 0, true); err != nil {
+		return mark{}, err
+	}
+	logs, err := listLogs(fs, s.dir)
+	if err != nil {
+		return mark{}, diskError(s.dir, err)
+	}
+	for i, name := range logs {
+		err := s.checkFile(name, uint32(logNumber(name)), i == len(logs)-1)
+		if damage, ok := errors.AsType[*damagedFile](err); ok {
+			return mark{damage.path, int64(damage.at)}, s.setLogsAside(logs[i:], damage)
+		} else if err != nil {
+			return mark{}, err
+		}
+	}
+	return mark{}, nil
+}
+
+// create makes a new database and closes it: the first log of one does not say how
+// far it was synced.
+func (s *Store) create() error {
+	db, err := openDatabase(s.options.fs, s.dir, mark{}, s.log)
+	if err != nil {
+		return err
+	}
+	if err := db.release(); err != nil {
+		return diskError(s.dir, err)
+	}
+	return nil
+}
+
+// listLogs returns the names of the logs, oldest first.
+func listLogs(fs vfs.FS, dir string) ([]string, error) {
+	names, err := fs.List(dir)
+	names = slices.DeleteFunc(names, func(name string) bool { return !isLog(name) })
+	slices.SortFunc(names, func(a, b string) int { return cmp.Compare(logNumber(a), logNumber(b)) })
+	return names, err
+}
+
+// setLogsAside keeps copies of the first log, which is damaged, and of those after
+// it, which are removed: what they hold came after what is missing.
+func (s *Store) setLogsAside(logs []string, damage error) error {
+	fs := s.options.fs
+	aside := s.asideName()
+	err := fs.MkdirAll(aside, 0o700)
+	for i, name := range logs {
+		path := fs.PathJoin(s.dir, name)
+		if err == nil {
+			err = vfs.Copy(fs, path, fs.PathJoin(aside, name))
+		}
+		if err == nil && i > 0 {
+			err = fs.Remove(path)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("set damaged log aside: %w (the damage: %w)", diskError(s.dir, err), damage)
+	}
+	s.log.WithField(logfield.File, aside).WithField(logfield.Reason, damage.Error()).
+		Error("the store's log was damaged: what it holds up to there is kept, what came after is lost, the damaged files are set aside")
+	return nil
+}
+
+// checkFile reads a file of records; number is a log's, or 0. Only the last file
+// may end in a record that was cut short.
+func (s *Store) checkFile(name string, number uint32, last bool) error {
+	path := s.options.fs.PathJoin(s.dir, name)
+	content, err := readAll(s.options.fs, path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // Pebble says so better
+	}
+	if err != nil {
+		return diskError(s.dir, err)
+	}
+	r := records{content, number}
+	end := r.end()
+	switch cut := r.cutShort(end); {
+	case r.goesOnAfter(end), cut && !last, cut && number == 0 && r.whole(end):
+		return &damagedFile{path, end}
+	case cut && number == 0:
+		aside := s.asideName()
+		if err := s.linkAside(aside); err != nil {
+			return err
+		}
+		s.log.WithField(logfield.File, aside).WithField("byte", end).
+			Error("the store's manifest ends in a record that was cut short or is damaged: what was written last is perhaps missing, all files are set aside as they were")
+	case cut: // also what a process that is killed leaves
+		s.log.WithField(logfield.File, path).WithField("byte", end).
+			Warn("the store's log ends in a record that was cut short, as by a kill, or is damaged: what was written last is perhaps missing")
+	}
+	return nil
+}
+
+// linkAside gives all files a second name, so that a start which perhaps takes
+// tables for forgotten ones removes nothing.
+func (s *Store) linkAside(aside string) error {
+	fs := s.options.fs
+	names, err := fs.List(s.dir)
+	if err == nil {
+		err = fs.MkdirAll(aside, 0o700)
+	}
+	for _, name := range names {
+		if err == nil {
+			err = vfs.LinkOrCopy(fs, fs.PathJoin(s.dir, name), fs.PathJoin(aside, name))
+		}
+	}
+	if err != nil {
+		return diskError(s.dir, err)
+	}
+	return nil
+}
+
+func readAll(fs vfs.FS, path string) ([]byte, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// records is the content of a manifest or log: blocks of chunks. A chunk is a
+// checksum, a length and a kind, in a log also its number and up to where it was
+// synced before, and the data.
+type records struct {
+	content []byte
+	number  uint32 // of the log; 0 is a manifest
+}
+
+const (
+	recordBlock = 32 << 10
+
+	plainHeader  = 7
+	logHeader    = plainHeader + 4
+	syncedHeader = logHeader + 8
+)
+
+// header returns how long the header of a chunk kind is, or 0.
+func header(kind byte) int {
+	switch {
+	case 1 <= kind && kind <= 4:
+		return plainHeader
+	case 5 <= kind && kind <= 8:
+		return logHeader
+	case 9 <= kind && kind <= 12:
+		return syncedHeader
+	}
+	return 0
+}
+
+// chunk returns where the chunk at a place ends and how far it says that the log
+// was synced. It is not ok unless it is sound and of this file.
+func (r records) chunk(at int) (end int, synced uint64, ok bool) {
+	block := r.content[at:min(len(r.content), (at/recordBlock+1)*recordBlock)]
+	if len(block) < plainHeader {
+		return 0, 0, false
+	}
+	size := header(block[6])
+	length := size + int(binary.LittleEndian.Uint16(block[4:]))
+	if size == 0 || length > len(block) || (r.number == 0) != (size == plainHeader) {
+		return 0, 0, false
+	}
+	if size >= logHeader && binary.LittleEndian.Uint32(block[plainHeader:]) != r.number {
+		return 0, 0, false
+	}
+	sum := crc32.Checksum(block[6:length], castagnoli)
+	if binary.LittleEndian.Uint32(block) != (sum>>15|sum<<17)+0xa282ead8 {
+		return 0, 0, false
+	}
+	if size == syncedHeader {
+		synced = binary.LittleEndian.Uint64(block[logHeader:])
+	}
+	return at + length, synced, true
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// end returns where the first chunk that is not sound begins.
+func (r records) end() int {
+	for at := 0; ; {
+		if end, _, ok := r.chunk(at); ok {
+			at = end
+			continue
+		}
+		rest := r.content[at:min(len(r.content), (at/recordBlock+1)*recordBlock)]
+		next := at + len(rest)
+		if len(rest) >= syncedHeader || next == len(r.content) || !zero(rest) {
+			return at
+		}
+		at = next // too little for a header
+	}
+}
+
+// goesOnAfter reports whether something behind a place proves that what is there
+// was whole once.
+func (r records) goesOnAfter(place int) bool {
+	for at := place + 1; at < len(r.content); at++ {
+		if _, synced, ok := r.chunk(at); ok && (r.number == 0 || synced > uint64(place)) {
+			return true
+		}
+	}
+	return false
+}
+
+// cutShort reports whether there is an unsound chunk of this file at a place, and
+// not what an earlier file left where this one was written.
+func (r records) cutShort(place int) bool {
+	rest := r.content[place:]
+	if r.number == 0 {
+		return len(rest) > 0
+	}
+	return len(rest) >= logHeader && header(rest[6]) >= logHeader && binary.LittleEndian.Uint32(rest[plainHeader:]) == r.number
+}
+
+// whole reports whether all of the chunk at a place was written: it is not longer
+// than the file, and does not end in zeros, as where a disk did not get to.
+func (r records) whole(place int) bool {
+	rest := r.content[place:]
+	return len(rest) >= plainHeader && len(rest) >= plainHeader+int(binary.LittleEndian.Uint16(rest[4:])) && !zero(rest[max(0, len(rest)-8):])
+}
+
+func zero(b []byte) bool {
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
+}

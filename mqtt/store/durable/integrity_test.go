@@ -1,0 +1,136 @@
+package durable
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/storetest"
+)
+
+// killed returns a copy of a store's directory as it is while the store runs.
+func killed(t *testing.T, dir string) string {
+	t.Helper()
+	left := filepath.Join(t.TempDir(), "left")
+	if err := os.CopyFS(left, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return left
+}
+
+// TestDamagedLog flips a bit of each of some bytes of a short log, where Pebble
+// would take it for the end: what comes before is there, the rest is set aside.
+func TestDamagedLog(t *testing.T) {
+	const messages = 50
+	dir := filepath.Join(t.TempDir(), "s")
+	s := start(t, dir, Options{})
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
+		t.Fatal(err)
+	}
+	for n := range messages {
+		if err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(alice, store.Delivery{Message: numbered(n, 50)}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	size := s.db.Load().disk.position().size
+	for at := int64(200); at < size-400; at += 331 {
+		left := killed(t, dir)
+		logs, err := filepath.Glob(filepath.Join(left, "*.log"))
+		if err != nil || len(logs) != 1 {
+			t.Fatal(logs, err)
+		}
+		flipByte(t, logs[0], at)
+		again, err := Open(left, Options{})
+		if err != nil {
+			t.Fatalf("byte %d: %v", at, err)
+		}
+		got := storetest.Entries(again, alice)
+		for n, e := range got {
+			if string(e.Message.Payload) != string(numbered(n, 50).Payload) {
+				t.Errorf("byte %d: entry %d is %.8s", at, n, e.Message.Payload)
+			}
+		}
+		aside, _ := filepath.Glob(left + ".damaged-*/*.log")
+		if before := int64(len(got)) * size / messages; len(got) == messages || len(aside) != 1 || before < at-1000 {
+			t.Errorf("byte %d of %d: %d entries, set aside: %v", at, size, len(got), aside)
+		}
+		if err := again.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestDamagedManifest flips bits of the manifest of a store that was killed: each
+// is noticed, as without a record of it a table would count as never written.
+func TestDamagedManifest(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s")
+	s := start(t, dir, Options{Limits: manyMessages})
+	if err := storetest.Do(s, func(tx store.Tx) {
+		tx.PutSession(store.Session{Key: alice})
+		for n := range 100 {
+			tx.Enqueue(alice, store.Delivery{Message: numbered(n, 50)})
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.db.Load().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Base(manifestOf(t, dir))
+	info, err := os.Stat(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range info.Size() {
+		left := killed(t, dir)
+		flipByte(t, filepath.Join(left, name), at)
+		again, err := Open(left, Options{Limits: manyMessages})
+		if err == nil {
+			if aside, _ := filepath.Glob(left + ".damaged-*/" + name); len(aside) != 1 {
+				t.Errorf("byte %d of %d: the store opens with %d entries", at, info.Size(), len(storetest.Entries(again, alice)))
+			}
+			again.Close()
+		} else if _, ok := errors.AsType[*damagedFile](err); !ok {
+			t.Errorf("byte %d: %v", at, err)
+		}
+	}
+}
+
+func manifestOf(t *testing.T, dir string) string {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(dir, "MANIFEST-*"))
+	if err != nil || len(all) == 0 {
+		t.Fatal(all, err)
+	}
+	return all[len(all)-1]
+}
+
+func flipByte(t *testing.T, path string, at int64) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err == nil {
+		content[at] ^= 1 << (at % 8)
+		err = os.WriteFile(path, content, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzRecords(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 4, 0, 0, 1}, uint32(0), 0)
+	f.Add(make([]byte, 40<<10), uint32(7), 100)
+	f.Fuzz(func(t *testing.T, content []byte, number uint32, place int) {
+		r := records{content, number}
+		end := r.end()
+		if end < 0 || end > len(content) {
+			t.Fatalf("end %d of %d", end, len(content))
+		}
+		if place >= 0 && place < len(content) {
+			_ = r.goesOnAfter(place)
+		}
+		_ = r.cutShort(end) && r.whole(end)
+	})
+}
