@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,13 +16,15 @@ type Session struct {
 	member member
 	rules  []int32 // that apply, ascending
 	allow  [actions]tree
-	deny   [actions]tree
+	deny   *[actions]tree // noDenies for most
 }
+
+var noDenies [actions]tree
 
 // Session compiles the rights of sub. An identity of another trust domain, and
 // the zero identity, has none.
 func (s *Set) Session(sub Subject) *Session {
-	x := &Session{set: s}
+	x := &Session{set: s, deny: &noDenies}
 	m, ok := s.member(sub)
 	x.member = m
 	if !ok {
@@ -40,6 +43,12 @@ func (s *Set) Session(sub Subject) *Session {
 	return x
 }
 
+// Is reports whether x has the rights of sub in s, so that there is no need to
+// compile them again.
+func (x *Session) Is(s *Set, sub Subject) bool {
+	return x.set == s && x.member.ID == sub.ID && x.member.Site == sub.Site && x.member.SessionSite == sub.SessionSite && maps.Equal(x.member.Labels, sub.Labels)
+}
+
 // add indexes the filters of one topics block. It walks in the same order as
 // [Session.each], which explains.
 func (x *Session) add(rule int32, deny bool, t *topics) {
@@ -48,7 +57,10 @@ func (x *Session) add(rule int32, deny bool, t *topics) {
 	}
 	trees := &x.allow
 	if deny {
-		trees = &x.deny
+		if x.deny == &noDenies {
+			x.deny = new([actions]tree)
+		}
+		trees = x.deny
 	}
 	for a := range actions {
 		for i := range t.filters[a] {

@@ -296,3 +296,31 @@ func TestDecisionsDoNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+func TestSessionIs(t *testing.T) {
+	set, other := new(Set), new(Set)
+	sub := Subject{ID: identity.ID{TrustDomain: "lab.test", Kind: identity.Device, Name: "pump"}, Labels: map[string]string{"role": "sensor"}, Site: "a", SessionSite: "a"}
+	x := set.Session(sub)
+	moved, relabelled, renamed := sub, sub, sub
+	moved.Site = "b"
+	relabelled.Labels = map[string]string{"role": "valve"}
+	renamed.ID.Name = "pump-2"
+	same := sub
+	same.Labels = map[string]string{"role": "sensor"}
+	for _, tt := range []struct {
+		name string
+		set  *Set
+		sub  Subject
+		want bool
+	}{
+		{"the same", set, same, true},
+		{"another policy", other, sub, false},
+		{"another site", set, moved, false},
+		{"other labels", set, relabelled, false},
+		{"another identity", set, renamed, false},
+	} {
+		if got := x.Is(tt.set, tt.sub); got != tt.want {
+			t.Errorf("%s: got %v", tt.name, got)
+		}
+	}
+}

@@ -53,10 +53,10 @@ func (l *leaf) admits(q asked) bool {
 }
 
 func (t *tree) insert(filter string, l leaf) {
-	if t.nodes == nil {
-		t.nodes = append(make([]node, 0, 16), node{})
-	}
 	rest, at := normal(filter), int32(0)
+	if t.nodes == nil { // often of one filter: each session has its trees
+		t.nodes = append(make([]node, 0, 2+strings.Count(rest, "/")), node{})
+	}
 	for more := true; more; {
 		var level string
 		level, rest, more = strings.Cut(rest, "/")

@@ -223,7 +223,7 @@ func (n *node) openBroker() (err error) {
 		Accept: n.acceptRemote, Log: n.log,
 	})
 	o := n.cfg.Limits.Broker
-	o.Store, o.Authorizer, o.Passwords, o.Filter, o.Forwarder = n.messages, authorizer{n}, logins{n}, n.filter, n.links
+	o.Store, o.Authorizer, o.Passwords, o.Filter, o.Forwarder = n.messages, newAuthorizer(n), logins{n}, n.filter, n.links
 	o.Renewer = renewer{n.store.Bundle, n.revoked}
 	o.Log, o.Version = n.log, "hpmq "+version
 	o.Memory = memoryCeiling(o.Memory, n.log)

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
+	"weak"
 
 	"github.com/hpmq/hpmq/funcs"
 	"github.com/hpmq/hpmq/identity"
@@ -59,15 +61,48 @@ func (n *node) revoked(leaf *x509.Certificate) bool {
 	return !ok || n.directory.Revoked(id, generation)
 }
 
-// authorizer lets policy decide for the broker.
-type authorizer struct{ n *node }
+// authorizer lets policy decide for the broker. The sessions of an identity
+// share its rights, compiled once per policy, for as long as one of them lives.
+type authorizer struct {
+	n *node
 
-func (a authorizer) Rights(p mqtt.Principal) mqtt.Rights {
+	mu    sync.Mutex // guards known
+	known map[identity.ID]weak.Pointer[policy.Session]
+}
+
+func newAuthorizer(n *node) *authorizer {
+	return &authorizer{n: n, known: make(map[identity.ID]weak.Pointer[policy.Session])}
+}
+
+func (a *authorizer) Rights(p mqtt.Principal) mqtt.Rights {
 	sub, ok := a.n.subject(p.ID)
 	if !ok {
 		return nil
 	}
-	return rights{a.n.policy.Set().Session(sub)}
+	set := a.n.policy.Set()
+	a.mu.Lock()
+	s := a.known[p.ID].Value()
+	a.mu.Unlock()
+	if s == nil || !s.Is(set, sub) {
+		s = set.Session(sub)
+		a.keep(p.ID, s)
+	}
+	return rights{s}
+}
+
+// keep remembers s until the last session that uses it is gone.
+func (a *authorizer) keep(id identity.ID, s *policy.Session) {
+	w := weak.Make(s)
+	a.mu.Lock()
+	a.known[id] = w
+	a.mu.Unlock()
+	runtime.AddCleanup(s, func(w weak.Pointer[policy.Session]) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.known[id] == w {
+			delete(a.known, id)
+		}
+	}, w)
 }
 
 type rights struct{ session *policy.Session }
