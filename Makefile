@@ -3,6 +3,7 @@
 # make test       everything CI runs except the linters
 # make check      formatting, linters, go mod tidy, race detector
 # make bench bench-broker fuzz integration crash example   parts of their own
+# make conformance-mutants   whether the proofs of docs/conformance.md can fail
 
 SHELL := /bin/bash
 export CGO_ENABLED ?= 0
@@ -18,7 +19,7 @@ GUESTS := funcs/sdk/go examples/functions
 FUZZTIME ?= 20s
 ARGS ?=
 
-.PHONY: all build test check lint race up install bench bench-broker integration crash example fuzz tools clean
+.PHONY: all build test check lint race up install bench bench-broker integration crash example fuzz conformance-mutants tools clean
 
 all: build test
 
@@ -82,6 +83,11 @@ fuzz:
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/func //'); do \
 	    echo "== $$p $$f"; (cd $$p && go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x .) || exit 1; \
 	  done; done
+
+# Disables branches of the broker that obey the MQTT specification, one at a time,
+# and expects the tests that docs/conformance.md names to fail.
+conformance-mutants:
+	go run ./internal/conformance/mutants $(ARGS)
 
 clean:
 	rm -rf bin $(TOOLS)

@@ -96,7 +96,7 @@ func (o *outgoing) set(m *store.Message) {
 	}
 	o.topic = append(o.topic[:0], m.Topic...)
 	o.pub = packet.Publish{TopicName: o.topic, Payload: m.Payload, Properties: m.Props}
-	if m.Expires != 0 {
+	if m.Expires != 0 { // [MQTT-3.3.2-6]
 		o.pub.Properties.SetMessageExpiryInterval(remaining(m.Expires))
 	}
 	o.msg = m

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -34,6 +35,7 @@ type Options struct {
 
 	ConnectTimeout time.Duration    // from accept to CONNECT, TLS handshake included; 10 s
 	SessionExpiry  time.Duration    // the longest that a session outlives its connection; 0: as long as asked
+	KeepAlive      time.Duration    // the longest of an MQTT 5 client, in whole seconds; 0: as asked, none included
 	PacketSize     int              // largest packet taken; 1 MiB
 	ReceiveMaximum uint16           // a client's QoS 1 and 2 messages in flight; 256
 	Inflight       uint16           // ours towards a client, if its Receive Maximum is not lower; 1,024
@@ -127,6 +129,7 @@ func (o Options) withDefaults() Options {
 		o.Log = silent
 	}
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 10*time.Second)
+	o.KeepAlive = min(o.KeepAlive, math.MaxUint16*time.Second)
 	o.PacketSize = min(cmp.Or(o.PacketSize, 1<<20), packet.MaxSize)
 	o.ReceiveMaximum = cmp.Or(o.ReceiveMaximum, 256)
 	o.Inflight = cmp.Or(o.Inflight, 1024)

@@ -1,8 +1,8 @@
 package mqtt
 
 import (
+	"cmp"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -161,7 +161,7 @@ func TestConnectStatements(t *testing.T) {
 		late.subscribe(filter("w", 0))
 		late.silence()
 	})
-	prove(t, "3.1.2-15 3.2.2-13", func(_ *testing.T, w *world, v packet.Version) {
+	prove(t, "3.1.2-15 3.2.2-13", func(t *testing.T, w *world, v packet.Version) {
 		w.connect(v, "c", withWill("w", "gone", 0), func(p *packet.Connect) { p.Will.Retain = true }).close()
 		late := w.connect(v, "late")
 		late.subscribe(filter("w", 0))
@@ -169,7 +169,7 @@ func TestConnectStatements(t *testing.T) {
 			t.Error("the will is not retained")
 		}
 	})
-	prove5(t, "3.1.2-19", func(_ *testing.T, w *world) { // without a user name: of MQTT 5 alone
+	prove5(t, "3.1.2-19", func(t *testing.T, w *world) { // without a user name: of MQTT 5 alone
 		w.connect(packet.V5, "c", func(p *packet.Connect) { p.PasswordFlag, p.Password = true, []byte("p") })
 	})
 	prove(t, "3.1.2-22 3.2.2-22", func(t *testing.T, w *world, v packet.Version) {
@@ -200,7 +200,7 @@ func TestConnectStatements(t *testing.T) {
 		want[*packet.Pingresp](c)
 	})
 	prove5(t, "3.1.2-24 3.1.2-25", testMaximumPacketSize)
-	prove5(t, "3.1.2-27", func(_ *testing.T, w *world) {
+	prove5(t, "3.1.2-27", func(t *testing.T, w *world) {
 		for i, change := range []func(*packet.Connect){
 			func(*packet.Connect) {},
 			func(p *packet.Connect) { p.Properties.SetTopicAliasMaximum(0) },
@@ -208,7 +208,10 @@ func TestConnectStatements(t *testing.T) {
 			sub, pub := w.connect(packet.V5, fmt.Sprint("sub", i), change), w.connect(packet.V5, "pub")
 			sub.subscribe(filter("a", 1))
 			for i := range 100 {
-				pub.exchange("a", "x", byte(i%2))
+				m := message("a", "x", byte(i%2), 1)
+				m.Properties.SetTopicAlias(1) // the publisher's
+				pub.send(m)
+				pub.next()
 				p := sub.wantMessage("x")
 				if p.Properties.Has(packet.PropTopicAlias) || string(p.TopicName) != "a" {
 					t.Errorf("alias %d, topic %q", p.Properties.TopicAlias, p.TopicName)
@@ -226,6 +229,27 @@ func TestConnectStatements(t *testing.T) {
 				t.Errorf("response information %q", ack.Properties.ResponseInformation)
 			}
 		}
+	})
+	prove5With(t, "3.1.2-21 3.2.2-21", func(o *Options) { o.KeepAlive = time.Minute }, func(t *testing.T, w *world) {
+		for asked, told := range map[uint16]uint16{0: 60, 59: 0, 60: 0, 61: 60, 65535: 60} {
+			c, ack := w.connectAck(packet.V5, "c", keepAlive(asked))
+			if got := ack.Properties.ServerKeepAlive; got != told || ack.Properties.Has(packet.PropServerKeepAlive) != (told > 0) {
+				t.Errorf("asked for %d s, told %d s, want %d", asked, got, told)
+			}
+			limit := time.Duration(cmp.Or(told, asked)) * 1500 * time.Millisecond
+			wait(limit - time.Millisecond)
+			if c.ended() {
+				t.Errorf("asked for %d s: closed too early", asked)
+			}
+			wait(time.Millisecond)
+			if got := want[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout || !c.ended() {
+				t.Errorf("asked for %d s: %s", asked, show(got))
+			}
+		}
+		old := w.connect(packet.V311, "old", keepAlive(100)) // who cannot be told
+		wait(149 * time.Second)
+		old.send(&packet.Pingreq{})
+		want[*packet.Pingresp](old)
 	})
 	prove5(t, "3.1.2-29", testProblemInformation)
 	prove(t, "3.1.3-5", func(t *testing.T, w *world, v packet.Version) {
@@ -254,7 +278,7 @@ func TestConnectStatements(t *testing.T) {
 			}
 		}
 	})
-	prove5(t, "3.1.3-9", func(_ *testing.T, w *world) {
+	prove5(t, "3.1.2-8 3.1.2-10 3.1.3-9", func(t *testing.T, w *world) {
 		watcher := w.connect(packet.V5, "watcher")
 		watcher.subscribe(filter("w", 0))
 		w.connect(packet.V5, "c", expiry(100), withWill("w", "old", 20)).close()
@@ -267,6 +291,8 @@ func TestConnectStatements(t *testing.T) {
 		watcher.silence()
 		wait(time.Millisecond)
 		watcher.wantMessage("new")
+		wait(time.Hour) // past the end of the session
+		watcher.silence()
 	})
 	prove5(t, "3.1.3-10", func(t *testing.T, w *world) {
 		watcher := w.connect(packet.V5, "watcher")
@@ -425,6 +451,19 @@ func testMaximumPacketSize(t *testing.T, w *world) {
 			}
 		}
 	}
+	for qos := byte(1); qos < 3; qos++ { // sent before, and now too large
+		sub := w.connect(packet.V5, "sub", expiry(100))
+		sub.subscribe(filter("a", 2))
+		pub.exchange("a", strings.Repeat("x", 100), qos)
+		sub.wantMessage(strings.Repeat("x", 100))
+		sub.close()
+		sub = w.connect(packet.V5, "sub", maxPacketSize(50), expiry(100), resume)
+		pub.exchange("a", "z", qos)
+		sub.finish(sub.wantMessage("z"))
+		sub.silence()
+		sub.close()
+		w.connect(packet.V5, "sub").bye()
+	}
 	if got := w.b.Counters().Store.Queued; got != 0 {
 		t.Errorf("%d messages stay in queues", got)
 	}
@@ -468,140 +507,6 @@ func testProblemInformation(t *testing.T, w *world) {
 		c.raw([]byte("\xc1\x00"))
 		if got := want[*packet.Disconnect](c); got.Properties.ReasonString == "" {
 			t.Error("DISCONNECT without a reason")
-		}
-	}
-}
-
-func TestConnackStatements(t *testing.T) {
-	prove(t, "3.2.2-6 3.2.2-7 3.2.2-8", func(t *testing.T, w *world, v packet.Version) {
-		c := w.connect(v, "no", kept(v)) // leaves a session
-		c.close()
-		w.rules.set(func(r *rules) { r.nobody = []string{"nox"} })
-		c, ack := w.connectAck(v, "no", resume, kept(v))
-		if ack.ReasonCode != packet.NotAuthorized || ack.SessionPresent || !c.ended() {
-			t.Errorf("got %s, session present %v, open %v", show(ack), ack.SessionPresent, !c.ended())
-		}
-	})
-	prove(t, "3.2.2-1", func(t *testing.T, w *world, v packet.Version) {
-		for _, clean := range []bool{true, false, false} {
-			nc, err := w.l.Dial()
-			if err != nil {
-				t.Fatal(err)
-			}
-			connect := connectPacket("c", kept(v), func(p *packet.Connect) { p.CleanStart = clean })
-			head := make([]byte, 3) // its length is of one byte
-			if _, err := nc.Write(connect.Append([]byte("cx\n"), v)); err != nil {
-				t.Error(err)
-			}
-			if _, err := io.ReadFull(nc, head); err != nil || head[0] != 0x20 || head[2]&0xFE != 0 {
-				t.Errorf("CONNACK begins with % x: %v", head, err)
-			}
-			nc.Close()
-		}
-	})
-	prove5(t, "3.2.2-9 3.2.2-10 3.2.2-12", func(t *testing.T, w *world) {
-		c, ack := w.connectAck(packet.V5, "c", withWill("w", "x", 0), func(p *packet.Connect) { p.Will.QoS, p.Will.Retain = 2, true })
-		for _, id := range []packet.PropertyID{
-			packet.PropMaximumQoS, packet.PropRetainAvailable, packet.PropWildcardSubscriptionAvailable,
-			packet.PropSubscriptionIdentifierAvailable, packet.PropSharedSubscriptionAvailable,
-		} { // what is not announced is there
-			if ack.Properties.Has(id) {
-				t.Errorf("CONNACK has %s", id)
-			}
-		}
-		if got := c.subscribe(filter("a/+", 0), filter("b", 1), filter("c", 2), filter("$share/g/d", 2)); !slices.Equal(got, []packet.ReasonCode{0, 1, 2, 2}) {
-			t.Errorf("granted %v", got)
-		}
-	})
-	prove5With(t, "3.2.2-15", func(o *Options) { o.PacketSize = 100 }, testServerPacketSize)
-	prove5(t, "3.2.2-17 3.2.2-18", func(t *testing.T, w *world) {
-		c, ack := w.connectAck(packet.V5, "c")
-		highest := ack.Properties.TopicAliasMaximum
-		p := message("a", "x", 0, 0)
-		p.Properties.SetTopicAlias(highest)
-		c.send(p)
-		c.silence()
-		p.Properties.SetTopicAlias(highest + 1)
-		c.send(p)
-		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.TopicAliasInvalid || !c.ended() {
-			t.Errorf("got %s", show(got))
-		}
-	})
-	prove5(t, "3.2.2-19 3.2.2-20", func(t *testing.T, w *world) {
-		w.rules.set(func(r *rules) { r.will = []string{"no/will"} })
-		for limit, wantReason := range map[int]bool{5: false, 30: false, 1000: true} {
-			c, ack := w.connectAck(packet.V5, "c", withWill("no/will", "x", 0), maxPacketSize(limit))
-			if ack.Size(packet.V5) > limit || ack.ReasonCode != packet.NotAuthorized || !c.ended() {
-				t.Errorf("%d bytes within %d: %s", ack.Size(packet.V5), limit, show(ack))
-			}
-			if got := ack.Properties.Has(packet.PropReasonString); got != wantReason {
-				t.Errorf("within %d bytes: reason string %v", limit, got)
-			}
-		}
-	})
-	prove5(t, "3.1.2-24 CONNACK", func(t *testing.T, w *world) {
-		_, ack := w.connectAck(packet.V5, "c")
-		size := ack.Size(packet.V5)
-		for less := range 2 {
-			c := w.dial(packet.V5, "cx")
-			c.send(connectPacket("c", maxPacketSize(size-less)))
-			got, _ := c.next().(*packet.Connack)
-			if less == 0 && (got == nil || got.ReasonCode != packet.Success) || less == 1 && got != nil && got.ReasonCode == packet.Success {
-				t.Errorf("CONNACK of %d bytes within %d: %v", size, size-less, got)
-			}
-			if less == 1 && !c.ended() {
-				t.Error("a client that cannot be welcomed is served")
-			}
-		}
-	})
-}
-
-// testServerPacketSize sends packets of every type that are as large as CONNACK
-// allows and one byte larger.
-func testServerPacketSize(t *testing.T, w *world) {
-	pad := func(size int, make func(pad string) packet.Packet) packet.Packet {
-		for n := 0; ; n++ {
-			if p := make(strings.Repeat("x", n)); p.Size(packet.V5) >= size {
-				return p
-			}
-		}
-	}
-	reason := func(pad string) (p packet.Properties) {
-		p.SetReasonString(pad)
-		return p
-	}
-	for name, grow := range map[string]func(pad string) packet.Packet{
-		"PUBLISH": func(pad string) packet.Packet { return message("a", pad, 0, 0) },
-		"PUBACK":  func(pad string) packet.Packet { return &packet.Puback{PacketID: 1, Properties: reason(pad)} },
-		"PUBREC":  func(pad string) packet.Packet { return &packet.Pubrec{PacketID: 1, Properties: reason(pad)} },
-		"PUBREL":  func(pad string) packet.Packet { return &packet.Pubrel{PacketID: 1, Properties: reason(pad)} },
-		"PUBCOMP": func(pad string) packet.Packet { return &packet.Pubcomp{PacketID: 1, Properties: reason(pad)} },
-		"SUBSCRIBE": func(pad string) packet.Packet {
-			return &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("a"+pad, 0)}}
-		},
-		"UNSUBSCRIBE": func(pad string) packet.Packet {
-			return &packet.Unsubscribe{PacketID: 1, TopicFilters: []string{"a" + pad}}
-		},
-		"DISCONNECT": func(pad string) packet.Packet {
-			return &packet.Disconnect{ReasonCode: packet.DisconnectWithWillMessage, Properties: reason(pad)}
-		},
-	} {
-		c := w.connect(packet.V5, "c")
-		c.send(pad(100, grow))
-		if got, bad := c.next().(*packet.Disconnect); bad {
-			t.Errorf("%s of 100 bytes: %s", name, show(got))
-		}
-		c = w.connect(packet.V5, "c")
-		c.send(pad(101, grow))
-		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.PacketTooLarge || !c.ended() {
-			t.Errorf("%s of 101 bytes: %s", name, show(got))
-		}
-	}
-	for extra := range 2 {
-		c := w.dial(packet.V5, "cx")
-		c.send(pad(100+extra, func(pad string) packet.Packet { return connectPacket("c" + pad) }))
-		if got, _ := c.next().(*packet.Connack); (got != nil && got.ReasonCode == packet.Success) != (extra == 0) {
-			t.Errorf("CONNECT of %d bytes: %v", 100+extra, got)
 		}
 	}
 }

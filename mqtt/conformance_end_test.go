@@ -8,7 +8,7 @@ import (
 )
 
 func TestPingStatements(t *testing.T) {
-	prove(t, "3.12.4-1", func(_ *testing.T, w *world, v packet.Version) {
+	prove(t, "3.12.4-1", func(t *testing.T, w *world, v packet.Version) {
 		c := w.connect(v, "c")
 		c.raw([]byte("\xc0\x00\xc0\x00\xc0\x00"))
 		for range 3 {
@@ -41,6 +41,14 @@ func TestDisconnectStatements(t *testing.T) {
 		if late.silence(); !late.ended() {
 			t.Error("a connection without CONNECT stays open")
 		}
+		early, open := w.dial(packet.V5, "early"), w.connect(packet.V5, "open")
+		w.stop()
+		if got := want[*packet.Disconnect](open); got.ReasonCode != packet.ServerShuttingDown {
+			t.Errorf("got %s", show(got))
+		}
+		if early.silence(); !early.ended() {
+			t.Error("a connection outlives the broker")
+		}
 	})
 	prove5(t, "3.14.2-1 3.14.2-2 3.14.4-1 3.14.4-2 4.13.2-1", func(t *testing.T, w *world) {
 		pub := w.connect(packet.V5, "pub")
@@ -48,11 +56,12 @@ func TestDisconnectStatements(t *testing.T) {
 			end  func(c *client)
 			code packet.ReasonCode
 		}{
-			"protocol":   {func(c *client) { c.raw([]byte("\xd0\x00")) }, packet.ProtocolError},
-			"malformed":  {func(c *client) { c.raw([]byte("\xc1\x00")) }, packet.MalformedPacket},
-			"keep alive": {func(*client) { wait(15 * time.Second) }, packet.KeepAliveTimeout},
-			"taken over": {func(*client) { w.connect(packet.V5, "c", expiry(100)) }, packet.SessionTakenOver},
-			"forbidden":  {func(*client) { w.rules.set(func(r *rules) { r.nobody = []string{"cx"} }); w.b.Reauthorize() }, packet.NotAuthorized},
+			"protocol":              {func(c *client) { c.raw([]byte("\xd0\x00")) }, packet.ProtocolError},
+			"malformed":             {func(c *client) { c.raw([]byte("\xc1\x00")) }, packet.MalformedPacket},
+			"keep alive":            {func(*client) { wait(15 * time.Second) }, packet.KeepAliveTimeout},
+			"taken over":            {func(*client) { w.connect(packet.V5, "c", expiry(100)) }, packet.SessionTakenOver},
+			"forbidden":             {func(*client) { w.rules.set(func(r *rules) { r.nobody = []string{"cx"} }); w.b.Reauthorize() }, packet.NotAuthorized},
+			"no code of DISCONNECT": {func(*client) { w.b.Disconnect(testID("cx"), Removal{Code: packet.BadUserNameOrPassword}) }, packet.UnspecifiedError},
 			"by operator": {func(*client) {
 				w.b.Disconnect(testID("cx"), Removal{Code: packet.AdministrativeAction, Reason: "enough"})
 			}, packet.AdministrativeAction},
@@ -71,7 +80,7 @@ func TestDisconnectStatements(t *testing.T) {
 			w.rules.set(func(r *rules) { r.nobody = nil })
 		}
 	})
-	prove(t, "3.14.4-3 3.1.2-10", func(_ *testing.T, w *world, v packet.Version) {
+	prove(t, "3.14.4-3 3.1.2-10", func(t *testing.T, w *world, v packet.Version) {
 		watcher := w.connect(v, "watcher")
 		watcher.subscribe(filter("w", 0))
 		for _, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
@@ -82,7 +91,7 @@ func TestDisconnectStatements(t *testing.T) {
 			watcher.silence() // neither the will nor what came after DISCONNECT
 		}
 	})
-	prove5(t, "3.1.2-8", func(_ *testing.T, w *world) { // any other code leaves the will
+	prove5(t, "3.1.2-8", func(t *testing.T, w *world) { // any other code leaves the will
 		watcher := w.connect(packet.V5, "watcher")
 		watcher.subscribe(filter("w", 0))
 		for _, code := range []packet.ReasonCode{packet.DisconnectWithWillMessage, packet.UnspecifiedError, packet.QuotaExceeded} {

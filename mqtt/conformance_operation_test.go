@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
 )
 
 func TestFormatStatements(t *testing.T) {
@@ -34,7 +35,7 @@ func TestFormatStatements(t *testing.T) {
 		}
 	})
 	prove(t, "2.2.1-4 4.3.2-1 4.3.3-1", testPacketIdentifiers)
-	prove5(t, "2.2.2-1", func(_ *testing.T, w *world) { // the test client takes nothing else
+	prove5(t, "2.2.2-1", func(t *testing.T, w *world) { // the test client takes nothing else
 		w.rules.set(func(r *rules) { r.will = []string{"no"} })
 		c := w.connect(packet.V5, "c")
 		c.subscribe(filter("a", 2))
@@ -57,12 +58,7 @@ func testPacketIdentifiers(t *testing.T, w *world, v packet.Version) {
 	if len(held) != 5 || held[0] {
 		t.Fatalf("identifiers %v", held)
 	}
-	conn := w.b.all()
-	for _, s := range conn { // so that it takes no 65,535 messages to get there
-		s.mu.Lock()
-		s.window.next = 65_530
-		s.mu.Unlock()
-	}
+	w.nextPacketID(65_530)
 	for i := range 20 {
 		pub.exchange("a", "x", 1+byte(i%2))
 		p := sub.wantMessage("x")
@@ -73,8 +69,18 @@ func testPacketIdentifiers(t *testing.T, w *world, v packet.Version) {
 	}
 }
 
+// nextPacketID has the sessions go on after id, as if so many messages had been
+// sent.
+func (w *world) nextPacketID(id uint16) {
+	for _, s := range w.b.all() {
+		s.mu.Lock()
+		s.window.next = id
+		s.mu.Unlock()
+	}
+}
+
 func TestSessionStatements(t *testing.T) {
-	prove5(t, "4.1.0-1", func(_ *testing.T, w *world) { // even without expiry it lasts as long as the connection
+	prove5(t, "4.1.0-1", func(t *testing.T, w *world) { // even without expiry it lasts as long as the connection
 		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
 		sub.subscribe(filter("a", 1))
 		wait(1000 * time.Second)
@@ -131,7 +137,7 @@ func TestDeliveryStatements(t *testing.T) {
 			sub.silence()
 		}
 	})
-	prove(t, "4.3.2-4 4.3.2-5 4.3.3-8 4.3.3-11 4.3.3-12", func(_ *testing.T, w *world, v packet.Version) {
+	prove(t, "4.3.2-4 4.3.2-5 4.3.3-8 4.3.3-11 4.3.3-12", func(t *testing.T, w *world, v packet.Version) {
 		for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
 			sub, pub := w.connect(v, "sub"), w.connect(v, fmt.Sprint("pub", i), change)
 			sub.subscribe(filter("a", 0))
@@ -148,6 +154,35 @@ func TestDeliveryStatements(t *testing.T) {
 			sub.wantMessage("new")
 			sub.silence()
 		}
+	})
+	t.Run("4.3.2-4 4.3.3-8", func(t *testing.T) { // what is not kept is not acknowledged as taken
+		full := func(o *Options) {
+			o.Store = store.NewMemory(store.Limits{Retained: store.QueueLimit{Messages: 1, Bytes: 1}})
+		}
+		bubble(t, full, func(t *testing.T, w *world) {
+			for _, v := range versions {
+				pub := w.connect(v, "pub")
+				for qos := byte(1); qos < 3; qos++ {
+					p := message("a", "too long", qos, 5)
+					p.Retain = true
+					pub.send(p)
+					switch got := pub.next().(type) {
+					case nil:
+						if v == packet.V5 {
+							t.Errorf("QoS %d: no answer", qos)
+						}
+					case *packet.Puback:
+						if v == packet.V311 || got.ReasonCode != packet.QuotaExceeded {
+							t.Errorf("PUBACK %s", got.ReasonCode)
+						}
+					case *packet.Pubrec:
+						if v == packet.V311 || got.ReasonCode != packet.QuotaExceeded {
+							t.Errorf("PUBREC %s", got.ReasonCode)
+						}
+					}
+				}
+			}
+		})
 	})
 	prove(t, "4.3.3-4 4.3.3-5 4.3.3-6", func(t *testing.T, w *world, v packet.Version) {
 		sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
@@ -190,7 +225,7 @@ func TestDeliveryStatements(t *testing.T) {
 		}
 		sub.finish(again)
 	})
-	prove5(t, "4.3.3-9", func(_ *testing.T, w *world) {
+	prove5(t, "4.3.3-9", func(t *testing.T, w *world) {
 		w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
 		sub := w.connect(packet.V5, "sub")
 		sub.subscribe(filter("#", 0))
@@ -211,26 +246,31 @@ func TestDeliveryStatements(t *testing.T) {
 			pub.bye()
 		}
 	})
-	prove(t, "4.3.3-10", func(_ *testing.T, w *world, v packet.Version) {
+	prove(t, "4.3.3-10", func(t *testing.T, w *world, v packet.Version) {
 		sub := w.connect(v, "sub")
 		sub.subscribe(filter("a", 0))
-		pub := w.connect(v, "pub", kept(v))
-		for round := range 3 {
-			for repeat := range 5 {
-				p := message("a", fmt.Sprint(round), 2, 5)
-				p.Dup = repeat > 0
-				pub.send(p)
-				want[*packet.Pubrec](pub)
-				pub.close()
-				pub = w.connect(v, "pub", resume, kept(v))
+		for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
+			pub := w.connect(v, "pub", change)
+			for round := range 3 {
+				for repeat := range 5 {
+					p := message("a", fmt.Sprint(round), 2, 5)
+					p.Dup = repeat > 0
+					pub.send(p)
+					want[*packet.Pubrec](pub)
+					if i > 0 {
+						pub.close()
+						pub = w.connect(v, "pub", resume, kept(v))
+					}
+				}
+				sub.wantMessage(fmt.Sprint(round))
+				sub.silence()
+				pub.send(&packet.Pubrel{PacketID: 5})
+				want[*packet.Pubcomp](pub)
 			}
-			sub.wantMessage(fmt.Sprint(round))
-			sub.silence()
-			pub.send(&packet.Pubrel{PacketID: 5})
-			want[*packet.Pubcomp](pub)
+			pub.bye()
 		}
 	})
-	prove5(t, "4.3.3-13", func(_ *testing.T, w *world) {
+	prove5(t, "4.3.3-13", func(t *testing.T, w *world) {
 		pub := w.connect(packet.V5, "pub", expiry(1000))
 		p := message("a", "x", 2, 5)
 		p.Properties.SetMessageExpiryInterval(1)
@@ -285,6 +325,7 @@ func TestDeliveryStatements(t *testing.T) {
 		sub.subscribe(filter("a", 2))
 		const n = 40
 		ids := make([]uint16, n)
+		w.nextPacketID(65_520) // the identifiers begin anew on the way
 		for i := range n {
 			pub.exchange("a", fmt.Sprint(i), 2)
 			ids[i] = sub.wantMessage(fmt.Sprint(i)).PacketID

@@ -119,7 +119,7 @@ func TestPublishStatements(t *testing.T) {
 			}
 		})
 	}
-	prove(t, "3.3.1-9 3.1.1", func(_ *testing.T, w *world, v packet.Version) {
+	prove(t, "3.3.1-9 3.1.1", func(t *testing.T, w *world, v packet.Version) {
 		sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
 		pub.send(retained("a", "kept"))
 		for range 2 {
@@ -398,6 +398,12 @@ func testMessageExpiry(t *testing.T, w *world) {
 	away.subscribe(filter("r/#", 1))
 	left(away, "long", 40)
 	away.silence()
+	away.close()
+	send("r/over", "over", 5, false)
+	wait(2 * time.Minute) // nobody comes for it
+	if got := w.b.Counters().Store.Queued; got != 0 {
+		t.Errorf("%d expired messages wait for a session", got)
+	}
 	wait(time.Hour)
 	if got := w.b.Counters().Store; got.Retained != 0 || got.Queued != 0 {
 		t.Errorf("%d retained and %d queued messages outlive their time", got.Retained, got.Queued)

@@ -16,7 +16,7 @@ func (c *client) unsubscribe(filters ...string) *packet.Unsuback {
 }
 
 func TestSubscribeStatements(t *testing.T) {
-	prove5(t, "3.8.3-3", func(_ *testing.T, w *world) {
+	prove5(t, "3.8.3-3", func(t *testing.T, w *world) {
 		for _, session := range []uint32{0, 100} {
 			a, b := w.connect(packet.V5, "a", expiry(session)), w.connect(packet.V5, "b", expiry(session))
 			for _, c := range []*client{a, b} {
@@ -262,7 +262,7 @@ func TestSharedStatements(t *testing.T) {
 		}
 		b.silence()
 	})
-	prove(t, "4.8.2-5", func(_ *testing.T, w *world, v packet.Version) {
+	prove(t, "4.8.2-5", func(t *testing.T, w *world, v packet.Version) {
 		a, b, pub := w.connect(v, "a", kept(v)), w.connect(v, "b", kept(v)), w.connect(v, "pub")
 		a.subscribe(filter("$share/g/t", 2))
 		pub.exchange("t", "x", 2)
@@ -273,7 +273,7 @@ func TestSharedStatements(t *testing.T) {
 		wait(2000 * time.Second)
 		b.silence()
 	})
-	prove5(t, "4.8.2-6", func(_ *testing.T, w *world) {
+	prove5(t, "4.8.2-6", func(t *testing.T, w *world) {
 		for qos := byte(1); qos < 3; qos++ {
 			a, b, pub := w.connect(packet.V5, "a", expiry(100)), w.connect(packet.V5, "b"), w.connect(packet.V5, "pub")
 			a.subscribe(filter("$share/g/t", 2))

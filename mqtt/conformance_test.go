@@ -155,7 +155,7 @@ func TestBrokenPackets(t *testing.T) {
 	for _, statement := range order {
 		t.Run(statement, func(t *testing.T) {
 			for _, b := range byStatement[statement] {
-				each(t, func(_ *testing.T, w *world, v packet.Version) { w.breaks(v, b) })
+				each(t, func(t *testing.T, w *world, v packet.Version) { w.breaks(v, b) })
 			}
 		})
 	}

@@ -160,7 +160,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 		if c.own == nil && h.Type != packet.TypeConnect { // no need to hear the rest of it
 			return used, 0, c.handleConnect(h, nil)
 		}
-		if n+h.Length > c.b.opts.PacketSize {
+		if n+h.Length > c.b.opts.PacketSize { // [MQTT-3.2.2-15]
 			return used, 0, &packet.Error{Code: packet.PacketTooLarge, Statement: "MQTT-3.2.2-15", Msg: fmt.Sprintf("%s of %d bytes", h.Type, n+h.Length)}
 		}
 		if len(b) < n+h.Length {
@@ -277,7 +277,7 @@ func (c *conn) watch() (stop func()) {
 		if !c.waiting.Load() {
 			left -= time.Since(c.b.start) - time.Duration(c.heard.Load())
 		}
-		if left <= 0 {
+		if left <= 0 { // [MQTT-3.1.2-22] [MQTT-3.2.2-22]
 			c.end(packet.KeepAliveTimeout, "nothing heard for 1.5 times the keep alive")
 			return
 		}
@@ -302,16 +302,16 @@ func (c *conn) end(code packet.ReasonCode, reason string) {
 		c.cause = &packet.Error{Code: code, Msg: reason}
 		close(c.closing)
 		c.sayGoodbye(code, reason)
-		c.finish()
+		c.finish() // [MQTT-3.14.4-2] [MQTT-4.13.2-1]
 	})
 }
 
 // sayGoodbye sends DISCONNECT, unless there was no CONNACK [MQTT-3.14.0-1].
 func (c *conn) sayGoodbye(code packet.ReasonCode, reason string) {
-	if c.version != packet.V5 || !c.ready.Load() {
+	if c.version != packet.V5 || !c.ready.Load() { // [MQTT-3.14.0-1]
 		return
 	}
-	if !code.ValidIn(packet.TypeDisconnect) {
+	if !code.ValidIn(packet.TypeDisconnect) { // [MQTT-3.14.2-1]
 		code = packet.UnspecifiedError
 	}
 	p := &packet.Disconnect{ReasonCode: code}

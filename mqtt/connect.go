@@ -23,7 +23,7 @@ func (r *refusal) Error() string { return r.reason }
 // handleConnect takes the first packet of a connection, which is CONNECT
 // [MQTT-3.1.0-1], and gives the connection its session.
 func (c *conn) handleConnect(h packet.Header, body []byte) error {
-	if h.Type != packet.TypeConnect {
+	if h.Type != packet.TypeConnect { // [MQTT-3.1.0-1]
 		return violation("MQTT-3.1.0-1", "the first packet is "+h.Type.String())
 	}
 	var p packet.Connect
@@ -32,13 +32,13 @@ func (c *conn) handleConnect(h packet.Header, body []byte) error {
 		c.version = packet.V311
 	}
 	if bad, ok := errors.AsType[*packet.Error](err); ok {
-		err = &refusal{bad.Code, bad.Error()}
+		err = &refusal{bad.Code, bad.Error()} // [MQTT-3.1.4-1]
 	}
 	if err == nil {
 		err = c.accept(&p)
 	}
 	if no, ok := errors.AsType[*refusal](err); ok {
-		c.refuseConnect(no)
+		c.refuseConnect(no) // [MQTT-3.1.4-2]
 	}
 	return err
 }
@@ -62,7 +62,7 @@ func (c *conn) accept(p *packet.Connect) error {
 	}
 	policy := c.b.policy.Load()
 	rights := c.b.opts.Authorizer.Rights(c.principal)
-	if rights == nil {
+	if rights == nil { // [MQTT-3.1.4-2] [MQTT-3.1.4-6]
 		c.b.count.deniedConnect.Add(1)
 		return &refusal{packet.NotAuthorized, "the identity may not connect"}
 	}
@@ -102,17 +102,20 @@ func (c *conn) accept(p *packet.Connect) error {
 func (c *conn) takeOptions(p *packet.Connect) {
 	o := &p.Properties
 	c.keepAlive = time.Duration(p.KeepAlive) * time.Second
+	if limit := c.b.opts.KeepAlive; limit > 0 && c.version == packet.V5 && (p.KeepAlive == 0 || c.keepAlive > limit) {
+		c.keepAlive = limit
+	}
 	c.quota = int(c.b.opts.Inflight)
 	if o.Has(packet.PropReceiveMaximum) {
-		c.quota = min(c.quota, int(o.ReceiveMaximum)) // [MQTT-3.3.4-9]
+		c.quota = min(c.quota, int(o.ReceiveMaximum)) // [MQTT-3.3.4-9] [MQTT-4.9.0-1]
 	}
 	if o.Has(packet.PropMaximumPacketSize) {
-		c.maxPacket = int(o.MaximumPacketSize)
+		c.maxPacket = int(o.MaximumPacketSize) // [MQTT-3.1.2-24]
 	}
-	if o.Has(packet.PropTopicAliasMaximum) {
+	if o.Has(packet.PropTopicAliasMaximum) { // [MQTT-3.1.2-26]
 		c.out.aliases.limit = int(min(o.TopicAliasMaximum, c.b.opts.TopicAliases))
 	}
-	c.problemInfo = !o.Has(packet.PropRequestProblemInformation) || o.RequestProblemInformation == 1
+	c.problemInfo = !o.Has(packet.PropRequestProblemInformation) || o.RequestProblemInformation == 1 // [MQTT-3.1.2-29]
 }
 
 // connectExpiry returns the Session Expiry Interval that a CONNECT gets. In 3.1.1
@@ -136,22 +139,27 @@ func (b *Broker) capExpiry(seconds uint32) uint32 {
 	return seconds
 }
 
-// welcome sends CONNACK and then what the session has waiting. [MQTT-3.1.4-5]
-// [MQTT-3.2.0-1]
+// welcome sends CONNACK, once, and then what the session has waiting.
+// [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] It announces no Maximum QoS and
+// nothing that is not available, since all is [MQTT-3.2.2-9] [MQTT-3.2.2-10]
+// [MQTT-3.2.2-12] [MQTT-3.2.2-13].
 func (c *conn) welcome(p *packet.Connect, s *session, present bool, assigned string) error {
 	ack := &packet.Connack{SessionPresent: present} // [MQTT-3.2.2-2] [MQTT-3.2.2-3]
 	o := &ack.Properties
 	o.SetReceiveMaximum(c.b.opts.ReceiveMaximum)
 	o.SetMaximumPacketSize(uint32(c.b.opts.PacketSize))
 	o.SetTopicAliasMaximum(c.b.opts.TopicAliases)
+	if c.keepAlive != time.Duration(p.KeepAlive)*time.Second { // [MQTT-3.2.2-21]
+		o.SetServerKeepAlive(uint16(c.keepAlive / time.Second))
+	}
 	if prefix := c.responsePrefix(p, s); prefix != "" {
 		o.SetResponseInformation(prefix)
 	}
-	if c.method != "" {
-		o.SetAuthenticationMethod(c.method) // [MQTT-4.12.0-5]
+	if c.method != "" { // [MQTT-4.12.0-5]
+		o.SetAuthenticationMethod(c.method)
 	}
-	if assigned != "" {
-		o.SetAssignedClientIdentifier(assigned) // [MQTT-3.2.2-16]
+	if assigned != "" { // [MQTT-3.2.2-16]
+		o.SetAssignedClientIdentifier(assigned)
 	}
 	if got := s.expiry.Load(); p.Properties.Has(packet.PropSessionExpiryInterval) && got != p.Properties.SessionExpiryInterval {
 		o.SetSessionExpiryInterval(got)
@@ -206,7 +214,7 @@ func (b *Broker) claim(c *conn) bool {
 	b.owners[key] = c
 	b.mu.Unlock()
 	if before != nil {
-		before.end(packet.SessionTakenOver, "the client connected again")
+		before.end(packet.SessionTakenOver, "the client connected again") // [MQTT-3.1.4-3]
 		<-before.closed
 	}
 	b.mu.Lock()
@@ -238,8 +246,8 @@ func (b *Broker) release(c *conn) {
 	close(c.closed)
 }
 
-// key is of the session: the identity is part of it, so identities cannot take
-// over each other's sessions.
+// key is of the session. The client identifier names it [MQTT-3.1.3-2] among those
+// of an identity, so identities cannot take over each other's sessions.
 func (c *conn) key() store.SessionKey {
 	return store.SessionKey{Identity: c.principal.ID.String(), ClientID: c.principal.ClientID}
 }
@@ -254,7 +262,7 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 	b.mu.Lock()
 	s = b.sessions[key]
 	b.mu.Unlock()
-	if s != nil && cleanStart {
+	if s != nil && cleanStart { // [MQTT-3.1.2-4] [MQTT-3.1.4-4] [MQTT-3.2.2-2]
 		s.end(true, 0)
 		s = nil
 	}
@@ -262,14 +270,14 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 	if s != nil {
 		s.rights.Store(&rights)
 		before = s.expiry.Load()
-		present = s.attach(c, expiry)
+		present = s.attach(c, expiry) // [MQTT-3.1.2-5] [MQTT-3.2.2-3]
 	}
 	if !present {
 		s = newSession(b, c.principal, key)
 		s.rights.Store(&rights)
 		s.attach(c, expiry)
 		b.mu.Lock()
-		b.sessions[key] = s
+		b.sessions[key] = s // [MQTT-3.1.2-6]
 		b.mu.Unlock()
 	}
 	s.review()

@@ -25,8 +25,8 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 		return
 	}
 	f := bt.out.frame(c.version, qos, retain, ids)
-	if !c.takes(f) {
-		s.lose(dropTooLarge) // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+	if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+		s.lose(dropTooLarge)
 		return
 	}
 	if qos == 0 {
@@ -184,7 +184,7 @@ func (s *session) pumpStore(bt *batch, c *conn) bool {
 	var late []store.Entry // sent once their identifiers are kept
 	for s.behind {
 		room := s.window.room()
-		if room <= 0 {
+		if room <= 0 { // [MQTT-4.9.0-2] [MQTT-3.3.4-9]
 			break
 		}
 		after := s.read
@@ -217,14 +217,14 @@ func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[
 			s.read = e.Seq // in flight since before a restart: resume has it
 			continue
 		}
-		if e.Message.Expired(now) {
-			s.skip(e.Seq, dropExpired) // [MQTT-3.3.2-5]
+		if e.Message.Expired(now) { // [MQTT-3.3.2-5]
+			s.skip(e.Seq, dropExpired)
 			continue
 		}
 		bt.out.set(e.Message)
 		f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
-		if !c.takes(f) {
-			s.skip(e.Seq, dropTooLarge) // [MQTT-3.1.2-25]
+		if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+			s.skip(e.Seq, dropTooLarge)
 			continue
 		}
 		if e.QoS == 2 || s.late > 0 || len(*late) > 0 {
@@ -293,7 +293,7 @@ func (s *session) pumpVolatile(bt *batch, c *conn) {
 	n := 0
 	for ; n < len(s.volatile); n++ {
 		d := &s.volatile[n]
-		if d.Message.Expired(time.Now()) {
+		if d.Message.Expired(time.Now()) { // [MQTT-3.3.2-5]
 			s.lose(dropExpired)
 			continue
 		}
@@ -332,9 +332,9 @@ func (s *session) resume(bt *batch, c *conn) bool {
 	for _, old := range s.window.stale(nil) {
 		slot := s.window.get(old.id)
 		switch {
-		case slot.state == released:
-			c.send(bt, &packet.Pubrel{PacketID: old.id}) // [MQTT-4.3.3-6]
-		case s.window.room() <= 0:
+		case slot.state == released: // [MQTT-4.3.3-6] [MQTT-4.3.3-5]
+			c.send(bt, &packet.Pubrel{PacketID: old.id})
+		case s.window.room() <= 0: // [MQTT-4.9.0-1]
 			return false
 		default:
 			again, ok := s.resend(bt, c, old)
@@ -366,7 +366,7 @@ func (s *session) resend(bt *batch, c *conn, old slot) (again, ok bool) {
 	e := got[0]
 	bt.out.set(e.Message)
 	f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
-	if !c.takes(f) {
+	if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 		s.done = append(s.done, old.seq)
 		return false, false
 	}

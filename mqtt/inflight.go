@@ -48,13 +48,13 @@ func (c *conn) pump() {
 // finish ends an outgoing exchange and reports whether something waits for the
 // room that it leaves. The caller holds mu.
 func (s *session) finish(slot *slot) (more bool) {
-	if slot.seq != 0 {
+	if slot.seq != 0 { // [MQTT-4.4.0-2]
 		s.done = append(s.done, slot.seq)
 	}
 	if slot.loan != nil && slot.loan.seq != 0 {
 		s.repaid = append(s.repaid, slot.loan)
 	}
-	s.window.free(slot)
+	s.window.free(slot) // [MQTT-4.4.0-2]
 	return s.behind || len(s.volatile) > 0 || s.window.used != s.window.live ||
 		slices.ContainsFunc(s.groups, func(g *group) bool { return g.stuck.Load() })
 }
@@ -71,11 +71,11 @@ func (c *conn) handlePubrec(flags byte, body []byte) error {
 	s.mu.Lock()
 	slot := s.window.get(p.PacketID)
 	switch {
-	case slot == nil || slot.qos != 2:
+	case slot == nil || slot.qos != 2: // [MQTT-3.6.2-1]
 		s.mu.Unlock()
 		c.send(&c.batch, &packet.Pubrel{PacketID: p.PacketID, ReasonCode: packet.PacketIdentifierNotFound})
 		return nil
-	case p.ReasonCode.Failed():
+	case p.ReasonCode.Failed(): // [MQTT-4.4.0-2]
 		more := s.finish(slot)
 		s.mu.Unlock()
 		if more {
@@ -83,7 +83,7 @@ func (c *conn) handlePubrec(flags byte, body []byte) error {
 		}
 		return nil
 	}
-	slot.state = released
+	slot.state = released // [MQTT-4.3.3-6]
 	seq := slot.seq
 	s.mu.Unlock()
 	if seq == 0 {
@@ -148,16 +148,17 @@ func (c *conn) handlePubrel(flags byte, body []byte) error {
 	}
 	comp := &c.scratch.comp
 	*comp = packet.Pubcomp{PacketID: id}
-	if !known && c.version == packet.V5 {
+	if !known && c.version == packet.V5 { // [MQTT-3.7.2-1]
 		comp.ReasonCode = packet.PacketIdentifierNotFound
 	}
-	c.send(&c.batch, comp)
+	c.send(&c.batch, comp) // [MQTT-4.3.3-11]
 	return nil
 }
 
 // repeated answers a QoS 2 PUBLISH that came before: with PUBREC each time, and
-// it is delivered once [MQTT-4.3.3-10]. While the first is on its way the answer
-// waits for it.
+// it is delivered once [MQTT-4.3.3-10], also when it has expired since
+// [MQTT-4.3.3-13]. While the first is on its way the answer waits for it. At QoS 1
+// nothing is remembered: the same identifier is a new message [MQTT-4.3.2-5].
 func (s *session) repeated(c *conn, id uint16) bool {
 	s.mu.Lock()
 	e, known := s.incoming[id]
@@ -193,14 +194,14 @@ func (s *session) receive(id uint16, e *entry) {
 	if s.incoming == nil {
 		s.incoming = make(map[uint16]*entry)
 	}
-	s.incoming[id] = e
+	s.incoming[id] = e // [MQTT-4.3.3-10]
 	s.incomingLen.Store(int32(len(s.incoming)))
 }
 
 // received notes the outcome that PUBREC tells: after a failure the identifier
 // is free again [MQTT-4.3.3-9].
 func (s *session) received(id uint16, code packet.ReasonCode) {
-	if code.Failed() {
+	if code.Failed() { // [MQTT-4.3.3-9]
 		s.release(id)
 		return
 	}
@@ -216,7 +217,7 @@ func (s *session) release(id uint16) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, known := s.incoming[id]
-	delete(s.incoming, id)
+	delete(s.incoming, id) // [MQTT-4.3.3-12]
 	s.incomingLen.Store(int32(len(s.incoming)))
 	return known
 }

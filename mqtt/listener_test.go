@@ -156,7 +156,7 @@ func (l quickListener) Accept() (net.Conn, error) {
 }
 
 // TestTransports sends 64 KiB messages and small ones both ways over each kind of
-// connection, to a receiver that does not read until all are published.
+// connection, to a receiver that does not read until all are published. [MQTT-4.2-1]
 func TestTransports(t *testing.T) {
 	server, client := selfSigned(t)
 	tcp := func(t *testing.T, wrap func(net.Listener) net.Listener) (net.Listener, func() net.Conn) {

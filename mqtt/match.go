@@ -114,15 +114,15 @@ func (p *pipeline) answered(e *entry) {
 // [MQTT-4.5.0-1].
 func (p *pipeline) match(e *entry, o *output) {
 	r := p.cache.get(p.b, o.m.Topic, p.owner)
-	o.retain = o.m.Retain // [MQTT-3.3.1-5] [MQTT-3.3.1-8]
+	o.retain = o.m.Retain // [MQTT-3.3.1-5]
 	o.forward = e.forward && r.wanted
 	e.matched = e.matched || o.forward || r.matched()
 	o.deliveries = make([]delivery, 0, len(r.receivers)+len(r.groups))
-	for i := range r.receivers {
+	for i := range r.receivers { // [MQTT-4.5.0-1]
 		to := &r.receivers[i]
 		d := delivery{session: to.session, granted: to.qos, rap: to.rap, downstream: to.downstream}
 		d.IDs = to.ids
-		d.rap = d.rap || e.replayed // [MQTT-3.3.1-8]
+		d.rap = d.rap || e.replayed
 		d.carry(o.m)
 		if d.QoS == 0 && !d.session.connected() {
 			continue // nothing keeps QoS 0 for who is away
@@ -161,8 +161,8 @@ func (g *group) deliver(m *store.Message) (d delivery, ok bool) {
 // only for a subscription that asked for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
 func (d *delivery) carry(m *store.Message) {
 	d.Message = m
-	d.QoS = min(m.QoS, d.granted)
-	d.Retain = m.Retain && d.rap
+	d.QoS = min(m.QoS, d.granted) // [MQTT-3.8.4-8]
+	d.Retain = m.Retain && d.rap  // [MQTT-3.3.1-13]
 	d.persist = d.QoS > 0 && d.session.persistent()
 }
 

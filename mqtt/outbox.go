@@ -155,8 +155,8 @@ func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 // send appends any other packet for the next flush. It is never refused: the
 // client's own reader waits when its answers pile up.
 func (c *conn) send(bt *batch, p packet.Packet) {
-	if c.maxPacket > 0 && !packet.Fit(p, c.version, c.maxPacket) {
-		return // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+	if c.maxPacket > 0 && !packet.Fit(p, c.version, c.maxPacket) { // [MQTT-3.1.2-24] [MQTT-3.4.2-2] [MQTT-3.5.2-2] [MQTT-3.14.2-3]
+		return
 	}
 	o := &c.out
 	o.mu.Lock()

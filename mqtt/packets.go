@@ -76,7 +76,7 @@ func (c *conn) handleDisconnect(flags byte, body []byte) error {
 	if err := p.Decode(c.version, flags, body); err != nil {
 		return err
 	}
-	if err := p.CheckClient(); err != nil {
+	if err := p.CheckClient(); err != nil { // [MQTT-3.14.2-1]
 		return err
 	}
 	if p.Properties.Has(packet.PropSessionExpiryInterval) {
@@ -84,6 +84,6 @@ func (c *conn) handleDisconnect(flags byte, body []byte) error {
 			return err
 		}
 	}
-	c.graceful = p.ReasonCode == packet.NormalDisconnection
+	c.graceful = p.ReasonCode == packet.NormalDisconnection // [MQTT-3.14.4-3]
 	return errDisconnected
 }

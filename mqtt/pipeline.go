@@ -10,8 +10,8 @@ import (
 
 // pipeline is the ordered ring of one sender's messages that wait for a function
 // or the store. Answers may come in any order; the steps of the entries are
-// taken in the order of the entries: each is routed, committed, and then
-// delivered and acknowledged. Whoever brings an answer takes the steps that it
+// taken in the order of the entries [MQTT-4.6.0-5] [MQTT-4.6.0-6]: each is routed,
+// committed, and then delivered and acknowledged. Whoever brings an answer takes the steps that it
 // made possible, one goroutine at a time.
 type pipeline struct {
 	b     *Broker

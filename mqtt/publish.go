@@ -18,7 +18,7 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 	if err := p.Decode(c.version, flags, body); err != nil { // step 1
 		return err
 	}
-	if err := p.CheckClient(); err != nil {
+	if err := p.CheckClient(); err != nil { // [MQTT-3.3.4-6]
 		return err
 	}
 	if err := c.resolveAlias(p); err != nil { // step 2
@@ -29,7 +29,7 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if p.QoS == 2 && s.repeated(c, p.PacketID) {
+	if p.QoS == 2 && s.repeated(c, p.PacketID) { // [MQTT-4.3.3-10]
 		c.received++
 		c.unpaid++
 		return nil
@@ -66,18 +66,18 @@ func (c *conn) resolveAlias(p *packet.Publish) error {
 		return nil
 	}
 	alias := int(p.Properties.TopicAlias)
-	p.Properties.Clear(packet.PropTopicAlias) // a receiver has aliases of its own
-	if alias == 0 || alias > int(c.b.opts.TopicAliases) {
+	p.Properties.Clear(packet.PropTopicAlias)             // [MQTT-3.1.2-27]: a receiver has aliases of its own
+	if alias == 0 || alias > int(c.b.opts.TopicAliases) { // [MQTT-3.3.2-9] [MQTT-3.2.2-17]
 		return &packet.Error{Code: packet.TopicAliasInvalid, Statement: "MQTT-3.3.2-9", Msg: "topic alias is out of range"}
 	}
 	if c.aliases == nil {
 		c.aliases = make([][]byte, c.b.opts.TopicAliases)
 	}
 	if len(p.TopicName) > 0 {
-		c.aliases[alias-1] = bytes.Clone(p.TopicName)
+		c.aliases[alias-1] = bytes.Clone(p.TopicName) // [MQTT-3.3.2-12]
 		return nil
 	}
-	if p.TopicName = c.aliases[alias-1]; p.TopicName == nil {
+	if p.TopicName = c.aliases[alias-1]; p.TopicName == nil { // [MQTT-3.3.2-7]
 		return violation("", "topic alias was never set")
 	}
 	return nil
@@ -101,7 +101,7 @@ func (c *conn) checkQuota(p *packet.Publish, s *session) error {
 	if p.QoS == 0 || c.version != packet.V5 {
 		return nil
 	}
-	if int(s.pipe.qos1.Load())+int(s.incomingLen.Load()) >= int(c.b.opts.ReceiveMaximum) {
+	if int(s.pipe.qos1.Load())+int(s.incomingLen.Load()) >= int(c.b.opts.ReceiveMaximum) { // [MQTT-3.3.4-7]
 		return &packet.Error{Code: packet.ReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Msg: "more messages in flight than the receive maximum"}
 	}
 	return nil
@@ -142,7 +142,7 @@ func (c *conn) deliverNow(p *packet.Publish, r *route, s *session) {
 		c.scratch.ack = packet.Puback{PacketID: p.PacketID, ReasonCode: noted(r.matched())}
 		c.send(bt, &c.scratch.ack) // [MQTT-4.3.2-4]
 	case 2:
-		s.receive(p.PacketID, nil)
+		s.receive(p.PacketID, nil) // [MQTT-4.3.3-10]
 		c.scratch.rec = packet.Pubrec{PacketID: p.PacketID, ReasonCode: noted(r.matched())}
 		c.send(bt, &c.scratch.rec) // [MQTT-4.3.3-8]
 	}
@@ -163,7 +163,7 @@ func (c *conn) park(p *packet.Publish, r *route, s *session) {
 	if r.upstream {
 		e.stage = filtering
 	}
-	if p.QoS == 2 {
+	if p.QoS == 2 { // [MQTT-4.3.3-10]
 		s.receive(p.PacketID, e)
 	}
 	s.pipe.push(e)
@@ -217,16 +217,16 @@ func (p *pipeline) acknowledge(e *entry) {
 		if isFull(e.err) || errors.Is(e.err, errMemory) {
 			code = packet.QuotaExceeded
 		}
-		if c.version != packet.V5 {
+		if c.version != packet.V5 { // [MQTT-4.3.2-4] [MQTT-4.3.3-8]: not ours; the client sends it again
 			s.release(e.id)
-			return // [MQTT-4.3.2-4]: not ours; the client sends it again
+			return
 		}
 	}
 	if c.version != packet.V5 {
 		code = packet.Success
 	}
 	if e.qos == 2 {
-		s.received(e.id, code)
+		s.received(e.id, code) // [MQTT-4.3.3-9]
 	}
 	if s.conn.Load() != c {
 		return
@@ -243,7 +243,7 @@ func (p *pipeline) acknowledge(e *entry) {
 // none [MQTT-3.1.2-29].
 func (c *conn) explain(reason string) packet.Properties {
 	var props packet.Properties
-	if reason != "" && c.version == packet.V5 && c.problemInfo {
+	if reason != "" && c.version == packet.V5 && c.problemInfo { // [MQTT-3.1.2-29]
 		props.SetReasonString(strings.ToValidUTF8(reason, "?"))
 	}
 	return props

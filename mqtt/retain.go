@@ -16,7 +16,7 @@ func (b *Broker) retainedFor(sub *subscription, replaced bool) []store.Delivery 
 	switch {
 	case sub.shared != groupKey{}, sub.filter == deniedTopic:
 		return nil
-	case sub.RetainHandling == notSent, sub.RetainHandling == ifNew && replaced:
+	case sub.RetainHandling == notSent, sub.RetainHandling == ifNew && replaced: // [MQTT-3.3.1-10] [MQTT-3.3.1-11]
 		return nil
 	}
 	found := b.opts.Store.Retained(sub.filter)

@@ -141,8 +141,8 @@ func (r *route) add(sub *subscription, from *session, index map[*session]int) {
 		return
 	}
 	s := sub.session
-	if sub.NoLocal && s == from {
-		return // [MQTT-3.8.3-3]
+	if sub.NoLocal && s == from { // [MQTT-3.8.3-3]
+		return
 	}
 	if sub.filtered && !s.mayReceive(r.topic) {
 		return
@@ -160,9 +160,9 @@ func (r *route) add(sub *subscription, from *session, index map[*session]int) {
 		}
 	}
 	to := &r.receivers[i]
-	to.qos = max(to.qos, sub.QoS)
+	to.qos = max(to.qos, sub.QoS) // [MQTT-3.3.4-2]
 	to.rap = to.rap || sub.RetainAsPublished
-	if sub.ID != 0 {
+	if sub.ID != 0 { // [MQTT-3.3.4-3] [MQTT-3.3.4-4]
 		to.ids = append(to.ids, sub.ID)
 	}
 }

@@ -108,7 +108,7 @@ func (s *session) attach(c *conn, expiry uint32) bool {
 	}
 	s.epoch++
 	s.stopTimer(expiryTimer)
-	s.stopTimer(willTimer) // [MQTT-3.1.3-9]
+	s.stopTimer(willTimer) // one that fires now sees the epoch [MQTT-3.1.3-9]
 	s.setExpiry(expiry)
 	s.will, s.delay = c.will, c.willDelay // [MQTT-3.1.2-7]
 	s.since = time.Now()
@@ -140,8 +140,8 @@ func (s *session) detach(c *conn) {
 	}
 	s.forgetVolatile()
 	s.since = time.Now()
-	if c.graceful {
-		s.will = nil // [MQTT-3.14.4-3] [MQTT-3.1.2-10]
+	if c.graceful { // [MQTT-3.14.4-3] [MQTT-3.1.2-10]
+		s.will = nil
 	}
 	expiry := s.expiry.Load()
 	if expiry == 0 {
@@ -151,7 +151,7 @@ func (s *session) detach(c *conn) {
 	}
 	now := time.Now()
 	will, willAt := s.scheduleWill(now, expiry)
-	if epoch := s.epoch; expiry != never {
+	if epoch := s.epoch; expiry != never { // [MQTT-4.1.0-2]
 		s.schedule(expiryTimer, time.Duration(expiry)*time.Second, func() { s.expire(epoch) })
 	}
 	r := s.record(now, willAt)
@@ -195,13 +195,13 @@ func (s *session) end(wantWill bool, epoch uint64) bool {
 	s.subs, s.will, s.incoming = nil, nil, nil
 	s.mu.Unlock()
 	s.b.forget(s)
-	for _, sub := range subs {
+	for _, sub := range subs { // [MQTT-4.1.0-2]
 		s.b.unsubscribe(sub)
 	}
-	if s.stored.Load() {
+	if s.stored.Load() { // [MQTT-4.1.0-2]
 		s.b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(s.key) }, nil)
 	}
-	if will != nil && wantWill {
+	if will != nil && wantWill { // [MQTT-3.1.2-8]
 		s.publishWill(will)
 	}
 	return true

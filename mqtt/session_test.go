@@ -89,6 +89,27 @@ func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 	})
 }
 
+func TestSessionExpiryIsCapped(t *testing.T) {
+	bubble(t, func(o *Options) { o.SessionExpiry = time.Minute }, func(t *testing.T, w *world) {
+		for asked, told := range map[uint32]uint32{0: 0, 60: 0, 61: 60, never: 60} {
+			c, ack := w.connectAck(packet.V5, "c", expiry(asked))
+			if got := ack.Properties.SessionExpiryInterval; got != told || ack.Properties.Has(packet.PropSessionExpiryInterval) != (told > 0) {
+				t.Errorf("asked for %d s, told %d s, want %d", asked, got, told)
+			}
+			c.close()
+			wait(time.Minute)
+			if got := w.b.Counters().Sessions; got != 0 {
+				t.Errorf("asked for %d s: the session is still there", asked)
+			}
+		}
+		w.connect(packet.V311, "c", resume).close()
+		wait(time.Minute)
+		if got := w.b.Counters().Sessions; got != 0 {
+			t.Error("3.1.1: the session is still there")
+		}
+	})
+}
+
 func TestRedelivery(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1] [MQTT-4.3.3-6]
 	each(t, func(t *testing.T, w *world, v packet.Version) {
 		keep := expiry(1000)

@@ -19,7 +19,7 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	why := ""
 	for _, asked := range p.Subscriptions {
 		sub, v, code := c.grant(asked, p.Properties.SubscriptionIDs)
-		ack.ReasonCodes = append(ack.ReasonCodes, code) // [MQTT-3.9.3-1] [MQTT-3.8.4-7]
+		ack.ReasonCodes = append(ack.ReasonCodes, code) // [MQTT-3.8.4-6] [MQTT-3.8.4-7] [MQTT-3.9.3-1]
 		if sub == nil {
 			if why == "" {
 				why = asked.TopicFilter + ": " + v.String()
@@ -51,11 +51,11 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 
 // grant decides one filter. Without a subscription the code says why.
 func (c *conn) grant(asked packet.Subscription, ids []uint32) (*subscription, Verdict, packet.ReasonCode) {
-	name, filter, shared, err := topic.ParseShared(asked.TopicFilter) // [MQTT-4.8.2-1] [MQTT-4.8.2-2]
+	name, filter, shared, err := topic.ParseShared(asked.TopicFilter)
 	if err == nil {
-		err = topic.ValidFilter(filter) // [MQTT-4.7.1-1] [MQTT-4.7.1-2]
+		err = topic.ValidFilter(filter)
 	}
-	if err != nil {
+	if err != nil { // [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.8.2-1] [MQTT-4.8.2-2]
 		return nil, Verdict{Reason: "the filter " + err.Error()}, packet.TopicFilterInvalid
 	}
 	s := c.own
@@ -76,7 +76,7 @@ func (c *conn) grant(asked packet.Subscription, ids []uint32) (*subscription, Ve
 		Filter: asked.TopicFilter, QoS: asked.QoS, NoLocal: asked.NoLocal,
 		RetainAsPublished: asked.RetainAsPublished, RetainHandling: asked.RetainHandling,
 	}
-	if len(ids) > 0 {
+	if len(ids) > 0 { // [MQTT-3.3.4-3]
 		sub.ID = ids[0]
 	}
 	c.b.complete(sub, name, shared)
@@ -241,7 +241,7 @@ func (c *conn) handleUnsubscribe(flags byte, body []byte) error {
 	ack := &packet.Unsuback{PacketID: p.PacketID}
 	for _, filter := range p.TopicFilters {
 		code := packet.NoSubscriptionExisted
-		if c.own.unsubscribe(filter) {
+		if c.own.unsubscribe(filter) { // [MQTT-3.10.4-1] [MQTT-3.11.3-2]
 			code = packet.Success
 		}
 		ack.ReasonCodes = append(ack.ReasonCodes, code) // [MQTT-3.11.3-1]
@@ -262,11 +262,11 @@ func (c *conn) handleUnsubscribe(flags byte, body []byte) error {
 func (s *session) unsubscribe(filter string) bool {
 	s.mu.Lock()
 	sub := s.subs[filter]
-	delete(s.subs, filter)
+	delete(s.subs, filter) // [MQTT-3.10.4-6]
 	s.mu.Unlock()
 	if sub == nil {
 		return false
 	}
-	s.b.unsubscribe(sub)
+	s.b.unsubscribe(sub) // [MQTT-3.10.4-2]
 	return true
 }

@@ -50,7 +50,7 @@ func (s *session) scheduleWill(now time.Time, expiry uint32) (due *store.Message
 		return nil, now.Add(time.Duration(expiry) * time.Second)
 	}
 	delay := time.Duration(s.delay) * time.Second
-	s.armWill(delay)
+	s.armWill(delay) // [MQTT-3.1.2-8]
 	return nil, now.Add(delay)
 }
 

@@ -14,7 +14,8 @@ const (
 	released                  // PUBREC arrived, PUBREL went out
 )
 
-// slot is one outgoing message that the client has not finished with. The
+// slot is one outgoing message that the client has not finished with, by PUBACK
+// [MQTT-4.3.2-3], PUBREC [MQTT-4.3.3-3] and PUBCOMP [MQTT-4.3.3-5]. The
 // message itself is in the store's queue (seq) or, for a session that keeps
 // nothing, forgotten: it cannot be sent again.
 type slot struct {
@@ -42,7 +43,8 @@ const maxSlots = 1 << 16
 // room is how many more PUBLISH packets may go out [MQTT-4.9.0-2].
 func (w *window) room() int { return w.quota - w.live }
 
-// take returns a free packet identifier, never 0 [MQTT-2.2.1-4]. The caller
+// take returns a free packet identifier, never 0 [MQTT-2.2.1-4] [MQTT-4.3.2-1]
+// [MQTT-4.3.3-1]. The caller
 // checked room.
 func (w *window) take(seq uint64, qos byte, state slotState) uint16 {
 	if w.used*2 >= len(w.slots) && len(w.slots) < maxSlots {
@@ -50,7 +52,7 @@ func (w *window) take(seq uint64, qos byte, state slotState) uint16 {
 	}
 	for {
 		w.next++
-		if w.next == 0 {
+		if w.next == 0 { // [MQTT-2.2.1-4]
 			w.next = 1
 		}
 		s := &w.slots[int(w.next)&(len(w.slots)-1)]
@@ -136,6 +138,6 @@ func (w *window) stale(dst []slot) []slot {
 			dst = append(dst, s)
 		}
 	}
-	slices.SortFunc(dst, func(a, b slot) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortFunc(dst, func(a, b slot) int { return cmp.Compare(a.seq, b.seq) }) // [MQTT-4.6.0-1]
 	return dst
 }

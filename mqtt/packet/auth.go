@@ -33,7 +33,7 @@ func (p *Auth) Decode(v Version, flags byte, body []byte) error {
 // CheckClient applies the rule for an AUTH that a client sent: only a server
 // tells of success [MQTT-3.15.2-1].
 func (p *Auth) CheckClient() error {
-	if p.ReasonCode == Success {
+	if p.ReasonCode == Success { // [MQTT-3.15.2-1]
 		return violation("MQTT-3.15.2-1", "AUTH of a client cannot carry success")
 	}
 	return nil
@@ -42,7 +42,7 @@ func (p *Auth) CheckClient() error {
 // CheckServer applies the rule for an AUTH that a server sent: only a client
 // asks for re-authentication [MQTT-3.15.2-1].
 func (p *Auth) CheckServer() error {
-	if p.ReasonCode == ReAuthenticate {
+	if p.ReasonCode == ReAuthenticate { // [MQTT-3.15.2-1]
 		return violation("MQTT-3.15.2-1", "AUTH of a server cannot carry "+p.ReasonCode.String())
 	}
 	return nil

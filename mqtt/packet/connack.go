@@ -18,7 +18,7 @@ func (p *Connack) Decode(v Version, flags byte, body []byte) error {
 	}
 	d := decoder{b: body}
 	c := d.byte("acknowledge flags")
-	if c > 1 {
+	if c > 1 { // [MQTT-3.2.2-1]
 		d.fail(malformed("MQTT-3.2.2-1", "reserved acknowledge flags are set"))
 	}
 	p.SessionPresent = c == 1
@@ -28,7 +28,7 @@ func (p *Connack) Decode(v Version, flags byte, body []byte) error {
 	} else {
 		p.ReasonCode = d.returnCode()
 	}
-	if p.SessionPresent && p.ReasonCode != Success {
+	if p.SessionPresent && p.ReasonCode != Success { // [MQTT-3.2.2-6]
 		d.fail(violation("MQTT-3.2.2-6", "session present in a refusal"))
 	}
 	return d.end()

@@ -72,9 +72,9 @@ func (p *Connect) protocol(d *decoder) {
 	p.Version = Version(d.byte("protocol version"))
 	switch {
 	case d.err != nil:
-	case string(name) != protocolName:
+	case string(name) != protocolName: // [MQTT-3.1.2-1]
 		d.fail(&Error{UnsupportedProtocolVersion, "MQTT-3.1.2-1", "protocol name is not MQTT"})
-	case p.Version != V311 && p.Version != V5:
+	case p.Version != V311 && p.Version != V5: // [MQTT-3.1.2-2]
 		d.fail(&Error{UnsupportedProtocolVersion, "MQTT-3.1.2-2", "protocol version is " + p.Version.String()})
 	}
 }
@@ -82,13 +82,13 @@ func (p *Connect) protocol(d *decoder) {
 // checkConnectFlags applies the rules of section 3.1.2.
 func (p *Connect) checkConnectFlags(d *decoder, c byte) {
 	switch {
-	case c&flagReserved != 0:
+	case c&flagReserved != 0: // [MQTT-3.1.2-3]
 		d.fail(malformed("MQTT-3.1.2-3", "reserved connect flag is set"))
-	case c>>willQoSShift&3 == 3:
+	case c>>willQoSShift&3 == 3: // [MQTT-3.1.2-12]
 		d.fail(malformed("MQTT-3.1.2-12", "Will QoS is 3"))
-	case c&flagWill == 0 && c>>willQoSShift&3 != 0:
+	case c&flagWill == 0 && c>>willQoSShift&3 != 0: // [MQTT-3.1.2-11]
 		d.fail(malformed("MQTT-3.1.2-11", "Will QoS without a will"))
-	case c&flagWill == 0 && c&flagWillRetain != 0:
+	case c&flagWill == 0 && c&flagWillRetain != 0: // [MQTT-3.1.2-13]
 		d.fail(malformed("MQTT-3.1.2-13", "Will Retain without a will"))
 	case p.Version == V311 && c&flagPassword != 0 && c&flagUserName == 0:
 		d.fail(malformed("MQTT-3.1.1 [3.1.2-22]", "password without a user name"))
@@ -99,17 +99,17 @@ func (p *Connect) checkConnectFlags(d *decoder, c byte) {
 // [MQTT-3.1.3-1].
 func (p *Connect) payload(d *decoder, c byte) {
 	p.ClientID = d.string("client identifier", "MQTT-3.1.3-4")
-	if p.Version == V311 && p.ClientID == "" && !p.CleanStart {
+	if p.Version == V311 && p.ClientID == "" && !p.CleanStart { // [MQTT-3.1.3-8]
 		d.fail(&Error{ClientIdentifierNotValid, "MQTT-3.1.1 [3.1.3-8]", "no client identifier, and no clean session"})
 	}
-	if c&flagWill != 0 {
+	if c&flagWill != 0 { // [MQTT-3.1.2-9]
 		p.Will = &Will{Retain: c&flagWillRetain != 0, QoS: c >> willQoSShift & 3}
 		p.Will.decode(d, p.Version)
 	}
-	if p.UserNameFlag {
+	if p.UserNameFlag { // [MQTT-3.1.2-17]
 		p.UserName = d.string("user name", "MQTT-3.1.3-12")
 	}
-	if p.PasswordFlag {
+	if p.PasswordFlag { // [MQTT-3.1.2-19]
 		p.Password = bytes.Clone(d.binary("password"))
 	}
 }

@@ -40,7 +40,7 @@ var serverOnly = [...]ReasonCode{
 // Code is one of a client's [MQTT-3.14.2-1], and it names no other server.
 func (p *Disconnect) CheckClient() error {
 	for _, c := range serverOnly {
-		if p.ReasonCode == c {
+		if p.ReasonCode == c { // [MQTT-3.14.2-1]
 			return violation("MQTT-3.14.2-1", "DISCONNECT of a client cannot carry "+c.String())
 		}
 	}
@@ -54,10 +54,10 @@ func (p *Disconnect) CheckClient() error {
 // Code is one of a server's [MQTT-3.14.2-1], and it has no Session Expiry
 // Interval [MQTT-3.14.2-2].
 func (p *Disconnect) CheckServer() error {
-	if p.ReasonCode == DisconnectWithWillMessage {
+	if p.ReasonCode == DisconnectWithWillMessage { // [MQTT-3.14.2-1]
 		return violation("MQTT-3.14.2-1", "DISCONNECT of a server cannot carry "+p.ReasonCode.String())
 	}
-	if p.Properties.Has(PropSessionExpiryInterval) {
+	if p.Properties.Has(PropSessionExpiryInterval) { // [MQTT-3.14.2-2]
 		return violation("MQTT-3.14.2-2", "DISCONNECT of a server carries a Session Expiry Interval")
 	}
 	return nil

@@ -57,11 +57,11 @@ func (e Encoded) headLen() int {
 // patch writes what differs into a copy of the packet. QoS 0 has neither
 // [MQTT-2.2.1-2] [MQTT-3.3.1-2].
 func (e Encoded) patch(b []byte, packetID uint16, dup bool) {
-	if e.QoS() == 0 {
+	if e.QoS() == 0 { // [MQTT-2.2.1-2] [MQTT-3.3.1-2]
 		return
 	}
 	b[0] &^= 8
-	if dup {
+	if dup { // [MQTT-3.3.1-1]
 		b[0] |= 8
 	}
 	binary.BigEndian.PutUint16(b[e.id:], packetID)

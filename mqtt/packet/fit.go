@@ -12,10 +12,14 @@ func Fit(p Packet, v Version, limit int) bool {
 	if props == nil {
 		return false
 	}
+	// [MQTT-3.2.2-20] [MQTT-3.4.2-3] [MQTT-3.5.2-3] [MQTT-3.6.2-3] [MQTT-3.7.2-3] [MQTT-3.9.2-2]
+	// [MQTT-3.11.2-2] [MQTT-3.14.2-4] [MQTT-3.15.2-3]
 	props.Clear(PropUserProperty)
 	if p.Size(v) <= limit {
 		return true
 	}
+	// [MQTT-3.2.2-19] [MQTT-3.4.2-2] [MQTT-3.5.2-2] [MQTT-3.6.2-2] [MQTT-3.7.2-2] [MQTT-3.9.2-1]
+	// [MQTT-3.11.2-1] [MQTT-3.14.2-3] [MQTT-3.15.2-2]
 	props.Clear(PropReasonString)
 	return p.Size(v) <= limit
 }

@@ -113,6 +113,7 @@ func checkFlags(t Type, flags byte) *Error {
 		return checkPublishFlags(flags)
 	case t == 0 || t > TypeAuth:
 		return malformed("", "packet type 0 is forbidden")
+	// [MQTT-2.1.3-1] [MQTT-3.6.1-1] [MQTT-3.8.1-1] [MQTT-3.10.1-1] [MQTT-3.14.1-1] [MQTT-3.15.1-1]
 	case flags != fixedFlags[t]:
 		statement := flagStatements[t]
 		if statement == "" {
@@ -126,9 +127,9 @@ func checkFlags(t Type, flags byte) *Error {
 // checkPublishFlags applies [MQTT-3.3.1-4] and [MQTT-3.3.1-2].
 func checkPublishFlags(flags byte) *Error {
 	switch {
-	case flags&0x06 == 0x06:
+	case flags&0x06 == 0x06: // [MQTT-3.3.1-4]
 		return malformed("MQTT-3.3.1-4", "both QoS bits are set")
-	case flags&0x0E == 0x08:
+	case flags&0x0E == 0x08: // [MQTT-3.3.1-2]
 		return malformed("MQTT-3.3.1-2", "DUP is set at QoS 0")
 	}
 	return nil

@@ -24,6 +24,8 @@ func TestVarint(t *testing.T) {
 }
 
 // The codes of the tables 3-1, 3-4, 3-5, 3-6, 3-7, 3-8, 3-9, 3-13 and 2-6.
+// [MQTT-3.2.2-8] [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1] [MQTT-3.9.3-2] [MQTT-3.11.3-2]
+// [MQTT-3.14.2-1] [MQTT-3.15.2-1]
 func TestReasonCodesPerPacket(t *testing.T) {
 	published := []ReasonCode{0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99}
 	for of, want := range map[Type][]ReasonCode{
@@ -134,7 +136,6 @@ func TestForwarded(t *testing.T) {
 	}
 }
 
-// [MQTT-3.4.2-2] [MQTT-3.4.2-3] and their like for the other packets
 func TestFit(t *testing.T) {
 	explain := func() Properties {
 		return with(func(p *Properties) {
@@ -142,30 +143,35 @@ func TestFit(t *testing.T) {
 			p.User = []UserProperty{{"key", "value"}}
 		})
 	}
-	for _, p := range []Packet{
-		&Connack{Properties: explain()},
-		&Puback{PacketID: 1, Properties: explain()},
-		&Pubrec{PacketID: 1, Properties: explain()},
-		&Pubrel{PacketID: 1, Properties: explain()},
-		&Pubcomp{PacketID: 1, Properties: explain()},
-		&Suback{PacketID: 1, ReasonCodes: []ReasonCode{0}, Properties: explain()},
-		&Unsuback{PacketID: 1, ReasonCodes: []ReasonCode{0}, Properties: explain()},
-		&Disconnect{Properties: explain()},
-		&Auth{Properties: explain()},
+	for _, tt := range []struct {
+		statements string // on the Reason String and on the User Properties
+		p          Packet
+	}{
+		{"3.2.2-19 3.2.2-20", &Connack{Properties: explain()}},
+		{"3.4.2-2 3.4.2-3", &Puback{PacketID: 1, Properties: explain()}},
+		{"3.5.2-2 3.5.2-3", &Pubrec{PacketID: 1, Properties: explain()}},
+		{"3.6.2-2 3.6.2-3", &Pubrel{PacketID: 1, Properties: explain()}},
+		{"3.7.2-2 3.7.2-3", &Pubcomp{PacketID: 1, Properties: explain()}},
+		{"3.9.2-1 3.9.2-2", &Suback{PacketID: 1, ReasonCodes: []ReasonCode{0}, Properties: explain()}},
+		{"3.11.2-1 3.11.2-2", &Unsuback{PacketID: 1, ReasonCodes: []ReasonCode{0}, Properties: explain()}},
+		{"3.14.2-3 3.14.2-4", &Disconnect{Properties: explain()}},
+		{"3.15.2-2 3.15.2-3", &Auth{Properties: explain()}},
 	} {
-		size := p.Size(V5)
-		if !Fit(p, V5, size) || p.Size(V5) != size {
-			t.Errorf("%v of %d bytes: changed to %d", p.Type(), size, p.Size(V5))
-		}
-		if !Fit(p, V5, size-1) || p.Size(V5) != size-13 {
-			t.Errorf("%v of %d bytes: %d without user properties, want %d", p.Type(), size, p.Size(V5), size-13)
-		}
-		if !Fit(p, V5, size-14) || explanation(p).Has(PropReasonString) {
-			t.Errorf("%v of %d bytes: kept its reason string", p.Type(), size)
-		}
-		if Fit(p, V5, 1) {
-			t.Errorf("%v fits into a byte", p.Type())
-		}
+		t.Run(tt.statements, func(t *testing.T) {
+			p, size := tt.p, tt.p.Size(V5)
+			if !Fit(p, V5, size) || p.Size(V5) != size {
+				t.Errorf("%v of %d bytes: changed to %d", p.Type(), size, p.Size(V5))
+			}
+			if !Fit(p, V5, size-1) || p.Size(V5) != size-13 {
+				t.Errorf("%v of %d bytes: %d without user properties, want %d", p.Type(), size, p.Size(V5), size-13)
+			}
+			if !Fit(p, V5, size-14) || explanation(p).Has(PropReasonString) {
+				t.Errorf("%v of %d bytes: kept its reason string", p.Type(), size)
+			}
+			if Fit(p, V5, 1) {
+				t.Errorf("%v fits into a byte", p.Type())
+			}
+		})
 	}
 	p := &Publish{TopicName: []byte("a"), Properties: Properties{User: []UserProperty{{"a", "b"}}}}
 	if Fit(p, V5, p.Size(V5)-1) || len(p.Properties.User) != 1 { // [MQTT-3.3.2-17]

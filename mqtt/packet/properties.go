@@ -230,7 +230,8 @@ func (p *Properties) Clone() Properties {
 }
 
 // Forwarded returns the properties of a PUBLISH or a will that a server passes
-// on unchanged to subscribers. They share the slices of p, which Decode made for
+// on unchanged to subscribers [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16]
+// [MQTT-3.3.2-17] [MQTT-3.3.2-18] [MQTT-3.3.2-20]. They share the slices of p, which Decode made for
 // p alone and never touches again.
 func (p *Properties) Forwarded() Properties {
 	if p.Present == 0 && len(p.User) == 0 {
@@ -284,7 +285,7 @@ func (p *Properties) Size() int {
 // Append appends the Property Length, which is never left out [MQTT-2.2.2-1],
 // and the properties.
 func (p *Properties) Append(dst []byte) []byte {
-	dst = appendVarint(dst, uint32(p.size()))
+	dst = appendVarint(dst, uint32(p.size())) // [MQTT-2.2.2-1]
 	for ids := p.ids(); ids != 0; ids &= ids - 1 {
 		id := ids.first()
 		switch f := p.field(id).(type) {

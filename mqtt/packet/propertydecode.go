@@ -145,7 +145,7 @@ func (r *propertyReader) value(field any, id PropertyID) {
 		r.checkZero(id, *f)
 	case *string:
 		*f = r.string(what, textStatements[id])
-		if id == PropResponseTopic {
+		if id == PropResponseTopic { // [MQTT-3.3.2-14]
 			r.checkTopic([]byte(*f), what, "MQTT-3.3.2-14")
 		}
 	case *[]byte:
@@ -172,7 +172,7 @@ func (r *propertyReader) checkZero(id PropertyID, v uint32) {
 	if v != 0 || nonzero&id.set() == 0 || r.err != nil {
 		return
 	}
-	if id == PropTopicAlias {
+	if id == PropTopicAlias { // [MQTT-3.3.2-8]
 		r.fail(&Error{TopicAliasInvalid, "MQTT-3.3.2-8", "Topic Alias is 0"})
 		return
 	}

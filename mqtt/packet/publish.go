@@ -43,7 +43,7 @@ func (p *Publish) Decode(v Version, flags byte, body []byte) error {
 // CheckClient applies the rule for a PUBLISH that a client sent: it has no
 // Subscription Identifier [MQTT-3.3.4-6].
 func (p *Publish) CheckClient() error {
-	if len(p.Properties.SubscriptionIDs) > 0 {
+	if len(p.Properties.SubscriptionIDs) > 0 { // [MQTT-3.3.4-6]
 		return violation("MQTT-3.3.4-6", "PUBLISH of a client carries a Subscription Identifier")
 	}
 	return nil

@@ -142,6 +142,8 @@ var reasonStatements = [16]string{
 // reason reads a Reason Code of a packet of type t.
 func (d *decoder) reason(t Type) ReasonCode {
 	c := ReasonCode(d.byte("reason code"))
+	// [MQTT-3.2.2-8] [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1] [MQTT-3.9.3-2]
+	// [MQTT-3.11.3-2] [MQTT-3.14.2-1] [MQTT-3.15.2-1]
 	if d.err == nil && !c.ValidIn(t) {
 		d.fail(violation(reasonStatements[t], t.String()+" cannot carry "+c.String()))
 	}

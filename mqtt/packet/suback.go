@@ -36,7 +36,7 @@ func (p *Suback) Decode(v Version, flags byte, body []byte) error {
 
 // reasons reads Reason Codes to the end of the packet, at least one.
 func (d *decoder) reasons(t Type, statement string) []ReasonCode {
-	if len(d.b) == 0 {
+	if len(d.b) == 0 { // [MQTT-3.8.4-6]
 		d.fail(violation(statement, t.String()+" without a reason code"))
 	}
 	var codes []ReasonCode

@@ -46,7 +46,7 @@ func (p *Subscribe) Decode(v Version, flags byte, body []byte) error {
 	if v == V5 {
 		p.Properties.decode(&d, TypeSubscribe)
 	}
-	if len(d.b) == 0 {
+	if len(d.b) == 0 { // [MQTT-3.8.3-2]
 		d.fail(violation("MQTT-3.8.3-2", "SUBSCRIBE without a topic filter"))
 	}
 	for len(d.b) > 0 {
@@ -60,7 +60,7 @@ func (p *Subscribe) Decode(v Version, flags byte, body []byte) error {
 // filter reads a Topic Filter, which is not empty [MQTT-4.7.3-1].
 func (d *decoder) filter(statement string) string {
 	f := d.string("topic filter", statement)
-	if f == "" {
+	if f == "" { // [MQTT-4.7.3-1]
 		d.fail(violation("MQTT-4.7.3-1", "topic filter is empty"))
 	}
 	return f
@@ -72,15 +72,15 @@ func (s *Subscription) decodeOptions(d *decoder, v Version) {
 	s.NoLocal, s.RetainAsPublished = o&optionNoLocal != 0, o&optionRetainAsPublished != 0
 	s.RetainHandling = o >> retainHandlingShift & 3
 	switch {
-	case v != V5 && o&optionsReservedV311 != 0:
+	case v != V5 && o&optionsReservedV311 != 0: // [MQTT-3.8.3-5]
 		d.fail(malformed("MQTT-3.1.1 [3.8.3-4]", "reserved bits beside the requested QoS are set"))
-	case o&optionsReserved != 0:
+	case o&optionsReserved != 0: // [MQTT-3.8.3-5]
 		d.fail(malformed("MQTT-3.8.3-5", "reserved subscription options are set"))
 	case s.QoS == 3:
 		d.fail(violation("", "requested QoS is 3"))
 	case s.RetainHandling == 3:
 		d.fail(violation("", "Retain Handling is 3"))
-	case s.NoLocal && strings.HasPrefix(s.TopicFilter, "$share/"):
+	case s.NoLocal && strings.HasPrefix(s.TopicFilter, "$share/"): // [MQTT-3.8.3-4]
 		d.fail(violation("MQTT-3.8.3-4", "No Local on a shared subscription"))
 	}
 }

@@ -24,7 +24,7 @@ func (p *Unsubscribe) Decode(v Version, flags byte, body []byte) error {
 	if v == V5 {
 		p.Properties.decode(&d, TypeUnsubscribe)
 	}
-	if len(d.b) == 0 {
+	if len(d.b) == 0 { // [MQTT-3.10.3-2]
 		d.fail(violation("MQTT-3.10.3-2", "UNSUBSCRIBE without a topic filter"))
 	}
 	for len(d.b) > 0 {

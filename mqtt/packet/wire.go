@@ -77,9 +77,11 @@ func (d *decoder) binary(what string) []byte {
 // that makes this field a string, if there is one.
 func (d *decoder) text(what, statement string) []byte {
 	s := d.binary(what)
-	if bytes.IndexByte(s, 0) >= 0 {
+	if bytes.IndexByte(s, 0) >= 0 { // [MQTT-1.5.4-2] [MQTT-4.7.3-2]
 		d.fail(malformed("MQTT-1.5.4-2", what+" contains U+0000"))
 	}
+	// [MQTT-1.5.4-1] [MQTT-1.5.7-1] [MQTT-3.1.3-4] [MQTT-3.1.3-11] [MQTT-3.1.3-12] [MQTT-3.3.2-1]
+	// [MQTT-3.3.2-13] [MQTT-3.3.2-19] [MQTT-3.8.3-1] [MQTT-3.10.3-1]
 	if !utf8.Valid(s) {
 		d.fail(malformed(cmp.Or(statement, "MQTT-1.5.4-1"), what+" is not UTF-8"))
 	}
@@ -93,7 +95,7 @@ func (d *decoder) string(what, statement string) string {
 // packetID reads a packet identifier, which is never 0 [MQTT-2.2.1-3].
 func (d *decoder) packetID(statement string) uint16 {
 	id := d.uint16("packet identifier")
-	if id == 0 {
+	if id == 0 { // [MQTT-2.2.1-3] [MQTT-2.2.1-5]
 		d.fail(violation(statement, "packet identifier is 0"))
 	}
 	return id
@@ -101,7 +103,7 @@ func (d *decoder) packetID(statement string) uint16 {
 
 // end demands that the body has been read to its last byte.
 func (d *decoder) end() error {
-	if len(d.b) > 0 {
+	if len(d.b) > 0 { // [MQTT-3.1.4-1] [MQTT-4.13.1-1] [MQTT-3.1.2-16] [MQTT-3.1.2-18]
 		d.fail(malformed("", "packet goes on after its last field"))
 	}
 	return asError(d.err)
@@ -112,9 +114,9 @@ func (d *decoder) end() error {
 func (d *decoder) checkTopic(name []byte, what, statement string) {
 	switch {
 	case d.err != nil:
-	case len(name) == 0:
+	case len(name) == 0: // [MQTT-4.7.3-1]
 		d.fail(violation("MQTT-4.7.3-1", what+" is empty"))
-	case bytes.IndexByte(name, '+') >= 0 || bytes.IndexByte(name, '#') >= 0:
+	case bytes.IndexByte(name, '+') >= 0 || bytes.IndexByte(name, '#') >= 0: // [MQTT-3.3.2-2] [MQTT-3.3.2-14] [MQTT-4.7.0-1]
 		d.fail(&Error{TopicNameInvalid, statement, what + " contains a wildcard"})
 	}
 }
@@ -127,7 +129,7 @@ func parseVarint(b []byte, what string) (v uint32, n int, err *Error) {
 		v |= uint32(c&0x7F) << (7 * n)
 		n++
 		if c < 0x80 {
-			if c == 0 && n > 1 {
+			if c == 0 && n > 1 { // [MQTT-1.5.5-1]
 				return 0, 0, malformed("MQTT-1.5.5-1", what+" is not in its shortest form")
 			}
 			return v, n, nil

@@ -267,7 +267,7 @@ func (m *Memory) Sweep(now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, r := range m.retained.All(nil) {
-		if r.Expired(now) {
+		if r.Expired(now) { // [MQTT-3.3.2-5]
 			m.dropRetained(r.Topic)
 		}
 	}
@@ -280,7 +280,7 @@ func (m *Memory) Sweep(now time.Time) {
 // exchange is finished [MQTT-4.3.3-7].
 func (m *Memory) sweepQueue(q *queue, now time.Time) {
 	for _, e := range q.entries[q.head:] {
-		if e.Message != nil && e.PacketID == 0 && e.Message.Expired(now) {
+		if e.Message != nil && e.PacketID == 0 && e.Message.Expired(now) { // [MQTT-3.3.2-5]
 			m.dequeue(q, e.Seq)
 		}
 	}

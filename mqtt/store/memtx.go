@@ -230,17 +230,16 @@ func (m *Memory) dequeue(q *queue, seq uint64) {
 	q.remove(seq)
 }
 
-// retain keeps r unless what is kept is newer. [MQTT-3.3.1-5] [MQTT-3.3.1-6]
-// [MQTT-3.3.1-7]
+// retain keeps r unless what is kept is newer.
 func (m *Memory) retain(r *Message) {
 	old := m.retained.Get(r.Topic)
 	if old != nil && old.HLC > r.HLC {
 		return
 	}
-	if old != nil {
+	if old != nil { // [MQTT-3.3.1-5] [MQTT-3.3.1-6]
 		m.dropRetained(r.Topic)
 	}
-	if len(r.Payload) == 0 {
+	if len(r.Payload) == 0 { // [MQTT-3.3.1-7]
 		return
 	}
 	m.retained.Put(r)

@@ -77,8 +77,8 @@ func (n *RetainedTree) matchLevel(filter string, root bool, dst []*Message) []*M
 		return n.all(root, dst)
 	case "+":
 		for name, child := range n.children {
-			if root && strings.HasPrefix(name, "$") {
-				continue // [MQTT-4.7.2-1]
+			if root && strings.HasPrefix(name, "$") { // [MQTT-4.7.2-1]
+				continue
 			}
 			dst = child.rest(rest, more, dst)
 		}
@@ -110,8 +110,8 @@ func (n *RetainedTree) all(root bool, dst []*Message) []*Message {
 		dst = append(dst, n.message)
 	}
 	for name, child := range n.children {
-		if root && strings.HasPrefix(name, "$") {
-			continue // [MQTT-4.7.2-1]
+		if root && strings.HasPrefix(name, "$") { // [MQTT-4.7.2-1]
+			continue
 		}
 		dst = child.all(false, dst)
 	}

@@ -33,7 +33,7 @@ func ValidName(s string) error {
 	if err := validText(s); err != nil {
 		return err
 	}
-	if strings.ContainsAny(s, "+#") {
+	if strings.ContainsAny(s, "+#") { // [MQTT-4.7.0-1]
 		return errWildcard
 	}
 	return nil
@@ -61,9 +61,9 @@ func validPlain(s string) error {
 		switch {
 		case level == "+":
 		case level == "#" && !more:
-		case strings.IndexByte(level, '#') >= 0:
+		case strings.IndexByte(level, '#') >= 0: // [MQTT-4.7.1-1]
 			return errHash
-		case strings.IndexByte(level, '+') >= 0:
+		case strings.IndexByte(level, '+') >= 0: // [MQTT-4.7.1-2]
 			return errPlus
 		}
 	}
@@ -74,15 +74,15 @@ func validPlain(s string) error {
 // first.
 func validText(s string) error {
 	switch {
-	case s == "":
+	case s == "": // [MQTT-4.7.3-1]
 		return errEmpty
-	case len(s) > MaxLen:
+	case len(s) > MaxLen: // [MQTT-4.7.3-3]
 		return errLong
 	case strings.Count(s, "/") >= MaxLevels:
 		return errLevels
-	case strings.IndexByte(s, 0) >= 0:
+	case strings.IndexByte(s, 0) >= 0: // [MQTT-4.7.3-2]
 		return errNull
-	case !utf8.ValidString(s):
+	case !utf8.ValidString(s): // [MQTT-1.5.4-1]
 		return errUTF8
 	}
 	return nil
@@ -104,9 +104,9 @@ func ParseShared(s string) (group, filter string, ok bool, err error) {
 	}
 	group, filter, found := strings.Cut(s[len(sharePrefix):], "/")
 	switch {
-	case group == "" || !found || filter == "":
+	case group == "" || !found || filter == "": // [MQTT-4.8.2-1]
 		return "", "", true, errShare
-	case strings.ContainsAny(group, "+#"):
+	case strings.ContainsAny(group, "+#"): // [MQTT-4.8.2-2]
 		return "", "", true, errGroup
 	case strings.IndexByte(group, 0) >= 0:
 		return "", "", true, errNull

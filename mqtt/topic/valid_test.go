@@ -6,6 +6,7 @@ import (
 	"testing"
 )
 
+// [MQTT-1.5.4-1] [MQTT-4.7.0-1] [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1] [MQTT-4.7.3-2] [MQTT-4.7.3-3]
 func TestValid(t *testing.T) {
 	deep := strings.Repeat("/", MaxLevels-1)
 	for _, tt := range []struct {

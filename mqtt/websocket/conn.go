@@ -74,7 +74,7 @@ func (c *conn) read(p []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if kind != websocket.MessageBinary {
+		if kind != websocket.MessageBinary { // [MQTT-6.0.0-1]
 			return 0, errText
 		}
 		c.message = message

@@ -195,8 +195,8 @@ func subprotocols(r *http.Request) map[string]bool {
 func (l *Listener) upgrade(w http.ResponseWriter, r *http.Request) (*conn, error) {
 	t := &tap{ResponseWriter: w}
 	ws, err := websocket.Accept(t, r, &websocket.AcceptOptions{
-		Subprotocols:       []string{Subprotocol},
-		InsecureSkipVerify: true, // mayConnect looked at the Origin
+		Subprotocols:       []string{Subprotocol}, // [MQTT-6.0.0-4]
+		InsecureSkipVerify: true,                  // mayConnect looked at the Origin
 	})
 	if err != nil {
 		return nil, err // and Accept has answered

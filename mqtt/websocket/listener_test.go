@@ -40,7 +40,7 @@ func TestRefusal(t *testing.T) {
 		{"no URL", Path, [][2]string{{"Origin", "http://%zz"}}, 403, "Origin"},
 		{"other path", "/", [][2]string{}, 404, Path},
 		{"longer path", Path + "/x", [][2]string{}, 404, Path},
-		{"no subprotocol", Path, [][2]string{{"Sec-WebSocket-Protocol", ""}}, 400, "subprotocol mqtt"},
+		{"no subprotocol", Path, [][2]string{{"Sec-WebSocket-Protocol", ""}}, 400, "subprotocol mqtt"}, // [MQTT-6.0.0-3]
 		{"other subprotocol", Path, [][2]string{{"Sec-WebSocket-Protocol", "wamp, mqtt2"}}, 400, "subprotocol mqtt"},
 		{"MQTT 3.1", Path, [][2]string{{"Sec-WebSocket-Protocol", "mqttv3.1"}}, 400, "MQTT 3.1 "},
 		{"both", Path, [][2]string{{"Sec-WebSocket-Protocol", "mqttv3.1, mqtt"}}, 101, ""},
