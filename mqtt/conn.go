@@ -37,12 +37,13 @@ type conn struct {
 	problemInfo bool // the client wants explanations
 	will        *store.Message
 	willDelay   uint32
-	address     netip.Addr  // that it counts for
-	method      string      // Authentication Method; empty is none
-	crowded     bool        // too many connections of its address
-	rate        *bucket     // what its identity may publish; nil: no limit
-	deadline    *time.Timer // ends a connection without CONNECT
-	unwatch     func()      // stops the keep alive
+	address     netip.Addr                 // that it counts for
+	method      string                     // Authentication Method; empty is none
+	crowded     bool                       // too many connections of its address
+	rate        *bucket                    // what its identity may publish; nil: no limit
+	deadline    *time.Timer                // ends a connection without CONNECT
+	alarm       atomic.Pointer[time.Timer] // of the keep alive
+	sessionKey  store.SessionKey           // see key
 
 	session   atomic.Pointer[session] // nil before the session is found
 	ready     atomic.Bool             // CONNACK is out: messages may follow [MQTT-3.2.0-1]
@@ -68,11 +69,8 @@ type conn struct {
 	looped       bool    // the reader is an event loop
 	rest         *buffer // what a loop has read of a packet
 	want         int     // the size of that packet, if known
-	buf          []byte
-	filled       int
 	aliases      [][]byte
 	cache        routeCache
-	roomy        int // reads in a row that did not need a large buffer
 	received     uint64
 	unpaid       uint64        // messages that the rate did not count yet
 	delay        time.Duration // before the next read, by the rate
@@ -95,10 +93,10 @@ func newConn(b *Broker, nc net.Conn) *conn {
 	c := &conn{
 		b: b, nc: nc, low: lowest(nc), version: packet.V5, since: time.Now(),
 		closing: make(chan struct{}), closed: make(chan struct{}),
-		turn: getTurn(b), buf: make([]byte, minReadBuffer),
+		turn: getTurn(b),
 	}
-	c.out = outbox{limit: b.opts.Outbox, memory: &b.memory, room: make(chan struct{}, 1)}
-	c.out.idle = sync.NewCond(&c.out.mu)
+	c.buf = make([]byte, minReadBuffer)
+	c.out = outbox{limit: b.opts.Outbox, memory: &b.memory}
 	return c
 }
 
@@ -232,9 +230,9 @@ func (c *conn) awaitPipeline() error {
 	}
 	c.endBatch()
 	defer c.pause()()
-	for c.own.pipe.full() {
+	for room := c.own.pipe.awaited(); c.own.pipe.full(); {
 		select {
-		case <-c.own.pipe.room:
+		case <-room:
 		case <-c.closing:
 			return errClosed
 		}
@@ -249,9 +247,9 @@ func (c *conn) awaitOutbox() error {
 		return nil
 	}
 	defer c.pause()()
-	for c.out.overdue() {
+	for room := c.out.awaited(); c.out.overdue(); {
 		select {
-		case <-c.out.room:
+		case <-room:
 		case <-c.closing:
 			return errClosed
 		}
@@ -262,36 +260,38 @@ func (c *conn) awaitOutbox() error {
 // watch closes the connection of a client that was not heard for 1.5 times its
 // keep alive [MQTT-3.1.2-22]. The timer looks at the clock and goes to sleep
 // again: nothing is re-armed per packet.
-func (c *conn) watch() (stop func()) {
-	if c.keepAlive == 0 {
-		return func() {}
+func (c *conn) watch() {
+	if c.keepAlive > 0 {
+		c.alarm.Store(time.AfterFunc(c.patience(), c.look))
 	}
-	limit := c.keepAlive + c.keepAlive/2
-	var mu sync.Mutex
-	var timer *time.Timer
-	stopped := false
-	mu.Lock()
-	defer mu.Unlock()
-	timer = time.AfterFunc(limit, func() {
-		left := limit
-		if !c.waiting.Load() {
-			left -= time.Since(c.b.start) - time.Duration(c.heard.Load())
-		}
-		if left <= 0 { // [MQTT-3.1.2-22] [MQTT-3.2.2-22]
-			c.end(packet.KeepAliveTimeout, "nothing heard for 1.5 times the keep alive")
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if !stopped {
-			timer.Reset(left)
-		}
-	})
-	return func() {
-		mu.Lock()
-		defer mu.Unlock()
-		stopped = true
-		timer.Stop()
+}
+
+// patience is how long a client may be silent.
+func (c *conn) patience() time.Duration { return c.keepAlive + c.keepAlive/2 }
+
+// look is what the timer of watch does.
+func (c *conn) look() {
+	left := c.patience()
+	if !c.waiting.Load() {
+		left -= time.Since(c.b.start) - time.Duration(c.heard.Load())
+	}
+	if left <= 0 { // [MQTT-3.1.2-22] [MQTT-3.2.2-22]
+		c.end(packet.KeepAliveTimeout, "nothing heard for 1.5 times the keep alive")
+		return
+	}
+	alarm := c.alarm.Load()
+	alarm.Reset(left)
+	select {
+	case <-c.closing: // and unwatch may have been just before Reset
+		alarm.Stop()
+	default:
+	}
+}
+
+// unwatch ends the timer of a connection that is closing.
+func (c *conn) unwatch() {
+	if alarm := c.alarm.Load(); alarm != nil {
+		alarm.Stop()
 	}
 }
 

@@ -90,7 +90,7 @@ func (c *conn) accept(p *packet.Connect) error {
 	c.session.Store(s)
 	c.deadline.Stop()
 	c.heard.Store(int64(time.Since(c.b.start)))
-	c.unwatch = c.watch()
+	c.watch()
 	c.endAt(c.principal.Until)
 	if c.b.policy.Load() != policy {
 		c.b.reauthorize(s) // the policy changed while nobody knew of the session
@@ -247,9 +247,13 @@ func (b *Broker) release(c *conn) {
 }
 
 // key is of the session. The client identifier names it [MQTT-3.1.3-2] among those
-// of an identity, so identities cannot take over each other's sessions.
+// of an identity, so identities cannot take over each other's sessions. It is made
+// once, after CONNECT said who the client is.
 func (c *conn) key() store.SessionKey {
-	return store.SessionKey{Identity: c.principal.ID.String(), ClientID: c.principal.ClientID}
+	if c.sessionKey == (store.SessionKey{}) {
+		c.sessionKey = store.SessionKey{Identity: c.principal.ID.String(), ClientID: c.principal.ClientID}
+	}
+	return c.sessionKey
 }
 
 // attach gives c, which has the claim, its session. [MQTT-3.1.2-4]

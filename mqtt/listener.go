@@ -28,6 +28,7 @@ func (b *Broker) Serve(ctx context.Context, l net.Listener, admit Admission) err
 	defer clients.Wait()
 	defer cancel() // runs first: tells the clients, then Wait sees them out
 	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer context.AfterFunc(ctx, func() { b.loops.dismiss(&clients) })()
 	defer l.Close()
 	for {
 		nc, err := l.Accept()
@@ -82,7 +83,7 @@ func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.
 	c := newConn(b, nc)
 	c.clients, c.address, c.crowded = clients, address, crowded
 	b.count.connections.Add(1)
-	c.unhook = context.AfterFunc(ctx, func() { c.end(packet.ServerShuttingDown, "the node is going down") })
+	c.unhook = context.AfterFunc(ctx, c.dismiss)
 	c.deadline = time.AfterFunc(b.opts.ConnectTimeout, func() { c.nc.Close() })
 	if err := c.admit(ctx, nc, admit); err != nil {
 		b.count.refused.Add(1)
@@ -95,6 +96,9 @@ func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.
 		c.conclude(err)
 	}
 }
+
+// dismiss ends a connection because its listener ends.
+func (c *conn) dismiss() { c.end(packet.ServerShuttingDown, "the node is going down") }
 
 // conclude ends a connection that is read no more; err is why.
 func (c *conn) conclude(err error) {
@@ -116,9 +120,11 @@ func (c *conn) conclude(err error) {
 
 // close gives back what the connection had.
 func (c *conn) close() {
-	c.deadline.Stop()
+	if c.loop == nil {
+		c.deadline.Stop()
+		c.unhook()
+	}
 	c.endAt(time.Time{})
-	c.unhook()
 	c.awaitWriters()
 	c.nc.Close()
 	c.b.open.Add(-1)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,6 +91,26 @@ func (ls *loops) leave() {
 	}
 	ls.running.Wait()
 	ls.all = nil
+}
+
+// dismiss ends the connections of a listener.
+func (ls *loops) dismiss(clients *sync.WaitGroup) {
+	ls.mu.Lock()
+	all := slices.Clone(ls.all)
+	ls.mu.Unlock()
+	var theirs []*conn
+	for _, l := range all {
+		l.mu.Lock()
+		for _, c := range l.conns {
+			if c != nil && c.clients == clients {
+				theirs = append(theirs, c)
+			}
+		}
+		l.mu.Unlock()
+	}
+	for _, c := range theirs {
+		c.dismiss()
+	}
 }
 
 // pick returns the loop of a new connection, or nil. One core is left to

@@ -13,17 +13,17 @@ import (
 type outbox struct {
 	limit  int // bytes beyond which messages are refused; guarded by mu
 	memory *ledger
-	room   chan struct{} // capacity 1: holds a token after the backlog was written
 
 	mu      sync.Mutex
-	sink    sink      // nil before the client was admitted
-	queue   []segment // what the sink has not seen
-	bytes   int       // of the queue and of what the sink has not finished
-	charged int       // of bytes, to memory
-	busy    bool      // somebody uses the sink
-	dirty   bool      // in the list of a batch that will flush
-	last    bool      // nothing is taken any more: close once all is written
-	idle    *sync.Cond
+	room    chan struct{} // capacity 1: holds a token after the backlog was written; nil until somebody waited
+	sink    sink          // nil before the client was admitted
+	queue   []segment     // what the sink has not seen
+	bytes   int           // of the queue and of what the sink has not finished
+	charged int           // of bytes, to memory
+	busy    bool          // somebody uses the sink
+	dirty   bool          // in the list of a batch that will flush
+	last    bool          // nothing is taken any more: close once all is written
+	idle    chan struct{} // closed when nobody uses the sink; nil unless somebody waits
 	aliases aliasTable
 
 	first [2]segment // the queue's first array
@@ -86,7 +86,7 @@ func (o *outbox) yield(s sink) {
 		o.sink = s
 	}
 	o.busy = false
-	o.idle.Broadcast()
+	o.rest()
 }
 
 // grab returns the segment to append size bytes to. The caller holds mu and
@@ -113,6 +113,16 @@ func (o *outbox) overdue() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return !o.last && o.bytes > o.limit
+}
+
+// awaited returns the channel that tells of a backlog that was written.
+func (o *outbox) awaited() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.room == nil {
+		o.room = make(chan struct{}, 1)
+	}
+	return o.room
 }
 
 // mark tells whether the caller has to put the connection on its batch's list.
@@ -232,7 +242,15 @@ func (o *outbox) written(g segment, err error) {
 		}
 		o.queue, o.bytes, o.last = nil, 0, true
 	}
-	o.idle.Broadcast()
+	o.rest()
+}
+
+// rest tells who waits that the sink is not used. The caller holds mu.
+func (o *outbox) rest() {
+	if o.idle != nil {
+		close(o.idle)
+		o.idle = nil
+	}
 }
 
 // drain waits for a slow socket, together with all that gathers meanwhile, and
@@ -252,14 +270,14 @@ func (c *conn) drain(g segment) {
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
 		o.sink.hold(g.b)
 	}
-	last := o.last
+	last, room := o.last, o.room
 	o.mu.Unlock()
 	if last {
 		c.nc.Close()
 		return
 	}
 	select {
-	case o.room <- struct{}{}:
+	case room <- struct{}{}:
 	default: // the token of an earlier drain is still there
 	}
 	if s := c.session.Load(); s != nil {
@@ -291,7 +309,13 @@ func (c *conn) awaitWriters() {
 	o := &c.out
 	o.mu.Lock()
 	for o.busy || len(o.queue) > 0 && o.sink != nil {
-		o.idle.Wait()
+		if o.idle == nil {
+			o.idle = make(chan struct{})
+		}
+		idle := o.idle
+		o.mu.Unlock()
+		<-idle
+		o.mu.Lock()
 	}
 	o.mu.Unlock()
 	c.writers.Wait()

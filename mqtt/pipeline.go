@@ -17,11 +17,11 @@ type pipeline struct {
 	b     *Broker
 	owner *session // whose messages these are; nil for the node and other sites
 
-	waiting atomic.Int32  // entries; 0 also says that all before are delivered
-	qos1    atomic.Int32  // entries that end in a PUBACK
-	parked  atomic.Int64  // bytes of the entries
-	reading atomic.Bool   // the owner's reader flushes at the end of its batch
-	room    chan struct{} // capacity 1: holds a token after an entry left
+	waiting atomic.Int32                  // entries; 0 also says that all before are delivered
+	qos1    atomic.Int32                  // entries that end in a PUBACK
+	parked  atomic.Int64                  // bytes of the entries
+	reading atomic.Bool                   // the owner's reader flushes at the end of its batch
+	room    atomic.Pointer[chan struct{}] // capacity 1: holds a token after an entry left; nil until somebody waited
 
 	mu        sync.Mutex // guards all below, and the stages of the entries
 	entries   []*entry   // oldest first
@@ -86,12 +86,20 @@ func (e *entry) size() int64 {
 
 func (p *pipeline) init(b *Broker, owner *session) {
 	p.b, p.owner = b, owner
-	p.room = make(chan struct{}, 1)
 }
 
 // full reports whether the owner has to wait before it sends more.
 func (p *pipeline) full() bool {
 	return p.waiting.Load() >= maxParked || p.parked.Load() >= maxParkedBytes
+}
+
+// awaited returns the channel that tells of room. Only the owner's reader waits.
+func (p *pipeline) awaited() <-chan struct{} {
+	if p.room.Load() == nil {
+		room := make(chan struct{}, 1)
+		p.room.Store(&room)
+	}
+	return *p.room.Load()
 }
 
 // push appends an entry and takes what steps are possible at once.
@@ -311,8 +319,10 @@ func (p *pipeline) finish(e *entry) {
 	p.parked.Add(-e.size())
 	p.b.memory.add(-int(e.size()))
 	p.waiting.Add(-1)
-	select {
-	case p.room <- struct{}{}:
-	default: // the token of an earlier entry is still there
+	if room := p.room.Load(); room != nil {
+		select {
+		case *room <- struct{}{}:
+		default: // the token of an earlier entry is still there
+		}
 	}
 }

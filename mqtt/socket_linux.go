@@ -22,8 +22,7 @@ import (
 // As a [net.Conn] it is what a [crypto/tls.Conn] reads from: what the loop read
 // before, and then errAgain.
 type socket struct {
-	net.Conn // closed; for its addresses
-	fd       int
+	fd int
 
 	// Of whoever reads: the loop, or the goroutine that the connection is away with.
 	fresh bool // has not been read since it was registered
@@ -49,7 +48,7 @@ func takeSocket(nc net.Conn) (*socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take socket: %w", err)
 	}
-	s := &socket{Conn: nc}
+	s := &socket{}
 	var dupErr error
 	err = raw.Control(func(fd uintptr) {
 		s.fd, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
@@ -104,6 +103,25 @@ func (s *socket) Close() error {
 	s.writable()
 	return nil
 }
+
+// Write implements [net.Conn]. Nobody writes this way: see loopSink.
+func (s *socket) Write([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// SetDeadline implements [net.Conn]. Nothing here blocks.
+func (s *socket) SetDeadline(time.Time) error { return nil }
+
+// SetReadDeadline implements [net.Conn].
+func (s *socket) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline implements [net.Conn].
+func (s *socket) SetWriteDeadline(time.Time) error { return nil }
+
+// LocalAddr implements [net.Conn]. It is nil: whoever wanted to know asked before
+// the loop had the connection, and an idle one shall be small.
+func (s *socket) LocalAddr() net.Addr { return nil }
+
+// RemoteAddr implements [net.Conn]. See LocalAddr.
+func (s *socket) RemoteAddr() net.Addr { return nil }
 
 func (s *socket) release() {
 	s.mu.Lock()
@@ -200,8 +218,14 @@ func (c *conn) join() (bool, error) {
 	c.sealed, _ = c.nc.(*tls.Conn)
 	c.sock, c.loop = s, l
 	c.clients.Add(1)
-	err = l.add(c)
-	return err == nil, err
+	unhook := c.unhook // the loop tells c of the listener's end
+	c.unhook, c.deadline = nil, nil
+	if err := l.add(c); err != nil {
+		unhook()
+		return false, err
+	}
+	unhook()
+	return true, nil
 }
 
 // handOver makes the quickConn one of a socket that an event loop reads. The

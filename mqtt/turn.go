@@ -13,6 +13,9 @@ type turn struct {
 	pub     packet.Publish
 	scratch scratch
 	batch   batch
+	buf     []byte // what was read
+	filled  int    // of buf
+	roomy   int    // reads in a row that did not need a large buffer
 }
 
 // scratch holds the packets of the hot paths: behind an interface they would
@@ -36,6 +39,7 @@ func getTurn(b *Broker) *turn {
 // putTurn gives a turn back. Nothing of its batch waits for a flush.
 func putTurn(t *turn) {
 	t.pub = packet.Publish{}
+	t.buf, t.filled, t.roomy = nil, 0, 0
 	t.batch.clean()
 	turnPool.Put(t)
 }
