@@ -135,12 +135,39 @@ func (o *outgoing) forget() {
 // same for all of them, byte for byte, is shared and not copied: at QoS 0 there
 // is no packet identifier.
 type frame struct {
-	packet.Encoded
-	shared []byte // the whole packet, or nil
+	packet.Encoded         // unset if own is not nil
+	shared         []byte  // the whole packet, or nil
+	own            *buffer // holds shared, if somebody wants it back
 }
 
-// shareFrom is the size from which sharing is cheaper than copying.
-const shareFrom = 8 << 10
+// Size returns the size of the packet.
+func (f frame) Size() int {
+	if f.shared != nil {
+		return len(f.shared)
+	}
+	return f.Encoded.Size()
+}
+
+const (
+	// shareFrom is the size from which sharing is cheaper than copying.
+	shareFrom = 8 << 10
+
+	// passFrom is the size from which a packet may be sent from the chunk that it
+	// was read into. It is a good part of that: a slow receiver keeps the chunk.
+	passFrom = loopBuffer / 4
+)
+
+// kind is the index of a kind of receivers in outgoing.frames.
+func kind(v packet.Version, qos byte, retain bool) int {
+	i := int(qos) * 2
+	if retain {
+		i++
+	}
+	if v == packet.V5 {
+		i += 6
+	}
+	return i
+}
 
 // frame returns the message encoded for one kind of receiver. Subscription
 // identifiers make a receiver its own kind: those are encoded each time.
@@ -151,13 +178,7 @@ func (o *outgoing) frame(v packet.Version, qos byte, retain bool, ids []uint32) 
 		o.pub.Properties.SubscriptionIDs = nil
 		return f
 	}
-	i := int(qos) * 2
-	if retain {
-		i++
-	}
-	if v == packet.V5 {
-		i += 6
-	}
+	i := kind(v, qos, retain)
 	if o.have&(1<<i) == 0 {
 		o.frames[i] = o.encode(v, qos, retain)
 		o.have |= 1 << i
@@ -171,7 +192,7 @@ func (o *outgoing) encode(v packet.Version, qos byte, retain bool) frame {
 	size := o.pub.Size(v)
 	if qos == 0 && size >= shareFrom {
 		b := make([]byte, 0, size)
-		return frame{o.pub.Encode(b, v), b[:size]}
+		return frame{Encoded: o.pub.Encode(b, v), shared: b[:size]}
 	}
 	o.buf = slices.Grow(o.buf, size)
 	f := o.pub.Encode(o.buf, v)

@@ -69,6 +69,7 @@ type conn struct {
 	looped       bool    // the reader is an event loop
 	rest         *buffer // what a loop has read of a packet
 	want         int     // the size of that packet, if known
+	bulk         int     // the size of the last packet, if it was large
 	aliases      [][]byte
 	cache        routeCache
 	received     uint64
@@ -164,6 +165,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 		if len(b) < n+h.Length {
 			return used, n + h.Length, nil
 		}
+		c.raw = b[:n+h.Length]
 		if c.looped && waits(h.Type) {
 			return used, 0, errWaits
 		}

@@ -26,9 +26,9 @@ func (b *Broker) Serve(ctx context.Context, l net.Listener, admit Admission) err
 	b.loops.enter()
 	defer b.loops.leave()
 	defer clients.Wait()
-	defer cancel() // runs first: tells the clients, then Wait sees them out
+	defer b.loops.dismiss(&clients)
+	defer cancel() // runs first: tells the clients, those of loops are told next, then Wait sees them out
 	defer context.AfterFunc(ctx, func() { l.Close() })()
-	defer context.AfterFunc(ctx, func() { b.loops.dismiss(&clients) })()
 	defer l.Close()
 	for {
 		nc, err := l.Accept()

@@ -37,7 +37,7 @@ type loop struct {
 	heard  []*conn     // were read in this round
 	parted []parting   // leave after this round
 	read   int         // bytes since the last flush
-	buf    []byte      // of all reads
+	chunk  *buffer     // of all reads
 	sealed []byte      // of all reads below TLS
 }
 
@@ -54,7 +54,6 @@ type parting struct {
 }
 
 const (
-	loopBuffer = 256 << 10
 	loopSealed = 64 << 10  // and at most as much of plain text
 	flushAfter = 128 << 10 // bytes read, within a round
 	wakeEvents = 256
@@ -151,7 +150,7 @@ func newLoop(b *Broker) (*loop, error) {
 	return &loop{
 		b: b, poll: poll, wake: wake, turn: getTurn(b),
 		events: make([]unix.EpollEvent, wakeEvents),
-		buf:    make([]byte, loopBuffer), sealed: make([]byte, loopSealed),
+		chunk:  chunkPool.Get().(*buffer), sealed: make([]byte, loopSealed),
 	}, nil
 }
 
@@ -228,15 +227,20 @@ func (l *loop) round() {
 // serve takes a connection's turn: it reads once, and handles what came.
 func (l *loop) serve(c *conn) {
 	c.sock.fresh = false
-	dst := l.buf
+	dst := l.chunk.b
+	c.chunk = l.chunk
 	if c.rest != nil {
 		if len(c.rest.b) > sharedLimit {
 			dst = c.rest.spacious(c.want)
+			c.chunk = nil
 			c.filled = len(c.rest.b)
 		} else {
-			c.filled = copy(l.buf, c.rest.b)
+			c.filled = copy(dst, c.rest.b)
 			c.keepRest(nil)
 		}
+	}
+	if c.bulk > 0 && len(dst)/c.bulk*c.bulk > c.filled { // whole packets of that size: no rest to copy
+		dst = dst[:len(dst)/c.bulk*c.bulk]
 	}
 	n, more, err := c.fill(l, dst[c.filled:])
 	c.filled += n
@@ -250,6 +254,12 @@ func (l *loop) serve(c *conn) {
 		used, c.want, cause = c.handlePackets()
 		c.countRate(n)
 		l.heard = append(l.heard, c)
+		if used > 0 {
+			c.bulk = 0
+			if len(c.raw) >= passFrom && c.sealed == nil {
+				c.bulk = len(c.raw)
+			}
+		}
 	}
 	if cause == nil {
 		cause = err
@@ -266,8 +276,12 @@ func (l *loop) serve(c *conn) {
 	case more || c.sock.over:
 		l.again = append(l.again, c)
 	}
-	if l.read >= flushAfter {
+	if l.read >= flushAfter || l.chunk.more.Load() > 0 {
 		l.flush()
+	}
+	if l.chunk.more.Load() > 0 { // somebody has not written all of it
+		l.chunk.free()
+		l.chunk = chunkPool.Get().(*buffer)
 	}
 }
 
@@ -278,6 +292,7 @@ func (c *conn) fill(l *loop, dst []byte) (n int, more bool, err error) {
 		n, err = s.receive(dst)
 		return n, n == len(dst), err
 	}
+	more = true // unless the socket turns out to be empty
 	if len(s.in) == 0 && s.inErr == nil {
 		var got int
 		got, s.inErr = s.receive(l.sealed)

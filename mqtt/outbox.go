@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
@@ -21,6 +22,7 @@ type outbox struct {
 	bytes   int           // of the queue and of what the sink has not finished
 	charged int           // of bytes, to memory
 	busy    bool          // somebody uses the sink
+	slow    bool          // a writer goroutine does
 	dirty   bool          // in the list of a batch that will flush
 	last    bool          // nothing is taken any more: close once all is written
 	idle    chan struct{} // closed when nobody uses the sink; nil unless somebody waits
@@ -32,12 +34,17 @@ type outbox struct {
 // segment is a piece of what waits: a buffer that small packets are copied into,
 // or one large packet that its receivers share.
 type segment struct {
-	b   []byte
-	own *buffer // holds b; nil for a shared packet
+	b      []byte
+	own    *buffer // holds b; nil for a packet that nobody wants back
+	shared bool    // b is a packet that others may hold too
 }
 
 // buffer is a pooled byte slice.
-type buffer struct{ b []byte }
+type buffer struct {
+	b     []byte
+	chunk bool         // one that a loop reads into
+	more  atomic.Int32 // holders but one
+}
 
 // closeGrace is how long a connection whose sink is patient may take to write its
 // rest when it ends.
@@ -46,6 +53,7 @@ const closeGrace = time.Second
 const (
 	fullBuffer = 64 << 10  // a buffer this full gets nothing more
 	keepBuffer = 256 << 10 // the largest buffer that returns to the pool
+	loopBuffer = 256 << 10 // what an event loop reads into
 )
 
 var bufferPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 2048)} }}
@@ -54,11 +62,21 @@ func (g segment) free() { g.own.free() }
 
 // free gives the buffer, if there is one, back.
 func (r *buffer) free() {
-	if r != nil && cap(r.b) <= keepBuffer {
+	switch {
+	case r == nil:
+	case r.chunk:
+		if r.more.Add(-1) < 0 {
+			r.more.Store(0)
+			chunkPool.Put(r)
+		}
+	case cap(r.b) <= keepBuffer:
 		r.b = r.b[:0]
 		bufferPool.Put(r)
 	}
 }
+
+// chunkPool has the buffers of event loops.
+var chunkPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, loopBuffer), chunk: true} }}
 
 // open gives the outbox its sink.
 func (o *outbox) open(s sink) {
@@ -93,7 +111,7 @@ func (o *outbox) yield(s sink) {
 // calls put with the result.
 func (o *outbox) grab() *segment {
 	if n := len(o.queue); n > 0 {
-		if g := &o.queue[n-1]; g.own != nil && len(g.b) < fullBuffer {
+		if g := &o.queue[n-1]; g.own != nil && !g.shared && len(g.b) < fullBuffer {
 			return g
 		}
 	}
@@ -144,7 +162,10 @@ func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 		return false
 	}
 	if f.shared != nil {
-		o.queue = append(o.queue, segment{b: f.shared})
+		if f.own != nil {
+			f.own.more.Add(1)
+		}
+		o.queue = append(o.queue, segment{b: f.shared, own: f.own, shared: true})
 		o.bytes += len(f.shared)
 	} else {
 		g := o.grab()
@@ -191,14 +212,18 @@ func (c *conn) flush() {
 		o.mu.Unlock()
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
 		done, err := o.sink.try(g.b)
+		o.mu.Lock()
 		if err == nil && !done {
-			o.mu.Lock()
+			o.slow = true
 			o.charge(c.b.opts.Outbox)
-			o.mu.Unlock()
+			lost := o.last && !o.sink.patient() // see finish
 			c.writers.Go(func() { c.drain(g) })
+			o.mu.Unlock()
+			if lost {
+				c.nc.Close()
+			}
 			return
 		}
-		o.mu.Lock()
 		o.written(g, err)
 	}
 	if o.bytes != o.charged {
@@ -270,6 +295,7 @@ func (c *conn) drain(g segment) {
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
 		o.sink.hold(g.b)
 	}
+	o.slow = false
 	last, room := o.last, o.room
 	o.mu.Unlock()
 	if last {
@@ -294,10 +320,16 @@ func (c *conn) finish() {
 	o := &c.out
 	o.mu.Lock()
 	o.last = true
-	patient := o.sink != nil && o.sink.patient()
 	o.mu.Unlock()
 	c.flush()
-	if !patient {
+	o.mu.Lock()
+	patient := o.sink != nil && o.sink.patient()
+	flushing := o.busy && !o.slow
+	o.mu.Unlock()
+	switch {
+	case flushing && !patient:
+		return // that goroutine goes on with what it finds, and then closes
+	case !patient:
 		c.nc.Close()
 		return
 	}

@@ -66,7 +66,8 @@ func (c *conn) resolveAlias(p *packet.Publish) error {
 		return nil
 	}
 	alias := int(p.Properties.TopicAlias)
-	p.Properties.Clear(packet.PropTopicAlias)             // [MQTT-3.1.2-27]: a receiver has aliases of its own
+	p.Properties.Clear(packet.PropTopicAlias) // [MQTT-3.1.2-27]: a receiver has aliases of its own
+	c.raw = nil
 	if alias == 0 || alias > int(c.b.opts.TopicAliases) { // [MQTT-3.3.2-9] [MQTT-3.2.2-17]
 		return &packet.Error{Code: packet.TopicAliasInvalid, Statement: "MQTT-3.3.2-9", Msg: "topic alias is out of range"}
 	}
@@ -136,6 +137,9 @@ func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
 func (c *conn) deliverNow(p *packet.Publish, r *route, s *session) {
 	bt := &c.batch
 	bt.out.carry(p, r, s)
+	if c.chunk != nil && p.QoS == 0 && len(c.raw) >= passFrom {
+		bt.out.pass(c.version, c.raw, c.chunk)
+	}
 	bt.fanOut(r, p.QoS, false)
 	switch p.QoS {
 	case 1:
@@ -254,6 +258,14 @@ func (o *outgoing) carry(p *packet.Publish, r *route, s *session) {
 	o.pub.TopicName, o.pub.Payload, o.pub.Properties = p.TopicName, p.Payload, p.Properties
 	o.msg, o.name, o.from, o.qos = nil, r.topic, s, p.QoS
 	o.reset()
+}
+
+// pass lets receivers of version v have the packet as it came, in chunk. It is of
+// QoS 0, without RETAIN and without a topic alias.
+func (o *outgoing) pass(v packet.Version, raw []byte, chunk *buffer) {
+	i := kind(v, 0, false)
+	o.frames[i] = frame{shared: raw, own: chunk}
+	o.have |= 1 << i
 }
 
 // message returns o as a message that a queue may keep.

@@ -13,9 +13,11 @@ type turn struct {
 	pub     packet.Publish
 	scratch scratch
 	batch   batch
-	buf     []byte // what was read
-	filled  int    // of buf
-	roomy   int    // reads in a row that did not need a large buffer
+	buf     []byte  // what was read
+	filled  int     // of buf
+	roomy   int     // reads in a row that did not need a large buffer
+	raw     []byte  // the packet in hand, in buf; nil if what it says has changed
+	chunk   *buffer // of buf, if large messages may be sent from there
 }
 
 // scratch holds the packets of the hot paths: behind an interface they would
@@ -39,7 +41,7 @@ func getTurn(b *Broker) *turn {
 // putTurn gives a turn back. Nothing of its batch waits for a flush.
 func putTurn(t *turn) {
 	t.pub = packet.Publish{}
-	t.buf, t.filled, t.roomy = nil, 0, 0
+	t.buf, t.filled, t.roomy, t.raw, t.chunk = nil, 0, 0, nil, nil
 	t.batch.clean()
 	turnPool.Put(t)
 }

@@ -1,0 +1,264 @@
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// overSockets runs a test over TCP and over TLS.
+func overSockets(t *testing.T, o Options, test func(t *testing.T, b *Broker, dial func() net.Conn)) {
+	t.Helper()
+	t.Run("tcp", func(t *testing.T) {
+		l := listenTCP(t)
+		b := serve(t, l, o, anyone)
+		test(t, b, func() net.Conn { return dialTCP(t, l) })
+	})
+	t.Run("tls", func(t *testing.T) {
+		server, client := selfSigned(t)
+		l := listenTCP(t)
+		b := serve(t, tls.NewListener(quickly(l), server), o, anyone)
+		test(t, b, func() net.Conn { return tls.Client(dialTCP(t, l), client) })
+	})
+}
+
+// looping is how many connections the loops have.
+func (b *Broker) looping() int {
+	n := 0
+	b.loops.mu.Lock()
+	defer b.loops.mu.Unlock()
+	for _, l := range b.loops.all {
+		l.mu.Lock()
+		for _, c := range l.conns {
+			if c != nil {
+				n++
+			}
+		}
+		l.mu.Unlock()
+	}
+	return n
+}
+
+func (w *wired) ping() {
+	w.t.Helper()
+	w.send(&packet.Pingreq{})
+	if p, ok := w.read().(*packet.Pingresp); !ok {
+		w.t.Fatalf("got %s, want PINGRESP", show(p))
+	}
+}
+
+func TestSocketsJoinLoops(t *testing.T) {
+	overSockets(t, Options{}, func(t *testing.T, b *Broker, dial func() net.Conn) {
+		one, two := wire(t, dial(), connectPacket("one")), wire(t, dial(), connectPacket("two"))
+		one.ping()
+		two.ping()
+		one.ping() // the first may have been answered before the reader gave the socket away
+		two.ping()
+		if got := b.looping(); got != 2 {
+			t.Errorf("%d connections in loops, want 2", got)
+		}
+	})
+}
+
+// TestLoopReassembles sends packets of all sizes in pieces that fit none of them.
+func TestLoopReassembles(t *testing.T) {
+	overSockets(t, Options{}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
+		sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+		sub.subscribe("a", 0)
+		random := rand.New(rand.NewPCG(1, 2))
+		var stream []byte
+		var payloads [][]byte
+		for _, size := range []int{0, 3, 900 << 10, 70 << 10, 70 << 10, 5, 300 << 10, 20 << 10, 1} {
+			payload := bytes.Repeat([]byte{byte(size), byte(len(payloads))}, size/2+1)
+			payloads = append(payloads, payload)
+			p := packet.Publish{TopicName: []byte("a"), Payload: payload}
+			stream = p.Append(stream, packet.V5)
+		}
+		var sender sync.WaitGroup
+		defer sender.Wait()
+		sender.Go(func() {
+			for len(stream) > 0 {
+				n := min(len(stream), 1+random.IntN(50_000))
+				if _, err := pub.nc.Write(stream[:n]); err != nil {
+					t.Errorf("write: %v", err)
+					return
+				}
+				stream = stream[n:]
+			}
+		})
+		for i, want := range payloads {
+			p, ok := sub.read().(*packet.Publish)
+			if !ok || !bytes.Equal(p.Payload, want) {
+				t.Fatalf("message %d of %d bytes is not what was sent", i, len(want))
+			}
+		}
+		pub.ping()
+	})
+}
+
+// gated is a store that keeps nothing while it is shut.
+type gated struct {
+	store.Store
+	mu   sync.Mutex
+	shut bool
+	late []func()
+}
+
+func (g *gated) Update(add func(store.Tx), done func(error)) {
+	g.mu.Lock()
+	if g.shut {
+		g.late = append(g.late, func() { g.Store.Update(add, done) })
+		g.mu.Unlock()
+		return
+	}
+	g.mu.Unlock()
+	g.Store.Update(add, done)
+}
+
+func (g *gated) set(shut bool) {
+	g.mu.Lock()
+	g.shut = shut
+	late := g.late
+	g.late = nil
+	g.mu.Unlock()
+	for _, f := range late {
+		f()
+	}
+}
+
+// TestLoopWaitsForNobody has a client wait for the disk, and others not.
+func TestLoopWaitsForNobody(t *testing.T) {
+	disk := &gated{Store: store.NewMemory(store.Limits{})}
+	overSockets(t, Options{Store: disk}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
+		keeper := wire(t, dial(), connectPacket("keeper", expiry(100)))
+		sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+		sub.subscribe("a", 0)
+		keeper.ping()
+		pub.ping()
+		disk.set(true)
+		keeper.send(&packet.Subscribe{PacketID: 7, Subscriptions: []packet.Subscription{filter("kept", 1)}}, &packet.Pingreq{})
+		retained := message("kept/retained", "x", 1, 9)
+		retained.Retain = true
+		pub.send(retained, message("a", "behind it", 0, 0))
+		third := wire(t, dial(), connectPacket("third"))
+		for range 3 {
+			third.send(message("a", "hello", 0, 0))
+			if p, ok := sub.read().(*packet.Publish); !ok || string(p.Payload) != "hello" {
+				t.Fatalf("got %s", show(p))
+			}
+		}
+		disk.set(false)
+		if p, ok := keeper.read().(*packet.Suback); !ok || p.PacketID != 7 {
+			t.Fatalf("got %s, want SUBACK", show(p))
+		}
+		if p, ok := keeper.read().(*packet.Pingresp); !ok {
+			t.Fatalf("got %s, want PINGRESP", show(p))
+		}
+		if p, ok := pub.read().(*packet.Puback); !ok || p.PacketID != 9 {
+			t.Fatalf("got %s, want PUBACK", show(p))
+		}
+		if p, ok := sub.read().(*packet.Publish); !ok || string(p.Payload) != "behind it" {
+			t.Fatalf("got %s", show(p))
+		}
+		keeper.ping()
+		pub.ping()
+	})
+}
+
+// TestLoopConnectionsEnd ends connections of a loop in each way.
+func TestLoopConnectionsEnd(t *testing.T) {
+	ended := func(t *testing.T, w *wired) {
+		t.Helper()
+		if _, err := w.r.ReadByte(); err == nil {
+			t.Error("something came after the end")
+		}
+	}
+	overSockets(t, Options{}, func(t *testing.T, b *Broker, dial func() net.Conn) {
+		t.Run("half closed by the client", func(t *testing.T) {
+			c := wire(t, dial(), connectPacket("half"))
+			c.ping()
+			c.send(message("a", "last words", 1, 3))
+			if err := c.nc.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if p, ok := c.read().(*packet.Puback); !ok || p.PacketID != 3 {
+				t.Fatalf("got %s, want PUBACK", show(p))
+			}
+			ended(t, c)
+		})
+		t.Run("taken over", func(t *testing.T) {
+			old := wire(t, dial(), connectPacket("same"))
+			old.ping()
+			wire(t, dial(), connectPacket("same")).ping()
+			if p, ok := old.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.SessionTakenOver {
+				t.Fatalf("got %s", show(p))
+			}
+			ended(t, old)
+		})
+		t.Run("by an operator", func(t *testing.T) {
+			c := wire(t, dial(), connectPacket("kicked"))
+			c.ping()
+			if n := b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction}); n == 0 {
+				t.Fatal("nobody was there")
+			}
+			if p, ok := c.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.AdministrativeAction {
+				t.Fatalf("got %s", show(p))
+			}
+			ended(t, c)
+		})
+		t.Run("by a broken packet", func(t *testing.T) {
+			c := wire(t, dial(), connectPacket("broken"))
+			c.ping()
+			c.send(message("a", "x", 1, 1), &packet.Pingresp{})
+			if p, ok := c.read().(*packet.Puback); !ok {
+				t.Fatalf("got %s, want PUBACK", show(p))
+			}
+			if p, ok := c.read().(*packet.Disconnect); !ok || !p.ReasonCode.Failed() {
+				t.Fatalf("got %s", show(p))
+			}
+			ended(t, c)
+		})
+	})
+}
+
+// TestLoopEndsWithItsListener has Serve end while one client of a loop reads
+// nothing of what waits for it.
+func TestLoopEndsWithItsListener(t *testing.T) {
+	l := listenTCP(t)
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	var done sync.WaitGroup
+	done.Go(func() { served <- b.Serve(ctx, l, anyone) })
+	defer done.Wait()
+	defer cancel()
+	deaf, pub := wire(t, dialTCP(t, l), connectPacket("deaf")), wire(t, dialTCP(t, l), connectPacket("pub"))
+	deaf.subscribe("a", 0)
+	for range 200 {
+		pub.send(&packet.Publish{TopicName: []byte("a"), Payload: make([]byte, 64<<10)})
+	}
+	pub.ping()
+	if got := b.looping(); got != 2 {
+		t.Errorf("%d connections in loops, want 2", got)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Errorf("serve: %v", err)
+	}
+	if got := b.looping(); got != 0 {
+		t.Errorf("%d connections left in loops", got)
+	}
+	if p, ok := pub.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.ServerShuttingDown {
+		t.Errorf("got %s", show(p))
+	}
+	if _, err := pub.r.ReadByte(); err == nil {
+		t.Error("something came after DISCONNECT")
+	}
+}
