@@ -249,7 +249,7 @@ func (n *node) stageBackup(withoutCA bool) (string, error) {
 // Messages are there by other means; the rest is made again.
 func inBackup(name string) bool {
 	switch name {
-	case "lock", socketName, "cache":
+	case "lock", socketName, mqttSocket, "cache":
 		return false
 	}
 	return !strings.HasPrefix(name, messagesName) && !strings.HasPrefix(name, stagingPrefix)
