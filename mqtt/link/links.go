@@ -96,7 +96,7 @@ func (l *Links) stop() {
 // epochScope and epochKey are where the store keeps our epoch: it is lost
 // together with the numbers that belong to it.
 const (
-	epochScope = "$link"
+	epochScope = store.OfHistory + "link"
 	epochKey   = "epoch"
 )
 

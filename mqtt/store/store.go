@@ -84,6 +84,11 @@ type Tx interface {
 	PutValue(scope, key string, value []byte)  // nil removes
 }
 
+// OfHistory begins the scopes of values that are about the numbers which the
+// store gave. A backup and a store that was repaired are without them: either may
+// give numbers again that were given before.
+const OfHistory = "$"
+
 // Sent is how far an entry went: under which packet identifier, and whether the
 // client confirmed the message itself (QoS 2).
 type Sent struct {

@@ -115,7 +115,11 @@ func (s *Store) copyReadable(fs vfs.FS, fresh string) (kept, gaps int, err error
 			step *= 2
 		}
 	}
-	return kept, gaps, to.commit(lastBatch(to), pebble.Sync)
+	last := lastBatch(to)
+	if err := endHistory(to, last); err != nil {
+		return kept, gaps, err
+	}
+	return kept, gaps, to.commit(last, pebble.Sync)
 }
 
 // skip returns the key so many behind key, taken as a number, or nil if that is

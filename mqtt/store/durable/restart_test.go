@@ -110,6 +110,9 @@ func TestBackup(t *testing.T) {
 		}
 	}
 	put(1)
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutValue(store.OfHistory+"link", "epoch", []byte{1}) }); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Backup(filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
@@ -120,6 +123,9 @@ func TestBackup(t *testing.T) {
 	b := start(t, filepath.Join(dir, "b"), Options{})
 	if _, ok := b.Value("f", "1"); !ok || b.Stats().Values != 1 {
 		t.Errorf("got %+v", b.Stats())
+	}
+	if _, ok := s.Value(store.OfHistory+"link", "epoch"); !ok {
+		t.Error("the backup took something away from the store")
 	}
 }
 

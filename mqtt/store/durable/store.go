@@ -239,7 +239,7 @@ func (s *Store) peer(name string) *peer {
 
 // Backup writes a copy of what is committed to dir, which must not exist and is
 // on the same file system. The store serves on meanwhile; the copy shares its
-// tables until they change.
+// tables until they change. Values of [store.OfHistory] are not in it.
 func (s *Store) Backup(dir string) error {
 	db := s.db.Load()
 	db.readers.RLock()
@@ -253,5 +253,5 @@ func (s *Store) Backup(dir string) error {
 	if err := db.disk.err(); err != nil {
 		return fmt.Errorf("back up store to %s: %w", dir, err)
 	}
-	return nil
+	return s.endHistoryIn(dir)
 }
