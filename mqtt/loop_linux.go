@@ -31,6 +31,7 @@ type loop struct {
 	// Of the loop's goroutine.
 	turn   *turn
 	now    time.Duration // since b.start
+	ceded  time.Duration // when it last went through the scheduler
 	events []unix.EpollEvent
 	ready  []readiness // of this round
 	again  []*conn     // have more than a read took
@@ -56,6 +57,12 @@ type parting struct {
 const (
 	loopSealed = 64 << 10  // and at most as much of plain text
 	flushAfter = 128 << 10 // bytes read, within a round
+
+	// cedeAfter keeps a loop from running in one time slice of the scheduler for
+	// 10 ms. Its monitor thread would then take the processor away in the middle of
+	// epoll_wait, and look for more of that every 20 µs: 35 µs of CPU for each of
+	// 5,000 messages a second, and 10 without.
+	cedeAfter  = 4 * time.Millisecond
 	wakeEvents = 256
 )
 
@@ -222,6 +229,10 @@ func (l *loop) round() {
 	l.again = l.again[:copy(l.again, l.again[again:])]
 	l.finish()
 	clear(l.ready)
+	if l.now-l.ceded > cedeAfter {
+		l.ceded = l.now
+		runtime.Gosched()
+	}
 }
 
 // serve takes a connection's turn: it reads once, and handles what came.
