@@ -108,7 +108,7 @@ func TestTicketErrors(t *testing.T) {
 		want     error
 	}{
 		{"empty", "", identity.ErrNotTicket},
-		{"something else", "glpat-XXXX", identity.ErrNotTicket},
+		{"something else", "glpat-0123", identity.ErrNotTicket},
 		{"a later format", "hpmq2." + word[6:], identity.ErrNotTicket},
 		{"far too long", "hpmq1." + strings.Repeat("A", 10_000), identity.ErrNotTicket},
 		{"too long", "hpmq1." + strings.Repeat("A", 4096), identity.ErrNotTicket},

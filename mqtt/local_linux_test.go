@@ -28,8 +28,11 @@ func TestOwnPeer(t *testing.T) {
 		t.Run(network, func(t *testing.T) {
 			address := map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0", "unix": filepath.Join(t.TempDir(), "s")}[network]
 			l, err := net.Listen(network, address)
+			if err != nil && network == "tcp6" {
+				t.Skip(err) // a machine without IPv6
+			}
 			if err != nil {
-				t.Skip(err)
+				t.Fatal(err)
 			}
 			defer l.Close()
 			client := dialTCP(t, l)
