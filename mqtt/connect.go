@@ -266,12 +266,11 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 	b.mu.Lock()
 	s = b.sessions[key]
 	b.mu.Unlock()
-	if s != nil && cleanStart { // [MQTT-3.1.2-4] [MQTT-3.1.4-4] [MQTT-3.2.2-2]
-		s.end(true, 0)
-		s = nil
-	}
 	var before uint32 // expiry
 	if s != nil {
+		if cleanStart { // [MQTT-3.1.2-4] [MQTT-3.1.4-4] [MQTT-3.2.2-2]
+			s.end(true, 0)
+		}
 		s.rights.Store(&rights)
 		before = s.expiry.Load()
 		present = s.attach(c, expiry) // [MQTT-3.1.2-5] [MQTT-3.2.2-3]
@@ -316,20 +315,35 @@ func (s *session) keepRecord(same bool) error {
 	if !s.persistent() && !s.stored.Load() {
 		return nil
 	}
-	s.mu.Lock()
-	r := s.record(time.Time{}, time.Time{})
-	s.mu.Unlock()
-	s.stored.Store(true)
-	put := func(tx store.Tx) { tx.PutSession(r) }
-	err := s.b.commit(put)
+	kept := make(chan error, 1)
+	if !s.putRecord(func(err error) { kept <- err }) {
+		return errClosed // an operator ended it, just now
+	}
+	err := <-kept
 	if err == nil {
 		return nil
 	}
 	if same {
-		s.b.opts.Store.Update(put, nil)
+		s.putRecord(nil)
 		return nil
 	}
 	return &refusal{packet.ServerUnavailable, err.Error()}
+}
+
+// putRecord has the store keep the session of a connection, and reports false if
+// it has ended.
+func (s *session) putRecord(done func(error)) bool {
+	s.record <- struct{}{}
+	defer func() { <-s.record }()
+	s.mu.Lock()
+	r, ended := s.kept(time.Time{}, time.Time{}), s.ended
+	s.mu.Unlock()
+	if ended {
+		return false
+	}
+	s.stored.Store(true)
+	s.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(r) }, done)
+	return true
 }
 
 // commit waits until changes are kept. It is for readers that answer one client;

@@ -96,7 +96,8 @@ func (b *Broker) Disconnect(id identity.ID, r Removal) int {
 	return n
 }
 
-// remove reports whether the session had a connection.
+// remove reports whether the session had a connection. It ends the session first:
+// then no new connection can get it unnoticed.
 func (b *Broker) remove(s *session, r Removal) (connected bool) {
 	if r.DropWills {
 		s.mu.Lock()
@@ -104,12 +105,12 @@ func (b *Broker) remove(s *session, r Removal) (connected bool) {
 		s.stopTimer(willTimer)
 		s.mu.Unlock()
 	}
+	if r.EndSessions {
+		s.end(!r.DropWills, 0)
+	}
 	c := s.conn.Load()
 	if c != nil {
 		c.end(r.Code, r.Reason)
-	}
-	if r.EndSessions {
-		s.end(!r.DropWills, 0)
 	}
 	return c != nil
 }

@@ -130,6 +130,8 @@ func (s *session) startTimers(kept store.Session) {
 	if kept.Disconnected != 0 {
 		gone = time.Unix(0, kept.Disconnected)
 	}
+	s.record <- struct{}{}
+	defer func() { <-s.record }()
 	s.mu.Lock()
 	if s.ended || s.epoch != restoredEpoch {
 		s.mu.Unlock()
@@ -148,7 +150,7 @@ func (s *session) startTimers(kept store.Session) {
 		}
 		s.armWill(max(willAt.Sub(now), 0))
 	}
-	r := s.record(gone, willAt)
+	r := s.kept(gone, willAt)
 	s.mu.Unlock()
 	if kept.Disconnected == 0 {
 		s.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(r) }, nil)

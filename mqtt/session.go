@@ -29,6 +29,11 @@ type session struct {
 
 	incomingLen atomic.Int32 // len(incoming)
 
+	// record holds a token while somebody changes what the store keeps of the
+	// session: from the look at it until the store has the change, and as long as
+	// the session's will is on its way. It is taken before mu, and in no callback.
+	record chan struct{}
+
 	mu       sync.Mutex // guards all below
 	ended    bool       // no longer in the broker's table
 	subs     map[string]*subscription
@@ -59,7 +64,7 @@ const (
 )
 
 func newSession(b *Broker, p Principal, key store.SessionKey) *session {
-	s := &session{b: b, key: key, principal: p, since: time.Now()}
+	s := &session{b: b, key: key, principal: p, since: time.Now(), record: make(chan struct{}, 1)}
 	s.pipe.init(b, s)
 	return s
 }
@@ -86,8 +91,8 @@ func (s *session) stopTimer(which int) {
 	}
 }
 
-// record returns what the store keeps of the session. The caller holds mu.
-func (s *session) record(disconnected, willAt time.Time) store.Session {
+// kept returns what the store keeps of the session. The caller holds mu.
+func (s *session) kept(disconnected, willAt time.Time) store.Session {
 	r := store.Session{Key: s.key, Expiry: s.expiry.Load(), Will: s.will, WillDelay: s.delay}
 	if !disconnected.IsZero() {
 		r.Disconnected = disconnected.UnixNano()
@@ -99,8 +104,10 @@ func (s *session) record(disconnected, willAt time.Time) store.Session {
 }
 
 // attach gives the session to c. What was in flight has to be sent again. It
-// reports false if the session ended meanwhile.
+// reports false if the session ended meanwhile; then the store knows that.
 func (s *session) attach(c *conn, expiry uint32) bool {
+	s.record <- struct{}{}
+	defer func() { <-s.record }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -129,6 +136,7 @@ func (s *session) setExpiry(seconds uint32) {
 // detach ends c's ownership. Then the session is over, or it waits for its
 // client until it expires. [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 func (s *session) detach(c *conn) {
+	s.record <- struct{}{}
 	s.mu.Lock()
 	s.conn.CompareAndSwap(c, nil)
 	loans := s.window.lent()
@@ -136,6 +144,7 @@ func (s *session) detach(c *conn) {
 	s.window.rest()
 	if s.ended { // by an operator, say: nothing is left to wait for
 		s.mu.Unlock()
+		<-s.record
 		return
 	}
 	s.forgetVolatile()
@@ -146,6 +155,7 @@ func (s *session) detach(c *conn) {
 	expiry := s.expiry.Load()
 	if expiry == 0 {
 		s.mu.Unlock()
+		<-s.record
 		s.end(true, 0)
 		return
 	}
@@ -154,18 +164,15 @@ func (s *session) detach(c *conn) {
 	if epoch := s.epoch; expiry != never { // [MQTT-4.1.0-2]
 		s.schedule(expiryTimer, time.Duration(expiry)*time.Second, func() { s.expire(epoch) })
 	}
-	r := s.record(now, willAt)
+	r := s.kept(now, willAt)
 	unfinished := s.window.unfinished()
 	s.mu.Unlock()
-	s.b.opts.Store.Update(func(tx store.Tx) {
+	s.keep(will, func(tx store.Tx) {
 		tx.PutSession(r)
 		for _, x := range unfinished { // resent with their identifiers, also after a restart [MQTT-4.4.0-1]
 			tx.Inflight(s.key, x.seq, store.Sent{PacketID: x.id})
 		}
 	}, nil)
-	if will != nil {
-		s.publishWill(will)
-	}
 }
 
 // expire ends the session unless its client came back since the connection that
@@ -181,10 +188,14 @@ func (s *session) expire(epoch uint64) {
 // end forgets the session and all that belongs to it, unless another connection
 // than that of epoch took it; epoch 0 is any. The will, if there is one and it
 // is wanted, does not wait any longer [MQTT-3.1.2-8]. It reports whether it did.
+// Whoever finds the session in the table before the store knows of the end waits
+// for that, see attach.
 func (s *session) end(wantWill bool, epoch uint64) bool {
+	s.record <- struct{}{}
 	s.mu.Lock()
 	if s.ended || epoch != 0 && epoch != s.epoch {
 		s.mu.Unlock()
+		<-s.record
 		return false
 	}
 	s.ended = true
@@ -194,17 +205,48 @@ func (s *session) end(wantWill bool, epoch uint64) bool {
 	subs, will := s.subs, s.will
 	s.subs, s.will, s.incoming = nil, nil, nil
 	s.mu.Unlock()
-	s.b.forget(s)
 	for _, sub := range subs { // [MQTT-4.1.0-2]
 		s.b.unsubscribe(sub)
 	}
+	if !wantWill {
+		will = nil
+	}
+	var change func(store.Tx)
 	if s.stored.Load() { // [MQTT-4.1.0-2]
-		s.b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(s.key) }, nil)
+		change = func(tx store.Tx) { tx.DeleteSession(s.key) }
 	}
-	if will != nil && wantWill { // [MQTT-3.1.2-8]
-		s.publishWill(will)
-	}
+	s.keep(will, change, func() { s.b.forget(s) })
 	return true
+}
+
+// keep ends a change to what the store keeps: the store gets it, in the
+// transaction of the will if it is time for that [MQTT-3.1.2-8], then is called,
+// and record is given back. will, change and then may be nil.
+func (s *session) keep(will *store.Message, change func(store.Tx), then func()) {
+	through := func() {
+		if then != nil {
+			then()
+		}
+		<-s.record
+	}
+	if will != nil && s.publishWill(will, change, func(err error) {
+		if err != nil {
+			s.lose(dropFailed)
+			s.put(change)
+		}
+		through()
+	}) {
+		return
+	}
+	s.put(change)
+	through()
+}
+
+// put has the store make a change that nobody waits for.
+func (s *session) put(change func(store.Tx)) {
+	if change != nil {
+		s.b.opts.Store.Update(change, nil)
+	}
 }
 
 // changeExpiry applies the Session Expiry Interval of a DISCONNECT.

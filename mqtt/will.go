@@ -59,34 +59,38 @@ func (s *session) scheduleWill(now time.Time, expiry uint32) (due *store.Message
 func (s *session) armWill(d time.Duration) {
 	epoch := s.epoch
 	s.schedule(willTimer, d, func() {
+		s.record <- struct{}{}
 		s.mu.Lock()
 		if s.epoch != epoch || s.ended || s.will == nil || s.b.stopped.Load() {
 			s.mu.Unlock()
+			<-s.record
 			return
 		}
 		will := s.will
 		s.will = nil // [MQTT-3.1.2-10]
-		r := s.record(s.since, time.Time{})
+		r := s.kept(s.since, time.Time{})
 		s.mu.Unlock()
-		s.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(r) }, nil)
-		s.publishWill(will)
+		s.keep(will, func(tx store.Tx) { tx.PutSession(r) }, nil)
 	})
 }
 
-// publishWill sends the will on the path of a publish. The policy of now
-// decides: the one at CONNECT may be gone.
-func (s *session) publishWill(w *store.Message) {
+// publishWill sends the will on the path of a publish, and reports false if the
+// policy of now refuses it: the one at CONNECT may be gone. change is kept in the
+// will's transaction, so that a killed broker publishes it after its restart or
+// did before; done tells the outcome.
+func (s *session) publishWill(w *store.Message, change func(store.Tx), done func(error)) bool {
 	m := *w
 	m.HLC = s.b.clock.now()
 	m.Expires = expires(&m.Props)
 	m.Props.Clear(packet.PropMessageExpiryInterval)
 	if v := s.mayPublish(&m, true); !v.Allowed {
 		s.b.deniedWill(s, &m, v)
-		return
+		return false
 	}
-	e := &entry{stage: filtered, m: &m, forward: true}
+	e := &entry{stage: filtered, m: &m, forward: true, tx: change, done: done}
 	if s.b.opts.Filter != nil && s.b.opts.Filter.Bound(Upstream, s.principal, m.Topic) {
 		e.stage = filtering
 	}
 	s.pipe.push(e)
+	return true
 }
