@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
@@ -58,4 +59,47 @@ func TestConnectOnFullStore(t *testing.T) {
 			t.Error("a session that was refused is there")
 		}
 	})
+}
+
+// TestSubscribeOnFullStore subscribes while nothing can be kept: what is refused
+// is not in force, and what was in force before stays so.
+func TestSubscribeOnFullStore(t *testing.T) {
+	for _, v := range []packet.Version{packet.V311, packet.V5} {
+		full := &fullStore{Memory: store.NewMemory(store.Limits{})}
+		bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
+			w.rules.set(func(r *rules) { r.subscribe = []string{"denied"} })
+			lasting := expiry(100)
+			if v == packet.V311 {
+				lasting = resume
+			}
+			sub := w.connect(v, "sub", lasting)
+			sub.subscribe(filter("a", 1))
+			full.full = true
+			sub.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{filter("a", 0), filter("denied", 1), filter("b", 1)}})
+			wantCodes := []packet.ReasonCode{packet.QuotaExceeded, packet.NotAuthorized, packet.QuotaExceeded}
+			if v == packet.V311 {
+				wantCodes = []packet.ReasonCode{0x80, 0x80, 0x80}
+			}
+			if ack := want[*packet.Suback](sub); !slices.Equal(ack.ReasonCodes, wantCodes) {
+				t.Errorf("%v: SUBACK %v", v, ack.ReasonCodes)
+			}
+			pub := w.connect(packet.V5, "pub")
+			pub.publish("b", "refused", 0, 0)
+			pub.publish("a", "as before", 0, 0)
+			sub.wantMessage("as before")
+			sub.silence()
+			sub.send(&packet.Unsubscribe{PacketID: 10, TopicFilters: []string{"a", "b"}})
+			if v == packet.V311 {
+				if !sub.ended() {
+					t.Error("the connection goes on without an answer")
+				}
+				return
+			}
+			if ack := want[*packet.Unsuback](sub); !slices.Equal(ack.ReasonCodes, []packet.ReasonCode{packet.UnspecifiedError, packet.UnspecifiedError}) {
+				t.Errorf("UNSUBACK %v", ack.ReasonCodes)
+			}
+			pub.publish("a", "still", 0, 0)
+			sub.wantMessage("still")
+		})
+	}
 }

@@ -13,30 +13,18 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	if err := p.Decode(c.version, flags, body); err != nil {
 		return err
 	}
+	policy := c.b.policy.Load()
 	ack := &packet.Suback{PacketID: p.PacketID}
-	var added []*subscription
-	var replay []store.Delivery
-	why := ""
-	for _, asked := range p.Subscriptions {
-		sub, v, code := c.grant(asked, p.Properties.SubscriptionIDs)
-		ack.ReasonCodes = append(ack.ReasonCodes, code) // [MQTT-3.8.4-6] [MQTT-3.8.4-7] [MQTT-3.9.3-1]
-		if sub == nil {
-			if why == "" {
-				why = asked.TopicFilter + ": " + v.String()
-			}
-			continue
-		}
-		replay = append(replay, c.b.retainedFor(sub, c.own.subscribe(sub))...)
-		added = append(added, sub)
+	granted, why := c.grantAll(&p, ack)
+	if err := c.keepSubscriptions(granted, ack); err != nil {
+		granted, why = nil, err.Error()
 	}
-	if len(added) > 0 && c.own.stored.Load() {
-		if err := c.b.commit(func(tx store.Tx) {
-			for _, sub := range added {
-				tx.Subscribe(c.own.key, sub.Subscription)
-			}
-		}); err != nil {
-			return &packet.Error{Code: packet.UnspecifiedError, Msg: err.Error()}
-		}
+	var replay []store.Delivery
+	for _, sub := range granted {
+		replay = append(replay, c.b.retainedFor(sub, c.own.subscribe(sub))...)
+	}
+	if c.b.policy.Load() != policy {
+		c.b.reauthorize(c.own) // the policy changed while nobody knew of the subscriptions
 	}
 	ack.Properties = c.explain(why)
 	if err := c.answer(ack); err != nil {
@@ -49,8 +37,52 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	return nil
 }
 
+// grantAll decides each filter, puts the codes into ack, and returns what is
+// granted and why the first one that is not was refused.
+func (c *conn) grantAll(p *packet.Subscribe, ack *packet.Suback) (granted []*subscription, why string) {
+	fresh := make(map[string]struct{}) // filters that the session does not have yet
+	for _, asked := range p.Subscriptions {
+		sub, v, code := c.grant(asked, p.Properties.SubscriptionIDs, fresh)
+		ack.ReasonCodes = append(ack.ReasonCodes, code) // [MQTT-3.8.4-6] [MQTT-3.8.4-7] [MQTT-3.9.3-1]
+		if sub != nil {
+			granted = append(granted, sub)
+		} else if why == "" {
+			why = asked.TopicFilter + ": " + v.String()
+		}
+	}
+	return granted, why
+}
+
+// keepSubscriptions waits until the store has what was granted, before any of it
+// counts. What cannot be kept is refused in ack.
+func (c *conn) keepSubscriptions(granted []*subscription, ack *packet.Suback) error {
+	if len(granted) == 0 || !c.own.stored.Load() {
+		return nil
+	}
+	err := c.b.commit(func(tx store.Tx) {
+		for _, sub := range granted {
+			tx.Subscribe(c.own.key, sub.Subscription)
+		}
+	})
+	if err == nil {
+		return nil
+	}
+	code := packet.UnspecifiedError
+	if isFull(err) {
+		code = packet.QuotaExceeded
+	}
+	for i, was := range ack.ReasonCodes {
+		if !was.Failed() {
+			ack.ReasonCodes[i] = code
+		}
+	}
+	return err
+}
+
 // grant decides one filter. Without a subscription the code says why.
-func (c *conn) grant(asked packet.Subscription, ids []uint32) (*subscription, Verdict, packet.ReasonCode) {
+func (c *conn) grant(
+	asked packet.Subscription, ids []uint32, fresh map[string]struct{},
+) (*subscription, Verdict, packet.ReasonCode) {
 	name, filter, shared, err := topic.ParseShared(asked.TopicFilter)
 	if err == nil {
 		err = topic.ValidFilter(filter)
@@ -59,17 +91,23 @@ func (c *conn) grant(asked packet.Subscription, ids []uint32) (*subscription, Ve
 		return nil, Verdict{Reason: "the filter " + err.Error()}, packet.TopicFilterInvalid
 	}
 	s := c.own
-	if !s.roomFor(asked.TopicFilter) {
-		return nil, Verdict{Reason: "too many subscriptions"}, packet.QuotaExceeded
-	}
-	if c.b.memory.full.Load() && !s.subscribed(asked.TopicFilter) {
-		c.b.count.refusedSubscribe.Add(1)
-		return nil, Verdict{Reason: errMemory.Error()}, packet.QuotaExceeded
+	have, known := s.subscribed(asked.TopicFilter)
+	if _, asked := fresh[asked.TopicFilter]; !known && !asked {
+		if have+len(fresh) >= c.b.opts.SubscriptionsPerSession {
+			return nil, Verdict{Reason: "too many subscriptions"}, packet.QuotaExceeded
+		}
+		if c.b.memory.full.Load() {
+			c.b.count.refusedSubscribe.Add(1)
+			return nil, Verdict{Reason: errMemory.Error()}, packet.QuotaExceeded
+		}
 	}
 	v := s.maySubscribe(filter, shared)
 	if !v.Allowed {
 		c.deniedSubscribe(asked.TopicFilter, v)
 		return nil, v, packet.NotAuthorized
+	}
+	if !known {
+		fresh[asked.TopicFilter] = struct{}{}
 	}
 	sub := &subscription{session: s, filter: filter, filtered: v.Filtered}
 	sub.Subscription = store.Subscription{
@@ -109,18 +147,13 @@ func (s *session) maySubscribe(filter string, shared bool) Verdict {
 	return r.Subscribe(filter)
 }
 
-// roomFor reports whether the session may have a subscription to filter.
-func (s *session) roomFor(filter string) bool {
+// subscribed returns how many subscriptions the session has, and whether one is
+// to filter.
+func (s *session) subscribed(filter string) (n int, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, known := s.subs[filter]
-	return known || len(s.subs) < s.b.opts.SubscriptionsPerSession
-}
-
-func (s *session) subscribed(filter string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.subs[filter] != nil
+	_, known = s.subs[filter]
+	return len(s.subs), known
 }
 
 // subscribe adds sub or replaces the one of the same filter [MQTT-3.8.4-3], and
@@ -239,23 +272,36 @@ func (c *conn) handleUnsubscribe(flags byte, body []byte) error {
 		return err
 	}
 	ack := &packet.Unsuback{PacketID: p.PacketID}
+	err := c.keepUnsubscribed(p.TopicFilters)
+	if err != nil && c.version != packet.V5 {
+		return &packet.Error{Code: packet.UnspecifiedError, Msg: err.Error()} // 3.1.1 has no other way to say so
+	}
 	for _, filter := range p.TopicFilters {
 		code := packet.NoSubscriptionExisted
-		if c.own.unsubscribe(filter) { // [MQTT-3.10.4-1] [MQTT-3.11.3-2]
+		switch {
+		case err != nil:
+			code = packet.UnspecifiedError
+		case c.own.unsubscribe(filter): // [MQTT-3.10.4-1] [MQTT-3.11.3-2]
 			code = packet.Success
 		}
 		ack.ReasonCodes = append(ack.ReasonCodes, code) // [MQTT-3.11.3-1]
 	}
-	if c.own.stored.Load() {
-		if err := c.b.commit(func(tx store.Tx) {
-			for _, filter := range p.TopicFilters {
-				tx.Unsubscribe(c.own.key, filter)
-			}
-		}); err != nil {
-			return &packet.Error{Code: packet.UnspecifiedError, Msg: err.Error()}
-		}
+	if err != nil {
+		ack.Properties = c.explain(err.Error())
 	}
 	return c.answer(ack)
+}
+
+// keepUnsubscribed waits until the store has forgotten subscriptions.
+func (c *conn) keepUnsubscribed(filters []string) error {
+	if !c.own.stored.Load() {
+		return nil
+	}
+	return c.b.commit(func(tx store.Tx) {
+		for _, filter := range filters {
+			tx.Unsubscribe(c.own.key, filter)
+		}
+	})
 }
 
 // unsubscribe reports whether the session had a subscription to filter.
