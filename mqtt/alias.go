@@ -11,11 +11,16 @@ import (
 type aliasTable struct {
 	limit int // the client's Topic Alias Maximum, or ours if that is lower
 	known map[string]uint16
+	bytes int // of the topics
 }
 
-// minAliased is the shortest topic that an alias, of three bytes, makes shorter by
-// enough to be looked up.
-const minAliased = 6
+const (
+	// minAliased is the shortest topic that an alias, of three bytes, makes shorter
+	// by enough to be looked up.
+	minAliased = 6
+
+	maxAliasBytes = 8 << 10 // of all topics of a connection
+)
 
 // append appends f to dst, with an alias if its topic has one or may have one.
 // largest is the client's Maximum Packet Size, or 0. It allocates only for a new
@@ -28,7 +33,7 @@ func (t *aliasTable) append(dst []byte, f frame, id uint16, dup bool, largest in
 	if alias, ok := t.known[string(topic)]; ok {
 		return f.AppendAliased(dst, id, dup, alias, true)
 	}
-	if len(t.known) >= t.limit || largest > 0 && f.Size()+packet.AliasOverhead > largest {
+	if len(t.known) >= t.limit || t.bytes+len(topic) > maxAliasBytes || largest > 0 && f.Size()+packet.AliasOverhead > largest {
 		return f.Append(dst, id, dup)
 	}
 	if t.known == nil {
@@ -36,5 +41,6 @@ func (t *aliasTable) append(dst []byte, f frame, id uint16, dup bool, largest in
 	}
 	alias := uint16(len(t.known) + 1)
 	t.known[string(topic)] = alias
+	t.bytes += len(topic)
 	return f.AppendAliased(dst, id, dup, alias, false)
 }

@@ -127,7 +127,7 @@ func BenchmarkPublish(b *testing.B) {
 }
 
 func BenchmarkManyTopics(b *testing.B) {
-	for _, filters := range []int{400, 100_000} {
+	for _, filters := range []int{400, 25_000, 100_000} {
 		b.Run(fmt.Sprintf("filters=%d", filters), func(b *testing.B) {
 			br := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
 			pub, sub := attached(b, br, packet.V311, "pub", 0), attached(b, br, packet.V311, "sub", 0)

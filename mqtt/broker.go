@@ -62,6 +62,7 @@ type Broker struct {
 	start   time.Time
 	clock   hlc
 	memory  ledger
+	routes  routeBudget
 	count   counts
 	loads   loads
 	open    atomic.Int64  // connections, with or without CONNECT
@@ -115,6 +116,7 @@ func New(o Options) *Broker {
 	}
 	b.log = b.opts.Log
 	b.memory.ceiling, b.memory.store = o.Memory, o.Store
+	b.routes.init(o.Memory)
 	for i := range b.lanes {
 		b.lanes[i].init(b, nil)
 	}

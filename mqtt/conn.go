@@ -71,6 +71,8 @@ type conn struct {
 	want         int     // the size of that packet, if known
 	bulk         int     // the size of the last packet, if it was large
 	aliases      [][]byte
+	held         int // bytes that the broker's memory counts for the connection
+	buffered     int // of them, of a packet that is not complete
 	cache        routeCache
 	received     uint64
 	unpaid       uint64        // messages that the rate did not count yet
@@ -96,6 +98,7 @@ func newConn(b *Broker, nc net.Conn) *conn {
 		closing: make(chan struct{}), closed: make(chan struct{}),
 		turn: getTurn(b),
 	}
+	c.hold(connectionCost(c.nc))
 	c.buf = make([]byte, minReadBuffer)
 	c.out = outbox{limit: b.opts.Outbox, memory: &b.memory}
 	return c
@@ -163,7 +166,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 			return used, 0, &packet.Error{Code: packet.PacketTooLarge, Statement: "MQTT-3.2.2-15", Msg: fmt.Sprintf("%s of %d bytes", h.Type, n+h.Length)}
 		}
 		if len(b) < n+h.Length {
-			return used, n + h.Length, nil
+			return used, n + h.Length, c.mayHold(n + h.Length)
 		}
 		c.raw = b[:n+h.Length]
 		if c.looped && waits(h.Type) {
@@ -199,6 +202,7 @@ func (c *conn) resize(n, want int) {
 		grown := make([]byte, size)
 		copy(grown, c.buf[:c.filled])
 		c.buf = grown
+		c.bufferIs(size)
 	}
 }
 

@@ -86,7 +86,6 @@ func (c *conn) accept(p *packet.Connect) error {
 		return err
 	}
 	c.own = s
-	c.cache = routeCache{}
 	c.session.Store(s)
 	c.deadline.Stop()
 	c.heard.Store(int64(time.Since(c.b.start)))
@@ -301,7 +300,7 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 // back undoes attach for a client that is refused after it.
 func (s *session) back(c *conn, expiry uint32) {
 	s.mu.Lock()
-	s.will = nil
+	s.setWill(nil)
 	s.setExpiry(expiry)
 	s.mu.Unlock()
 	s.review()

@@ -127,11 +127,22 @@ func (s *session) forgetVolatile() {
 	s.volatile, s.volBytes = nil, 0
 }
 
+// number gives a message its packet identifier. The caller holds mu and checked
+// the window's room.
+func (s *session) number(seq uint64, qos byte, state slotState) uint16 {
+	before := s.window.bytes()
+	id := s.window.take(seq, qos, state)
+	if after := s.window.bytes(); after != before {
+		s.hold(after - before)
+	}
+	return id
+}
+
 // sendNew sends a QoS 1 or 2 message for the first time, with DUP 0
 // [MQTT-4.3.2-2] unless a crash left that open, if the outbox takes it. The
 // caller holds mu.
 func (s *session) sendNew(bt *batch, c *conn, f frame, seq uint64) bool {
-	id := s.window.take(seq, f.QoS(), sent)
+	id := s.number(seq, f.QoS(), sent)
 	if !c.push(bt, f, id, seq != 0 && seq <= s.sentUpTo) {
 		s.window.free(s.window.get(id))
 		return false
@@ -228,7 +239,7 @@ func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[
 			continue
 		}
 		if e.QoS == 2 || s.late > 0 || len(*late) > 0 {
-			e.PacketID = s.window.take(e.Seq, e.QoS, reserved)
+			e.PacketID = s.number(e.Seq, e.QoS, reserved)
 			*late = append(*late, e)
 		} else if !s.sendNew(bt, c, f, e.Seq) {
 			return false

@@ -194,7 +194,9 @@ func (s *session) receive(id uint16, e *entry) {
 	if s.incoming == nil {
 		s.incoming = make(map[uint16]*entry)
 	}
+	before := len(s.incoming)
 	s.incoming[id] = e // [MQTT-4.3.3-10]
+	s.hold(incomingCost * (len(s.incoming) - before))
 	s.incomingLen.Store(int32(len(s.incoming)))
 }
 
@@ -217,6 +219,9 @@ func (s *session) release(id uint16) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, known := s.incoming[id]
+	if known {
+		s.hold(-incomingCost)
+	}
 	delete(s.incoming, id) // [MQTT-4.3.3-12]
 	s.incomingLen.Store(int32(len(s.incoming)))
 	return known

@@ -2,7 +2,10 @@ package mqtt
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -11,8 +14,9 @@ import (
 )
 
 // ledger counts the bytes that the broker holds for others and compares them with
-// a ceiling. What comes and goes within one batch is not counted. At the ceiling
-// the broker refuses new work: it never drops what it was given for that.
+// a ceiling: connections, sessions and all that a client may make them hold. What
+// comes and goes within one batch is not counted. At the ceiling the broker refuses
+// new work: it never drops what it was given for that.
 //
 // Before that the queues of slow clients shrink: each may take a quarter of what
 // is left of the first three quarters, and a small part of the last. So slow
@@ -66,6 +70,59 @@ func (l *ledger) share(limit int) int {
 	}
 	left := l.ceiling - l.total()
 	return min(limit, int(max((left-l.ceiling/4)/4, left/256, 0)))
+}
+
+// What things take in memory, about. That of connections is measured (the idle
+// rows of docs/benchmarks.md), that of the others counted from their structs.
+const (
+	socketCost   = 3 << 10  // a connection without TLS
+	tlsCost      = 26 << 10 // with TLS
+	streamCost   = 48 << 10 // with goroutines, as those of WebSocket and QUIC
+	sessionCost  = 1 << 10
+	incomingCost = 32 // a packet identifier of an incoming QoS 2 message
+	filterCost   = 400
+	levelCost    = 170 // of a filter's level: a node of the tree
+)
+
+func subscriptionCost(filter string) int {
+	return filterCost + 2*len(filter) + levelCost*(1+strings.Count(filter, "/"))
+}
+
+// connectionCost is what a connection takes that is idle.
+func connectionCost(nc net.Conn) int {
+	switch _, sealed := nc.(*tls.Conn); {
+	case lowest(nc) == nil:
+		return streamCost
+	case sealed:
+		return tlsCost
+	}
+	return socketCost
+}
+
+// heldWhenFull is what a connection may hold while memory is full: unfinished
+// packets and topic aliases of the usual size.
+const heldWhenFull = 64 << 10
+
+// hold counts bytes that the connection has in memory. Of its reader.
+func (c *conn) hold(n int) {
+	c.held += n
+	c.b.memory.add(n)
+}
+
+// mayHold refuses a packet or an alias of n bytes for want of memory.
+func (c *conn) mayHold(n int) error {
+	if c.held+n > heldWhenFull && c.b.memory.full.Load() {
+		return &packet.Error{Code: packet.QuotaExceeded, Msg: errMemory.Error()}
+	}
+	return nil
+}
+
+// bufferIs counts what of a packet that is not complete is in memory.
+func (c *conn) bufferIs(n int) {
+	if n != c.buffered {
+		c.hold(n - c.buffered)
+		c.buffered = n
+	}
 }
 
 // refuseForMemory answers a PUBLISH that the broker has no memory for. An MQTT

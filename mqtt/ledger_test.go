@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -55,6 +56,8 @@ func TestSlowClientsHoldLittle(t *testing.T) {
 			t.Errorf("drops %v of %d", c.Drops, c.MessagesDropped)
 		}
 		wait(2 * writeStall) // the dead are given up
+		sub.close()
+		pub.close()
 		if got := w.b.Counters().MemoryHeld; got != 0 {
 			t.Errorf("%d bytes stay held", got)
 		}
@@ -124,6 +127,114 @@ func TestMemoryCeiling(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestMemoryCountsWhatClientsHold has clients make the broker hold all kinds of
+// things: each is counted, and nothing is once they are gone.
+func TestMemoryCountsWhatClientsHold(t *testing.T) {
+	long := strings.Repeat("x", 60_000)
+	for name, tt := range map[string]struct {
+		least int64
+		hold  func(c *client)
+	}{
+		"topic aliases": {10 * 60_000, func(c *client) {
+			for i := range 10 {
+				p := message(long+fmt.Sprint(i), "", 0, 0)
+				p.Properties.SetTopicAlias(uint16(i + 1))
+				c.send(p)
+			}
+		}},
+		"routes": {10 * 60_000, func(c *client) {
+			for i := range 10 {
+				c.publish(long+fmt.Sprint(i), "", 0, 0)
+			}
+		}},
+		"subscriptions": {10 * 2 * 60_000, func(c *client) {
+			for i := range 10 {
+				c.subscribe(filter(long+fmt.Sprint(i), 0))
+			}
+		}},
+		"levels of subscriptions": {100 * 190 * levelCost, func(c *client) {
+			for i := range 100 {
+				c.subscribe(filter(fmt.Sprint(i)+strings.Repeat("/", 190), 0))
+			}
+		}},
+		"packet identifiers": {1000 * incomingCost, func(c *client) {
+			for i := range 1000 {
+				c.publish("a", "", 2, uint16(i+1))
+			}
+		}},
+		"an unfinished packet": {500_000, func(c *client) {
+			p := message("a", strings.Repeat("x", 600_000), 0, 0).Append(nil, c.v)
+			c.raw(p[:500_000])
+		}},
+	} {
+		for _, v := range versions {
+			if name == "topic aliases" && v != packet.V5 {
+				continue // MQTT 3.1.1 has none
+			}
+			t.Run(name+"/"+v.String(), func(t *testing.T) {
+				bubble(t, func(o *Options) { o.ReceiveMaximum = 2000 }, func(t *testing.T, w *world) {
+					c := w.connect(v, "c")
+					synctest.Wait()
+					before := w.b.memory.total()
+					if before < streamCost+sessionCost {
+						t.Errorf("an idle connection counts %d", before)
+					}
+					tt.hold(c)
+					synctest.Wait()
+					if got := w.b.memory.total() - before; got < tt.least || got > 4*tt.least {
+						t.Errorf("%d bytes counted, want at least %d", got, tt.least)
+					}
+					c.close()
+					if got := w.b.memory.total(); got != 0 {
+						t.Errorf("%d bytes stay counted", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestMemoryCountsSessions has sessions outlive their connections, with a will.
+func TestMemoryCountsSessions(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		will := strings.Repeat("x", 50_000)
+		c := w.connect(packet.V5, "c", expiry(100), withWill("w", will, 50))
+		c.close()
+		if got := w.b.memory.total(); got < sessionCost+50_000 || got > sessionCost+60_000 {
+			t.Errorf("%d bytes counted with the will", got)
+		}
+		wait(51 * time.Second)
+		if got := w.b.memory.total(); got < sessionCost || got > 2*sessionCost {
+			t.Errorf("%d bytes counted after it", got)
+		}
+		wait(50 * time.Second)
+		if got := w.b.memory.total(); got != 0 {
+			t.Errorf("%d bytes counted after the session", got)
+		}
+	})
+}
+
+// TestFullMemoryRefusesLargePackets fills the memory: clients that are there go
+// on, but for what would need more of it.
+func TestFullMemoryRefusesLargePackets(t *testing.T) {
+	large := message("a", strings.Repeat("x", 200_000), 0, 0).Append(nil, packet.V5)
+	aliased := message(strings.Repeat("x", 60_000), "", 0, 0)
+	aliased.Properties.SetTopicAlias(1)
+	for name, b := range map[string][]byte{"packet": large[:100_000], "alias": aliased.Append(nil, packet.V5)} {
+		bubble(t, func(o *Options) { o.Memory = 1 << 20 }, func(t *testing.T, w *world) {
+			c := w.connect(packet.V5, "c")
+			w.b.memory.add(1 << 20)
+			defer w.b.memory.add(-1 << 20)
+			c.send(&packet.Pingreq{})
+			want[*packet.Pingresp](c)
+			_, _ = c.nc.Write(b) // not all of it is read
+			if p := want[*packet.Disconnect](c); p.ReasonCode != packet.QuotaExceeded {
+				t.Errorf("%s: %s", name, show(p))
+			}
+		})
+	}
 }
 
 func TestLedgerShare(t *testing.T) {

@@ -114,6 +114,7 @@ func (c *conn) conclude(err error) {
 	c.unwatch()
 	c.fail(err)
 	c.own.detach(c)
+	c.own.pipe.run() // lets go of its routes
 	c.b.release(c)
 	c.log().WithField(logfield.Reason, c.why()).Info("client disconnected")
 }
@@ -127,6 +128,8 @@ func (c *conn) close() {
 	c.endAt(time.Time{})
 	c.awaitWriters()
 	c.nc.Close()
+	c.cache.drop(c.b)
+	c.hold(-c.held)
 	c.b.open.Add(-1)
 	c.b.depart(c.address)
 	if c.loop != nil {

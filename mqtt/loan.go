@@ -31,7 +31,7 @@ func (s *session) borrow(bt *batch, c *conn, f frame, l *loan) bool {
 	if !s.roomy(c) {
 		return false
 	}
-	id := s.window.take(0, 1, sent)
+	id := s.number(0, 1, sent)
 	slot := s.window.get(id)
 	if !c.push(bt, f, id, l.last == s) {
 		s.window.free(slot)

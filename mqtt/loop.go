@@ -47,6 +47,7 @@ func (c *conn) keepRest(b []byte) {
 	old := c.rest
 	if len(b) == 0 {
 		c.rest = nil
+		c.bufferIs(0)
 		old.free()
 		return
 	}
@@ -54,6 +55,7 @@ func (c *conn) keepRest(b []byte) {
 		c.rest = bufferPool.Get().(*buffer)
 	}
 	c.rest.b = append(c.rest.b[:0], b...)
+	c.bufferIs(cap(c.rest.b))
 	if c.rest != old {
 		old.free()
 	}

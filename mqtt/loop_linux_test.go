@@ -17,15 +17,33 @@ import (
 func overSockets(t *testing.T, o Options, test func(t *testing.T, b *Broker, dial func() net.Conn)) {
 	t.Helper()
 	t.Run("tcp", func(t *testing.T) {
+		var b *Broker
+		countsNothing(t, &b)
 		l := listenTCP(t)
-		b := serve(t, l, o, anyone)
+		b = serve(t, l, o, anyone)
 		test(t, b, func() net.Conn { return dialTCP(t, l) })
 	})
 	t.Run("tls", func(t *testing.T) {
+		var b *Broker
+		countsNothing(t, &b)
 		server, client := selfSigned(t)
 		l := listenTCP(t)
-		b := serve(t, tls.NewListener(quickly(l), server), o, anyone)
+		b = serve(t, tls.NewListener(quickly(l), server), o, anyone)
 		test(t, b, func() net.Conn { return tls.Client(dialTCP(t, l), client) })
+	})
+}
+
+// countsNothing fails the test if, once its listener and clients have ended, the
+// memory that is counted is not that of sessions that stay.
+func countsNothing(t *testing.T, b **Broker) {
+	t.Cleanup(func() {
+		left := (*b).memory.held.Load()
+		for _, s := range (*b).all() {
+			left -= int64(s.held)
+		}
+		if left != 0 {
+			t.Errorf("%d bytes stay counted", left)
+		}
 	})
 }
 

@@ -126,7 +126,8 @@ func (p *pipeline) push(e *entry) {
 	})
 }
 
-// run takes all steps that are possible now and flushes what they delivered.
+// run takes all steps that are possible now and flushes what they delivered. The
+// routes of an owner that has no connection go: it may be away for long.
 func (p *pipeline) run() {
 	p.mu.Lock()
 	if p.running {
@@ -154,6 +155,9 @@ func (p *pipeline) run() {
 	if p.batch != nil && len(p.batch.dirty) == 0 {
 		p.batch.done()
 		p.batch = nil
+	}
+	if p.owner != nil && !p.owner.connected() {
+		p.cache.drop(p.b)
 	}
 	p.running = false
 	p.mu.Unlock()

@@ -74,11 +74,19 @@ func (c *conn) resolveAlias(p *packet.Publish) error {
 	if c.aliases == nil {
 		c.aliases = make([][]byte, c.b.opts.TopicAliases)
 	}
-	if len(p.TopicName) > 0 {
-		c.aliases[alias-1] = bytes.Clone(p.TopicName) // [MQTT-3.3.2-12]
+	known := &c.aliases[alias-1]
+	if n := len(p.TopicName); n > 0 {
+		if more := n - cap(*known); more > 0 {
+			if err := c.mayHold(more); err != nil {
+				return err
+			}
+			c.hold(more)
+			*known = make([]byte, 0, n)
+		}
+		*known = append((*known)[:0], p.TopicName...) // [MQTT-3.3.2-12]
 		return nil
 	}
-	if p.TopicName = c.aliases[alias-1]; p.TopicName == nil { // [MQTT-3.3.2-7]
+	if p.TopicName = *known; p.TopicName == nil { // [MQTT-3.3.2-7]
 		return violation("", "topic alias was never set")
 	}
 	return nil

@@ -101,7 +101,7 @@ func (b *Broker) Disconnect(id identity.ID, r Removal) int {
 func (b *Broker) remove(s *session, r Removal) (connected bool) {
 	if r.DropWills {
 		s.mu.Lock()
-		s.will = nil
+		s.setWill(nil)
 		s.stopTimer(willTimer)
 		s.mu.Unlock()
 	}

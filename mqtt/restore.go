@@ -52,7 +52,8 @@ func (b *Broker) restore(kept store.Session) {
 	s.rights.Store(&r)
 	s.stored.Store(true)
 	s.expiry.Store(kept.Expiry)
-	s.will, s.delay = kept.Will, kept.WillDelay
+	s.setWill(kept.Will)
+	s.delay = kept.WillDelay
 	for _, id := range kept.Received {
 		s.receive(id, nil)
 	}
@@ -103,6 +104,7 @@ func (s *session) restoreWindow(connected bool) {
 			s.window.restore(slot{seq: e.Seq, id: e.PacketID, state: state, qos: e.QoS})
 		}
 		if len(got) == 0 {
+			s.hold(s.window.bytes())
 			return
 		}
 	}

@@ -51,86 +51,15 @@ type route struct {
 	downstream bool      // by some receiver
 	keeps      bool      // the store keeps it for some receiver
 	allowed    [3][2]int // by QoS and RETAIN: the largest size known to be allowed, plus one
+
+	cost  int    // bytes, about
+	newer *route // of the same cache
 }
 
 // slow reports whether a message of qos has to wait for something: a function
 // or the store.
 func (r *route) slow(qos byte) bool {
 	return r.upstream || r.wanted || r.downstream || r.keeps && qos > 0
-}
-
-// routeCache holds the routes of one publisher. It belongs to one goroutine.
-type routeCache struct {
-	routes map[string]*route
-	bytes  int
-	found  []*subscription // scratch of fill
-}
-
-// The cache is dropped as a whole when it passes either limit: a publisher with
-// more topics than that pays for the matching.
-const (
-	maxRoutes     = 4096
-	maxRouteBytes = 1 << 20
-)
-
-// lookup returns the route of a topic that was seen before, or nil. It does not
-// allocate.
-func (rc *routeCache) lookup(b *Broker, name []byte, from *session) *route {
-	r := rc.routes[string(name)]
-	if r != nil && !r.current(b) {
-		rc.fill(b, r, from)
-	}
-	return r
-}
-
-// get returns the route of a topic, made if need be.
-func (rc *routeCache) get(b *Broker, name string, from *session) *route {
-	if r := rc.routes[name]; r != nil {
-		if !r.current(b) {
-			rc.fill(b, r, from)
-		}
-		return r
-	}
-	r := &route{topic: name}
-	rc.fill(b, r, from)
-	cost := len(name) + 128 + 64*len(r.receivers) + 8*len(r.groups)
-	if rc.routes == nil || len(rc.routes) >= maxRoutes || rc.bytes+cost > maxRouteBytes {
-		rc.routes, rc.bytes = make(map[string]*route), 0
-	}
-	rc.routes[name] = r
-	rc.bytes += cost
-	return r
-}
-
-func (r *route) current(b *Broker) bool {
-	return r.generation == b.tree.Generation() && r.epoch == b.epoch.Load()
-}
-
-// fill asks everything anew. The stamps are read first: what changes meanwhile
-// makes them differ.
-func (rc *routeCache) fill(b *Broker, r *route, from *session) {
-	r.generation, r.epoch = b.tree.Generation(), b.epoch.Load()
-	r.receivers, r.groups = r.receivers[:0], nil
-	r.allowed = [3][2]int{}
-	r.downstream, r.keeps = false, false
-	rc.found = b.tree.Match(rc.found[:0], r.topic)
-	var index map[*session]int
-	if len(rc.found) > 16 {
-		index = make(map[*session]int, len(rc.found))
-	}
-	for _, sub := range rc.found {
-		r.add(sub, from, index)
-	}
-	clear(rc.found)
-	for i := range r.receivers {
-		r.bind(b, &r.receivers[i])
-	}
-	for _, g := range r.groups {
-		r.keeps = r.keeps || g.keeping.Load()
-		r.downstream = r.downstream || g.downstream(r.topic)
-	}
-	r.upstream = from != nil && b.opts.Filter != nil && b.opts.Filter.Bound(Upstream, from.principal, r.topic)
-	r.wanted = b.opts.Forwarder != nil && !strings.HasPrefix(r.topic, "$") && b.opts.Forwarder.Wants(r.topic)
 }
 
 // add merges a subscription into the receivers: one copy per session, at the

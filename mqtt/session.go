@@ -53,6 +53,7 @@ type session struct {
 	pumpMore bool     // it has to look once more
 	will     *store.Message
 	delay    uint32 // Will Delay Interval, seconds
+	held     int    // bytes that the broker's memory counts for all this, but volatile
 	since    time.Time
 	epoch    uint64 // counts connections, so that a late timer sees that it is late
 	timers   [2]*time.Timer
@@ -65,8 +66,18 @@ const (
 
 func newSession(b *Broker, p Principal, key store.SessionKey) *session {
 	s := &session{b: b, key: key, principal: p, since: time.Now(), record: make(chan struct{}, 1)}
+	s.hold(sessionCost + len(key.ClientID))
 	s.pipe.init(b, s)
 	return s
+}
+
+// hold counts bytes that the session has in memory, until it ends. The caller holds
+// mu.
+func (s *session) hold(n int) {
+	if !s.ended {
+		s.held += n
+		s.b.memory.add(n)
+	}
 }
 
 // persistent reports whether the session outlives its connection, so that the
@@ -117,7 +128,8 @@ func (s *session) attach(c *conn, expiry uint32) bool {
 	s.stopTimer(expiryTimer)
 	s.stopTimer(willTimer) // one that fires now sees the epoch [MQTT-3.1.3-9]
 	s.setExpiry(expiry)
-	s.will, s.delay = c.will, c.willDelay // [MQTT-3.1.2-7]
+	s.setWill(c.will) // [MQTT-3.1.2-7]
+	s.delay = c.willDelay
 	s.since = time.Now()
 	s.window.quota = c.quota
 	s.behind = true
@@ -141,7 +153,7 @@ func (s *session) detach(c *conn) {
 	s.conn.CompareAndSwap(c, nil)
 	loans := s.window.lent()
 	defer s.b.returnLoans(loans)
-	s.window.rest()
+	s.hold(s.window.rest())
 	if s.ended { // by an operator, say: nothing is left to wait for
 		s.mu.Unlock()
 		<-s.record
@@ -150,7 +162,7 @@ func (s *session) detach(c *conn) {
 	s.forgetVolatile()
 	s.since = time.Now()
 	if c.graceful { // [MQTT-3.14.4-3] [MQTT-3.1.2-10]
-		s.will = nil
+		s.setWill(nil)
 	}
 	expiry := s.expiry.Load()
 	if expiry == 0 {
@@ -198,6 +210,7 @@ func (s *session) end(wantWill bool, epoch uint64) bool {
 		<-s.record
 		return false
 	}
+	s.hold(-s.held)
 	s.ended = true
 	s.stopTimer(expiryTimer)
 	s.stopTimer(willTimer)

@@ -168,7 +168,9 @@ func (s *session) subscribe(sub *subscription) (replaced bool) {
 		s.mu.Unlock()
 		return false
 	}
-	s.subs[sub.Filter] = sub
+	if s.subs[sub.Filter] = sub; old == nil {
+		s.hold(subscriptionCost(sub.Filter))
+	}
 	s.mu.Unlock()
 	s.b.subscribe(sub)
 	return old != nil
@@ -308,6 +310,9 @@ func (c *conn) keepUnsubscribed(filters []string) error {
 func (s *session) unsubscribe(filter string) bool {
 	s.mu.Lock()
 	sub := s.subs[filter]
+	if sub != nil {
+		s.hold(-subscriptionCost(filter))
+	}
 	delete(s.subs, filter) // [MQTT-3.10.4-6]
 	s.mu.Unlock()
 	if sub == nil {

@@ -99,6 +99,7 @@ func (b *Broker) publishStatus() {
 	bt := getBatch(b)
 	defer bt.done()
 	var routes routeCache
+	defer routes.drop(b)
 	for _, m := range b.status() {
 		r := routes.get(b, m.Topic, nil)
 		if len(r.receivers) > 0 {

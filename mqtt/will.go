@@ -36,6 +36,19 @@ func (c *conn) takeWill(p *packet.Connect, rights Rights) error {
 	return nil
 }
 
+// setWill gives the session another will, or none, and returns the one that it
+// had. The caller holds mu.
+func (s *session) setWill(w *store.Message) (before *store.Message) {
+	before = s.will
+	if s.will = w; w != nil {
+		s.hold(w.Size())
+	}
+	if before != nil {
+		s.hold(-before.Size())
+	}
+	return before
+}
+
 // scheduleWill decides at the end of a connection when the will is published:
 // now, after its delay, or with the session's end if that comes first
 // [MQTT-3.1.2-8]. The caller holds mu and publishes what is returned.
@@ -44,8 +57,7 @@ func (s *session) scheduleWill(now time.Time, expiry uint32) (due *store.Message
 	case s.will == nil:
 		return nil, time.Time{}
 	case s.delay == 0:
-		due, s.will = s.will, nil
-		return due, time.Time{}
+		return s.setWill(nil), time.Time{}
 	case expiry != never && s.delay >= expiry:
 		return nil, now.Add(time.Duration(expiry) * time.Second)
 	}
@@ -66,8 +78,7 @@ func (s *session) armWill(d time.Duration) {
 			<-s.record
 			return
 		}
-		will := s.will
-		s.will = nil // [MQTT-3.1.2-10]
+		will := s.setWill(nil) // [MQTT-3.1.2-10]
 		r := s.kept(s.since, time.Time{})
 		s.mu.Unlock()
 		s.keep(will, func(tx store.Tx) { tx.PutSession(r) }, nil)

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"cmp"
 	"slices"
+	"unsafe"
 )
 
 // slotState tells how far an outgoing QoS 1 or 2 message is.
@@ -108,16 +109,20 @@ func (w *window) free(s *slot) {
 }
 
 // rest marks everything as sent on an earlier connection, and lets go of what a
-// session that is away does not need.
-func (w *window) rest() {
+// session that is away does not need. It returns by how much the memory grew.
+func (w *window) rest() (bytes int) {
 	if w.used == 0 {
+		bytes = -w.bytes()
 		w.slots = nil
 	}
 	for i := range w.slots {
 		w.slots[i].live = false
 	}
 	w.live = 0
+	return bytes
 }
+
+func (w *window) bytes() int { return len(w.slots) * int(unsafe.Sizeof(slot{})) }
 
 // unfinished returns the messages of QoS 1 whose identifiers the store does not
 // have: it is not told while the connection lasts.
