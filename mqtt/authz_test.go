@@ -176,8 +176,8 @@ func TestDisconnectIdentity(t *testing.T) {
 			c := w.connect(packet.V5, "c", expiry(100), withWill("w", "gone", 0))
 			r := Removal{Code: packet.AdministrativeAction, Reason: "revoked", EndSessions: true, DropWills: drop}
 			start := time.Now()
-			if got := w.b.Disconnect(testID("cx"), r); got != 1 {
-				t.Errorf("ended %d connections", got)
+			if got := w.b.Disconnect(testID("cx"), r); got != (Removed{1, 1}) {
+				t.Errorf("ended %+v", got)
 			}
 			if got := want[*packet.Disconnect](c); got.ReasonCode != packet.AdministrativeAction || got.Properties.ReasonString != "revoked" || !c.ended() {
 				t.Errorf("got %s", show(got))

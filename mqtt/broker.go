@@ -43,7 +43,13 @@ type Options struct {
 	Queue          store.QueueLimit // of a session without expiry, beyond its window; 10,000 messages, 16 MiB
 	Outbox         int              // bytes waiting for a slow client's socket before QoS 0 is dropped; 64 MiB
 
+	// ServerReference names other servers to MQTT 5 clients that this one cannot
+	// serve: because it goes down, or its memory is full. It is one or more HOST or
+	// HOST:PORT with spaces between (MQTT 5.0 §4.11); empty names none.
+	ServerReference string
+
 	SubscriptionsPerSession int  // 10,000
+	SessionsPerIdentity     int  // 10,000, connected or not
 	Connections             int  // 100,000
 	ConnectionsPerIdentity  int  // 10,000
 	ConnectionsPerAddress   int  // 10,000; those of this machine are not counted
@@ -78,9 +84,10 @@ type Broker struct {
 	kept          map[groupKey]string // queues of groups that the store kept, until New returns
 	subscriptions atomic.Int64
 
-	mu          sync.Mutex // guards the next four
+	mu          sync.Mutex // guards the next five
 	sessions    map[store.SessionKey]*session
-	restored    []restored                 // until Run begins
+	restored    []restored // until Run begins
+	sessionsOf  map[identity.ID]int
 	owners      map[store.SessionKey]*conn // see claim
 	perIdentity map[identity.ID]*usage
 	perAddress  map[netip.Addr]int // connections, with or without CONNECT
@@ -107,6 +114,7 @@ func New(o Options) *Broker {
 		interest:    make(map[string]int),
 		groups:      make(map[groupKey]*group),
 		sessions:    make(map[store.SessionKey]*session),
+		sessionsOf:  make(map[identity.ID]int),
 		owners:      make(map[store.SessionKey]*conn),
 		perIdentity: make(map[identity.ID]*usage),
 		perAddress:  make(map[netip.Addr]int),
@@ -140,6 +148,7 @@ func (o Options) withDefaults() Options {
 	o.Queue.Bytes = cmp.Or(o.Queue.Bytes, 16<<20)
 	o.Outbox = cmp.Or(o.Outbox, 64<<20)
 	o.SubscriptionsPerSession = cmp.Or(o.SubscriptionsPerSession, 10_000)
+	o.SessionsPerIdentity = cmp.Or(o.SessionsPerIdentity, 10_000)
 	o.Connections = cmp.Or(o.Connections, 100_000)
 	o.ConnectionsPerIdentity = cmp.Or(o.ConnectionsPerIdentity, 10_000)
 	o.ConnectionsPerAddress = cmp.Or(o.ConnectionsPerAddress, 10_000)
@@ -153,13 +162,24 @@ func (b *Broker) all() []*session {
 	return slices.Collect(maps.Values(b.sessions))
 }
 
-// forget takes an ended session out of the table, unless a new one has its place.
+// remember puts a session into the table. The caller holds mu, unless nobody else
+// has the broker yet.
+func (b *Broker) remember(s *session) {
+	b.sessions[s.key] = s
+	b.sessionsOf[s.principal.ID]++
+}
+
+// forget takes an ended session out of the table.
 func (b *Broker) forget(s *session) {
 	b.mu.Lock()
-	if b.sessions[s.key] == s {
-		delete(b.sessions, s.key)
+	defer b.mu.Unlock()
+	if b.sessions[s.key] != s {
+		return // it never got there
 	}
-	b.mu.Unlock()
+	delete(b.sessions, s.key)
+	if b.sessionsOf[s.principal.ID]--; b.sessionsOf[s.principal.ID] == 0 {
+		delete(b.sessionsOf, s.principal.ID)
+	}
 }
 
 // Filters returns the topic filters of all local subscriptions, as told to

@@ -303,17 +303,20 @@ func (c *conn) unwatch() {
 
 // end closes the connection, telling an MQTT 5 client why. Only the first call
 // counts. It does not wait.
-func (c *conn) end(code packet.ReasonCode, reason string) {
+func (c *conn) end(code packet.ReasonCode, reason string) { c.refer(code, reason, "") }
+
+// refer is end that names other servers, if reference is not empty.
+func (c *conn) refer(code packet.ReasonCode, reason, reference string) {
 	c.closeOnce.Do(func() {
 		c.cause = &packet.Error{Code: code, Msg: reason}
 		close(c.closing)
-		c.sayGoodbye(code, reason)
+		c.sayGoodbye(code, reason, reference)
 		c.finish() // [MQTT-3.14.4-2] [MQTT-4.13.2-1]
 	})
 }
 
 // sayGoodbye sends DISCONNECT, unless there was no CONNACK [MQTT-3.14.0-1].
-func (c *conn) sayGoodbye(code packet.ReasonCode, reason string) {
+func (c *conn) sayGoodbye(code packet.ReasonCode, reason, reference string) {
 	if c.version != packet.V5 || !c.ready.Load() { // [MQTT-3.14.0-1]
 		return
 	}
@@ -323,6 +326,9 @@ func (c *conn) sayGoodbye(code packet.ReasonCode, reason string) {
 	p := &packet.Disconnect{ReasonCode: code}
 	if reason != "" {
 		p.Properties.SetReasonString(reason)
+	}
+	if reference != "" {
+		p.Properties.SetServerReference(reference)
 	}
 	bt := getBatch(c.b)
 	c.send(bt, p)

@@ -71,11 +71,7 @@ func (c *conn) accept(p *packet.Connect) error {
 	}
 	if c.b.memory.full.Load() && !c.b.knows(c.key()) { // who has a queue here may come and empty it
 		c.b.count.refusedConnect.Add(1)
-		code := packet.ServerBusy
-		if c.version != packet.V5 {
-			code = packet.ServerUnavailable // there is a Return Code for that one
-		}
-		return &refusal{code, errMemory.Error()}
+		return &refusal{c.busy(), errMemory.Error()}
 	}
 	if !c.b.claim(c) {
 		return errClosed // a newer connection has the session
@@ -95,6 +91,17 @@ func (c *conn) accept(p *packet.Connect) error {
 		c.b.reauthorize(s) // the policy changed while nobody knew of the session
 	}
 	return c.welcome(p, s, present, assigned)
+}
+
+// busy is the Reason Code for a client that another server may have room for.
+func (c *conn) busy() packet.ReasonCode {
+	switch {
+	case c.version != packet.V5:
+		return packet.ServerUnavailable // there is a Return Code for that one
+	case c.b.opts.ServerReference != "":
+		return packet.UseAnotherServer
+	}
+	return packet.ServerBusy
 }
 
 // takeOptions notes what CONNECT says about the connection.
@@ -199,6 +206,9 @@ func (c *conn) refuseConnect(no *refusal) {
 	if no.reason != "" {
 		ack.Properties.SetReasonString(no.reason)
 	}
+	if no.code == packet.UseAnotherServer {
+		ack.Properties.SetServerReference(c.b.opts.ServerReference)
+	}
 	c.send(&c.batch, ack)
 }
 
@@ -275,26 +285,38 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 		present = s.attach(c, expiry) // [MQTT-3.1.2-5] [MQTT-3.2.2-3]
 	}
 	if !present {
-		s = newSession(b, c.principal, key)
-		s.rights.Store(&rights)
-		s.attach(c, expiry)
-		b.mu.Lock()
-		b.sessions[key] = s // [MQTT-3.1.2-6]
-		b.mu.Unlock()
+		s, err = b.begin(c, expiry, rights)
 	}
-	s.review()
-	if err := s.keepRecord(present && before == expiry && c.will == nil); err != nil {
-		if present {
-			s.back(c, before)
-		} else {
-			s.end(false, 0)
-		}
-		b.mu.Lock()
-		b.leave(c.principal.ID)
-		b.mu.Unlock()
-		return nil, false, err
+	if err == nil {
+		s.review()
+		err = s.keepRecord(present && before == expiry && c.will == nil)
 	}
-	return s, present, nil
+	if err == nil {
+		return s, present, nil
+	}
+	if present {
+		s.back(c, before)
+	} else {
+		s.end(false, 0)
+	}
+	b.mu.Lock()
+	b.leave(c.principal.ID)
+	b.mu.Unlock()
+	return nil, false, err
+}
+
+// begin makes a session for c, which is returned also with an error.
+func (b *Broker) begin(c *conn, expiry uint32, rights Rights) (*session, error) {
+	s := newSession(b, c.principal, c.key())
+	s.rights.Store(&rights)
+	s.attach(c, expiry)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sessionsOf[c.principal.ID] >= b.opts.SessionsPerIdentity {
+		return s, &refusal{packet.QuotaExceeded, "too many sessions of the identity, those that are away included"}
+	}
+	b.remember(s) // [MQTT-3.1.2-6]
+	return s, nil
 }
 
 // back undoes attach for a client that is refused after it.

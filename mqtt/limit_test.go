@@ -193,3 +193,59 @@ func TestManyLevels(t *testing.T) {
 		}
 	})
 }
+
+// TestSessionsPerIdentity counts the sessions that are away too.
+func TestSessionsPerIdentity(t *testing.T) {
+	bubble(t, func(o *Options) { o.SessionsPerIdentity = 2 }, func(t *testing.T, w *world) {
+		dial := func(id string, change ...func(*packet.Connect)) *packet.Connack {
+			c := w.dial(packet.V5, "same")
+			c.send(connectPacket(id, change...))
+			defer c.close()
+			return want[*packet.Connack](c)
+		}
+		for _, tt := range []struct {
+			id   string
+			code packet.ReasonCode
+		}{{"a", 0}, {"b", 0}, {"c", packet.QuotaExceeded}, {"a", 0}} {
+			if ack := dial(tt.id, expiry(100), resume); ack.ReasonCode != tt.code {
+				t.Errorf("%s: %s", tt.id, show(ack))
+			}
+		}
+		w.connect(packet.V5, "other").bye()
+		if ended := w.b.Disconnect(testID("same"), Removal{ClientID: "b", EndSessions: true}); ended != (Removed{Sessions: 1}) {
+			t.Errorf("ended %+v", ended)
+		}
+		if ack := dial("c", expiry(100)); ack.ReasonCode != packet.Success {
+			t.Errorf("after one ended: %s", show(ack))
+		}
+		wait(101 * time.Second)
+		if n := len(w.b.sessionsOf); n != 0 {
+			t.Errorf("%d identities stay counted", n)
+		}
+	})
+}
+
+// TestServerReference sends clients elsewhere whom the broker cannot serve.
+func TestServerReference(t *testing.T) {
+	const other = "lyon.example.org:8883"
+	bubble(t, func(o *Options) { o.Memory, o.ServerReference = 1<<20, other }, func(t *testing.T, w *world) {
+		c, old, kicked := w.connect(packet.V5, "c"), w.connect(packet.V311, "old"), w.connect(packet.V5, "kicked")
+		w.b.Disconnect(testID("kickedx"), Removal{Code: packet.UseAnotherServer, ServerReference: "paris"})
+		if p := want[*packet.Disconnect](kicked); p.ReasonCode != packet.UseAnotherServer || p.Properties.ServerReference != "paris" {
+			t.Errorf("kicked: %s to %q", show(p), p.Properties.ServerReference)
+		}
+		w.b.memory.add(1 << 20)
+		_, ack := w.connectAck(packet.V5, "new")
+		w.b.memory.add(-1 << 20)
+		if ack.ReasonCode != packet.UseAnotherServer || ack.Properties.ServerReference != other {
+			t.Errorf("while memory is full: %s to %q", show(ack), ack.Properties.ServerReference)
+		}
+		w.stop()
+		if p := want[*packet.Disconnect](c); p.ReasonCode != packet.UseAnotherServer || p.Properties.ServerReference != other {
+			t.Errorf("at the end: %s to %q", show(p), p.Properties.ServerReference)
+		}
+		if !old.ended() {
+			t.Error("the client of 3.1.1 stays")
+		}
+	})
+}

@@ -98,7 +98,13 @@ func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.
 }
 
 // dismiss ends a connection because its listener ends.
-func (c *conn) dismiss() { c.end(packet.ServerShuttingDown, "the node is going down") }
+func (c *conn) dismiss() {
+	code := packet.ServerShuttingDown
+	if c.b.opts.ServerReference != "" {
+		code = packet.UseAnotherServer
+	}
+	c.refer(code, "the node is going down", c.b.opts.ServerReference)
+}
 
 // conclude ends a connection that is read no more; err is why.
 func (c *conn) conclude(err error) {

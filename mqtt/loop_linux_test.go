@@ -223,7 +223,7 @@ func TestLoopConnectionsEnd(t *testing.T) {
 		t.Run("by an operator", func(t *testing.T) {
 			c := wire(t, dial(), connectPacket("kicked"))
 			c.ping()
-			if n := b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction}); n == 0 {
+			if n := b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction}); n.Connections == 0 {
 				t.Fatal("nobody was there")
 			}
 			if p, ok := c.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.AdministrativeAction {

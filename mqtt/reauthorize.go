@@ -75,42 +75,48 @@ func (s *session) replace(old, sub *subscription) {
 	}
 }
 
-// Removal says how [Broker.Disconnect] ends an identity's sessions.
+// Removal says which of an identity's sessions [Broker.Disconnect] ends, and how.
 type Removal struct {
-	Code        packet.ReasonCode // of DISCONNECT
-	Reason      string            // of DISCONNECT, for people
-	EndSessions bool              // forget the session state too
-	DropWills   bool              // publish no wills
+	ClientID        string            // that one; empty is all
+	Code            packet.ReasonCode // of DISCONNECT
+	Reason          string            // of DISCONNECT, for people
+	ServerReference string            // of DISCONNECT: other servers to use; see [Options]
+	EndSessions     bool              // forget the session state too
+	DropWills       bool              // publish no wills
 }
 
-// Disconnect ends the connections of an identity and returns how many there
-// were. Nothing that their clients sent is taken any more when it returns.
-func (b *Broker) Disconnect(id identity.ID, r Removal) int {
+// Removed is what [Broker.Disconnect] ended.
+type Removed struct {
+	Connections int
+	Sessions    int // with EndSessions
+}
+
+// Disconnect ends the connections of an identity. Nothing that their clients sent
+// is taken any more when it returns.
+func (b *Broker) Disconnect(id identity.ID, r Removal) (ended Removed) {
 	b.policy.Add(1)
-	n := 0
 	for _, s := range b.all() {
-		if s.principal.ID == id && b.remove(s, r) {
-			n++
+		if s.principal.ID == id && (r.ClientID == "" || r.ClientID == s.principal.ClientID) {
+			b.remove(s, r, &ended)
 		}
 	}
-	return n
+	return ended
 }
 
-// remove reports whether the session had a connection. It ends the session first:
-// then no new connection can get it unnoticed.
-func (b *Broker) remove(s *session, r Removal) (connected bool) {
+// remove ends the session before its connection: then no new connection can get it
+// unnoticed.
+func (b *Broker) remove(s *session, r Removal, ended *Removed) {
 	if r.DropWills {
 		s.mu.Lock()
 		s.setWill(nil)
 		s.stopTimer(willTimer)
 		s.mu.Unlock()
 	}
-	if r.EndSessions {
-		s.end(!r.DropWills, 0)
+	if r.EndSessions && s.end(!r.DropWills, 0) {
+		ended.Sessions++
 	}
-	c := s.conn.Load()
-	if c != nil {
-		c.end(r.Code, r.Reason)
+	if c := s.conn.Load(); c != nil {
+		c.refer(r.Code, r.Reason, r.ServerReference)
+		ended.Connections++
 	}
-	return c != nil
 }

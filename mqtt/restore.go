@@ -58,7 +58,7 @@ func (b *Broker) restore(kept store.Session) {
 		s.receive(id, nil)
 	}
 	s.restoreWindow(kept.Disconnected == 0)
-	b.sessions[kept.Key] = s
+	b.remember(s)
 	for _, sub := range kept.Subscriptions {
 		b.restoreSubscription(s, sub)
 	}

@@ -95,9 +95,9 @@ func (n *node) end(rec directory.Revocation) {
 	if rec.Reason != "" {
 		reason += ": " + rec.Reason
 	}
-	closed := n.broker.Disconnect(rec.ID, mqtt.Removal{Code: packet.NotAuthorized, Reason: reason, EndSessions: true})
+	ended := n.broker.Disconnect(rec.ID, mqtt.Removal{Code: packet.NotAuthorized, Reason: reason, EndSessions: true, DropWills: true})
 	n.log.WithField(logfield.SPIFFEID, rec.ID.String()).WithField(logfield.Reason, rec.Reason).
-		WithField("sessions", closed).WithField("took", time.Since(began).String()).Warn("identity revoked")
+		WithField("connections", ended.Connections).WithField("took", time.Since(began).String()).Warn("identity revoked")
 }
 
 // applyRights judges everybody anew when policy or labels have changed. Nothing

@@ -33,9 +33,16 @@ type clientReply struct {
 	Denied        uint64            `json:"denied"`
 }
 
+type kickRequest struct {
+	ClientID        string `json:"client_id"`        // empty is all
+	Session         bool   `json:"session"`          // ends that too
+	ServerReference string `json:"server_reference"` // for MQTT 5 clients
+}
+
 type kickReply struct {
 	ID          string `json:"id"`
 	Connections int    `json:"connections"`
+	Sessions    int    `json:"sessions"`
 }
 
 func newClientsCommand() *cobra.Command {
@@ -77,23 +84,37 @@ func newKickCommand() *cobra.Command {
 	kick := &cobra.Command{
 		Use:   "kick WHO",
 		Short: "End an identity's MQTT connections on this node; it may come back",
-		Long: `End an identity's MQTT connections on this node; it may come back.
-To keep it out everywhere: hpmq device revoke WHO.`,
-		Example: "  hpmq kick pump-7\n  hpmq kick service:guest",
-		Args:    cobra.ExactArgs(1),
+		Long: `End an identity's MQTT connections on this node; it may come back, and find its
+session as it was. With --session that ends too: its subscriptions, and what
+waits for it. To keep it out everywhere: hpmq device revoke WHO.`,
+		Example: `  hpmq kick pump-7
+  hpmq kick pump-7 --client-id old --session        # one that nobody will come back to
+  hpmq kick service:dashboard --to lyon.example.org:8883`,
+		Args: cobra.ExactArgs(1),
 	}
+	var ask kickRequest
+	kick.Flags().StringVar(&ask.ClientID, "client-id", "", "only the connection of this client `identifier`")
+	kick.Flags().BoolVar(&ask.Session, "session", false, "end its sessions too, also those that are away")
+	kick.Flags().StringVar(&ask.ServerReference, "to", "", "tell MQTT 5 clients to use another `server`, as HOST:PORT")
 	addOutputFlag(kick)
 	kick.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkReference("--to", ask.ServerReference); err != nil {
+			return err
+		}
 		c, err := dialControl(cmd)
 		if err != nil {
 			return err
 		}
 		var a kickReply
-		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(args[0])+"/kick", struct{}{}, &a); err != nil {
+		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(args[0])+"/kick", ask, &a); err != nil {
 			return err
 		}
 		return printAnswer(cmd, a, func(w io.Writer) {
-			fmt.Fprintf(w, "ended %d connections of %s\n", a.Connections, a.ID)
+			fmt.Fprintf(w, "ended %d connections of %s", a.Connections, a.ID)
+			if ask.Session {
+				fmt.Fprintf(w, " and %d sessions", a.Sessions)
+			}
+			fmt.Fprintln(w)
 		})
 	}
 	return kick
@@ -128,16 +149,27 @@ func (n *node) clients() []clientReply {
 	return out
 }
 
-func (n *node) kick(r *http.Request, _ struct{}) (*kickReply, error) {
+func (n *node) kick(r *http.Request, ask kickRequest) (*kickReply, error) {
 	id, err := n.pathID(r)
 	if err != nil {
 		return nil, err
 	}
-	ended := n.broker.Disconnect(id, mqtt.Removal{Code: packet.AdministrativeAction, Reason: "ended by the operator"})
-	if ended == 0 {
+	removal := mqtt.Removal{
+		ClientID: ask.ClientID, Code: packet.AdministrativeAction, Reason: "ended by the operator",
+		ServerReference: ask.ServerReference, EndSessions: ask.Session,
+	}
+	if ask.ServerReference != "" {
+		removal.Code, removal.Reason = packet.UseAnotherServer, "the operator moves you to another server"
+	}
+	ended := n.broker.Disconnect(id, removal)
+	if ended == (mqtt.Removed{}) {
+		what := "connection to"
+		if ask.Session {
+			what = "session on"
+		}
 		return nil, &failure{
-			code: exitNotFound, err: fmt.Errorf("%s has no connection to this node", id.Short()), hint: "see: hpmq clients",
+			code: exitNotFound, err: fmt.Errorf("%s has no %s this node", strings.TrimSpace(id.Short()+" "+ask.ClientID), what), hint: "see: hpmq clients",
 		}
 	}
-	return &kickReply{ID: id.String(), Connections: ended}, nil
+	return &kickReply{ID: id.String(), Connections: ended.Connections, Sessions: ended.Sessions}, nil
 }

@@ -51,6 +51,9 @@ type Config struct {
 	Origins     []string                  // web origins whose pages may use MQTT over WebSocket
 	LogLevel    logrus.Level
 	Limits      Limits
+
+	// ServerReference is where MQTT 5 clients are sent that this node cannot serve.
+	ServerReference string
 }
 
 var sitePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)
@@ -68,6 +71,9 @@ func (c *Config) check() error {
 	}
 	if _, err := websocket.New(websocket.Options{Origins: c.Origins}); err != nil {
 		return fail(exitUsage, "", fmt.Errorf("--ws-origin: %w", err))
+	}
+	if err := checkReference("--server-reference", c.ServerReference); err != nil {
+		return err
 	}
 	dir, err := filepath.Abs(c.DataDir)
 	if err != nil {
@@ -235,4 +241,20 @@ func (c *Config) listenError(name string, port int, err error) error {
 		}
 	}
 	return fmt.Errorf("listen for %s on port %d: %w", name, port, err)
+}
+
+// checkReference refuses what MQTT 5 clients cannot read as a Server Reference:
+// one or more of HOST, HOST:PORT and [IPV6]:PORT with spaces between (§4.11).
+func checkReference(flag, reference string) error {
+	for one := range strings.FieldsSeq(reference) {
+		host, port, err := net.SplitHostPort(one)
+		if err != nil {
+			host, port = strings.TrimSuffix(strings.TrimPrefix(one, "["), "]"), "1"
+		}
+		number, err := strconv.ParseUint(port, 10, 16)
+		if _, bad := netip.ParseAddr(host); err != nil || number == 0 || bad != nil && (host == "" || strings.ContainsAny(host, ":/[]")) {
+			return usagef("%s %q: want HOST or HOST:PORT, an IPv6 address as [ADDRESS]:PORT", flag, one)
+		}
+	}
+	return nil
 }

@@ -62,3 +62,15 @@ func TestServerNames(t *testing.T) {
 		})
 	}
 }
+
+func TestCheckReference(t *testing.T) {
+	for reference, ok := range map[string]bool{
+		"": true, "lyon.example.org": true, "lyon.example.org:8883": true, "10.0.0.5:8883 [2001:db8::5]:8883": true,
+		"2001:db8::5": true, "[2001:db8::5]": true,
+		"lyon:": false, "lyon:0": false, "lyon:mqtt": false, "lyon:70000": false, ":8883": false, "mqtts://lyon:8883": false, "a:1 b:x": false,
+	} {
+		if err := checkReference("--to", reference); (err == nil) != ok {
+			t.Errorf("%q: %v", reference, err)
+		}
+	}
+}

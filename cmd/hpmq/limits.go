@@ -37,6 +37,7 @@ var limits = map[string]limit{
 	"connections-per-identity":  {set: func(l *Limits, n int) { l.Broker.ConnectionsPerIdentity = n }},
 	"connections-per-address":   {set: func(l *Limits, n int) { l.Broker.ConnectionsPerAddress = n }},
 	"subscriptions-per-session": {set: func(l *Limits, n int) { l.Broker.SubscriptionsPerSession = n }},
+	"sessions-per-identity":     {set: func(l *Limits, n int) { l.Broker.SessionsPerIdentity = n }},
 	"publish-messages":          {set: func(l *Limits, n int) { l.Broker.Publish.Messages = n }},
 	"publish-bytes":             {set: func(l *Limits, n int) { l.Broker.Publish.Bytes = n }, bytes: true},
 	"queue-messages":            {set: func(l *Limits, n int) { l.Broker.Queue.Messages, l.Store.Queue.Messages = n, n }},

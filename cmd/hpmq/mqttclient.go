@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/eclipse/paho.golang/packets"
@@ -202,13 +203,21 @@ func connackReason(ack *paho.Connack) string {
 	if ack.Properties == nil {
 		return ""
 	}
-	return ack.Properties.ReasonString
+	return orElsewhere(ack.Properties.ReasonString, ack.Properties.ServerReference)
+}
+
+// orElsewhere adds to a reason where the broker sends its clients.
+func orElsewhere(reason, reference string) string {
+	if reference == "" {
+		return reason
+	}
+	return strings.TrimPrefix(reason+"; use "+reference, "; ")
 }
 
 func disconnected(d *paho.Disconnect) error {
 	var reason string
 	if d.Properties != nil {
-		reason = d.Properties.ReasonString
+		reason = orElsewhere(d.Properties.ReasonString, d.Properties.ServerReference)
 	}
 	return refusedByBroker("the connection", d.ReasonCode, reason)
 }

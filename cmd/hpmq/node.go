@@ -226,6 +226,7 @@ func (n *node) openBroker() (err error) {
 	o.Store, o.Authorizer, o.Passwords, o.Filter, o.Forwarder = n.messages, newAuthorizer(n), logins{n}, n.filter, n.links
 	o.Renewer = renewer{n.store.Bundle, n.revoked}
 	o.Log, o.Version = n.log, "hpmq "+version
+	o.ServerReference = n.cfg.ServerReference
 	o.Memory = memoryCeiling(o.Memory, n.log)
 	n.broker = mqtt.New(o)
 	return nil

@@ -35,6 +35,7 @@ authority, this node's identity, an admin and a policy to start from. With
 	up.Flags().Var(limitsValue{&cfg.Limits}, "limit", "change a limit of the broker, as publish-messages=200; docs/broker.md lists them")
 	up.Flags().StringArrayVar(&cfg.Origins, "ws-origin", nil, "web `origin` whose pages may use MQTT over WebSocket, as https://console.example.org; may be repeated")
 	up.Flags().Var(proxiesValue{&cfg.Proxies}, "proxy", "proxies in front of mqtts or wss that send PROXY headers (version 2), as mqtts=10.0.0.5; may be repeated")
+	up.Flags().StringVar(&cfg.ServerReference, "server-reference", "", "other `servers` for MQTT 5 clients when this node goes down or is full, as HOST:PORT; several with spaces")
 	level := up.Flags().String("log", "info", "`level`: error, warn, info or debug")
 	up.RunE = func(cmd *cobra.Command, _ []string) error {
 		var err error
