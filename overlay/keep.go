@@ -142,7 +142,7 @@ type succession struct {
 // for nobody until the idle timeout. While neither answers the path is cut,
 // which ends nothing.
 func (n *Node) settle(ctx context.Context) {
-	tick := time.NewTicker(watchInterval)
+	tick := time.NewTicker(n.opts.settle)
 	defer tick.Stop()
 	open := map[*conn]*succession{}
 	for {

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -73,6 +74,8 @@ type Options struct {
 	MaxConns          int // live connections per identity, beyond it the oldest ends; default 4
 	MaxStreams        int // concurrent streams a peer may open per connection; default 128
 	MaxStreamsPerPeer int // the same over all connections of an identity; default 256
+
+	settle time.Duration // between looks at connections that were replaced; default watchInterval
 }
 
 func (o *Options) setDefaults() error {
@@ -82,6 +85,7 @@ func (o *Options) setDefaults() error {
 	if o.Listen == "" {
 		return errors.New("overlay: no UDP address to listen on")
 	}
+	o.settle = cmp.Or(o.settle, watchInterval)
 	if o.Log == nil {
 		discard := logrus.New()
 		discard.SetOutput(io.Discard)
