@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"slices"
+
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/packet"
@@ -95,28 +97,36 @@ type Removed struct {
 // is taken any more when it returns.
 func (b *Broker) Disconnect(id identity.ID, r Removal) (ended Removed) {
 	b.policy.Add(1)
-	for _, s := range b.all() {
-		if s.principal.ID == id && (r.ClientID == "" || r.ClientID == s.principal.ClientID) {
-			b.remove(s, r, &ended)
+	theirs := slices.DeleteFunc(b.all(), func(s *session) bool {
+		return s.principal.ID != id || r.ClientID != "" && r.ClientID != s.principal.ClientID
+	})
+	for _, s := range theirs {
+		if r.DropWills {
+			s.mu.Lock()
+			s.setWill(nil)
+			s.stopTimer(willTimer)
+			s.mu.Unlock()
 		}
+		if s.hangUp(r) {
+			ended.Connections++
+		}
+	}
+	if !r.EndSessions {
+		return ended
+	}
+	ended.Sessions = len(theirs)
+	for _, s := range theirs { // the store may have to be waited for
+		s.end(!r.DropWills, 0)
+		s.hangUp(r) // on who came meanwhile
 	}
 	return ended
 }
 
-// remove ends the session before its connection: then no new connection can get it
-// unnoticed.
-func (b *Broker) remove(s *session, r Removal, ended *Removed) {
-	if r.DropWills {
-		s.mu.Lock()
-		s.setWill(nil)
-		s.stopTimer(willTimer)
-		s.mu.Unlock()
-	}
-	if r.EndSessions && s.end(!r.DropWills, 0) {
-		ended.Sessions++
-	}
-	if c := s.conn.Load(); c != nil {
+// hangUp reports whether the session had a connection.
+func (s *session) hangUp(r Removal) bool {
+	c := s.conn.Load()
+	if c != nil {
 		c.refer(r.Code, r.Reason, r.ServerReference)
-		ended.Connections++
 	}
+	return c != nil
 }
