@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
 )
 
 const (
@@ -360,6 +361,27 @@ func TestConnectStatements(t *testing.T) {
 				t.Error("a second CONNACK")
 			}
 		}
+	})
+	late := newLateStore()
+	sub := store.SessionKey{Identity: testID("subx").String(), ClientID: "sub"}
+	late.Memory.Update(func(tx store.Tx) {
+		tx.PutSession(store.Session{Key: sub, Expiry: 1000})
+		tx.Subscribe(sub, store.Subscription{Filter: "a"})
+		tx.Subscribe(sub, store.Subscription{Filter: "$share/g/b"})
+	}, nil)
+	prove5With(t, "3.2.0-1", func(o *Options) { o.Store = late }, func(t *testing.T, w *world) {
+		pub := w.connect(packet.V5, "pub")
+		sub := w.dial(packet.V5, "subx")
+		sub.send(connectPacket("sub", resume, expiry(1000)))
+		pub.publish("a", "early", 0, 0)
+		pub.publish("b", "early", 0, 0)
+		sub.silence() // the store did not answer yet
+		defer late.run(w)()
+		want[*packet.Connack](sub)
+		pub.publish("a", "1", 0, 0)
+		sub.wantMessage("1")
+		pub.publish("b", "2", 0, 0)
+		sub.wantMessage("2")
 	})
 	prove(t, "3.1.4-6", func(t *testing.T, w *world, v packet.Version) {
 		w.rules.set(func(r *rules) { r.nobody = []string{"nox"} })

@@ -30,7 +30,7 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 		return
 	}
 	if qos == 0 {
-		if !c.push(bt, f, 0, false) {
+		if !c.push(bt, f, 0, false) && c.ready.Load() { // else it is still away
 			s.lose(dropSlow)
 		}
 		return
@@ -103,7 +103,12 @@ func (s *session) deliverPatiently(bt *batch, d store.Delivery) {
 	}
 }
 
-func (s *session) connected() bool { return s.conn.Load() != nil }
+// connected reports whether messages may go to the session's client
+// [MQTT-3.2.0-1].
+func (s *session) connected() bool {
+	c := s.conn.Load()
+	return c != nil && c.ready.Load()
+}
 
 // wait puts a delivery behind what already waits in memory; past the limit the
 // newest is lost. The caller holds mu.

@@ -153,11 +153,11 @@ func (o *outbox) mark() bool {
 
 // push appends a PUBLISH for the next flush. It never blocks: past the byte
 // limit it refuses, and the receiver loses or queues its own message while nobody
-// else waits.
+// else waits. It refuses before CONNACK, too.
 func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 	o := &c.out
 	o.mu.Lock()
-	if o.last || o.bytes > 0 && o.bytes+f.Size() > o.limit {
+	if o.last || !c.ready.Load() || o.bytes > 0 && o.bytes+f.Size() > o.limit { // [MQTT-3.2.0-1]
 		o.mu.Unlock()
 		return false
 	}
