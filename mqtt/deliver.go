@@ -229,8 +229,8 @@ func (s *session) pumpStore(bt *batch, c *conn) bool {
 func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[]store.Entry) bool {
 	now := time.Now()
 	for _, e := range entries {
-		if e.PacketID != 0 && s.window.get(e.PacketID) != nil {
-			s.read = e.Seq // in flight since before a restart: resume has it
+		if e.PacketID != 0 {
+			s.read = e.Seq // in flight since before a restart: resume has it, or the client is done with it
 			continue
 		}
 		if e.Message.Expired(now) { // [MQTT-3.3.2-5]

@@ -470,6 +470,36 @@ func TestRestartResends(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1]
 	}
 }
 
+// TestRestartWithFullWindow restarts a broker with as much in flight to a client
+// as it takes: what the client then finishes is not sent again, though the store
+// still has it.
+func TestRestartWithFullWindow(t *testing.T) { // [MQTT-4.3.3-6] [MQTT-4.4.0-1]
+	for qos := byte(1); qos <= 2; qos++ {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
+			kept := store.NewMemory(store.Limits{})
+			bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+				sub, pub := w.connect(packet.V5, "sub", expiry(1000), quota(2)), w.connect(packet.V5, "pub")
+				sub.subscribe(filter("a", qos))
+				for i := range 4 {
+					pub.exchange("a", fmt.Sprint(i), qos)
+				}
+				sub.wantMessage("0")
+				sub.wantMessage("1")
+			})
+			bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+				sub := w.connect(packet.V5, "sub", expiry(1000), quota(2), resume)
+				first, second := sub.wantMessage("0"), sub.wantMessage("1")
+				sub.finish(first)
+				third := sub.wantMessage("2")
+				sub.finish(second)
+				sub.finish(third)
+				sub.finish(sub.wantMessage("3"))
+				sub.silence()
+			})
+		})
+	}
+}
+
 // copyStore writes what from keeps of its sessions to an empty store.
 func copyStore(from, to store.Store) {
 	for _, s := range from.Sessions() {
