@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -187,6 +188,46 @@ func TestLoopWaitsForNobody(t *testing.T) {
 		}
 		keeper.ping()
 		pub.ping()
+	})
+}
+
+// TestOutboxTakesTheRest gives clients that read more at once than their outbox
+// holds: what it refuses comes as soon as the socket took what it had, though
+// nothing else happens.
+func TestOutboxTakesTheRest(t *testing.T) {
+	overSockets(t, Options{Outbox: 4096}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
+		payload := string(make([]byte, 1000))
+		const messages = 20
+		pub, sub := wire(t, dial(), connectPacket("pub")), wire(t, dial(), connectPacket("sub"))
+		sub.ping()
+		for i := range messages {
+			retained := message(fmt.Sprint("retained/", i), payload, 1, 1)
+			retained.Retain = true
+			pub.send(retained)
+			if _, ok := pub.read().(*packet.Puback); !ok {
+				t.Fatal("no PUBACK")
+			}
+		}
+		sub.subscribe("retained/+", 0)
+		for i := range messages {
+			if p, ok := sub.read().(*packet.Publish); !ok || !p.Retain {
+				t.Fatalf("retained message %d: %s", i, show(p))
+			}
+		}
+		sub.subscribe("a", 1)
+		pub.send(message("a", payload, 0, 0), message("a", payload, 0, 0), message("a", payload, 0, 0), message("a", payload, 0, 0),
+			message("a", payload, 1, 1), message("a", payload, 1, 2))
+		for acknowledged := uint16(0); acknowledged < 2; {
+			p, ok := sub.read().(*packet.Publish)
+			if !ok {
+				t.Fatalf("got %s", show(p))
+			}
+			if p.QoS == 1 {
+				acknowledged++
+				sub.send(&packet.Puback{PacketID: p.PacketID})
+			}
+		}
+		sub.ping()
 	})
 }
 

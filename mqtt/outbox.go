@@ -24,6 +24,7 @@ type outbox struct {
 	busy    bool          // somebody uses the sink
 	slow    bool          // a writer goroutine does
 	dirty   bool          // in the list of a batch that will flush
+	refused bool          // push did, for want of room, since the last refill
 	last    bool          // nothing is taken any more: close once all is written
 	idle    chan struct{} // closed when nobody uses the sink; nil unless somebody waits
 	aliases aliasTable
@@ -157,7 +158,12 @@ func (o *outbox) mark() bool {
 func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 	o := &c.out
 	o.mu.Lock()
-	if o.last || !c.ready.Load() || o.bytes > 0 && o.bytes+f.Size() > o.limit { // [MQTT-3.2.0-1]
+	if o.last || !c.ready.Load() { // [MQTT-3.2.0-1]
+		o.mu.Unlock()
+		return false
+	}
+	if o.bytes > 0 && o.bytes+f.Size() > o.limit {
+		o.refused = true
 		o.mu.Unlock()
 		return false
 	}
@@ -230,9 +236,24 @@ func (c *conn) flush() {
 		o.charge(c.b.opts.Outbox)
 	}
 	finished := o.last && !o.busy
+	if o.refused && !o.last && !o.busy {
+		c.writers.Go(c.refill) // it may read the store
+	}
 	o.mu.Unlock()
 	if finished {
 		c.nc.Close()
+	}
+}
+
+// refill has the session send what it kept back.
+func (c *conn) refill() {
+	c.out.mu.Lock()
+	c.out.refused = false
+	c.out.mu.Unlock()
+	if s := c.session.Load(); s != nil {
+		bt := getBatch(c.b)
+		s.pump(bt)
+		bt.done()
 	}
 }
 
@@ -306,11 +327,7 @@ func (c *conn) drain(g segment) {
 	case room <- struct{}{}:
 	default: // the token of an earlier drain is still there
 	}
-	if s := c.session.Load(); s != nil {
-		bt := getBatch(c.b)
-		s.pump(bt)
-		bt.done()
-	}
+	c.refill()
 }
 
 // finish writes what waits and closes the connection. Nothing is taken after it
