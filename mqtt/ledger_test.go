@@ -64,6 +64,32 @@ func TestSlowClientsHoldLittle(t *testing.T) {
 	})
 }
 
+// TestOutboxGrowsAgain has a client take a message while memory is short: it may
+// have as much waiting as before when memory is not.
+func TestOutboxGrowsAgain(t *testing.T) {
+	bubble(t, func(o *Options) { o.Memory = 64 << 20 }, func(t *testing.T, w *world) {
+		pub, sub := w.connect(packet.V5, "pub"), w.connect(packet.V5, "sub")
+		sub.subscribe(filter("a", 0))
+		const others = 63 << 20
+		w.b.memory.add(others)
+		pub.publish("a", "short", 0, 0)
+		sub.wantMessage("short")
+		w.b.memory.add(-others)
+
+		pub.publish("nobody", strings.Repeat("x", maxReadBuffer), 0, 0) // so that the next read is a large one
+		synctest.Wait()
+		const messages = 50
+		var batch []byte
+		for i := range messages {
+			batch = message("a", fmt.Sprintf("%01000d", i), 0, 0).Append(batch, packet.V5)
+		}
+		pub.raw(batch)
+		for i := range messages {
+			sub.wantMessage(fmt.Sprintf("%01000d", i))
+		}
+	})
+}
+
 // TestMemoryCeiling fills the store with what is kept for a client that is away.
 func TestMemoryCeiling(t *testing.T) {
 	const ceiling = 1 << 20

@@ -134,6 +134,17 @@ func (o *outbox) overdue() bool {
 	return !o.last && o.bytes > o.limit
 }
 
+// fits reports whether size more bytes may wait. The limit may be of a time when
+// memory was short: it is found out anew before something is refused. The caller
+// holds mu.
+func (o *outbox) fits(size, limit int) bool {
+	if o.bytes == 0 || o.bytes+size <= o.limit {
+		return true
+	}
+	o.limit = o.memory.share(limit)
+	return o.bytes+size <= o.limit
+}
+
 // awaited returns the channel that tells of a backlog that was written.
 func (o *outbox) awaited() <-chan struct{} {
 	o.mu.Lock()
@@ -162,7 +173,7 @@ func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 		o.mu.Unlock()
 		return false
 	}
-	if o.bytes > 0 && o.bytes+f.Size() > o.limit {
+	if !o.fits(f.Size(), c.b.opts.Outbox) {
 		o.refused = true
 		o.mu.Unlock()
 		return false
