@@ -142,6 +142,7 @@ func (c *conn) handleBuffer(n int) error {
 	}
 	copy(c.buf, c.buf[used:c.filled])
 	c.filled -= used
+	c.want = want // a loop may read on
 	c.resize(n, want)
 	c.countRate(n)
 	if err := c.awaitRate(); err != nil {

@@ -231,6 +231,48 @@ func TestOutboxTakesTheRest(t *testing.T) {
 	})
 }
 
+// TestLoopTakesOverInAPacket gives a loop a connection in the middle of a large
+// packet, because its outbox was busy until then.
+func TestLoopTakesOverInAPacket(t *testing.T) {
+	disk := store.NewMemory(store.Limits{})
+	key := store.SessionKey{Identity: testID("any").String(), ClientID: "slow"}
+	const messages = 200
+	disk.Update(func(tx store.Tx) {
+		tx.PutSession(store.Session{Key: key, Expiry: 1000})
+		for range messages {
+			tx.Enqueue(key, store.Delivery{QoS: 1, Message: &store.Message{Topic: "queued", QoS: 1, Payload: make([]byte, 64<<10)}})
+		}
+	}, nil)
+	l := listenTCP(t)
+	b := serve(t, l, Options{Store: disk}, anyone)
+	c := wire(t, dialTCP(t, l), connectPacket("slow", resume, expiry(1000)))
+	large := message("a", string(make([]byte, 500<<10)), 1, 1).Append(nil, packet.V5)
+	write := func(n int) {
+		t.Helper()
+		if _, err := c.nc.Write(large[:n]); err != nil {
+			t.Fatal(err)
+		}
+		large = large[n:]
+	}
+	write(256 << 10)
+	if got := b.looping(); got != 0 {
+		t.Fatalf("%d connections in loops, want none while it reads nothing", got)
+	}
+	for range messages {
+		if p, ok := c.read().(*packet.Publish); !ok {
+			t.Fatalf("got %s", show(p))
+		}
+	}
+	for len(large) > 8<<10 { // memory is given out in sizes that this divides
+		write(8 << 10)
+	}
+	write(len(large))
+	if p, ok := c.read().(*packet.Puback); !ok || p.PacketID != 1 {
+		t.Fatalf("got %s", show(p))
+	}
+	c.ping()
+}
+
 // TestLoopConnectionsEnd ends connections of a loop in each way.
 func TestLoopConnectionsEnd(t *testing.T) {
 	ended := func(t *testing.T, w *wired) {
