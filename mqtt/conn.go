@@ -76,6 +76,7 @@ type conn struct {
 	cache        routeCache
 	received     uint64
 	unpaid       uint64        // messages that the rate did not count yet
+	unpaidBytes  int           // of them
 	delay        time.Duration // before the next read, by the rate
 	graceful     bool          // DISCONNECT with Reason Code 0x00 came
 	deniedLogged bool
@@ -144,7 +145,7 @@ func (c *conn) handleBuffer(n int) error {
 	c.filled -= used
 	c.want = want // a loop may read on
 	c.resize(n, want)
-	c.countRate(n)
+	c.countRate()
 	if err := c.awaitRate(); err != nil {
 		return err
 	}
@@ -175,6 +176,10 @@ func (c *conn) handlePackets() (used, want int, err error) {
 		}
 		if err := c.handle(h, b[n:n+h.Length]); err != nil {
 			return used, 0, err
+		}
+		if h.Type == packet.TypePublish {
+			c.unpaid++
+			c.unpaidBytes += n + h.Length
 		}
 		used += n + h.Length
 		c.batch.relieve()

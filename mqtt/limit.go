@@ -14,7 +14,7 @@ import (
 // worth may come at once. Zero fields are no limit.
 type Rate struct {
 	Messages int // PUBLISH packets per second
-	Bytes    int // of all packets, per second
+	Bytes    int // of them, per second
 }
 
 // usage is what an identity that is connected takes.
@@ -134,15 +134,15 @@ func refill(tokens *float64, rate, passed, n float64) time.Duration {
 	return time.Duration(max(0, -*tokens) / rate * float64(time.Second))
 }
 
-// countRate counts what one read brought.
-func (c *conn) countRate(bytes int) {
+// countRate counts the PUBLISH packets that were handled since the last call.
+func (c *conn) countRate() {
 	if c.rate == nil || c.unpaid == 0 {
 		return
 	}
-	if c.delay = c.rate.take(c.unpaid, bytes, time.Now()); c.delay > 0 {
+	if c.delay = c.rate.take(c.unpaid, c.unpaidBytes, time.Now()); c.delay > 0 {
 		c.b.count.throttled.Add(1)
 	}
-	c.unpaid = 0
+	c.unpaid, c.unpaidBytes = 0, 0
 }
 
 // awaitRate waits while the client's identity is over its rate: its sockets are

@@ -23,6 +23,7 @@ func TestPublishRate(t *testing.T) {
 	}{
 		{"messages", Rate{Messages: 10}, 10, 9 * time.Second},
 		{"bytes", Rate{Bytes: 10_000}, 1000 - 14, 9 * time.Second},
+		{"bytes of many reads", Rate{Bytes: 2_000_000}, 200_000, 9 * time.Second},
 		{"none", Rate{}, 10, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

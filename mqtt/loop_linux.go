@@ -263,7 +263,7 @@ func (l *loop) serve(c *conn) {
 		c.b.count.bytesIn.Add(uint64(n))
 		l.read += n
 		used, c.want, cause = c.handlePackets()
-		c.countRate(n)
+		c.countRate()
 		l.heard = append(l.heard, c)
 		if used > 0 {
 			c.bulk = 0

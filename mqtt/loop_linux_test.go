@@ -273,6 +273,27 @@ func TestLoopTakesOverInAPacket(t *testing.T) {
 	c.ping()
 }
 
+// TestLoopCountsBytes publishes more than its rate in packets that a loop leaves
+// to a goroutine.
+func TestLoopCountsBytes(t *testing.T) {
+	overSockets(t, Options{Publish: Rate{Bytes: 1_000_000}}, func(t *testing.T, b *Broker, dial func() net.Conn) {
+		pub := wire(t, dial(), connectPacket("pub"))
+		pub.ping()
+		for i := range 2 {
+			retained := message("a", string(make([]byte, 600_000)), 1, uint16(i+1))
+			retained.Retain = true
+			pub.send(retained)
+			if p, ok := pub.read().(*packet.Puback); !ok {
+				t.Fatalf("got %s", show(p))
+			}
+		}
+		pub.ping()
+		if got := b.Counters().Throttled; got != 1 {
+			t.Errorf("throttled %d times, want once", got)
+		}
+	})
+}
+
 // TestLoopConnectionsEnd ends connections of a loop in each way.
 func TestLoopConnectionsEnd(t *testing.T) {
 	ended := func(t *testing.T, w *wired) {

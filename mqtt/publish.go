@@ -31,7 +31,6 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 	}
 	if p.QoS == 2 && s.repeated(c, p.PacketID) { // [MQTT-4.3.3-10]
 		c.received++
-		c.unpaid++
 		return nil
 	}
 	if err := c.checkQuota(p, s); err != nil {
@@ -44,7 +43,6 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 		return errWaits // a refusal is logged
 	}
 	c.received++
-	c.unpaid++
 	switch {
 	case !v.Allowed:
 		c.deniedPublish(r.topic, p, v)
