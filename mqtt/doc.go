@@ -49,7 +49,8 @@
 //
 // Locks are taken in the order session.mu, outbox.mu; pipeline.mu, group.mu,
 // Broker.interestMu and Broker.mu are held alone or before those. session.record
-// comes before all of them; a will gives it back in another goroutine. No
-// callback, policy question, store access or socket call runs under session.mu,
-// outbox.mu or pipeline.mu, but for the reads of a resumed session's queue.
+// and then session.changing come before all of them; a will gives the first back in
+// another goroutine. No callback, policy question, store access or socket call runs
+// under session.mu, outbox.mu or pipeline.mu, but for the reads of a resumed
+// session's queue.
 package mqtt

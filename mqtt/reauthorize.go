@@ -66,6 +66,8 @@ func (b *Broker) reauthorize(s *session) {
 
 // replace swaps a subscription, unless the client changed it meanwhile.
 func (s *session) replace(old, sub *subscription) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	s.mu.Lock()
 	same := s.subs[old.Filter] == old
 	if same {

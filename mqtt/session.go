@@ -34,6 +34,10 @@ type session struct {
 	// the session's will is on its way. It is taken before mu, and in no callback.
 	record chan struct{}
 
+	// changing is held while a subscription changes both here and where messages
+	// are matched, so that the two stay the same. It is taken before mu.
+	changing sync.Mutex
+
 	mu       sync.Mutex // guards all below
 	ended    bool       // no longer in the broker's table
 	subs     map[string]*subscription
@@ -218,9 +222,11 @@ func (s *session) end(wantWill bool, epoch uint64) bool {
 	subs, will := s.subs, s.will
 	s.subs, s.will, s.incoming = nil, nil, nil
 	s.mu.Unlock()
+	s.changing.Lock()          // none of them is on its way any more
 	for _, sub := range subs { // [MQTT-4.1.0-2]
 		s.b.unsubscribe(sub)
 	}
+	s.changing.Unlock()
 	if !wantWill {
 		will = nil
 	}

@@ -2,7 +2,9 @@ package mqtt
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -496,6 +498,49 @@ func TestRestartWithFullWindow(t *testing.T) { // [MQTT-4.3.3-6] [MQTT-4.4.0-1]
 				sub.finish(sub.wantMessage("3"))
 				sub.silence()
 			})
+		})
+	}
+}
+
+// TestSubscriptionsEndOnce has a subscription end, by its session's end or by the
+// client, while it is on its way to where messages are matched.
+func TestSubscriptionsEndOnce(t *testing.T) {
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
+	var s *session
+	old := &subscription{Subscription: store.Subscription{Filter: "a"}, filter: "a"}
+	for _, tt := range []struct {
+		name        string
+		before      bool
+		change, end func(sub *subscription)
+	}{
+		{"session ends", false, func(sub *subscription) { s.subscribe(sub) }, func(*subscription) { s.end(false, 0) }},
+		{"client unsubscribes", true, func(sub *subscription) { s.replace(old, sub) }, func(*subscription) { s.unsubscribe("a") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for range 20 {
+				s = newSession(b, Principal{ID: testID("x")}, store.SessionKey{ClientID: "c"})
+				sub := &subscription{Subscription: old.Subscription, session: s, filter: "a"}
+				if old.session = s; tt.before {
+					s.subscribe(old)
+				}
+				here := func() bool {
+					s.mu.Lock()
+					defer s.mu.Unlock()
+					return s.subs["a"] == sub
+				}
+				b.interestMu.Lock()
+				var done sync.WaitGroup
+				done.Go(func() { tt.change(sub) })
+				for !here() {
+					runtime.Gosched()
+				}
+				b.interestMu.Unlock()
+				tt.end(sub) // is most often faster than who waits
+				done.Wait()
+				if n := b.tree.Len(); n != 0 {
+					t.Fatalf("%d subscriptions stay", n)
+				}
+			}
 		})
 	}
 }

@@ -159,6 +159,8 @@ func (s *session) subscribed(filter string) (n int, known bool) {
 // subscribe adds sub or replaces the one of the same filter [MQTT-3.8.4-3], and
 // reports whether there was one. Nothing is lost in between [MQTT-3.8.4-4].
 func (s *session) subscribe(sub *subscription) (replaced bool) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	s.mu.Lock()
 	old := s.subs[sub.Filter]
 	if s.subs == nil {
@@ -308,6 +310,8 @@ func (c *conn) keepUnsubscribed(filters []string) error {
 
 // unsubscribe reports whether the session had a subscription to filter.
 func (s *session) unsubscribe(filter string) bool {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	s.mu.Lock()
 	sub := s.subs[filter]
 	if sub != nil {
