@@ -153,7 +153,7 @@ func (g *group) lend(bt *batch, m *subscription, l *loan) answer {
 		return tooLarge
 	}
 	if g.b.boundDownstream(s, d.Message.Topic) {
-		if !s.owe(c) {
+		if !s.owe(c, f.Size()) {
 			return full
 		}
 		g.ask(m, l)
@@ -170,7 +170,7 @@ func (g *group) lend(bt *batch, m *subscription, l *loan) answer {
 			return full
 		}
 	case 2:
-		if !s.owe(c) {
+		if !s.owe(c, f.Size()) {
 			return full
 		}
 		g.move(m, l, true, d)

@@ -47,12 +47,16 @@ func (s *session) roomy(c *conn) bool {
 	return !s.ended && s.conn.Load() == c && c.ready.Load() && s.window.room() > s.owed
 }
 
-// owe reserves room for a message that comes as soon as the store or a function
-// has answered. disown ends that.
-func (s *session) owe(c *conn) bool {
+// owe reserves room for a message, of about size bytes, that comes as soon as the
+// store or a function has answered. disown ends that. An outbox that would not take
+// the message now is no room: the group would find that out each time anew.
+func (s *session) owe(c *conn, size int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.roomy(c) {
+	c.out.mu.Lock()
+	admits := c.admits(size)
+	c.out.mu.Unlock()
+	if !admits || !s.roomy(c) {
 		return false
 	}
 	s.owed++

@@ -163,18 +163,25 @@ func (o *outbox) mark() bool {
 	return fresh
 }
 
+// admits reports whether push takes size bytes. The caller holds mu of the outbox.
+func (c *conn) admits(size int) bool {
+	if c.out.last || !c.ready.Load() { // [MQTT-3.2.0-1]
+		return false
+	}
+	if !c.out.fits(size, c.b.opts.Outbox) {
+		c.out.refused = true
+		return false
+	}
+	return true
+}
+
 // push appends a PUBLISH for the next flush. It never blocks: past the byte
 // limit it refuses, and the receiver loses or queues its own message while nobody
 // else waits. It refuses before CONNACK, too.
 func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 	o := &c.out
 	o.mu.Lock()
-	if o.last || !c.ready.Load() { // [MQTT-3.2.0-1]
-		o.mu.Unlock()
-		return false
-	}
-	if !o.fits(f.Size(), c.b.opts.Outbox) {
-		o.refused = true
+	if !c.admits(f.Size()) {
 		o.mu.Unlock()
 		return false
 	}
