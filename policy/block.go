@@ -51,6 +51,9 @@ func (r *reader) rule(b *hclsyntax.Block) {
 		attributes = append(attributes, "reason")
 	}
 	blocks := []string{"topics", "network", "function"}
+	if !u.deny {
+		blocks = append(blocks, "limits")
+	}
 	r.known(b.Body, b.Type, attributes, blocks)
 	r.selector(b.Body, "to", &u.to)
 	r.selector(b.Body, "except", &u.except)
@@ -73,10 +76,14 @@ func (r *reader) rule(b *hclsyntax.Block) {
 			r.network(u, inner)
 		case "function":
 			r.function(u, inner)
+		case "limits":
+			if !u.deny {
+				r.limits(u, inner)
+			}
 		}
 	}
 	if len(b.Body.Blocks) == 0 {
-		r.errorf(u.at, "%s %q is about nothing: add a topics, network or function block", b.Type, u.name)
+		r.errorf(u.at, "%s %q is about nothing: add a %s or %s block", b.Type, u.name, strings.Join(blocks[:len(blocks)-1], ", "), blocks[len(blocks)-1])
 	}
 	r.set.rules = append(r.set.rules, u)
 }

@@ -23,6 +23,8 @@
 //     with [Decision.Filtered] set, and [Session.Receive] decides each delivery.
 //   - $share/group/f is decided as f, or by a grant that is itself written
 //     $share/group/f, which grants that shared subscription only.
+//   - limits bound an identity as a whole: of those in several grants the lowest
+//     counts, and to give more to one, except it from the grant that limits.
 //   - a leading + or # never matches a topic that begins with $.
 //
 // # When an identity lacks a value
@@ -31,8 +33,9 @@
 // A grant whose filter or condition needs a value that the identity does not
 // have, or whose value holds one of / + # $, is not given: the filter is left
 // out. A deny errs to the other side: the level with the missing value becomes
-// +, and a condition that cannot be decided counts as true. To deny by label,
-// deny a group that selects the label: who lacks the label is not in the group.
+// +, and a condition that cannot be decided counts as true, which it does for the
+// limits of a grant as well. To deny by label, deny a group that selects the
+// label: who lacks the label is not in the group.
 //
 // Policy knows identities, topics and ports. It knows no sockets, no sessions
 // of MQTT and no clock, and it does not know which identities exist.

@@ -21,6 +21,7 @@ type Explanation struct {
 	File     string   `json:"file,omitempty"`     // of that rule
 	Line     int      `json:"line,omitempty"`
 	Reason   string   `json:"reason"`
+	Limits   []Limit  `json:"limits,omitempty"`    // on what is allowed to be published
 	Groups   []string `json:"groups"`              // of the subject
 	Nearest  []Near   `json:"nearest,omitempty"`   // the subject's grants that come close
 	NotGiven []Near   `json:"not_given,omitempty"` // grants that name the subject, but need what it lacks
@@ -65,6 +66,9 @@ func (s *Set) Explain(sub Subject, action, object string, lookup func(identity.I
 	}
 	if r := s.cited(d.Rule); r != nil {
 		e.File, e.Line = r.at.Filename, r.at.Start.Line
+	}
+	if d.Allowed && (action == "publish" || action == "retain") {
+		e.Limits = x.Limits().list()
 	}
 	if d.Allowed || d.Rule != "" {
 		return e, nil // the rule says it all
@@ -207,6 +211,9 @@ func (e Explanation) String() string {
 	fmt.Fprintf(&b, "%s  %s %s %s\n  %s\n", verdict(e.Allowed), clip(e.Subject, 100), e.Action, clip(e.Object, 300), e.Reason)
 	if e.Filtered {
 		b.WriteString("  a deny covers part of it: those messages are not delivered\n")
+	}
+	for _, l := range e.Limits {
+		fmt.Fprintf(&b, "  limit: %s = %d, set by %s\n", l.Name, l.N, l.Rule)
 	}
 	if e.Allowed || e.Rule != "" {
 		return b.String()

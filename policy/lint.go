@@ -44,8 +44,12 @@ func (s *Set) lintShadowed(r *report) {
 	}
 }
 
-// takes reports whether d denies every filter, port and capability of g.
+// takes reports whether d denies every filter, port and capability of g, and g
+// limits nothing.
 func (d *rule) takes(g *rule) bool {
+	if g.limits != nil {
+		return false
+	}
 	for i := range g.topics {
 		for a := range actions {
 			if slices.ContainsFunc(g.topics[i].filters[a], func(t template) bool { return !d.takesFilter(a, &t) }) {

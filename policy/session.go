@@ -15,6 +15,7 @@ type Session struct {
 	set    *Set
 	member member
 	rules  []int32 // that apply, ascending
+	limits *Limits // nil for most
 	allow  [actions]tree
 	deny   *[actions]tree // noDenies for most
 }
@@ -31,7 +32,10 @@ func (s *Set) Session(sub Subject) *Session {
 		return x
 	}
 	x.rules = slices.DeleteFunc(s.rulesFor(&m), func(i int32) bool {
-		applies, _ := s.rules[i].applies(&m)
+		applies, problem := s.rules[i].applies(&m)
+		if l := s.rules[i].limits; l != nil && (applies || problem != "") {
+			x.limits = x.limits.lower(l)
+		}
 		return !applies
 	})
 	for _, i := range x.rules {

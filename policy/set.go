@@ -46,6 +46,7 @@ type rule struct {
 	topics   []topics
 	network  []*network
 	function *functionBlock
+	limits   *Limits // of a grant
 }
 
 // topics is one topics block, or the topics of a function block.
