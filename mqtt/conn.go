@@ -75,8 +75,7 @@ type conn struct {
 	buffered     int // of them, of a packet that is not complete
 	cache        routeCache
 	received     uint64
-	unpaid       uint64        // messages that the rate did not count yet
-	unpaidBytes  int           // of them
+	unpaid       amount        // that the rate did not count yet
 	delay        time.Duration // before the next read, by the rate
 	graceful     bool          // DISCONNECT with Reason Code 0x00 came
 	deniedLogged bool
@@ -178,8 +177,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 			return used, 0, err
 		}
 		if h.Type == packet.TypePublish {
-			c.unpaid++
-			c.unpaidBytes += n + h.Length
+			c.unpaid.add(n + h.Length)
 		}
 		used += n + h.Length
 		c.batch.relieve()

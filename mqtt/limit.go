@@ -14,7 +14,15 @@ import (
 // worth may come at once. Zero fields are no limit.
 type Rate struct {
 	Messages int // PUBLISH packets per second
-	Bytes    int // of them, per second
+	Bytes    int // of those packets, per second
+}
+
+// amount is what some PUBLISH packets take of a rate.
+type amount struct{ messages, bytes int }
+
+func (a *amount) add(bytes int) {
+	a.messages++
+	a.bytes += bytes
 }
 
 // usage is what an identity that is connected takes.
@@ -113,14 +121,14 @@ func newBucket(r Rate, now time.Time) *bucket {
 }
 
 // take counts a batch and returns how long to wait before the next one.
-func (b *bucket) take(messages uint64, bytes int, now time.Time) time.Duration {
+func (b *bucket) take(a amount, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	passed := now.Sub(b.last).Seconds()
 	b.last = now
 	return max(
-		refill(&b.messages, float64(b.rate.Messages), passed, float64(messages)),
-		refill(&b.bytes, float64(b.rate.Bytes), passed, float64(bytes)),
+		refill(&b.messages, float64(b.rate.Messages), passed, float64(a.messages)),
+		refill(&b.bytes, float64(b.rate.Bytes), passed, float64(a.bytes)),
 	)
 }
 
@@ -134,15 +142,15 @@ func refill(tokens *float64, rate, passed, n float64) time.Duration {
 	return time.Duration(max(0, -*tokens) / rate * float64(time.Second))
 }
 
-// countRate counts the PUBLISH packets that were handled since the last call.
+// countRate counts what one read brought to its end.
 func (c *conn) countRate() {
-	if c.rate == nil || c.unpaid == 0 {
+	if c.rate == nil || c.unpaid.messages == 0 {
 		return
 	}
-	if c.delay = c.rate.take(c.unpaid, c.unpaidBytes, time.Now()); c.delay > 0 {
+	if c.delay = c.rate.take(c.unpaid, time.Now()); c.delay > 0 {
 		c.b.count.throttled.Add(1)
 	}
-	c.unpaid, c.unpaidBytes = 0, 0
+	c.unpaid = amount{}
 }
 
 // awaitRate waits while the client's identity is over its rate: its sockets are
