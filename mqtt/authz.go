@@ -47,6 +47,26 @@ type Rights interface {
 	Will(topic string, qos byte, retain bool, size int) Verdict
 }
 
+// Limited are [Rights] with ceilings for their identity, over all of its
+// connections. Of these and those in [Options] the lower counts.
+type Limited interface {
+	Rights
+	Limits() Limits
+}
+
+// Limits are the ceilings of one identity.
+type Limits struct {
+	Messages    Limit // PUBLISH packets per second
+	Bytes       Limit // of those packets, per second
+	Connections Limit
+}
+
+// Limit is one ceiling. The zero value is none.
+type Limit struct {
+	N    int
+	Rule string // that set it: `grant "sensor" main.hcl:14`
+}
+
 // Verdict is the answer to one question.
 type Verdict struct {
 	Allowed bool

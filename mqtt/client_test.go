@@ -30,6 +30,7 @@ type rules struct {
 	will      []string
 	subscribe []string // filters
 	receive   []string // topics that filtered subscriptions do not get
+	limits    map[string]Limits
 }
 
 func (r *rules) set(f func(*rules)) {
@@ -46,14 +47,17 @@ func (r *rules) Rights(p Principal) Rights {
 	}
 	return &ruleRights{
 		who: p.ID.Name, publish: slices.Clone(r.publish), will: slices.Clone(r.will),
-		subscribe: slices.Clone(r.subscribe), receive: slices.Clone(r.receive),
+		subscribe: slices.Clone(r.subscribe), receive: slices.Clone(r.receive), limits: r.limits[p.ID.Name],
 	}
 }
 
 type ruleRights struct {
 	who                               string
 	publish, will, subscribe, receive []string
+	limits                            Limits
 }
+
+func (r *ruleRights) Limits() Limits { return r.limits }
 
 // answer looks for the object, alone or as identity=object.
 func (r *ruleRights) answer(denied []string, object string) Verdict {

@@ -40,7 +40,7 @@ type conn struct {
 	address     netip.Addr                 // that it counts for
 	method      string                     // Authentication Method; empty is none
 	crowded     bool                       // too many connections of its address
-	rate        *bucket                    // what its identity may publish; nil: no limit
+	usage       *usage                     // of its identity
 	deadline    *time.Timer                // ends a connection without CONNECT
 	alarm       atomic.Pointer[time.Timer] // of the keep alive
 	sessionKey  store.SessionKey           // see key

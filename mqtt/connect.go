@@ -89,6 +89,7 @@ func (c *conn) accept(p *packet.Connect) error {
 	c.endAt(c.principal.Until)
 	if c.b.policy.Load() != policy {
 		c.b.reauthorize(s) // the policy changed while nobody knew of the session
+		c.b.shed()
 	}
 	return c.welcome(p, s, present, assigned)
 }
@@ -269,7 +270,7 @@ func (c *conn) key() store.SessionKey {
 // [MQTT-3.1.2-5] [MQTT-3.1.2-6]
 func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) (s *session, present bool, err error) {
 	key := c.key()
-	if err := b.enter(c); err != nil {
+	if err := b.enter(c, rights); err != nil {
 		return nil, false, err
 	}
 	b.mu.Lock()

@@ -48,9 +48,9 @@
 // back. WebSocket and QUIC keep their goroutines.
 //
 // Locks are taken in the order session.mu, outbox.mu; pipeline.mu, group.mu,
-// Broker.interestMu and Broker.mu are held alone or before those. session.record
-// and then session.changing come before all of them; a will gives the first back in
-// another goroutine. No callback, policy question, store access or socket call runs
-// under session.mu, outbox.mu or pipeline.mu, but for the reads of a resumed
-// session's queue.
+// Broker.interestMu and Broker.mu are held alone or before those; bucket.mu is
+// last. session.record and then session.changing come before all of them; a will
+// gives the first back in another goroutine. No callback, policy question, store
+// access or socket call runs under session.mu, outbox.mu or pipeline.mu, but for the
+// reads of a resumed session's queue.
 package mqtt

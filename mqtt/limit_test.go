@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -74,7 +75,7 @@ func TestPublishRateOfParts(t *testing.T) {
 
 func TestBucket(t *testing.T) {
 	now := time.Now()
-	b := newBucket(Rate{Messages: 100, Bytes: 1000}, now)
+	b := newBucket(Limits{Messages: Limit{N: 100}, Bytes: Limit{N: 1000}}, now)
 	for _, tt := range []struct {
 		after  time.Duration
 		amount amount
@@ -264,6 +265,200 @@ func TestServerReference(t *testing.T) {
 		}
 		if !old.ended() {
 			t.Error("the client of 3.1.1 stays")
+		}
+	})
+}
+
+// limit changes the policy, as Reauthorize sees it.
+func (w *world) limit(who string, l Limits) {
+	w.rules.set(func(r *rules) { r.limits = map[string]Limits{who + "x": l} })
+	w.b.Reauthorize()
+}
+
+// flood publishes n messages of QoS 0 on topic t from a goroutine.
+func (c *client) flood(n int) {
+	go func() {
+		for i := range n {
+			c.try(message("t", fmt.Sprint(i), 0, 0))
+		}
+	}()
+}
+
+// take receives n messages, which are all there are from the first on, and
+// returns how long that took.
+func (c *client) take(first, n int) time.Duration {
+	c.t.Helper()
+	begin := time.Now()
+	for i := range n {
+		if p, ok := (<-c.got).(*packet.Publish); !ok || string(p.Payload) != fmt.Sprint(first+i) {
+			c.t.Fatalf("message %d: %s", first+i, show(p))
+		}
+	}
+	return time.Since(begin)
+}
+
+func perSecond(n int) Limits {
+	return Limits{Messages: Limit{N: n, Rule: fmt.Sprintf(`grant "at %d" main.hcl:%d`, n, n)}}
+}
+
+// TestRateOfRights: one identity is read more slowly over all of its connections,
+// loses nothing, and others do not notice.
+func TestRateOfRights(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		node int
+		want time.Duration // for 100 messages
+		by   string
+	}{
+		{"policy", 0, 9 * time.Second, `grant "at 10" main.hcl:10`},
+		{"policy below the node", 50, 9 * time.Second, `grant "at 10" main.hcl:10`},
+		{"node below the policy", 5, 19 * time.Second, "this node's own limit"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log, lines := recordedLog()
+			bubble(t, func(o *Options) { o.Publish.Messages, o.Log = tt.node, log }, func(t *testing.T, w *world) {
+				w.limit("slow", perSecond(10))
+				sub, slow := w.connect(packet.V5, "sub"), w.connect(packet.V5, "slow")
+				second := w.dial(packet.V5, "slowx")
+				second.send(connectPacket("second"))
+				want[*packet.Connack](second)
+				sub.subscribe(filter("t", 0))
+				slow.flood(100)
+				if tt.node == 0 {
+					other := w.connect(packet.V5, "other")
+					own := w.connect(packet.V5, "own")
+					own.subscribe(filter("u", 0))
+					begin := time.Now()
+					for range 100 {
+						other.publish("u", "x", 0, 0)
+						own.wantMessage("x")
+					}
+					if got := time.Since(begin); got != 0 {
+						t.Errorf("another identity waited %v", got)
+					}
+				}
+				if got := sub.take(0, 100); (got - tt.want).Abs() > tt.want/50 {
+					t.Errorf("took %v, want %v", got, tt.want)
+				}
+				second.flood(2)
+				if got := sub.take(0, 2); got == 0 {
+					t.Error("the second connection has a bucket of its own")
+				}
+				for _, s := range w.b.Sessions() {
+					if slow := s.Identity.Name == "slowx"; slow != (s.Throttled > 0) || slow && s.ThrottledBy != tt.by {
+						t.Errorf("%s: throttled %d times by %q, want by %q", s.ClientID, s.Throttled, s.ThrottledBy, tt.by)
+					}
+				}
+			})
+			told := 0
+			for _, e := range lines.AllEntries() {
+				if e.Message == "client is read more slowly" && e.Data["reason"] == "more than the rate of "+tt.by {
+					told++
+				}
+			}
+			if told != 1 {
+				t.Errorf("logged %d times, want once", told)
+			}
+		})
+	}
+}
+
+// TestRateChanges: a new policy holds for who is connected, also while it waits.
+func TestRateChanges(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("t", 0))
+		pub.flood(500)
+		if got := sub.take(0, 500); got != 0 {
+			t.Fatalf("without a limit: %v", got)
+		}
+		w.limit("pub", perSecond(1)) // what was before does not count
+		pub.flood(100)
+		if got := sub.take(0, 11); got < 9*time.Second || got > 10*time.Second {
+			t.Errorf("10 messages at 1 per second took %v", got)
+		}
+		w.limit("pub", perSecond(10))
+		if got := sub.take(11, 20); got < 1900*time.Millisecond || got > 2100*time.Millisecond {
+			t.Errorf("20 messages at 10 per second took %v", got)
+		}
+		w.limit("pub", perSecond(1))
+		w.limit("pub", Limits{})
+		if got := sub.take(31, 69); got > 0 {
+			t.Errorf("after the limit was lifted: %v", got)
+		}
+	})
+}
+
+// TestRateOutlivesConnections: whoever connects again owes what it owed.
+func TestRateOutlivesConnections(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.limit("pub", perSecond(10))
+		sub := w.connect(packet.V5, "sub")
+		sub.subscribe(filter("t", 0))
+		begin := time.Now()
+		all := bytes.Repeat(message("t", "0", 0, 0).Append(nil, packet.V5), 20)
+		for range 10 {
+			pub := w.connect(packet.V5, "pub")
+			pub.raw(all) // one read
+			for range 20 {
+				sub.take(0, 1)
+			}
+			pub.close() // while it is not read
+		}
+		if got := time.Since(begin); got < 17*time.Second {
+			t.Errorf("200 messages at 10 per second took %v", got)
+		}
+		wait(10 * time.Second)
+		w.b.mu.Lock()
+		defer w.b.mu.Unlock()
+		if n := len(w.b.perIdentity); n != 1 {
+			t.Errorf("%d identities are known, want that of the subscriber", n)
+		}
+	})
+}
+
+func TestConnectionsOfRights(t *testing.T) {
+	bubble(t, func(o *Options) { o.ConnectionsPerIdentity = 3 }, func(t *testing.T, w *world) {
+		most := func(n int) Limits { return Limits{Connections: Limit{n, `grant "few" main.hcl:7`}} }
+		connect := func(id string) (*client, *packet.Connack) {
+			c := w.dial(packet.V5, "manyx")
+			c.send(connectPacket(id))
+			wait(time.Millisecond)
+			return c, want[*packet.Connack](c)
+		}
+		w.limit("many", most(2))
+		var all []*client
+		for i := range 2 {
+			c, ack := connect(fmt.Sprint(i))
+			if ack.ReasonCode != packet.Success {
+				t.Fatalf("%d: %s", i, show(ack))
+			}
+			all = append(all, c)
+		}
+		if _, ack := connect("third"); ack.ReasonCode != packet.QuotaExceeded || !strings.Contains(ack.Properties.ReasonString, "at most 2 by grant \"few\" main.hcl:7") {
+			t.Errorf("got %s", show(ack))
+		}
+		w.limit("many", most(5)) // and 3 by the node
+		c, _ := connect("third")
+		all = append(all, c)
+		if _, ack := connect("fourth"); ack.ReasonCode != packet.QuotaExceeded || !strings.Contains(ack.Properties.ReasonString, "at most 3 by this node's own limit") {
+			t.Errorf("got %s", show(ack))
+		}
+		w.limit("many", most(1))
+		for i, c := range all {
+			switch p := c.next().(type) {
+			case nil:
+				if i != 0 || c.ended() {
+					t.Errorf("connection %d was not told", i)
+				}
+			case *packet.Disconnect:
+				if i == 0 || p.ReasonCode != packet.QuotaExceeded || !strings.Contains(p.Properties.ReasonString, "main.hcl:7") {
+					t.Errorf("connection %d: %s", i, show(p))
+				}
+			}
+		}
+		if _, ack := connect("0"); ack.ReasonCode != packet.Success { // takes over its own
+			t.Errorf("got %s", show(ack))
 		}
 	})
 }

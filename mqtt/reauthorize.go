@@ -11,7 +11,8 @@ import (
 
 // Reauthorize applies a new policy to everyone: sessions get new rights and lose
 // the subscriptions that are no longer granted, and their clients are
-// disconnected with the reason.
+// disconnected with the reason. Rates hold from now on, and an identity that has
+// more connections than it may loses the newest.
 func (b *Broker) Reauthorize() {
 	b.policy.Add(1)
 	b.functionsMu.Lock()
@@ -20,12 +21,14 @@ func (b *Broker) Reauthorize() {
 	for _, s := range b.all() {
 		b.reauthorize(s)
 	}
+	b.shed()
 	b.Reroute() // last: routes made meanwhile may know old rights
 }
 
 func (b *Broker) reauthorize(s *session) {
 	r := b.opts.Authorizer.Rights(s.principal)
 	s.rights.Store(&r)
+	b.relimit(s.principal.ID, r)
 	s.mu.Lock()
 	subs := make([]*subscription, 0, len(s.subs))
 	for _, sub := range s.subs {

@@ -154,6 +154,8 @@ type SessionInfo struct {
 	Dropped       uint64            // messages that the session lost
 	Drops         map[string]uint64 // the same by reason
 	Denied        uint64            // of the connection
+	Throttled     uint64            // how often its identity was not read because of its rate
+	ThrottledBy   string            // the rule that set the rate, the last time
 }
 
 // Sessions returns all sessions, sorted by identity and client identifier.
@@ -188,6 +190,9 @@ func (s *session) info() SessionInfo {
 	if c := s.conn.Load(); c != nil {
 		i.Connected, i.Remote, i.Protocol = true, c.principal.Remote, c.version.String()
 		i.KeepAlive, i.Denied = c.keepAlive, c.denied.Load()
+		if rate := c.usage.rate.Load(); rate != nil {
+			i.Throttled, i.ThrottledBy = rate.throttling()
+		}
 	}
 	return i
 }
