@@ -33,7 +33,8 @@ group "admin" {
 # subscribe  to these filters or narrower ones: site/a/# includes site/a/+/temp
 # will       may be left behind on these topics
 #
-# Bounds: max_qos = 1, max_size = "64KiB".
+# Bounds: max_qos = 1, max_size = "64KiB". Beside topics, limits { connections = 2 }
+# bounds each identity; also publish_messages = 50, publish_bytes = "64KiB" (per second).
 
 grant "sensor" {
   to = ["group:sensor"]

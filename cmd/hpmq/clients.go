@@ -31,6 +31,8 @@ type clientReply struct {
 	Dropped       uint64            `json:"dropped"`
 	Drops         map[string]uint64 `json:"drops"` // of dropped, by reason
 	Denied        uint64            `json:"denied"`
+	Throttled     uint64            `json:"throttled"`              // how often the identity was not read because of its rate
+	ThrottledBy   string            `json:"throttled_by,omitempty"` // the rule that set the rate
 }
 
 type kickRequest struct {
@@ -71,10 +73,10 @@ func newClientsCommand() *cobra.Command {
 				}
 				rows = append(rows, []string{
 					s.ID, s.ClientID, state, fmt.Sprint(len(s.Subscriptions)), fmt.Sprint(s.Queued + s.Inflight),
-					dropped(s), fmt.Sprint(s.Denied),
+					dropped(s), fmt.Sprint(s.Denied), throttled(s),
 				})
 			}
-			printTable(w, []string{"IDENTITY", "CLIENT ID", "STATE", "SUBS", "WAITING", "DROPPED", "DENIED"}, rows)
+			printTable(w, []string{"IDENTITY", "CLIENT ID", "STATE", "SUBS", "WAITING", "DROPPED", "DENIED", "THROTTLED"}, rows)
 		})
 	}
 	return clients
@@ -134,6 +136,14 @@ func dropped(s clientReply) string {
 	return fmt.Sprintf("%d (%s)", s.Dropped, strings.Join(reasons, ", "))
 }
 
+// throttled tells how often a session's identity had to wait and for which rule.
+func throttled(s clientReply) string {
+	if s.Throttled == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%d (%s)", s.Throttled, s.ThrottledBy)
+}
+
 func (n *node) clients() []clientReply {
 	out := []clientReply{}
 	for _, s := range n.broker.Sessions() {
@@ -144,6 +154,7 @@ func (n *node) clients() []clientReply {
 			ID: s.Identity.String(), ClientID: s.ClientID, Connected: s.Connected, Remote: s.Remote, Protocol: s.Protocol,
 			Since: s.Since, Subscriptions: s.Subscriptions, Inflight: s.Inflight, Queued: s.Queued,
 			Dropped: s.Dropped, Drops: s.Drops, Denied: s.Denied,
+			Throttled: s.Throttled, ThrottledBy: s.ThrottledBy,
 		})
 	}
 	return out

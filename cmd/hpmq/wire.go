@@ -119,6 +119,14 @@ func (r rights) Will(topic string, qos byte, retain bool, size int) mqtt.Verdict
 	return verdict(r.session.Will(topic, qos, retain, size))
 }
 
+// Limits implements mqtt.Limited.
+func (r rights) Limits() mqtt.Limits {
+	l := r.session.Limits()
+	return mqtt.Limits{Messages: ceiling(l.PublishMessages), Bytes: ceiling(l.PublishBytes), Connections: ceiling(l.Connections)}
+}
+
+func ceiling(l policy.Limit) mqtt.Limit { return mqtt.Limit{N: int(l.N), Rule: l.Rule} }
+
 func verdict(d policy.Decision) mqtt.Verdict {
 	v := mqtt.Verdict{Allowed: d.Allowed, Filtered: d.Filtered, Rule: d.Rule}
 	if !d.Allowed {
