@@ -61,6 +61,11 @@ func TestReturnCode(t *testing.T) {
 			t.Errorf("%v: %d, %v, want %d", c, got, ok, code)
 		}
 	}
+	for _, c := range []ReasonCode{ServerBusy, ConnectionRateExceeded} {
+		if got, ok := c.ReturnCode(); got != 3 || !ok {
+			t.Errorf("%v: %d, %v, want 3", c, got, ok)
+		}
+	}
 	if code, ok := ProtocolError.ReturnCode(); ok {
 		t.Errorf("protocol error: %d, want none", code)
 	}

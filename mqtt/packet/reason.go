@@ -159,6 +159,9 @@ var returnCodes = [...]ReasonCode{
 // ReturnCode returns the CONNACK Return Code that tells a 3.1.1 client of c.
 // Without one (ok is false) the server closes and sends no CONNACK.
 func (c ReasonCode) ReturnCode() (code byte, ok bool) {
+	if c == ServerBusy || c == ConnectionRateExceeded {
+		c = ServerUnavailable // for now, as all three say
+	}
 	for i, r := range returnCodes {
 		if r == c {
 			return byte(i), true
