@@ -53,6 +53,7 @@ type Options struct {
 	Connections             int  // 100,000
 	ConnectionsPerIdentity  int  // 10,000
 	ConnectionsPerAddress   int  // 10,000; those of this machine are not counted
+	ConnectsPerAddress      int  // new connections per second; 1,000; likewise
 	Publish                 Rate // of each identity; none
 
 	// Memory is how many bytes may be held for others before new work is refused:
@@ -98,6 +99,7 @@ type Broker struct {
 	notices   notices
 	deniedLog *rate.Limiter
 	loops     loops
+	gate      *Gate
 	lanes     [64]pipeline // of other sites and, first, of the node itself
 }
 
@@ -122,7 +124,7 @@ func New(o Options) *Broker {
 		notices:     notices{subs: make(map[identity.ID]*noticeView)},
 		deniedLog:   rate.NewLimiter(10, 50),
 	}
-	b.log = b.opts.Log
+	b.log, b.gate = b.opts.Log, b.NewGate()
 	b.memory.ceiling, b.memory.store = o.Memory, o.Store
 	b.routes.init(o.Memory)
 	for i := range b.lanes {
@@ -152,6 +154,7 @@ func (o Options) withDefaults() Options {
 	o.Connections = cmp.Or(o.Connections, 100_000)
 	o.ConnectionsPerIdentity = cmp.Or(o.ConnectionsPerIdentity, 10_000)
 	o.ConnectionsPerAddress = cmp.Or(o.ConnectionsPerAddress, 10_000)
+	o.ConnectsPerAddress = cmp.Or(o.ConnectsPerAddress, 1_000)
 	return o
 }
 

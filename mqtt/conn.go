@@ -39,7 +39,7 @@ type conn struct {
 	willDelay   uint32
 	address     netip.Addr                 // that it counts for
 	method      string                     // Authentication Method; empty is none
-	crowded     bool                       // too many connections of its address
+	unwelcome   *refusal                   // one too many of its address
 	usage       *usage                     // of its identity
 	deadline    *time.Timer                // ends a connection without CONNECT
 	alarm       atomic.Pointer[time.Timer] // of the keep alive

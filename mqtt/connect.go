@@ -45,8 +45,8 @@ func (c *conn) handleConnect(h packet.Header, body []byte) error {
 
 // accept checks what CONNECT asks for and attaches the session.
 func (c *conn) accept(p *packet.Connect) error {
-	if c.crowded {
-		return &refusal{packet.QuotaExceeded, "too many connections from this address"}
+	if c.unwelcome != nil {
+		return c.unwelcome
 	}
 	if err := c.takeMethod(p); err != nil {
 		return err
@@ -96,10 +96,7 @@ func (c *conn) accept(p *packet.Connect) error {
 
 // busy is the Reason Code for a client that another server may have room for.
 func (c *conn) busy() packet.ReasonCode {
-	switch {
-	case c.version != packet.V5:
-		return packet.ServerUnavailable // there is a Return Code for that one
-	case c.b.opts.ServerReference != "":
+	if c.version == packet.V5 && c.b.opts.ServerReference != "" {
 		return packet.UseAnotherServer
 	}
 	return packet.ServerBusy

@@ -52,7 +52,7 @@ func (c *conn) authenticate(p *packet.Connect) error {
 		c.principal.ID = id // nobody, if refused
 		if err != nil {
 			c.b.count.deniedLogin.Add(1)
-			return fmt.Errorf("login: %w: %w", err, c.loginRefusal(err))
+			return fmt.Errorf("login: %w: %w", err, loginRefusal(err))
 		}
 	}
 	if c.principal.ID.IsZero() {
@@ -63,12 +63,9 @@ func (c *conn) authenticate(p *packet.Connect) error {
 }
 
 // loginRefusal is what the client hears.
-func (c *conn) loginRefusal(err error) *refusal {
-	switch {
-	case !errors.Is(err, ErrTryLater):
-		return &refusal{packet.BadUserNameOrPassword, "wrong user name or password"}
-	case c.version == packet.V5:
+func loginRefusal(err error) *refusal {
+	if errors.Is(err, ErrTryLater) {
 		return &refusal{packet.ConnectionRateExceeded, "too many logins, try again later"}
 	}
-	return &refusal{packet.ServerUnavailable, ""}
+	return &refusal{packet.BadUserNameOrPassword, "wrong user name or password"}
 }

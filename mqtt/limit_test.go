@@ -153,14 +153,14 @@ func TestConnectionsPerAddress(t *testing.T) {
 
 func TestAddressOf(t *testing.T) {
 	for in, want := range map[string]string{
-		"192.0.2.1:5": "192.0.2.1", "[::ffff:192.0.2.1]:5": "192.0.2.1", "[2001:db8::1%eth0]:5": "2001:db8::1",
-		"127.0.0.1:5": "", "[::1]:5": "", "@": "", "pipe": "",
+		"192.0.2.1:5": "192.0.2.1", "[::ffff:192.0.2.1]:5": "192.0.2.1", "[fe80::1%eth0]:5": "fe80::",
+		"127.0.0.1:5": "", "[::1]:5": "", "@": "", "pipe": "", "192.0.2.99:5": "", "[2001:db8:1:2:3::4]:5": "2001:db8:1:2::",
 	} {
 		wantAddr := netip.Addr{}
 		if want != "" {
 			wantAddr = netip.MustParseAddr(want)
 		}
-		if got := addressOf(from{addr: text(in)}); got != wantAddr {
+		if got := addressOf(text(in), text("[::ffff:192.0.2.99]:8883")); got != wantAddr {
 			t.Errorf("%s: %v", in, got)
 		}
 	}

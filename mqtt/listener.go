@@ -72,8 +72,8 @@ func (b *Broker) passing(ctx context.Context, err error) bool {
 // serveConn sees one client through, from its handshake to its end or until an
 // event loop reads on.
 func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.Conn, admit Admission) {
-	address := addressOf(nc)
-	crowded, ok := b.arrive(address)
+	address := addressOf(nc.RemoteAddr(), nc.LocalAddr())
+	unwelcome, ok := b.arrive(address)
 	if !ok {
 		b.count.refused.Add(1)
 		b.open.Add(-1)
@@ -81,7 +81,7 @@ func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.
 		return
 	}
 	c := newConn(b, nc)
-	c.clients, c.address, c.crowded = clients, address, crowded
+	c.clients, c.address, c.unwelcome = clients, address, unwelcome
 	b.count.connections.Add(1)
 	c.unhook = context.AfterFunc(ctx, c.dismiss)
 	c.deadline = time.AfterFunc(b.opts.ConnectTimeout, func() { c.nc.Close() })
