@@ -51,6 +51,11 @@ type Options struct {
 	// accepted. From a quarter of it on, clients have to prove their address
 	// first. Zero means 512.
 	Waiting int
+
+	// Admits reports whether a client that proved its address may go on to the
+	// handshake. Who did not prove one is not asked about: it may be another's.
+	// Nil admits all.
+	Admits func(remote net.Addr) bool
 }
 
 func (o *Options) setDefaults() {

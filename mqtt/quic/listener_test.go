@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -252,6 +253,27 @@ func TestCrowd(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Of those who have to prove their address, some are not admitted.
+func TestAdmits(t *testing.T) {
+	asked := make(chan net.Addr, 10)
+	l := start(t, Options{Waiting: 8, Admits: func(remote net.Addr) bool {
+		asked <- remote
+		return false
+	}})
+	for range 3 {
+		dial(t, l)
+	}
+	if n := len(asked); n != 0 {
+		t.Errorf("asked %d times about addresses that may be others'", n)
+	}
+	if _, err := client(t, l, ALPN); err == nil {
+		t.Error("connected")
+	}
+	if got := <-asked; !strings.HasPrefix(got.String(), "127.0.0.1:") {
+		t.Errorf("asked about %v", got)
 	}
 }
 

@@ -9,14 +9,20 @@ import (
 	quicgo "github.com/quic-go/quic-go"
 )
 
-var errCrowded = errors.New("too many connections wait")
+var (
+	errCrowded   = errors.New("too many connections wait")
+	errUnwelcome = errors.New("not admitted")
+)
 
 // departKey finds, in a connection's context, what gives its place back.
 type departKey struct{}
 
 // arrive takes a place among the waiting for a new connection, which ends with
 // it if not before.
-func (l *Listener) arrive(ctx context.Context, _ *quicgo.ClientInfo) (context.Context, error) {
+func (l *Listener) arrive(ctx context.Context, client *quicgo.ClientInfo) (context.Context, error) {
+	if client.AddrVerified && l.opts.Admits != nil && !l.opts.Admits(client.RemoteAddr) {
+		return nil, errUnwelcome
+	}
 	if l.waiting.Add(1) > int64(l.opts.Waiting) {
 		l.waiting.Add(-1)
 		return nil, errCrowded
