@@ -36,6 +36,7 @@ var limits = map[string]limit{
 	"connections":               {set: func(l *Limits, n int) { l.Broker.Connections = n }},
 	"connections-per-identity":  {set: func(l *Limits, n int) { l.Broker.ConnectionsPerIdentity = n }},
 	"connections-per-address":   {set: func(l *Limits, n int) { l.Broker.ConnectionsPerAddress = n }},
+	"connects-per-address":      {set: func(l *Limits, n int) { l.Broker.ConnectsPerAddress = n }},
 	"subscriptions-per-session": {set: func(l *Limits, n int) { l.Broker.SubscriptionsPerSession = n }},
 	"sessions-per-identity":     {set: func(l *Limits, n int) { l.Broker.SessionsPerIdentity = n }},
 	"publish-messages":          {set: func(l *Limits, n int) { l.Broker.Publish.Messages = n }},

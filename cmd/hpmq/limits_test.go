@@ -41,7 +41,7 @@ func TestLimits(t *testing.T) {
 	b, s := l.Broker, l.Store
 	for i, n := range []int{
 		int(b.Memory), b.PacketSize, b.Outbox, int(b.Inflight), int(b.ReceiveMaximum), b.Connections, b.ConnectionsPerIdentity,
-		b.ConnectionsPerAddress, b.SubscriptionsPerSession, b.Publish.Messages, b.Publish.Bytes, b.Queue.Messages, b.Queue.Bytes,
+		b.ConnectionsPerAddress, b.ConnectsPerAddress, b.SubscriptionsPerSession, b.Publish.Messages, b.Publish.Bytes, b.Queue.Messages, b.Queue.Bytes,
 		s.Queue.Messages, s.Queue.Bytes, s.Retained.Messages, s.Retained.Bytes, s.Outbound.Messages, s.Outbound.Bytes,
 	} {
 		if n != 7 {

@@ -34,6 +34,8 @@ type openPort struct {
 	mqtt, http *handedListener
 	// plainHTTP hands what is not TLS to http, from this machine only.
 	plainHTTP bool
+	// admits is asked before a handshake costs anything; nil admits all.
+	admits func(remote, local net.Addr) bool
 
 	waiting *waitingRoom
 	told    *rate.Limiter // bounds what is logged of refused connections
@@ -115,6 +117,9 @@ func (p *openPort) sort(ctx context.Context, raw net.Conn) error {
 	conn, err := p.unwrap(raw)
 	if err != nil {
 		return err
+	}
+	if p.admits != nil && !p.admits(conn.RemoteAddr(), conn.LocalAddr()) {
+		return fmt.Errorf("too many new connections from %s", conn.RemoteAddr())
 	}
 	if p.plainHTTP {
 		first := make([]byte, 1)

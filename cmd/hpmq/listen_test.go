@@ -160,6 +160,40 @@ func TestOpenPort(t *testing.T) {
 	}
 }
 
+// TestStormAtOpenPort: who is not admitted is closed before TLS begins, by the
+// address that a proxy tells, if there is one.
+func TestStormAtOpenPort(t *testing.T) {
+	type question struct{ remote, local string }
+	asked := make(chan question, 1)
+	for _, port := range []func(*openPort){
+		func(p *openPort) { p.mqtt = newHandedListener(p.inner.Addr()) },
+		func(p *openPort) { p.plainHTTP = true },
+		func(p *openPort) { p.proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} },
+	} {
+		p, dial := startPort(t, func(p *openPort) {
+			port(p)
+			p.admits = func(remote, local net.Addr) bool {
+				asked <- question{remote.String(), local.String()}
+				return false
+			}
+		})
+		client := dial()
+		want := question{client.LocalAddr().String(), p.inner.Addr().String()}
+		if p.proxies != nil {
+			want.remote = "192.0.2.7:4711"
+			if _, err := io.WriteString(client, proxied("192.0.2.7")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := <-asked; got != want {
+			t.Errorf("asked about %v, want %v", got, want)
+		}
+		if n, err := client.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) { // it sent nothing, and is closed
+			t.Errorf("read %d bytes, %v", n, err)
+		}
+	}
+}
+
 // TestProxiedIsNotLocal: whatever a proxy says, and wherever it runs.
 func TestProxiedIsNotLocal(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

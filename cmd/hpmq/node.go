@@ -106,16 +106,16 @@ func newNode(ctx context.Context, cfg *Config, log *logrus.Logger) (_ *node, err
 	if err := n.openOverlay(); err != nil {
 		return nil, err
 	}
-	if err := n.openQUIC(); err != nil {
-		return nil, err
-	}
 	if err := n.openMessages(); err != nil {
 		return nil, err
 	}
 	if err := n.openFunctions(ctx); err != nil {
 		return nil, err
 	}
-	return n, n.openBroker()
+	if err := n.openBroker(); err != nil {
+		return nil, err
+	}
+	return n, n.openQUIC()
 }
 
 func (n *node) listen() (err error) {
@@ -148,7 +148,10 @@ func (n *node) listen() (err error) {
 func (n *node) openQUIC() (err error) {
 	port := portQUIC + n.cfg.Shift
 	conf := identity.ServerConfig(n.store, []string{"mqtt"}, tls.RequireAnyClientCert, identity.Revoked(n.revoked))
-	n.quic, err = quic.Listen(net.JoinHostPort("", strconv.Itoa(port)), conf, quic.Options{Log: n.log})
+	gate := n.broker.NewGate()
+	n.quic, err = quic.Listen(net.JoinHostPort("", strconv.Itoa(port)), conf, quic.Options{
+		Log: n.log, Admits: func(remote net.Addr) bool { return gate.Admits(remote, nil) },
+	})
 	if err != nil {
 		return n.cfg.listenError(listenerQUIC, port, err)
 	}
@@ -325,7 +328,7 @@ func (n *node) openPort(l net.Listener, name string, alpn ...string) *openPort {
 	conf := identity.ServerConfig(n.store, alpn, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
 	conf.DynamicRecordSizingDisabled = true // whole records: a flush is what has gathered
 	p := newOpenPort(l, conf, n.log)
-	p.proxies = n.cfg.Proxies[name]
+	p.proxies, p.admits = n.cfg.Proxies[name], n.broker.NewGate().Admits
 	return p
 }
 
