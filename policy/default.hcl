@@ -51,14 +51,24 @@ grant "sensor" {
 grant "admin" {
   to = ["group:admin"]
   topics {
-    publish   = ["#"]
-    will      = ["#"]
-    retain    = ["#"]
     subscribe = ["#", "$SYS/#", "$hpmq/func/#"]
   }
   network {
     dst   = ["device:*", "node:*", "service:*"]
     allow = ["tcp/*", "udp/*"]
+  }
+}
+
+# A site in the wrong hands can say that anybody is there who may publish there:
+# so the administrator may at home only. The same line in other grants ties
+# devices to their site; without it they may roam.
+grant "admin publishes" {
+  to   = ["group:admin"]
+  when = session.site == id.site
+  topics {
+    publish = ["#"]
+    will    = ["#"]
+    retain  = ["#"]
   }
 }
 
@@ -162,6 +172,12 @@ test "the admin may do everything" {
     "subscribe #",
     "connect   device:pump-7 tcp/8080",
   ]
+}
+
+test "the admin publishes at home only" {
+  as    = { id = "user:admin", site = "home", session_site = "lyon" }
+  allow = ["subscribe #", "connect device:pump-7 tcp/8080"]
+  deny  = ["publish demo/hi"]
 }
 
 test "this machine works in its own site" {

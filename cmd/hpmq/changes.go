@@ -65,9 +65,11 @@ func (n *node) watchDirectory(ctx context.Context, from uint64) error {
 		}
 		switch rec := content.(type) {
 		case directory.Revocation:
+			n.remote.identitiesChanged()
 			n.end(rec)
 			n.changes.slices.fire()
 		case directory.Identity:
+			n.remote.identitiesChanged()
 			n.filter.reset()
 			wake(n.changes.rights)
 			n.changes.slices.fire()

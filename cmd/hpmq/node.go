@@ -68,6 +68,7 @@ type node struct {
 	passwords *password.Book
 	broker    *mqtt.Broker
 	links     *link.Links
+	remote    *remote
 	filter    *filter
 	engine    *wasm.Engine
 	funcs     *funcs.Runtime
@@ -219,11 +220,12 @@ func (n *node) openBroker() (err error) {
 		options.Dir = policyDir(n.cfg.DataDir)
 	}
 	n.policy = policy.NewLive(options)
+	n.remote = newRemote(n)
 	n.applyPolicy() // by which the broker judges the sessions that the store kept
 	n.filter = newFilter(n)
 	n.links = link.New(link.Options{
 		Site: n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
-		Accept: n.acceptRemote, Log: n.log,
+		Accept: n.remote.accept, Log: n.log,
 	})
 	o := n.cfg.Limits.Broker
 	o.Store, o.Authorizer, o.Passwords, o.Filter, o.Forwarder = n.messages, newAuthorizer(n), logins{n}, n.filter, n.links

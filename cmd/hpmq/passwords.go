@@ -25,7 +25,7 @@ func passwordPath(dir string) string { return filepath.Join(dir, "passwords") }
 // mayHavePassword refuses identities that prove themselves in other ways.
 func mayHavePassword(id identity.ID) error {
 	switch {
-	case id.Kind == identity.Service && (id.Name == localName || id.Name == guestName):
+	case isMachine(id):
 		return usagef("%s is whoever connects on this machine and has no password", id.Short())
 	case id.Kind != identity.Device && id.Kind != identity.Service:
 		return usagef("%s: only devices and services may have a password, others need a certificate", id.Short())

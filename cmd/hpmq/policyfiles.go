@@ -31,6 +31,7 @@ func (n *node) applyPolicy() {
 // policyChanged runs after a new policy came into force: on a CA node it
 // becomes the fabric's.
 func (n *node) policyChanged() {
+	n.remote.policyChanged()
 	now := time.Now()
 	n.policySince.Store(&now)
 	n.policyError.Store(nil)

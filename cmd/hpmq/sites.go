@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net"
 
 	"github.com/hpmq/hpmq/identity"
-	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/mqtt/link"
-	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/overlay"
 )
 
@@ -38,23 +35,6 @@ func (n *node) linkPeers() []link.Peer {
 		}
 	}
 	return peers
-}
-
-// acceptRemote decides about a message of another site. Policy has judged it
-// there, by a version that may be newer than ours; what we know better is only
-// that somebody is revoked.
-func (n *node) acceptRemote(_ identity.ID, m *store.Message) error {
-	id, err := identity.ParseID(m.Publisher)
-	if err != nil {
-		return err
-	}
-	if id.TrustDomain != n.id.TrustDomain {
-		return fmt.Errorf("publisher %s is of another trust domain", id)
-	}
-	if p, ok := n.directory.Identity(id); ok && p.State == directory.Revoked {
-		return fmt.Errorf("publisher %s is revoked", id.Short())
-	}
-	return nil
 }
 
 // relayMeshChanges tells those who wait for sites that a connection came or

@@ -29,13 +29,19 @@ const (
 	guestName = "guest" // every other user of the machine
 )
 
+// isMachine reports whether id is whoever connects on a node's own machine:
+// somebody else at each site, and in no directory.
+func isMachine(id identity.ID) bool {
+	return id.Kind == identity.Service && (id.Name == localName || id.Name == guestName)
+}
+
 // subject is id as policy sees it, or false when the directory does not let it
 // be used.
 func (n *node) subject(id identity.ID) (policy.Subject, bool) {
 	sub := policy.Subject{ID: id, SessionSite: n.site}
 	switch id.Kind {
 	case identity.Service:
-		if id.Name == localName || id.Name == guestName {
+		if isMachine(id) {
 			sub.Site = n.site
 			return sub, true
 		}
@@ -46,6 +52,9 @@ func (n *node) subject(id identity.ID) (policy.Subject, bool) {
 	known, ok := n.directory.Identity(id)
 	if !ok || known.State != directory.Active {
 		return sub, false
+	}
+	if id.Kind == identity.Node && known.Site != n.site {
+		return sub, false // nodes do not roam: no other site would take what it says here
 	}
 	sub.Labels, sub.Site = known.Labels, known.Site
 	return sub, true

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,6 +171,52 @@ func TestAcceptRefuses(t *testing.T) {
 	})
 }
 
+// TestUnsettledComesAgain: what is refused for want of news is not lost if the
+// news comes, and what never becomes allowed holds the link up once.
+func TestUnsettledComesAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "lyon")
+		var known atomic.Bool
+		paris := w.add("paris", Options{Accept: func(_ identity.ID, m *store.Message) error {
+			if m.Topic == "forged" || m.Topic == "early" && !known.Load() {
+				return fmt.Errorf("no grant: %w", ErrUnsettled)
+			}
+			return nil
+		}})
+		lyon := w.site("lyon")
+		paris.subscribe("#")
+		synctest.Wait()
+		for _, name := range []string{"before", "early", "after"} {
+			lyon.publish(message(name, "x", 1))
+		}
+		pass(doubtTime/2 + doubtInterval/2)
+		paris.expect(t, "before x")
+		if st := lyon.to("paris"); !strings.Contains(st.Reason, "no grant") || st.Queued == 0 {
+			t.Errorf("stats of the sender %+v", st)
+		}
+		known.Store(true)
+		pass(2 * doubtInterval)
+		paris.expect(t, "before x", "early x", "after x")
+
+		pass(doubtPause + doubtTime)
+		for range 3 {
+			lyon.publish(message("forged", "x", 1))
+		}
+		lyon.publish(message("last", "x", 1))
+		pass(doubtTime - time.Second)
+		paris.expect(t, "before x", "early x", "after x")
+		pass(2 * doubtInterval)
+		paris.expect(t, "before x", "early x", "after x", "last x")
+		if st := lyon.to("paris"); st.Dropped != 3 || st.Queued != 0 || !st.Up {
+			t.Errorf("stats of the sender %+v", st)
+		}
+		lyon.publish(message("forged", "x", 0)) // nobody waits for it
+		lyon.publish(message("forged", "x", 1))
+		lyon.publish(message("open", "x", 1))
+		paris.expect(t, "before x", "early x", "after x", "last x", "open x")
+	})
+}
+
 func TestStreamsThatAreEnded(t *testing.T) {
 	good := func(seq uint64, id uint16) []byte { return wire("rome", epoch, seq, id, message("a", "x", 1)) }
 	plain := (&packet.Publish{QoS: 1, PacketID: 1, TopicName: []byte("a")}).Append(nil, packet.V5)
@@ -250,6 +298,32 @@ func TestReceiveMaximumHolds(t *testing.T) {
 		}
 		if k.puback(); len(paris.received()) != 10 || paris.to("rome").Duplicates != 1 {
 			t.Errorf("%d received, %+v", len(paris.received()), paris.to("rome"))
+		}
+	})
+}
+
+// TestForgedOrigin: a site cannot use another one's numbers, or the other's own
+// messages would pass for duplicates.
+func TestForgedOrigin(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		paris, rome := rome(t)
+		for id, forged := range [][]byte{
+			wire("lyon", epoch, 1000, 1, message("a", "x", 1)),
+			wire("rome", epoch+1, 1000, 2, message("a", "x", 1)),
+			wire("rome", epoch, 1, 3, message("$SYS/broker/uptime", "x", 1)),
+		} {
+			if err := rome.s.write(forged); err != nil {
+				t.Fatal(err)
+			}
+			if ack := rome.puback(); ack.PacketID != uint16(id+1) || !ack.ReasonCode.Failed() {
+				t.Errorf("acknowledged with %+v", ack)
+			}
+		}
+		paris.expect(t)
+		for _, site := range []string{"lyon", "rome"} {
+			if epoch, seq := paris.store.Floor(site, laneLog); epoch != 0 || seq != 0 {
+				t.Errorf("floor of %s is %d of epoch %d", site, seq, epoch)
+			}
 		}
 	})
 }

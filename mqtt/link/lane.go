@@ -3,6 +3,7 @@ package link
 import (
 	"time"
 
+	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -15,13 +16,15 @@ type lane struct {
 	taken uint64 // the last number handed to the broker; 0 is unknown
 
 	failed map[uint64]struct{} // below taken, and to be taken again; bounded by the window
-	rest   time.Time           // until when nothing is taken, for want of disk space
+	rest   time.Time           // until when nothing is taken, for the reason why
+	why    *packet.Error
+	doubt  time.Time // when a message was first refused for want of news
 }
 
 // begin prepares for a stream of epoch.
 func (n *lane) begin(s store.Store, site string, epoch uint64) {
 	if n.epoch != epoch {
-		*n = lane{epoch: epoch, rest: n.rest}
+		*n = lane{epoch: epoch, rest: n.rest, why: n.why, doubt: n.doubt}
 	}
 	if kept, seq := s.Floor(site, laneLog); kept == epoch {
 		n.taken = max(n.taken, seq)
@@ -59,4 +62,21 @@ func (n *lane) fail(seq uint64) {
 		n.failed = make(map[uint64]struct{})
 	}
 	n.failed[seq] = struct{}{}
+}
+
+// pause lets nothing be taken for d.
+func (n *lane) pause(d time.Duration, why *packet.Error) {
+	n.rest, n.why = time.Now().Add(d), why
+}
+
+// doubtful reports whether a message that is refused for want of news shall come
+// again, and whether the doubt begins with it. What is refused meanwhile shares
+// the doubt, so a site that is refused much is held up once.
+func (n *lane) doubtful() (again, first bool) {
+	passed := time.Since(n.doubt)
+	if passed >= doubtTime+doubtPause {
+		n.doubt = time.Now()
+		return true, true
+	}
+	return passed < doubtTime, false
 }

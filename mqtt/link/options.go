@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -23,6 +24,20 @@ const (
 	pingInterval     = 2 * time.Second
 	deadAfter        = 5 * time.Second // without a byte read, or one written that wants to be
 )
+
+// What a site refuses for want of news it is offered again every doubtInterval,
+// until it has refused for doubtTime: longer than a replica takes to notice that
+// the node it learns from is cut off. For doubtPause after that it refuses at
+// once.
+const (
+	doubtInterval = 2 * time.Second
+	doubtTime     = 40 * time.Second
+	doubtPause    = 10 * time.Minute
+)
+
+// ErrUnsettled is wrapped by an answer of [Options.Accept] that newer records
+// may change: the sending site may have had them when it took the message.
+var ErrUnsettled = errors.New("not yet known here")
 
 // Limits on what a peer makes us keep.
 const (
@@ -66,8 +81,10 @@ type Options struct {
 	// and every half second.
 	Changed func() <-chan struct{}
 
-	// Accept is asked about each message of a peer; an error refuses it. It must
-	// not block. Nil accepts all.
+	// Accept is asked about each message of a peer, whose Origin.Site is that of
+	// the peer. An error refuses the message for good, unless it wraps
+	// [ErrUnsettled]: then it is asked about again. Accept must not block. Nil
+	// accepts all.
 	Accept func(peer identity.ID, m *store.Message) error
 
 	PacketSize     int                // the broker's limit for a client's packet; 1 MiB

@@ -16,8 +16,9 @@ import (
 
 var (
 	errEvicted  = errors.New("another stream takes over")
+	errResting  = errors.New("takes nothing at present")
 	errUnread   = errors.New("peer does not read its acknowledgements")
-	errNoSpace  = errors.New("no disk space")
+	errNoSpace  = &packet.Error{Code: packet.QuotaExceeded, Msg: "no disk space at this site"}
 	errNotALink = &packet.Error{Code: packet.NotAuthorized, Msg: "not the link of another site"}
 )
 
@@ -152,9 +153,10 @@ func (r *receiver) takeOver(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if time.Now().Before(r.p.lane.rest) {
+		why := r.p.lane.why
 		r.p.slot <- struct{}{}
-		r.stream.refuse(&packet.Error{Code: packet.QuotaExceeded, Msg: "no disk space at this site"})
-		return errNoSpace
+		r.stream.refuse(why)
+		return errResting
 	}
 	r.p.lane.begin(r.l.opts.Store, r.p.site, r.epoch)
 	r.p.receiving.Store(true)

@@ -73,6 +73,9 @@ func (r *receiver) take(ctx context.Context, p *packet.Publish, size int) error 
 	}
 	r.p.count.received.Add(1)
 	if code, err := r.check(m); err != nil {
+		if p.QoS > 0 && errors.Is(err, ErrUnsettled) && r.postpone(err) {
+			return fmt.Errorf("%w: %w", errResting, err)
+		}
 		return r.refuse(p, m, code, err)
 	}
 	fresh, floor, err := r.admit(p, m)
@@ -99,6 +102,21 @@ func (r *receiver) check(m *store.Message) (packet.ReasonCode, error) {
 		}
 	}
 	return packet.Success, nil
+}
+
+// postpone reports whether a message that was refused for want of news shall
+// come again, on another stream.
+func (r *receiver) postpone(because error) bool {
+	r.mu.Lock()
+	again, first := r.p.lane.doubtful()
+	if again {
+		r.p.lane.pause(doubtInterval, &packet.Error{Code: packet.ServerBusy, Msg: because.Error()})
+	}
+	r.mu.Unlock()
+	if first {
+		r.p.entry().WithField(logfield.Reason, because.Error()).Warn("message of site waits for news that would allow it")
+	}
+	return again
 }
 
 // refuse counts a message that is not taken. It stays refused however often it
@@ -221,7 +239,7 @@ func (r *receiver) kept(m *store.Message, qos byte, id uint16, size int, err err
 	}
 	r.pending -= size
 	if failed && noSpace {
-		r.p.lane.rest = time.Now().Add(roomInterval)
+		r.p.lane.pause(roomInterval, errNoSpace)
 	}
 	r.mu.Unlock()
 	poke(r.wake)
