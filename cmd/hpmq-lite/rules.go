@@ -28,6 +28,7 @@ type rules struct {
 	mu     sync.Mutex // held while a slice is taken
 	cur    *slice.Slice
 	signer identity.ID
+	since  time.Time // cur is in force in this process
 }
 
 // load puts the slice of the last run in force. Without one, or with one that
@@ -66,7 +67,8 @@ func (r *rules) take(node identity.ID, raw []byte) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !s.Newer(r.cur) {
+	newer := s.Newer(r.cur)
+	if !newer && time.Since(r.since) < slice.Overtake {
 		return fmt.Errorf("version %d of %s is not newer than version %d of %s, which is in force",
 			s.Version, s.Issued.Format(time.RFC3339), r.cur.Version, r.cur.Issued.Format(time.RFC3339))
 	}
@@ -75,7 +77,10 @@ func (r *rules) take(node identity.ID, raw []byte) error {
 	entry := r.log.WithFields(logrus.Fields{
 		logfield.Version: s.Version, logfield.Peer: signer.String(), "rules": len(s.Rules),
 	})
-	if news {
+	switch {
+	case !newer:
+		entry.Warn("policy received; it is older than the one before, and what its node insists on")
+	case news:
 		entry.Info("policy received")
 	}
 	if err := atomicfile.Write(filepath.Join(r.store.Dir(), rulesFile), raw, 0o600); err != nil {
@@ -89,7 +94,7 @@ func (r *rules) take(node identity.ID, raw []byte) error {
 // install puts s in force, which ends the flows that it does not allow. The
 // caller holds mu.
 func (r *rules) install(s *slice.Slice, signer identity.ID) {
-	r.cur, r.signer = s, signer
+	r.cur, r.signer, r.since = s, signer, time.Now()
 	r.agent.SetDecider(s)
 	r.changed()
 }

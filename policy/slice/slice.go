@@ -51,9 +51,11 @@ func (p PortRange) String() string {
 	return fmt.Sprintf("%s/%d-%d", p.Network, p.First, p.Last)
 }
 
-// Newer reports whether s replaces old, which may be nil. An agent keeps what
-// it has when it is offered something that is not newer, so that nobody can
-// bring back a right by replaying an old slice.
+// Overtake is how long a slice that is not newer than the one in force is
+// refused: longer than a node lags behind another while the mesh is whole.
+const Overtake = time.Minute
+
+// Newer reports whether s replaces old, which may be nil, at once.
 func (s *Slice) Newer(old *Slice) bool {
 	if old == nil || s.Version != old.Version {
 		return old == nil || s.Version > old.Version
