@@ -13,6 +13,11 @@ type Principal struct {
 	ClientID string
 	Remote   string // network address, for people
 
+	// Generation tells the credentials that proved ID apart, so that an
+	// [Authorizer] can refuse one that was given up while its connection had no
+	// session yet. The broker only passes it on; zero says nothing.
+	Generation uint64
+
 	// Until is when the credential ends that proved ID, and with it the connection;
 	// see [Renewer]. The zero time is never.
 	Until time.Time

@@ -199,6 +199,38 @@ func TestDisconnectIdentity(t *testing.T) {
 	}
 }
 
+// TestCredentialGivenUp: a credential is judged by its generation, where the name
+// may connect with the next one.
+func TestCredentialGivenUp(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		early, renewed := w.dial(packet.V5, "cx!1"), w.dial(packet.V5, "cx!2")
+		first := w.connect(packet.V5, "d", expiry(100))
+		first.close()
+		again := w.dial(packet.V5, "dx!2")
+		again.send(connectPacket("d", resume))
+		if ack := want[*packet.Connack](again); !ack.SessionPresent {
+			t.Fatalf("got %s", show(ack))
+		}
+
+		w.rules.set(func(r *rules) { r.givenUp = 1 })
+		w.b.Disconnect(testID("cx"), Removal{Code: packet.NotAuthorized, EndSessions: true})
+		early.send(connectPacket("c"))
+		if ack := want[*packet.Connack](early); ack.ReasonCode != packet.NotAuthorized {
+			t.Errorf("given up before CONNECT: %s", show(ack))
+		}
+		renewed.send(connectPacket("c"))
+		if ack := want[*packet.Connack](renewed); ack.ReasonCode != packet.Success {
+			t.Errorf("the next one: %s", show(ack))
+		}
+
+		w.rules.set(func(r *rules) { r.givenUp = 2 })
+		w.b.Reauthorize()
+		if got := want[*packet.Disconnect](again); got.ReasonCode != packet.NotAuthorized {
+			t.Errorf("a session that another credential began: %s", show(got))
+		}
+	})
+}
+
 func TestStatusTopics(t *testing.T) {
 	bubble(t, func(o *Options) { o.Version = "hpmq test" }, func(t *testing.T, w *world) {
 		c := w.connect(packet.V5, "c")

@@ -26,6 +26,7 @@ import (
 type rules struct {
 	mu        sync.Mutex
 	nobody    []string // identities that may not connect
+	givenUp   uint64   // generations up to here may not, except 0
 	publish   []string // topics that nobody may publish
 	will      []string
 	subscribe []string // filters
@@ -42,7 +43,7 @@ func (r *rules) set(f func(*rules)) {
 func (r *rules) Rights(p Principal) Rights {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if slices.Contains(r.nobody, p.ID.Name) {
+	if slices.Contains(r.nobody, p.ID.Name) || p.Generation != 0 && p.Generation <= r.givenUp {
 		return nil
 	}
 	return &ruleRights{
@@ -129,7 +130,8 @@ func testID(name string) identity.ID {
 }
 
 // admitTest takes the identity from the first line that the test client sends.
-// After a question mark a user name may decide instead, and nothing is nobody.
+// After a question mark a user name may decide instead, and nothing is nobody. A
+// digit after an exclamation mark is the credential's generation.
 func admitTest(nc net.Conn) (Principal, error) {
 	var name []byte
 	for one := make([]byte, 1); ; {
@@ -143,6 +145,10 @@ func admitTest(nc net.Conn) (Principal, error) {
 	}
 	p := Principal{Remote: "192.0.2.7:4711"}
 	who, passwords := strings.CutPrefix(string(name), "?")
+	who, generation, _ := strings.Cut(who, "!")
+	if generation != "" {
+		p.Generation = uint64(generation[0] - '0')
+	}
 	p.Passwords = passwords
 	if who != "" {
 		p.ID = testID(who)

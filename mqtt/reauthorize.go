@@ -26,7 +26,11 @@ func (b *Broker) Reauthorize() {
 }
 
 func (b *Broker) reauthorize(s *session) {
-	r := b.opts.Authorizer.Rights(s.principal)
+	p := s.principal
+	if c := s.conn.Load(); c != nil {
+		p = c.principal // the session may have begun with another credential
+	}
+	r := b.opts.Authorizer.Rights(p)
 	s.rights.Store(&r)
 	b.relimit(s.principal.ID, r)
 	s.mu.Lock()

@@ -85,7 +85,7 @@ func newAuthorizer(n *node) *authorizer {
 
 func (a *authorizer) Rights(p mqtt.Principal) mqtt.Rights {
 	sub, ok := a.n.subject(p.ID)
-	if !ok {
+	if !ok || p.Generation != 0 && a.n.directory.Revoked(p.ID, p.Generation) {
 		return nil
 	}
 	set := a.n.policy.Set()
@@ -311,7 +311,12 @@ func (n *node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 	if err != nil {
 		return mqtt.Principal{}, err
 	}
-	return mqtt.Principal{ID: id, Remote: nc.RemoteAddr().String(), Until: state.PeerCertificates[0].NotAfter}, nil
+	leaf := state.PeerCertificates[0]
+	generation, ok := identity.Generation(leaf)
+	if !ok {
+		return mqtt.Principal{}, fmt.Errorf("the certificate of %s has no generation", id)
+	}
+	return mqtt.Principal{ID: id, Remote: nc.RemoteAddr().String(), Generation: generation, Until: leaf.NotAfter}, nil
 }
 
 // admitPlain takes the identity from the user who owns the other end of a
