@@ -122,7 +122,7 @@ func newLoginCommand() *cobra.Command {
 		Long: `Make this machine's operator identity from a user ticket.
 The key is made here and stays here, in user/ of the node's data directory.
 hpmq forward proves who you are with it. It lives for 8 hours at a time; the
-node that runs in the same data directory renews it.`,
+node that runs in the same data directory renews it, if it does so in time.`,
 		Example: "  hpmq login hpmq1.… --data ~/lyon",
 		Args:    cobra.ExactArgs(1),
 	}

@@ -408,13 +408,10 @@ func (n *node) renewUser(ctx context.Context, send identity.Renewal) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
-		if err := n.user.Reload(); err == nil && n.user.SVID() != nil && identity.Due(n.user.SVID(), time.Now()) {
-			r := &identity.Renewer{Store: n.user, Send: send, Log: n.log}
-			attempt, cancel := context.WithTimeout(ctx, 30*time.Second)
-			if err := r.Renew(attempt); err != nil && ctx.Err() == nil {
+		if err := n.user.Reload(); err == nil && n.operatorDue() {
+			if err := n.renewOperator(ctx, send); err != nil && ctx.Err() == nil {
 				n.log.WithError(err).Warn("the operator's certificate was not renewed; hpmq login makes a new one")
 			}
-			cancel()
 		}
 		select {
 		case <-ctx.Done():
@@ -422,6 +419,22 @@ func (n *node) renewUser(ctx context.Context, send identity.Renewal) error {
 		case <-tick.C:
 		}
 	}
+}
+
+func (n *node) operatorDue() bool {
+	return n.user.SVID() != nil && identity.Due(n.user.SVID(), time.Now())
+}
+
+func (n *node) renewOperator(ctx context.Context, send identity.Renewal) error {
+	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
+	defer cancel()
+	if n.authority != nil { // after a night's sleep there is nothing left to renew
+		if err := n.issueAdmin(ctx); err != nil || !n.operatorDue() {
+			return err
+		}
+	}
+	r := &identity.Renewer{Store: n.user, Send: send, Log: n.log}
+	return r.Renew(ctx)
 }
 
 // Close gives back what newNode opened.

@@ -239,16 +239,25 @@ func (n *node) openAuthority(ctx context.Context, s *settings) error {
 			return err
 		}
 	}
-	if n.user.SVID() == nil {
-		admin := identity.ID{TrustDomain: s.TrustDomain, Kind: identity.User, Name: adminName}
-		if err := n.issueLocal(ctx, n.user, authority.Local{ID: admin}); err != nil {
-			return err
-		}
+	if err := n.issueAdmin(ctx); err != nil && n.user.SVID() == nil {
+		return err
 	}
 	if err := n.authority.Announce(n.id, n.addresses()); err != nil {
 		return err
 	}
 	return writeDefaultPolicy(policyDir(n.cfg.DataDir))
+}
+
+// issueAdmin certifies the administrator, unless another operator has logged in
+// here: nobody has to invite who holds the CA's keys. Of an administrator who was
+// revoked the expired certificate stays.
+func (n *node) issueAdmin(ctx context.Context) error {
+	admin := identity.ID{TrustDomain: n.id.TrustDomain, Kind: identity.User, Name: adminName}
+	if held := n.user.SVID(); held != nil && (held.ID != admin || time.Now().Before(held.NotAfter())) {
+		return nil
+	}
+	known, _ := n.directory.Identity(admin)
+	return n.issueLocal(ctx, n.user, authority.Local{ID: admin, Labels: known.Labels, Site: known.Site})
 }
 
 // issueLocal certifies a key of this data directory; on a CA node there is

@@ -17,7 +17,8 @@ import (
 )
 
 // DefaultGrace is how long after its end a certificate may still be renewed
-// with the same key, unless [Options] says otherwise.
+// with the same key, unless [Options] says otherwise. There is none for users:
+// theirs ends so that somebody logs in again.
 const DefaultGrace = 30 * 24 * time.Hour
 
 // Options configures an [Authority].

@@ -92,6 +92,9 @@ func (a *Authority) checkExpired(r renewal) error {
 	switch {
 	case late <= 0:
 		return nil
+	case r.id.Kind == identity.User:
+		return refuse(http.StatusForbidden, "log in again: hpmq login with a ticket from hpmq user add "+r.id.Name,
+			"the certificate of %s ended on %s, and users' are not renewed afterwards", r.id.Short(), r.leaf.NotAfter.UTC().Format("2006-01-02 15:04"))
 	case late > a.grace:
 		return refuse(http.StatusForbidden, "an operator may run: hpmq device replace "+r.id.Name+", and hand out a new ticket",
 			"the certificate of %s ended on %s, longer ago than the grace", r.id.Short(), r.leaf.NotAfter.UTC().Format("2006-01-02"))

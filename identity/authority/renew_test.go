@@ -119,6 +119,24 @@ func TestExpiredRenewal(t *testing.T) {
 	wantRefusal(t, err, http.StatusForbidden, "grace")
 }
 
+// TestExpiredUser: the lifetime of a login is its lifetime.
+func TestExpiredUser(t *testing.T) {
+	l := newLab(t)
+	key := newDeviceKey(t)
+	anna, err := l.Issue(t.Context(), Local{ID: identity.ID{TrustDomain: domain, Kind: identity.User, Name: "anna"}, Key: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.pass(identity.UserLifetime - time.Minute)
+	answer, err := l.Renew(t.Context(), renewalOf(t, anna, key, "0123456789abcdef"))
+	if err != nil {
+		t.Fatalf("in time: %v", err)
+	}
+	l.pass(identity.UserLifetime + time.Minute)
+	_, err = l.Renew(t.Context(), renewalOf(t, svid(t, answer, key), key, "fedcba9876543210"))
+	wantRefusal(t, err, http.StatusForbidden, "users' are not renewed")
+}
+
 // TestAnnouncementsAreBounded has a node that announces a new address each time.
 func TestAnnouncementsAreBounded(t *testing.T) {
 	l := newLab(t)
