@@ -51,6 +51,7 @@ func (n *node) controlAPI() http.Handler {
 	handle(mux, "GET /v1/status", func(*http.Request, struct{}) (*statusReply, error) { return n.status(), nil })
 	handle(mux, "GET /v1/identities", func(*http.Request, struct{}) ([]identityReply, error) { return n.identities(), nil })
 	handle(mux, "POST /v1/tickets", func(_ *http.Request, q ticketRequest) (*ticketReply, error) { return n.mint(q) })
+	handle(mux, "POST /v1/identities/{id}/tickets/void", n.voidTickets)
 	handle(mux, "POST /v1/identities/{id}/revoke", n.revoke)
 	handle(mux, "POST /v1/identities/{id}/replace", n.replace)
 	handle(mux, "GET /v1/clients", func(*http.Request, struct{}) ([]clientReply, error) { return n.clients(), nil })
@@ -162,6 +163,21 @@ func (n *node) mint(q ticketRequest) (*ticketReply, error) {
 	return &ticketReply{
 		Ticket: text, ID: id.String(), Site: t.Site, Labels: t.Labels, NotAfter: t.NotAfter, Addrs: t.Addrs,
 	}, nil
+}
+
+func (n *node) voidTickets(r *http.Request, _ struct{}) (*voidReply, error) {
+	if err := n.onCA(); err != nil {
+		return nil, err
+	}
+	id, err := n.pathID(r)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.authority.VoidTickets(id); err != nil {
+		return nil, err
+	}
+	known, _ := n.directory.Identity(id)
+	return &voidReply{ID: id.String(), Enrolled: known.State == directory.Active}, nil
 }
 
 func (n *node) identities() []identityReply {

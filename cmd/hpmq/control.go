@@ -209,6 +209,11 @@ type ticketReply struct {
 	Addrs    []string          `json:"addrs"`
 }
 
+type voidReply struct {
+	ID       string `json:"id"`
+	Enrolled bool   `json:"enrolled"` // somebody holds a certificate of that name
+}
+
 type identityReply struct {
 	ID         string            `json:"id"`
 	Site       string            `json:"site"`

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"time"
 
@@ -38,8 +39,48 @@ func newEnrollCommand() *cobra.Command {
 		return mintTicket(cmd, ticketRequest{Kind: string(identity.Device), Name: *name, Labels: labels},
 			"on the device: hpmq-enroll --out "+*name+" TICKET")
 	}
-	enroll.AddCommand(ticket)
+	enroll.AddCommand(ticket, newVoidCommand())
 	return enroll
+}
+
+func newVoidCommand() *cobra.Command {
+	void := &cobra.Command{
+		Use:   "void NAME|TICKET",
+		Short: "Make the unused tickets for a name void",
+		Long: `Make the unused tickets for a name void: every one that was made so far, for
+devices, people or nodes. A ticket stands for its name. Tickets that are made
+afterwards are good, and whoever enrolled already stays; for that there is
+hpmq device revoke.`,
+		Example: `  hpmq enroll void pump-7
+  hpmq enroll void user:anna
+  hpmq enroll void hpmq1.…`,
+		Args: cobra.ExactArgs(1),
+	}
+	addOutputFlag(void)
+	void.RunE = func(cmd *cobra.Command, args []string) error {
+		name := args[0]
+		switch t, err := identity.ParseTicket(name); {
+		case err == nil:
+			name = t.Identity().String()
+		case !errors.Is(err, identity.ErrNotTicket):
+			return fail(exitUsage, "paste the whole ticket, or give its name", err)
+		}
+		c, err := dialControl(cmd)
+		if err != nil {
+			return err
+		}
+		var a voidReply
+		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(name)+"/tickets/void", struct{}{}, &a); err != nil {
+			return err
+		}
+		return printAnswer(cmd, a, func(w io.Writer) {
+			fmt.Fprintf(w, "the tickets for %s that were made until now are void\n", a.ID)
+			if a.Enrolled {
+				fmt.Fprintf(w, "somebody is enrolled as that; to end it: hpmq device revoke %s\n", a.ID)
+			}
+		})
+	}
+	return void
 }
 
 func addTicketFlags(cmd *cobra.Command, ttl time.Duration) {

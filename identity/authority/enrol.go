@@ -83,6 +83,8 @@ func (a *Authority) enrol(ctx context.Context, t *identity.Ticket, csr *x509.Cer
 			"%s is enrolled with another key", id.Short())
 	case known && p.State == directory.Active && used && use.SPKI == key:
 		return p, nil // asked before; the answer may have been lost
+	case a.void(t):
+		return p, refuse(http.StatusForbidden, "ask for a new ticket", "the ticket was made void")
 	case used && use.Uses >= uint64(t.Uses):
 		return p, refuse(http.StatusForbidden, "ask for a new ticket", "the ticket is used up")
 	}

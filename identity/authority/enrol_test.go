@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
@@ -164,6 +165,37 @@ func TestTicketUses(t *testing.T) {
 		if err := l.Replace(device("pump-7")); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestVoidTickets: a ticket that leaked before it was used.
+func TestVoidTickets(t *testing.T) {
+	l := newLab(t)
+	leaked, other := l.ticket(t, identity.Device, "pump-7"), l.ticket(t, identity.Device, "pump-8")
+	used, key := l.ticket(t, identity.Device, "pump-9"), newDeviceKey(t)
+	enrol := func(ticket, name string, key crypto.Signer) error {
+		_, err := l.Enrol(t.Context(), request(t, ticket, csrFor(t, key, device(name))))
+		return err
+	}
+	if err := enrol(used, "pump-9", key); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"pump-7", "pump-9"} {
+		if err := l.VoidTickets(device(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.restart(t)
+	wantRefusal(t, enrol(leaked, "pump-7", newDeviceKey(t)), http.StatusForbidden, "void")
+	if err := enrol(other, "pump-8", newDeviceKey(t)); err != nil {
+		t.Errorf("a ticket for another name: %v", err)
+	}
+	if err := enrol(used, "pump-9", key); err != nil {
+		t.Errorf("an answer that was lost: %v", err)
+	}
+	l.pass(-time.Hour) // the next ticket is good, whatever the clock does
+	if err := enrol(l.ticket(t, identity.Device, "pump-7"), "pump-7", newDeviceKey(t)); err != nil {
+		t.Errorf("the next ticket: %v", err)
 	}
 }
 

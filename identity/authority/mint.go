@@ -19,8 +19,8 @@ const DefaultTicketLifetime = 24 * time.Hour
 // Addrs must be set; what else is empty gets a default, and the id, the trust
 // domain and the pins are always ours.
 func (a *Authority) Mint(t *identity.Ticket) (string, error) {
-	t.ID = ulid.Make().String()
 	t.TrustDomain = a.keys.trustDomain
+	t.ID = a.ticketID(t.Identity())
 	t.RootHash = sha256.Sum256(a.keys.root.Raw)
 	t.Signer = a.keys.SignerKey()
 	t.Site = a.orOwnSite(t.Site)
@@ -41,4 +41,38 @@ func (a *Authority) Mint(t *identity.Ticket) (string, error) {
 	}
 	a.log.WithField(logfield.SPIFFEID, id.String()).WithField("ticket", t.ID).Info("ticket minted")
 	return t.String(), nil
+}
+
+// ticketID makes the id of a new ticket for id. The time in it tells which
+// tickets are void, so it lies after those.
+func (a *Authority) ticketID(id identity.ID) string {
+	at := ulid.Timestamp(a.now())
+	if v, ok := a.dir.Void(id); ok {
+		at = max(at, ulid.Timestamp(v.Time())+1)
+	}
+	return ulid.MustNew(at, ulid.DefaultEntropy()).String()
+}
+
+// VoidTickets ends every ticket for id that was minted so far and is not used
+// up. Certificates are not touched.
+func (a *Authority) VoidTickets(id identity.ID) error {
+	if id.TrustDomain != a.keys.trustDomain {
+		return fmt.Errorf("%w: %s", ErrUnknown, id)
+	}
+	defer a.names.lock(id)()
+	if _, err := a.dir.Put(directory.Void{ID: id, UnixMilli: a.now().UnixMilli()}); err != nil {
+		return fmt.Errorf("void the tickets for %s: %w", id.Short(), err)
+	}
+	a.log.WithField(logfield.SPIFFEID, id.String()).Info("tickets made void")
+	return nil
+}
+
+// void reports whether t was made void after it was minted.
+func (a *Authority) void(t *identity.Ticket) bool {
+	v, ok := a.dir.Void(t.Identity())
+	if !ok {
+		return false
+	}
+	id, err := ulid.ParseStrict(t.ID)
+	return err != nil || id.Time() <= ulid.Timestamp(v.Time())
 }

@@ -89,6 +89,7 @@ func everyKind() []Payload {
 		somePolicy(1),
 		Function{Name: "normalise", SHA256: [32]byte{1}, Size: 9},
 		TicketUse{TicketID: "01J", ID: device("pump-7"), Uses: 1, SPKI: [32]byte{2}},
+		Void{ID: device("pump-7"), UnixMilli: 5},
 	}
 }
 
@@ -101,13 +102,14 @@ type content struct {
 	Functions   map[string]Function
 	Policy      Policy
 	Tickets     map[string]TicketUse
+	Voids       map[identity.ID]Void
 	Signers     int
 }
 
 func contentOf(d *Directory) content {
 	c := content{
 		Tip: d.Tip(), Identities: slices.Collect(d.Identities()), Nodes: d.Nodes(), Functions: d.Functions(),
-		Revocations: d.index.revocations, Tickets: d.index.tickets, Signers: len(d.Signers()),
+		Revocations: d.index.revocations, Tickets: d.index.tickets, Voids: d.index.voids, Signers: len(d.Signers()),
 	}
 	c.Policy, _ = d.Policy()
 	return c
@@ -125,6 +127,7 @@ func TestPutIsKeptAcrossRestart(t *testing.T) {
 	records := mustPut(t, d, everyKind()...)
 	mustPut(t, d, someIdentity("pump-7", 2))
 	mustPut(t, d, Revocation{ID: device("pump-6"), Generation: 1, Reason: "older"})
+	mustPut(t, d, Void{ID: device("pump-7"), UnixMilli: 4}) // by a clock that went back
 
 	if got, ok := d.Identity(device("pump-7")); !ok || cmp.Diff(got, someIdentity("pump-7", 2)) != "" {
 		t.Errorf("identity: %s", cmp.Diff(got, someIdentity("pump-7", 2)))
@@ -155,6 +158,9 @@ func TestPutIsKeptAcrossRestart(t *testing.T) {
 	}
 	if u, ok := d.TicketUse("01J"); !ok || u.Uses != 1 {
 		t.Errorf("ticket use %+v, %v", u, ok)
+	}
+	if v, ok := d.Void(device("pump-7")); !ok || !v.Time().Equal(time.UnixMilli(5)) {
+		t.Errorf("void tickets %+v, %v", v, ok)
 	}
 
 	again := openDir(t, path, Options{Signer: rootKey})
@@ -195,6 +201,7 @@ func TestPutRefuses(t *testing.T) {
 		"revocation of none":  Revocation{},
 		"nameless function":   Function{},
 		"nameless ticket":     TicketUse{},
+		"void of none":        Void{},
 	} {
 		// The good record beside it must not get in either.
 		if _, err := d.Put(someIdentity("innocent", 1), p); err == nil {

@@ -21,6 +21,7 @@ type index struct {
 	revocations map[identity.ID]Revocation
 	functions   map[string]Function
 	tickets     map[string]TicketUse
+	voids       map[identity.ID]Void
 	policy      *Policy
 }
 
@@ -34,6 +35,7 @@ func newIndex(root ed25519.PublicKey) index {
 		revocations: map[identity.ID]Revocation{},
 		functions:   map[string]Function{},
 		tickets:     map[string]TicketUse{},
+		voids:       map[identity.ID]Void{},
 	}
 }
 
@@ -58,6 +60,10 @@ func (x *index) apply(r *Record, p Payload) {
 		x.functions[p.Name] = p
 	case TicketUse:
 		x.tickets[p.TicketID] = p
+	case Void:
+		if p.UnixMilli >= x.voids[p.ID].UnixMilli {
+			x.voids[p.ID] = p
+		}
 	}
 }
 
@@ -208,6 +214,14 @@ func (d *Directory) TicketUse(ticketID string) (TicketUse, bool) {
 	defer d.mu.RUnlock()
 	t, ok := d.index.tickets[ticketID]
 	return t, ok
+}
+
+// Void returns up to when the tickets for id are void.
+func (d *Directory) Void(id identity.ID) (Void, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	v, ok := d.index.voids[id]
+	return v, ok
 }
 
 // Signers returns the keys whose signatures are accepted, in no order.

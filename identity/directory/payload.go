@@ -27,10 +27,11 @@ const (
 	KindPolicy     Kind = "policy"
 	KindFunction   Kind = "function"
 	KindTicket     Kind = "ticket"
+	KindVoid       Kind = "void"
 )
 
 // Payload is the content of a record: one of [Signer], [Identity], [Node],
-// [Revocation], [Policy], [Function], [TicketUse], or [Opaque] when the kind is
+// [Revocation], [Policy], [Function], [TicketUse], [Void], or [Opaque] when the kind is
 // unknown here.
 type Payload interface {
 	// slot names the record's place: a newer record in the same slot follows
@@ -122,6 +123,16 @@ type TicketUse struct {
 	SPKI     [32]byte    `cbor:"4,keyasint"`
 }
 
+// Void ends the tickets for ID that were minted up to a time and are not used
+// up. Until it is used, nothing but its holder knows of a ticket.
+type Void struct {
+	ID        identity.ID `cbor:"1,keyasint"`
+	UnixMilli int64       `cbor:"2,keyasint"`
+}
+
+// Time returns up to when tickets are void, by the writer's clock.
+func (p Void) Time() time.Time { return time.UnixMilli(p.UnixMilli).UTC() }
+
 // Opaque is the payload of a record whose kind this version does not know.
 type Opaque struct {
 	Kind Kind
@@ -144,6 +155,7 @@ func (p Revocation) slot() slot { return slot{KindRevocation, p.ID.String()} }
 func (p Policy) slot() slot     { return slot{KindPolicy, "policy"} }
 func (p Function) slot() slot   { return slot{KindFunction, p.Name} }
 func (p TicketUse) slot() slot  { return slot{KindTicket, p.TicketID} }
+func (p Void) slot() slot       { return slot{KindVoid, p.ID.String()} }
 func (p Opaque) slot() slot     { return slot(p) }
 
 func (p Signer) check() error {
@@ -200,6 +212,13 @@ func (p TicketUse) check() error {
 	return nil
 }
 
+func (p Void) check() error {
+	if p.ID.IsZero() {
+		return errors.New("void tickets without an id")
+	}
+	return nil
+}
+
 func (p Opaque) check() error {
 	return fmt.Errorf("records of kind %q are not written by this version", p.Kind)
 }
@@ -222,6 +241,8 @@ func (r *Record) Decode() (Payload, error) {
 		return decodeAs[Function](r)
 	case KindTicket:
 		return decodeAs[TicketUse](r)
+	case KindVoid:
+		return decodeAs[Void](r)
 	default:
 		return Opaque{Kind: r.Kind, Key: r.Key}, nil
 	}

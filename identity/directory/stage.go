@@ -81,6 +81,7 @@ func (x *index) draft() index {
 		revocations: map[identity.ID]Revocation{},
 		functions:   map[string]Function{},
 		tickets:     map[string]TicketUse{},
+		voids:       map[identity.ID]Void{},
 	}
 }
 

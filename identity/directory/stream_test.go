@@ -73,9 +73,9 @@ func TestFollow(t *testing.T) {
 	w, r := newWriter(t), newReplica(t)
 	mustPut(t, w, everyKind()...)
 	stop := connect(t, w, r)
-	waitFor(t, r, 6)
-	mustPut(t, w, somePolicy(2)) // pushed
 	waitFor(t, r, 7)
+	mustPut(t, w, somePolicy(2)) // pushed
+	waitFor(t, r, 8)
 	if serve, follow := stop(); serve != nil || follow != nil {
 		t.Errorf("serve: %v, follow: %v", serve, follow)
 	}
