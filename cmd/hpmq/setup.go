@@ -222,6 +222,9 @@ func (n *node) directoryPath() string { return filepath.Join(n.cfg.DataDir, "dir
 // identities that live in this data directory.
 func (n *node) openAuthority(ctx context.Context, s *settings) error {
 	keys, err := authority.OpenKeys(filepath.Join(n.cfg.DataDir, "ca"), s.TrustDomain, nil)
+	if errors.Is(err, authority.ErrClock) {
+		return fail(exitFailure, "set it, or wait for the network's time, and start again", err)
+	}
 	if err != nil {
 		return err
 	}

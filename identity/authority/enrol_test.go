@@ -171,6 +171,7 @@ func TestTicketUses(t *testing.T) {
 // TestVoidTickets: a ticket that leaked before it was used.
 func TestVoidTickets(t *testing.T) {
 	l := newLab(t)
+	l.pass(2 * time.Hour)
 	leaked, other := l.ticket(t, identity.Device, "pump-7"), l.ticket(t, identity.Device, "pump-8")
 	used, key := l.ticket(t, identity.Device, "pump-9"), newDeviceKey(t)
 	enrol := func(ticket, name string, key crypto.Signer) error {

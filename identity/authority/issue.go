@@ -107,7 +107,10 @@ func (a *Authority) template(id identity.ID, csr *x509.CertificateRequest, ext p
 	if id.Kind == identity.User {
 		lifetime, usage = identity.UserLifetime, usage[:1]
 	}
-	now := a.now()
+	now, since := a.now(), a.keys.root.NotBefore
+	if err := checkClock(now, since, "the CA was made on "+since.Format(time.RFC3339)); err != nil {
+		return nil, err
+	}
 	end := now.Add(lifetime)
 	if end.After(i.cert.NotAfter) {
 		end = i.cert.NotAfter

@@ -62,6 +62,22 @@ type issuer struct {
 	key  crypto.Signer
 }
 
+// ErrClock is wrapped by errors about a clock that cannot be right.
+var ErrClock = errors.New("this machine's clock is wrong")
+
+// earliest is before every release of this program: a clock that says less, as
+// one without a battery does, would make a root that has expired when it is put
+// right.
+var earliest = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
+
+// checkClock returns an error if it cannot be as early as now.
+func checkClock(now, since time.Time, what string) error {
+	if !now.Before(since) {
+		return nil
+	}
+	return fmt.Errorf("%w: it says %s, and %s", ErrClock, now.UTC().Format(time.RFC3339), what)
+}
+
 // OpenKeys loads the keys of trustDomain from dir, or makes them on a first run:
 // all of them appear at once, or none. An intermediate with less than a third
 // of its life left is renewed.
@@ -103,6 +119,9 @@ func (k *Keys) Bundle() *identity.Bundle { return identity.NewBundle(k.trustDoma
 func (k *Keys) create() error {
 	if left, err := os.ReadDir(k.dir); err == nil && len(left) > 0 {
 		return fmt.Errorf("%s is missing but other files are there; restore the directory from a backup, or move it away to make a new CA that no existing device trusts", rootFile)
+	}
+	if err := checkClock(k.now(), earliest, "this program is of "+earliest.Format("January 2006")+" or later"); err != nil {
+		return err
 	}
 	fresh := k.dir + ".new"
 	if err := os.RemoveAll(fresh); err != nil {

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"crypto/x509"
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -185,5 +186,30 @@ func TestRootKeyDamaged(t *testing.T) {
 	l.pass(intermediateLifetime)
 	if _, err := l.keys.current(); err == nil {
 		t.Error("an intermediate that has ended issues")
+	}
+}
+
+// TestWrongClock: a machine without a battery begins in 1970.
+func TestWrongClock(t *testing.T) {
+	l := &lab{path: t.TempDir()}
+	dir := filepath.Join(l.path, "ca")
+	if _, err := OpenKeys(dir, domain, func() time.Time { return time.Unix(30, 0) }); !errors.Is(err, ErrClock) || !strings.Contains(err.Error(), "1970-01-01") {
+		t.Errorf("a CA was made: %v", err)
+	}
+	l.time = time.Now().Truncate(time.Second) // the clock is right now
+	l.start(t)
+	t.Cleanup(func() { l.dir.Close() })
+	right := l.clock()
+	l.enrol(t, "pump-7")
+
+	l.pass(time.Unix(30, 0).Sub(right))
+	l.restart(t) // the site goes on
+	text, key := l.ticket(t, identity.Device, "pump-8"), newDeviceKey(t)
+	if _, err := l.Enrol(t.Context(), request(t, text, csrFor(t, key, device("pump-8")))); !errors.Is(err, ErrClock) {
+		t.Errorf("enrolled in 1970: %v", err)
+	}
+	l.pass(right.Sub(l.clock()))
+	if _, err := l.Enrol(t.Context(), request(t, l.ticket(t, identity.Device, "pump-8"), csrFor(t, key, device("pump-8")))); err != nil {
+		t.Errorf("with the right clock: %v", err)
 	}
 }
