@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -315,6 +316,34 @@ func TestSharedSkipsFullOutbox(t *testing.T) {
 			t.Fatalf("got %s, want the message", show(p))
 		}
 	})
+}
+
+// TestUnaskedRecordsAreBounded has TLS write for itself while the broker has
+// nothing to send, as it does when the peer asks for new keys.
+func TestUnaskedRecordsAreBounded(t *testing.T) {
+	l := listenTCP(t)
+	defer l.Close()
+	nc := dialTCP(t, l)
+	defer nc.Close()
+	q, ok := Quick(nc).(*quickConn)
+	if !ok {
+		t.Fatal("no quick connection")
+	}
+	q.take()
+	record := make([]byte, 27)
+	var err error
+	for range 1000 {
+		if _, err = q.Write(record); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, errUnasked) || len(q.buf) > maxUnasked+len(record) {
+		t.Errorf("%d bytes, then %v", len(q.buf), err)
+	}
+	q.seals(true)
+	if _, err := q.Write(make([]byte, 1<<20)); err != nil {
+		t.Errorf("what the broker sends is refused: %v", err)
+	}
 }
 
 // TestLoopConnectionsEnd ends connections of a loop in each way.

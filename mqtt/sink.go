@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"sync"
 	"syscall"
@@ -161,12 +162,19 @@ type quickConn struct {
 	net.Conn      // guarded by mu
 	socket   sink // of whoever has the outbox's
 
-	mu     sync.Mutex // guards all below
-	taken  bool
-	closed bool
-	buf    []byte
-	spare  []byte
+	mu      sync.Mutex // guards all below
+	taken   bool
+	sealing bool // by the tlsSink: what comes is not TLS's own
+	closed  bool
+	buf     []byte
+	spare   []byte
 }
+
+// maxUnasked is how much TLS may add of its own before the broker next writes. A
+// peer that asks for new keys gets a record each time, and may never be written to.
+const maxUnasked = 4 << 10
+
+var errUnasked = errors.New("too many TLS records that nobody asked for")
 
 // inner returns what is inside now.
 func (q *quickConn) inner() net.Conn {
@@ -212,13 +220,22 @@ func (q *quickConn) take() {
 func (q *quickConn) Write(b []byte) (int, error) {
 	q.mu.Lock()
 	if q.taken {
+		defer q.mu.Unlock()
+		if !q.sealing && len(q.buf) > maxUnasked {
+			return 0, errUnasked
+		}
 		q.buf = append(q.buf, b...)
-		q.mu.Unlock()
 		return len(b), nil
 	}
 	inner := q.Conn
 	q.mu.Unlock()
 	return inner.Write(b)
+}
+
+func (q *quickConn) seals(on bool) {
+	q.mu.Lock()
+	q.sealing = on
+	q.mu.Unlock()
 }
 
 // records returns what has gathered; it is the caller's until given back.
@@ -253,11 +270,21 @@ type tlsSink struct {
 	err    error // of hold
 }
 
+// seal encrypts b.
+func (s *tlsSink) seal(b []byte) error {
+	s.below.seals(true)
+	_, err := s.tc.Write(b)
+	s.below.seals(false)
+	if err == nil {
+		s.sealed = s.below.records()
+	}
+	return err
+}
+
 func (s *tlsSink) try(b []byte) (bool, error) {
-	if _, err := s.tc.Write(b); err != nil {
+	if err := s.seal(b); err != nil {
 		return false, err
 	}
-	s.sealed = s.below.records()
 	done, err := s.socket.try(s.sealed)
 	if done {
 		s.below.giveBack(s.sealed)
@@ -266,12 +293,9 @@ func (s *tlsSink) try(b []byte) (bool, error) {
 }
 
 func (s *tlsSink) hold(b []byte) {
-	if _, err := s.tc.Write(b); err != nil {
-		s.err = err
-		return
+	if s.err = s.seal(b); s.err == nil {
+		s.socket.hold(s.sealed)
 	}
-	s.sealed = s.below.records()
-	s.socket.hold(s.sealed)
 }
 
 func (s *tlsSink) patient() bool { return false }
