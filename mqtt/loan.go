@@ -44,7 +44,7 @@ func (s *session) borrow(bt *batch, c *conn, f frame, l *loan) bool {
 // roomy reports whether c is the session's connection and one more message may
 // go out on it. The caller holds mu.
 func (s *session) roomy(c *conn) bool {
-	return !s.ended && s.conn.Load() == c && c.ready.Load() && s.window.room() > s.owed
+	return !s.ended && s.conn.Load() == c && c.ready.Load() && s.window.room() > s.owed && !s.window.exhausted()
 }
 
 // owe reserves room for a message, of about size bytes, that comes as soon as the

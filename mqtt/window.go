@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"unsafe"
 )
@@ -44,9 +45,12 @@ const maxSlots = 1 << 16
 // room is how many more PUBLISH packets may go out [MQTT-4.9.0-2].
 func (w *window) room() int { return w.quota - w.live }
 
+// exhausted reports whether no packet identifier is free. It may be while there is
+// room, as long as not all of an earlier connection was resent.
+func (w *window) exhausted() bool { return w.used >= math.MaxUint16 }
+
 // take returns a free packet identifier, never 0 [MQTT-2.2.1-4] [MQTT-4.3.2-1]
-// [MQTT-4.3.3-1]. The caller
-// checked room.
+// [MQTT-4.3.3-1]. The caller checked room and, if not all was resent, exhausted.
 func (w *window) take(seq uint64, qos byte, state slotState) uint16 {
 	if w.used*2 >= len(w.slots) && len(w.slots) < maxSlots {
 		w.grow()

@@ -1,9 +1,12 @@
 package mqtt
 
 import (
+	"math"
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/hpmq/hpmq/mqtt/store"
 )
 
 // TestWindowModel compares the window with a map: identifiers in use are unique,
@@ -56,4 +59,25 @@ func TestWindowModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+// TestIdentifiersRunOut has all identifiers in use by what an earlier connection
+// left: a group may not lend the member one more message, though its client takes
+// as many again.
+func TestIdentifiersRunOut(t *testing.T) {
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
+	s := newSession(b, Principal{ID: testID("x")}, store.SessionKey{ClientID: "c"})
+	c := &conn{}
+	c.ready.Store(true)
+	s.conn.Store(c)
+	s.window.quota = math.MaxUint16
+	for id := 1; id <= math.MaxUint16; id++ {
+		if !s.roomy(c) {
+			t.Fatalf("no room before identifier %d", id)
+		}
+		s.window.restore(slot{seq: uint64(id), id: uint16(id), state: sent, qos: 1})
+	}
+	if s.roomy(c) {
+		t.Error("there is room, and no identifier")
+	}
 }
