@@ -76,7 +76,7 @@ func writeAll(nc net.Conn, b []byte) error {
 		}
 		b = b[n:]
 	}
-	return nil
+	return nc.SetWriteDeadline(time.Time{}) // it would end the next try of a socketSink
 }
 
 // socketSink writes to a socket with raw system calls and stops where one would
