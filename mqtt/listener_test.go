@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/big"
 	"net"
 	"path/filepath"
@@ -33,6 +34,12 @@ func serve(t testing.TB, l net.Listener, o Options, admit Admission) *Broker {
 		o.Store = store.NewMemory(store.Limits{})
 	}
 	b := New(o)
+	b.serve(t, l, admit)
+	return b
+}
+
+func (b *Broker) serve(t testing.TB, l net.Listener, admit Admission) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var done sync.WaitGroup
 	done.Go(func() {
@@ -44,7 +51,6 @@ func serve(t testing.TB, l net.Listener, o Options, admit Admission) *Broker {
 		cancel()
 		done.Wait()
 	})
-	return b
 }
 
 func anyone(net.Conn) (Principal, error) { return Principal{ID: testID("any")}, nil }
@@ -158,31 +164,30 @@ func (l quickListener) Accept() (net.Conn, error) {
 // TestTransports sends 64 KiB messages and small ones both ways over each kind of
 // connection, to a receiver that does not read until all are published. [MQTT-4.2-1]
 func TestTransports(t *testing.T) {
-	server, client := selfSigned(t)
-	tcp := func(t *testing.T, wrap func(net.Listener) net.Listener) (net.Listener, func() net.Conn) {
-		inner := listenTCP(t)
-		return wrap(inner), func() net.Conn { return dialTCP(t, inner) }
+	all := maps.Clone(transports)
+	all["quick tcp"] = func(t testing.TB) (net.Listener, func() net.Conn) {
+		l := listenTCP(t)
+		return quickly(l), func() net.Conn { return dialTCP(t, l) }
 	}
-	overTLS := func(t *testing.T, wrap func(net.Listener) net.Listener) (net.Listener, func() net.Conn) {
-		l, dial := tcp(t, func(l net.Listener) net.Listener { return tls.NewListener(wrap(l), server) })
-		return l, func() net.Conn { return tls.Client(dial(), client) }
+	all["plain tls"] = func(t testing.TB) (net.Listener, func() net.Conn) {
+		server, client := selfSigned(t)
+		l := listenTCP(t)
+		return tls.NewListener(l, server), func() net.Conn { return tls.Client(dialTCP(t, l), client) }
 	}
-	plain := func(l net.Listener) net.Listener { return l }
-	for name, make := range map[string]func(t *testing.T) (net.Listener, func() net.Conn){
-		"tcp":       func(t *testing.T) (net.Listener, func() net.Conn) { return tcp(t, plain) },
-		"quick tcp": func(t *testing.T) (net.Listener, func() net.Conn) { return tcp(t, quickly) },
-		"tls":       func(t *testing.T) (net.Listener, func() net.Conn) { return overTLS(t, plain) },
-		"quick tls": func(t *testing.T) (net.Listener, func() net.Conn) { return overTLS(t, quickly) },
-		"unix": func(t *testing.T) (net.Listener, func() net.Conn) {
-			l, err := net.Listen("unix", filepath.Join(t.TempDir(), "mqtt.sock"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return l, func() net.Conn { return dialTCP(t, l) }
-		},
-	} {
+	all["websocket, plain tls"] = func(t testing.TB) (net.Listener, func() net.Conn) {
+		s := listenWebSocket(t, plainly)
+		return s, func() net.Conn { return s.dial(t) }
+	}
+	all["unix"] = func(t testing.TB) (net.Listener, func() net.Conn) {
+		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "mqtt.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l, func() net.Conn { return dialTCP(t, l) }
+	}
+	for name, listen := range all {
 		t.Run(name, func(t *testing.T) {
-			l, dial := make(t)
+			l, dial := listen(t)
 			b := serve(t, l, Options{Outbox: 64 << 20}, anyone)
 			sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
 			sub.subscribe("a", 0)

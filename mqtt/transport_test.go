@@ -1,0 +1,271 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	coder "github.com/coder/websocket"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/quic"
+	"github.com/hpmq/hpmq/mqtt/websocket"
+)
+
+// webSocketServer is a listener for WebSockets, and how to reach it.
+type webSocketServer struct {
+	net.Listener
+	url    string
+	client *http.Client
+}
+
+// listenWebSocket starts an HTTP server. wrap is what is below its TLS, or nil for
+// none.
+func listenWebSocket(t testing.TB, wrap func(net.Listener) net.Listener) *webSocketServer {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(nil)
+	l, err := websocket.New(websocket.Options{Addr: srv.Listener.Addr()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Config.Handler = l
+	if wrap == nil {
+		srv.Start()
+	} else {
+		srv.TLS = &tls.Config{DynamicRecordSizingDisabled: true}
+		srv.Listener = wrap(srv.Listener)
+		srv.StartTLS()
+	}
+	t.Cleanup(srv.Close)
+	return &webSocketServer{l, "ws" + strings.TrimPrefix(srv.URL, "http") + websocket.Path, srv.Client()}
+}
+
+// open connects a stock client.
+func (s *webSocketServer) open(t testing.TB) *coder.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ws, _, err := coder.Dial(ctx, s.url, &coder.DialOptions{HTTPClient: s.client, Subprotocols: []string{websocket.Subprotocol}}) //nolint:bodyclose // the WebSocket's now
+	if err != nil {
+		t.Fatal(err)
+	}
+	ws.SetReadLimit(-1)
+	t.Cleanup(func() { _ = ws.CloseNow() })
+	return ws
+}
+
+func (s *webSocketServer) dial(t testing.TB) net.Conn {
+	t.Helper()
+	return coder.NetConn(context.WithoutCancel(t.Context()), s.open(t), coder.MessageBinary)
+}
+
+func listenQUIC(t testing.TB) (net.Listener, func() net.Conn) {
+	t.Helper()
+	server, client := selfSigned(t)
+	l, err := quic.Listen("127.0.0.1:0", server, quic.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l, func() net.Conn {
+		nc, err := quic.Dial(t.Context(), l.Addr().String(), client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return nc
+	}
+}
+
+func plainly(l net.Listener) net.Listener { return l }
+
+// transport starts a listener and tells how to connect to it.
+type transport func(t testing.TB) (net.Listener, func() net.Conn)
+
+// transports has those of the daemon.
+var transports = map[string]transport{
+	"tcp": func(t testing.TB) (net.Listener, func() net.Conn) {
+		l := listenTCP(t)
+		return l, func() net.Conn { return dialTCP(t, l) }
+	},
+	"tls": func(t testing.TB) (net.Listener, func() net.Conn) {
+		server, client := selfSigned(t)
+		l := listenTCP(t)
+		return tls.NewListener(quickly(l), server), func() net.Conn { return tls.Client(dialTCP(t, l), client) }
+	},
+	"websocket": func(t testing.TB) (net.Listener, func() net.Conn) {
+		s := listenWebSocket(t, nil)
+		return s, func() net.Conn { return s.dial(t) }
+	},
+	"websocket tls": func(t testing.TB) (net.Listener, func() net.Conn) {
+		s := listenWebSocket(t, quickly)
+		return s, func() net.Conn { return s.dial(t) }
+	},
+	"quic": func(t testing.TB) (net.Listener, func() net.Conn) { return listenQUIC(t) },
+}
+
+// echo publishes a message and waits for it.
+func echo(t testing.TB, pub, sub *wired, payload []byte) {
+	pub.send(&packet.Publish{TopicName: []byte("a"), Payload: payload})
+	if p, ok := sub.read().(*packet.Publish); !ok || len(p.Payload) != len(payload) {
+		t.Fatal("not what was published")
+	}
+}
+
+// A subscriber that does not read costs only itself: another one has everything
+// meanwhile, and then it has everything too, in order. [MQTT-4.2-1]
+func TestSlowReaderCostsOnlyItself(t *testing.T) {
+	for name, listen := range transports {
+		t.Run(name, func(t *testing.T) {
+			l, dial := listen(t)
+			serve(t, l, Options{Outbox: 64 << 20}, anyone)
+			slow, sub, pub := wire(t, dial(), connectPacket("slow")), wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+			slow.subscribe("a", 0)
+			sub.subscribe("a", 0)
+			const n = 200
+			size := func(i int) int { return []int{8, 100, 20 << 10, 80 << 10}[i%4] }
+			for i := range n {
+				echo(t, pub, sub, fmt.Appendf(nil, "%0*d", size(i), i))
+			}
+			for i := range n {
+				p, ok := slow.read().(*packet.Publish)
+				if want := fmt.Sprintf("%0*d", size(i), i); !ok || string(p.Payload) != want {
+					t.Fatalf("message %d is not what was sent", i)
+				}
+			}
+		})
+	}
+}
+
+// Control frames and data frames share the socket: pings of WebSocket are
+// answered while the client is idle and while messages come, all of which arrive.
+func TestWebSocketPing(t *testing.T) {
+	for name, wrap := range map[string]func(net.Listener) net.Listener{"tcp": nil, "tls": quickly, "plain tls": plainly} {
+		t.Run(name, func(t *testing.T) {
+			s := listenWebSocket(t, wrap)
+			serve(t, s, Options{Outbox: 64 << 20}, anyone)
+			ws := s.open(t)
+			sub := wire(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("sub"))
+			pub := wire(t, s.dial(t), connectPacket("pub"))
+			sub.subscribe("a", 0)
+			const n = 600
+			last := make(chan error, 1)
+			go func() {
+				for i := range n + 1 {
+					p, err := packet.Read(sub.r, packet.V5, packet.MaxSize)
+					if err != nil {
+						last <- err
+						return
+					}
+					if want := fmt.Sprintf("%08d", i); string(p.(*packet.Publish).Payload[:8]) != want {
+						last <- fmt.Errorf("message %d is not what was sent", i)
+						return
+					}
+				}
+				last <- nil
+			}()
+			ping := func() {
+				t.Helper()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := ws.Ping(ctx); err != nil {
+					t.Fatal("no pong:", err)
+				}
+			}
+			ping()
+			for i := range n {
+				pub.send(&packet.Publish{TopicName: []byte("a"), Payload: fmt.Appendf(nil, "%08d%0*d", i, i*50, 0)})
+				if i%20 == 0 {
+					ping()
+				}
+			}
+			ping()
+			pub.send(&packet.Publish{TopicName: []byte("a"), Payload: fmt.Appendf(nil, "%08d", n)})
+			if err := <-last; err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// A client that ends the MQTT connection, and one that is ended, sees the closing
+// handshake of WebSocket after what was sent before.
+func TestWebSocketClose(t *testing.T) {
+	for name, wrap := range map[string]func(net.Listener) net.Listener{"tcp": nil, "tls": quickly, "plain tls": plainly} {
+		t.Run(name, func(t *testing.T) {
+			s := listenWebSocket(t, wrap)
+			serve(t, s, Options{}, anyone)
+			ended := func(ws *coder.Conn) coder.StatusCode {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, b, err := ws.Read(ctx)
+				if err == nil {
+					t.Fatalf("got % x, want a close frame", b)
+				}
+				return coder.CloseStatus(err)
+			}
+			ws := s.open(t)
+			c := wire(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("c"))
+			again := wire(t, s.dial(t), connectPacket("c"))
+			if p, ok := c.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.SessionTakenOver {
+				t.Errorf("got %s, want DISCONNECT", show(p))
+			}
+			if got := ended(ws); got != coder.StatusNormalClosure {
+				t.Errorf("status %v", got)
+			}
+			again.send(&packet.Disconnect{})
+			if _, err := packet.Read(again.r, packet.V5, packet.MaxSize); err == nil {
+				t.Error("goes on after DISCONNECT")
+			}
+
+			ws = s.open(t)
+			wire(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("d"))
+			if err := ws.Close(coder.StatusGoingAway, "tab closed"); err != nil {
+				t.Errorf("closing handshake: %v", err)
+			}
+		})
+	}
+}
+
+// BenchmarkTransport measures what it costs to pass on single messages from a
+// publisher over TCP, clients included.
+func BenchmarkTransport(b *testing.B) {
+	for _, name := range []string{"tcp", "tls", "websocket", "websocket tls", "quic"} {
+		b.Run(strings.ReplaceAll(name, " ", "+"), func(b *testing.B) {
+			l, dial := transports[name](b)
+			broker := serve(b, l, Options{}, anyone)
+			plain, dialPlain := transports["tcp"](b)
+			broker.serve(b, plain, anyone)
+			sub, pub := wire(b, dial(), connectPacket("sub")), wire(b, dialPlain(), connectPacket("pub"))
+			sub.subscribe("a", 0)
+			payload := make([]byte, 100)
+			for _, w := range []*wired{sub, pub} {
+				if err := w.nc.SetDeadline(time.Time{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			echo(b, pub, sub, payload)
+			b.ReportAllocs()
+			before := processorTime(b)
+			for b.Loop() {
+				echo(b, pub, sub, payload)
+			}
+			b.ReportMetric(float64(processorTime(b)-before)/float64(b.N)/1e3, "cpu-µs/op")
+		})
+	}
+}
+
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
