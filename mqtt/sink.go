@@ -30,21 +30,54 @@ const writeStall = time.Minute
 // dead one.
 const drainChunk = 64 << 10
 
+// Framed is a connection whose bytes travel in frames on another one, as those of
+// a WebSocket do. The broker shows it how to write to that one without blocking.
+type Framed interface {
+	net.Conn
+	// Below returns the connection that carries the frames.
+	Below() net.Conn
+	// WriteThrough has try write all frames from now on. What would block it keeps,
+	// aliasing b, and takes nothing else until drain returned. No two calls overlap.
+	WriteThrough(try func(b []byte) (done bool, err error), drain func() error)
+	// TryFrame writes b as one frame. If not all of it goes, done is false and the
+	// rest waits for Drain, aliasing b.
+	TryFrame(b []byte) (done bool, err error)
+	// Drain blocks until that rest is written.
+	Drain() error
+}
+
 // newSink returns the sink that suits nc.
 func newSink(nc net.Conn) sink {
-	below := lowest(nc)
-	if below == nil {
-		return &blockingSink{nc: nc}
+	if f, ok := nc.(Framed); ok {
+		if below := quickSink(f.Below()); below != nil {
+			f.WriteThrough(below.try, below.drain)
+			return &framedSink{nc: f}
+		}
 	}
-	if tc, ok := nc.(*tls.Conn); ok {
+	if s := quickSink(nc); s != nil {
+		return s
+	}
+	return &blockingSink{nc: nc}
+}
+
+// quickSink returns a sink for a socket, with or without TLS, or nil.
+func quickSink(nc net.Conn) sink {
+	below := lowest(nc)
+	switch tc, sealed := nc.(*tls.Conn); {
+	case sealed && below != nil:
 		below.take()
 		return &tlsSink{tc: tc, below: below, socket: below.socket}
+	case below != nil:
+		return below.socket
 	}
-	return below.socket
+	if s := newSocketSink(nc); s != nil {
+		return s
+	}
+	return nil
 }
 
 // blockingSink leaves all writing to drain. It is for connections that cannot
-// say whether a write would block, such as those of WebSocket and QUIC.
+// say whether a write would block, such as those of QUIC.
 type blockingSink struct {
 	nc   net.Conn
 	rest []byte
@@ -77,6 +110,28 @@ func writeAll(nc net.Conn, b []byte) error {
 		b = b[n:]
 	}
 	return nc.SetWriteDeadline(time.Time{}) // it would end the next try of a socketSink
+}
+
+// framedSink lets the connection make frames of what it writes.
+type framedSink struct {
+	nc   Framed
+	held []byte
+}
+
+func (s *framedSink) try(b []byte) (bool, error) { return s.nc.TryFrame(b) }
+
+func (s *framedSink) hold(b []byte) { s.held = b }
+
+func (s *framedSink) patient() bool { return false }
+
+func (s *framedSink) drain() error {
+	if b := s.held; b != nil {
+		s.held = nil
+		if done, err := s.try(b); done || err != nil {
+			return err
+		}
+	}
+	return s.nc.Drain()
 }
 
 // socketSink writes to a socket with raw system calls and stops where one would

@@ -1,12 +1,14 @@
 package mqtt
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime/metrics"
 	"strings"
 	"syscall"
 	"testing"
@@ -115,6 +117,34 @@ func echo(t testing.TB, pub, sub *wired, payload []byte) {
 	pub.send(&packet.Publish{TopicName: []byte("a"), Payload: payload})
 	if p, ok := sub.read().(*packet.Publish); !ok || len(p.Payload) != len(payload) {
 		t.Fatal("not what was published")
+	}
+}
+
+// A client that keeps up is flushed by whoever delivers to it.
+func TestFlushStartsNoGoroutine(t *testing.T) {
+	started := []metrics.Sample{{Name: "/sched/goroutines-created:goroutines"}}
+	for name, listen := range transports {
+		if name == "quic" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			l, dial := listen(t)
+			serve(t, l, Options{}, anyone)
+			sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+			sub.subscribe("a", 0)
+			payload := make([]byte, 100)
+			echo(t, pub, sub, payload)
+			metrics.Read(started)
+			before := started[0].Value.Uint64()
+			const n = 2000
+			for range n {
+				echo(t, pub, sub, payload)
+			}
+			metrics.Read(started)
+			if got := started[0].Value.Uint64() - before; got > n/20 {
+				t.Errorf("%d goroutines for %d messages", got, n)
+			}
+		})
 	}
 }
 
@@ -230,6 +260,61 @@ func TestWebSocketClose(t *testing.T) {
 				t.Errorf("closing handshake: %v", err)
 			}
 		})
+	}
+}
+
+// A client that pings and reads no answer stops its own reader alone: its session
+// can be taken over at once.
+func TestWebSocketStuckPong(t *testing.T) {
+	for _, flooded := range []bool{false, true} {
+		s := listenWebSocket(t, nil)
+		serve(t, s, Options{}, anyone)
+		raw := dialTCP(t, s).(*net.TCPConn)
+		defer raw.Close()
+		if err := raw.SetReadBuffer(4 << 10); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(raw, "GET /mqtt HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+		frame := func(opcode byte, payload []byte) []byte { // masked with zeros
+			return append([]byte{0x80 | opcode, 0x80 | byte(len(payload)), 0, 0, 0, 0}, payload...)
+		}
+		packets := connectPacket("c").Append(nil, packet.V5)
+		if flooded {
+			packets = (&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("a", 0)}}).Append(packets, packet.V5)
+		}
+		if _, err := raw.Write(frame(2, packets)); err != nil {
+			t.Fatal(err)
+		}
+		other := wire(t, s.dial(t), connectPacket("other"))
+		other.subscribe("alive", 0)
+		pings := bytes.Repeat(frame(9, make([]byte, 125)), 100)
+		if flooded { // pongs behind messages stand for each other, and the reader goes on
+			for range 200 {
+				other.send(&packet.Publish{TopicName: []byte("a"), Payload: make([]byte, 100_000)})
+			}
+			other.ping()
+			alive := frame(2, (&packet.Publish{TopicName: []byte("alive")}).Append(nil, packet.V5))
+			if _, err := raw.Write(append(pings, alive...)); err != nil {
+				t.Fatal(err)
+			}
+			if p, ok := other.read().(*packet.Publish); !ok {
+				t.Fatalf("got %s, want PUBLISH", show(p))
+			}
+		} else {
+			for stuck := error(nil); stuck == nil; _, stuck = raw.Write(pings) {
+				if err := raw.SetWriteDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		begin := time.Now()
+		again := wire(t, s.dial(t), connectPacket("c"))
+		again.ping()
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("taken over after %v", took)
+		}
+		other.ping()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -187,6 +188,16 @@ func (c *begunConn) Read(b []byte) (int, error) {
 	n := copy(b, c.begin)
 	c.begin = c.begin[n:]
 	return n, nil
+}
+
+// SyscallConn implements [syscall.Conn]: the broker writes to the socket, whatever
+// was read before.
+func (c *begunConn) SyscallConn() (syscall.RawConn, error) {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return sc.SyscallConn()
 }
 
 // handedListener is a net.Listener whose connections somebody else accepted.

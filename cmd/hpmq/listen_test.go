@@ -17,6 +17,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/testca"
+	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/proxyproto"
 )
 
@@ -115,21 +116,21 @@ func TestOpenPort(t *testing.T) {
 					shaken <- err
 				}()
 			}
-			var mqtt chan net.Conn
+			var clients chan net.Conn
 			if p.mqtt != nil {
-				mqtt = p.mqtt.conns
+				clients = p.mqtt.conns
 			}
 			var got net.Conn
 			to := "nowhere"
 			select {
-			case got = <-mqtt:
+			case got = <-clients:
 				to = "mqtt"
 			case got = <-p.http.conns:
 				to = "http"
 			case err := <-shaken:
 				if err == nil { // in TLS 1.3 the client is done before the server
 					select {
-					case got = <-mqtt:
+					case got = <-clients:
 						to = "mqtt"
 					case got = <-p.http.conns:
 						to = "http"
@@ -223,6 +224,31 @@ func TestProxiedIsNotLocal(t *testing.T) {
 		if got := local(conn); got != want {
 			t.Errorf("with header %q: local is %v", header, got)
 		}
+	}
+}
+
+// TestWebPortShowsSockets: the broker can write to what the web port hands on, and
+// below its TLS, without blocking.
+func TestWebPortShowsSockets(t *testing.T) {
+	p, dial := startPort(t, func(p *openPort) { p.plainHTTP = true })
+	if _, err := io.WriteString(dial(), "GET / HTTP/1.1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	conn := <-p.http.conns
+	defer conn.Close()
+	if mqtt.Quick(conn) == conn {
+		t.Error("no socket")
+	}
+	secure := tls.Client(dial(), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // who serves is not the question
+	shaken := make(chan error, 1)
+	go func() { shaken <- secure.HandshakeContext(t.Context()) }()
+	conn = <-p.http.conns
+	defer conn.Close()
+	if err := <-shaken; err != nil {
+		t.Fatal(err)
+	}
+	if _, bare := conn.(*tls.Conn).NetConn().(*begunConn); bare {
+		t.Error("no socket below TLS")
 	}
 }
 

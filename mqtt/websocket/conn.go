@@ -16,7 +16,8 @@ import (
 const network = "websocket"
 
 const (
-	// closeGrace is how long Close may wait for room for the close frame.
+	// closeGrace is how long Close may wait for room for the close frame. After
+	// WriteThrough it does not wait.
 	closeGrace = 100 * time.Millisecond
 	// linger is how long a peer that broke the protocol may take to read why: a
 	// socket that is closed with data unread takes back what was sent.
@@ -29,8 +30,8 @@ var errText = errors.New("text message, MQTT needs binary ones [MQTT-6.0.0-1]")
 // frame per Write. As with TLS, a deadline that passes during a Read or Write
 // breaks that direction for good, since a frame may be half done.
 //
-// It is neither a [syscall.Conn] nor a [tls.Conn]: nothing may write past it to
-// the socket.
+// It is neither a [syscall.Conn] nor a [tls.Conn]: nothing may write to the socket
+// but whole frames.
 type conn struct {
 	ws      *websocket.Conn
 	socket  *socket
@@ -102,13 +103,43 @@ func (c *conn) fail(err error) {
 
 // Write implements [net.Conn]: p becomes one frame.
 func (c *conn) Write(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
+	done, err := c.TryFrame(p)
+	if !done && err == nil {
+		err = c.Drain()
 	}
-	if err := c.ws.Write(c.endless, websocket.MessageBinary, p); err != nil {
-		return 0, c.explain("write", err)
+	if err != nil {
+		return 0, err
 	}
 	return len(p), nil
+}
+
+// Below returns the TCP or TLS connection that carries the frames.
+func (c *conn) Below() net.Conn { return c.socket.Conn }
+
+// WriteThrough has all frames written to Below by try, which does not block, and
+// the rest that it keeps by drain. Deadlines for writing mean nothing then.
+func (c *conn) WriteThrough(try func(b []byte) (done bool, err error), drain func() error) {
+	c.socket.wire.through(try, drain)
+}
+
+// TryFrame writes p as one frame. After WriteThrough it does not block: if not
+// all of it goes, done is false, and p is the connection's until Drain returned.
+func (c *conn) TryFrame(p []byte) (done bool, err error) {
+	if len(p) == 0 {
+		return true, nil
+	}
+	if done, err = c.socket.wire.data(p); err != nil {
+		return false, c.explain("write", err)
+	}
+	return done, nil
+}
+
+// Drain blocks until the frame is written of which TryFrame left a rest.
+func (c *conn) Drain() error {
+	if err := c.socket.wire.wait(); err != nil {
+		return c.explain("write", err)
+	}
+	return nil
 }
 
 // explain turns an error of the WebSocket into one of a net.Conn.
@@ -154,7 +185,11 @@ func (c *conn) end(status websocket.StatusCode, reason string, patience time.Dur
 	if again {
 		return net.ErrClosed
 	}
-	_ = c.ws.Close(status, reason) // tells that the client did not answer
+	if stuck := c.socket.wire.end(); stuck && patience == 0 {
+		_ = c.ws.CloseNow()
+	} else {
+		_ = c.ws.Close(status, reason) // tells that the client did not answer
+	}
 	return nil
 }
 

@@ -6,4 +6,8 @@
 // in binary frames, whose borders mean nothing [MQTT-6.0.0-2]. It knows no MQTT
 // packet and no identity; how long a handshake may take and how large its
 // headers may be is up to the [net/http.Server].
+//
+// The library github.com/coder/websocket shakes hands, reads and closes. Frames of
+// data are made here, so that they can be written without blocking and without a
+// goroutine; the library's control frames take the same way.
 package websocket

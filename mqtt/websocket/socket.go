@@ -22,24 +22,41 @@ func (t *tap) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("take over the connection: %w", err)
 	}
-	t.socket = &socket{Conn: nc}
+	t.socket = newSocket(nc)
 	rw.Writer.Reset(t.socket) // empty so far
 	return t.socket, rw, nil
 }
 
-// socket is the TCP or TLS connection below a WebSocket.
+// socket is the TCP or TLS connection below a WebSocket, as the library sees it.
 type socket struct {
 	net.Conn
-	stuck atomic.Bool // a Write failed, so another would as well
+	wire  wire
+	stuck atomic.Bool // a write failed, so another would as well
 }
 
-// Write implements [net.Conn].
-func (s *socket) Write(p []byte) (int, error) {
-	n, err := s.Conn.Write(p)
-	if err != nil {
+func newSocket(nc net.Conn) *socket {
+	s := &socket{Conn: nc}
+	s.wire.rested.L = &s.wire.mu
+	s.wire.try = s.write
+	return s
+}
+
+// write is the wire's until somebody knows how not to block.
+func (s *socket) write(b []byte) (done bool, err error) {
+	if _, err := s.Conn.Write(b); err != nil {
 		s.stuck.Store(true)
+		return false, err
 	}
-	return n, err
+	return true, nil
+}
+
+// Write implements [net.Conn] for the library, which writes nothing but control
+// frames, one at a time.
+func (s *socket) Write(frame []byte) (int, error) {
+	if err := s.wire.control(frame); err != nil {
+		return 0, err
+	}
+	return len(frame), nil
 }
 
 // Close closes the connection. TLS would try for five seconds to say so to a
