@@ -45,9 +45,8 @@
 // with or without TLS goes to an event loop, which reads many of them in one
 // goroutine and flushes once for all that were ready together. A loop waits for
 // nobody: a packet that may have to wait takes its connection to a goroutine and
-// back. WebSocket and QUIC keep their readers' goroutines. WebSockets are flushed
-// by whoever delivers like sockets, see [Framed]; each flush to a QUIC client
-// takes a goroutine.
+// back. WebSocket and QUIC keep their readers' goroutines, and are flushed by
+// whoever delivers like all others: see [Framed] and [TryWriter].
 //
 // Locks are taken in the order session.mu, outbox.mu; pipeline.mu, group.mu,
 // Broker.interestMu and Broker.mu are held alone or before those; bucket.mu is

@@ -358,7 +358,7 @@ func (c *conn) finish() {
 	o.mu.Unlock()
 	c.flush()
 	o.mu.Lock()
-	patient := o.sink != nil && o.sink.patient()
+	patient := o.busy && o.sink.patient()
 	flushing := o.busy && !o.slow
 	o.mu.Unlock()
 	switch {

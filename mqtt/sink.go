@@ -19,7 +19,7 @@ type sink interface {
 	// drain blocks until what the sink keeps is written.
 	drain() error
 	// patient reports whether a rest deserves a moment when the connection ends:
-	// where try cannot write at all.
+	// where try leaves one though the client reads.
 	patient() bool
 }
 
@@ -29,6 +29,14 @@ const writeStall = time.Minute
 // drainChunk is written under one deadline, so that a slow client is told from a
 // dead one.
 const drainChunk = 64 << 10
+
+// TryWriter is a connection that is no socket, such as a stream of QUIC, and can
+// write without blocking all the same.
+type TryWriter interface {
+	net.Conn
+	// TryWrite writes all of b, or nothing if it would block.
+	TryWrite(b []byte) (done bool, err error)
+}
 
 // Framed is a connection whose bytes travel in frames on another one, as those of
 // a WebSocket do. The broker shows it how to write to that one without blocking.
@@ -76,14 +84,19 @@ func quickSink(nc net.Conn) sink {
 	return nil
 }
 
-// blockingSink leaves all writing to drain. It is for connections that cannot
-// say whether a write would block, such as those of QUIC.
+// blockingSink leaves to drain what the connection does not write at once as a
+// [TryWriter], and that is everything if it is none.
 type blockingSink struct {
 	nc   net.Conn
 	rest []byte
 }
 
 func (s *blockingSink) try(b []byte) (bool, error) {
+	if w, ok := s.nc.(TryWriter); ok {
+		if done, err := w.TryWrite(b); done || err != nil {
+			return done, err
+		}
+	}
 	s.rest = b
 	return false, nil
 }

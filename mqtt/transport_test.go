@@ -90,7 +90,7 @@ func plainly(l net.Listener) net.Listener { return l }
 // transport starts a listener and tells how to connect to it.
 type transport func(t testing.TB) (net.Listener, func() net.Conn)
 
-// transports has those of the daemon.
+// transports has those that are flushed inline.
 var transports = map[string]transport{
 	"tcp": func(t testing.TB) (net.Listener, func() net.Conn) {
 		l := listenTCP(t)
@@ -124,9 +124,6 @@ func echo(t testing.TB, pub, sub *wired, payload []byte) {
 func TestFlushStartsNoGoroutine(t *testing.T) {
 	started := []metrics.Sample{{Name: "/sched/goroutines-created:goroutines"}}
 	for name, listen := range transports {
-		if name == "quic" {
-			continue
-		}
 		t.Run(name, func(t *testing.T) {
 			l, dial := listen(t)
 			serve(t, l, Options{}, anyone)

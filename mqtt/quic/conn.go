@@ -17,11 +17,18 @@ import (
 // owner to close after the listener.
 const linger = time.Second
 
+// maxAhead bounds what TryWrite queues. quic-go would keep as much as the client's
+// window allows, which the client chooses, and does not tell what it has sent; but
+// a Write returns only when all before it was.
+const maxAhead = 32 << 10
+
 // conn is a client's one stream and the connection below it. It belongs to two:
 // to whoever accepted it, and to the goroutine in attend, which ends it.
 type conn struct {
 	qc *quicgo.Conn
 	qs *quicgo.Stream
+
+	ahead int // bytes that TryWrite queued since the last Write; of whoever writes
 
 	writing sync.Mutex // held by Write
 	closing sync.Once
@@ -77,7 +84,28 @@ func (c *conn) Write(p []byte) (int, error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	n, err := c.qs.Write(p)
+	if err == nil {
+		c.ahead = 0
+	}
 	return n, c.explain("write", err)
+}
+
+// TryWrite queues all of p for the connection's own goroutine to send, or nothing
+// if the client's window or the bytes that wait leave no room for it. Nobody may
+// call it during a Write.
+func (c *conn) TryWrite(p []byte) (done bool, err error) {
+	if c.ahead+len(p) > maxAhead {
+		return false, nil
+	}
+	switch err := c.qs.TryWriteAll(p); {
+	case err == nil:
+		c.ahead += len(p)
+		return true, nil
+	case errors.Is(err, quicgo.ErrWouldBlock):
+		return false, nil
+	default:
+		return false, c.explain("write", err)
+	}
 }
 
 // explain turns an error of the stream into one of a net.Conn.

@@ -7,4 +7,10 @@
 // do so at once; it knows no MQTT packet, and of identities only what the TLS
 // configuration checks. There is no 0-RTT: what a client sends before the
 // handshake is over could be a replay.
+//
+// Whoever delivers to a client queues for its stream without blocking: see
+// TryWrite. It wakes the goroutine that quic-go has for each connection, which
+// alone may put packets together, encrypt and send them; so a message costs that
+// one wake-up, and no goroutine is started for it. One is for every 32 KiB, to
+// bound what is queued.
 package quic

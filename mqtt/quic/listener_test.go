@@ -160,6 +160,77 @@ func TestCloseDuringWrite(t *testing.T) {
 	}
 }
 
+// Not even a client that lets us send without end has us keep more than maxAhead
+// for it.
+func TestTryWriteKeepsLittle(t *testing.T) {
+	l := start(t, Options{})
+	qc, err := quicgo.DialAddr(timeout(t), l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{ALPN}}, &quicgo.Config{
+		InitialStreamReceiveWindow: 64 << 20, MaxStreamReceiveWindow: 64 << 20,
+		InitialConnectionReceiveWindow: 64 << 20, MaxConnectionReceiveWindow: 64 << 20,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = qc.CloseWithError(0, "") }()
+	qs := open(t, qc, "hello")
+	c := accept(t, l).(*conn)
+	var want bytes.Buffer
+	for round := range 3 {
+		for i := 0; ; i++ {
+			part := fmt.Appendf(nil, "%4d", 1000*round+i)
+			part = append(part, make([]byte, 1000)...)
+			want.Write(part)
+			done, err := c.TryWrite(part)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if done {
+				continue
+			}
+			if i != maxAhead/len(part) {
+				t.Errorf("%d parts were taken", i)
+			}
+			if _, err := c.Write(part); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	c.Close()
+	got, err := io.ReadAll(qs)
+	if err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("%d bytes of %d, %v", len(got), want.Len(), err)
+	}
+	if _, err := c.TryWrite([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("TryWrite after Close: %v", err)
+	}
+}
+
+// TryWrite stops where the client's window does.
+func TestTryWriteWouldBlock(t *testing.T) {
+	l := start(t, Options{})
+	qc, err := quicgo.DialAddr(timeout(t), l.Addr().String(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{ALPN}}, &quicgo.Config{
+		InitialStreamReceiveWindow: 1000,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = qc.CloseWithError(0, "") }()
+	qs := open(t, qc, "hello")
+	c := accept(t, l).(*conn)
+	for _, want := range []bool{true, false} {
+		if done, err := c.TryWrite(make([]byte, 600)); done != want || err != nil {
+			t.Fatalf("done %v, %v", done, err)
+		}
+	}
+	if done, err := c.TryWrite(make([]byte, 400)); !done || err != nil {
+		t.Fatalf("what fits: %v, %v", done, err)
+	}
+	if _, err := io.ReadFull(qs, make([]byte, 1000)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOneStreamOnly(t *testing.T) {
 	qc, qs, nc := connect(t, start(t, Options{}))
 	if _, err := qc.OpenStream(); err == nil {
