@@ -295,29 +295,6 @@ func TestLoopCountsBytes(t *testing.T) {
 	})
 }
 
-// TestSharedSkipsFullOutbox gives a group a message of QoS 2 while its one member
-// does not read: the message waits for another member, and the publisher for nobody.
-func TestSharedSkipsFullOutbox(t *testing.T) {
-	overSockets(t, Options{Outbox: 64 << 10}, func(t *testing.T, b *Broker, dial func() net.Conn) {
-		deaf, pub := wire(t, dial(), connectPacket("deaf")), wire(t, dial(), connectPacket("pub"))
-		deaf.subscribe("#", 0)
-		deaf.subscribe("$share/g/t", 2)
-		for b.Counters().Drops["slow"] == 0 {
-			pub.send(message("a", string(make([]byte, 64<<10)), 0, 0))
-			pub.ping()
-		}
-		pub.send(message("t", string(make([]byte, 63<<10)), 2, 1))
-		if p, ok := pub.read().(*packet.Pubrec); !ok {
-			t.Fatalf("got %s, want PUBREC", show(p))
-		}
-		other := wire(t, dial(), connectPacket("other"))
-		other.subscribe("$share/g/t", 2)
-		if p, ok := other.read().(*packet.Publish); !ok || p.QoS != 2 {
-			t.Fatalf("got %s, want the message", show(p))
-		}
-	})
-}
-
 // TestUnaskedRecordsAreBounded has TLS write for itself while the broker has
 // nothing to send, as it does when the peer asks for new keys.
 func TestUnaskedRecordsAreBounded(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -141,6 +142,30 @@ func TestSharedPrefersRoom(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSharedSkipsFullOutbox gives a group a message of QoS 2 while its one member
+// takes nothing: the message waits for another member, and the publisher for nobody.
+func TestSharedSkipsFullOutbox(t *testing.T) {
+	bubble(t, func(o *Options) { o.Outbox = 1000 }, func(t *testing.T, w *world) {
+		deaf := w.connect(packet.V5, "deaf")
+		deaf.subscribe(filter("a", 0), filter("$share/g/t", 2))
+		c := w.b.all()[0].conn.Load()
+		if !c.out.claim() { // as if somebody was writing
+			t.Fatal("the outbox is busy")
+		}
+		pub := w.connect(packet.V5, "pub")
+		payload := strings.Repeat("x", 600)
+		pub.publish("a", payload, 0, 0)
+		pub.exchange("t", payload, 2)
+		other := w.connect(packet.V5, "other")
+		other.subscribe(filter("$share/g/t", 2))
+		other.finish(other.wantMessage(payload))
+		c.out.yield(nil)
+		c.flush()
+		deaf.wantMessage(payload)
+		deaf.silence()
+	})
 }
 
 func TestSharedQoS2StaysWithItsMember(t *testing.T) { // [MQTT-4.8.2-4] [MQTT-4.8.2-5]
