@@ -114,6 +114,14 @@ func (w *wired) subscribe(f string, qos byte) {
 	}
 }
 
+func (w *wired) ping() {
+	w.t.Helper()
+	w.send(&packet.Pingreq{})
+	if p, ok := w.read().(*packet.Pingresp); !ok {
+		w.t.Fatalf("got %s, want PINGRESP", show(p))
+	}
+}
+
 func dialTCP(t testing.TB, l net.Listener) net.Conn {
 	t.Helper()
 	nc, err := net.Dial(l.Addr().Network(), l.Addr().String())

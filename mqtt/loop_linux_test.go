@@ -66,14 +66,6 @@ func (b *Broker) looping() int {
 	return n
 }
 
-func (w *wired) ping() {
-	w.t.Helper()
-	w.send(&packet.Pingreq{})
-	if p, ok := w.read().(*packet.Pingresp); !ok {
-		w.t.Fatalf("got %s, want PINGRESP", show(p))
-	}
-}
-
 func TestSocketsJoinLoops(t *testing.T) {
 	overSockets(t, Options{}, func(t *testing.T, b *Broker, dial func() net.Conn) {
 		one, two := wire(t, dial(), connectPacket("one")), wire(t, dial(), connectPacket("two"))
