@@ -27,7 +27,8 @@ func TestPlainListener(t *testing.T) {
 		allowed    bool
 	}{
 		{"0", "site/home/any/thing", true},
-		{"0", "site/lyon/any/thing", false}, // its rights end at its site
+		{"0", "any/thing", true}, // here, and nowhere else
+		{"0", "$SYS/x", false},
 		{"65534", "demo/x", true},
 		{"65534", "site/home/any/thing", false},
 		{"65534", "$SYS/x", false},

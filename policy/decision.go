@@ -30,6 +30,9 @@ type Decision struct {
 	delivery    bool
 }
 
+// Denied reports whether a deny decided, and not the want of a grant.
+func (d Decision) Denied() bool { return d.rule != nil }
+
 func (d Decision) deniedBy(rule int32) Decision {
 	d.rule = d.x.set.rules[rule]
 	d.Allowed, d.Filtered, d.Rule = false, false, d.rule.cite

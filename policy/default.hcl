@@ -73,7 +73,9 @@ grant "admin publishes" {
 }
 
 # service:local is whoever started this node, on the plain listener of this
-# machine (port 1883, loopback only); service:guest is any other user there.
+# machine (port 1883, loopback only); service:guest is any other user there. At
+# this site service:local may publish whatever no deny forbids; the grant says what
+# of that other sites get, and what it may subscribe to.
 grant "local" {
   to = ["service:local"]
   topics {

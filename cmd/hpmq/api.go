@@ -267,6 +267,9 @@ func (n *node) why(q whyRequest) (*policy.Explanation, error) {
 	if err != nil {
 		return nil, fail(exitUsage, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
 	}
+	if n.isLocal(id) && !e.Allowed && e.Rule == "" && slices.Contains([]string{"publish", "retain", "will"}, q.Action) {
+		e.Allowed, e.Reason = true, "who runs a node may publish what no deny forbids, at its site; other sites do not get it: "+e.Reason
+	}
 	if p, _ := n.directory.Identity(id); p.State == directory.Revoked {
 		e.Allowed, e.Reason = false, id.Short()+" is revoked"
 	}

@@ -225,7 +225,7 @@ func (n *node) openBroker() (err error) {
 	n.filter = newFilter(n)
 	n.links = link.New(link.Options{
 		Site: n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
-		Accept: n.remote.accept, Log: n.log,
+		Accept: n.remote.accept, Stays: n.remote.stays, Log: n.log,
 	})
 	o := n.cfg.Limits.Broker
 	o.Store, o.Authorizer, o.Passwords, o.Filter, o.Forwarder = n.messages, newAuthorizer(n), logins{n}, n.filter, n.links

@@ -31,6 +31,7 @@ const (
 // remote decides what other sites may send.
 type remote struct {
 	domain   string
+	site     string // ours
 	known    func(identity.ID) (directory.Identity, bool)
 	policy   func() *policy.Set
 	retained func(filter string) []*store.Message
@@ -65,7 +66,7 @@ type pastRights struct {
 
 func newRemote(n *node) *remote {
 	return &remote{
-		domain: n.id.TrustDomain, known: n.directory.Identity, policy: n.policy.Set, retained: n.messages.Retained,
+		domain: n.id.TrustDomain, site: n.site, known: n.directory.Identity, policy: n.policy.Set, retained: n.messages.Retained,
 		set: n.policy.Set(), rights: make(map[publisherAt]*remoteRights),
 	}
 }
@@ -118,6 +119,16 @@ func (r *remote) accept(_ identity.ID, m *store.Message) error {
 		}
 	}
 	return fmt.Errorf("publisher %s at %s: %s: %w", x.subject.ID.Short(), m.Origin.Site, d.Reason(), link.ErrUnsettled)
+}
+
+// stays implements link.Options.Stays: who runs this node may publish more here
+// than the grants say, and other sites would refuse that.
+func (r *remote) stays(m *store.Message) bool {
+	if id, err := identity.ParseID(m.Publisher); err != nil || !isMachine(id) {
+		return false
+	}
+	x, err := r.of(publisherAt{m.Publisher, r.site})
+	return err != nil || !publishes(x.now, m).Allowed
 }
 
 // publishes asks whether m may have been published, or been left behind.

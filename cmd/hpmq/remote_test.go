@@ -53,7 +53,7 @@ func newTestRemote(t *testing.T) (*remote, func(more string)) {
 	}
 	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
 	r := &remote{
-		domain: "lab.test", policy: live.Set, rights: make(map[publisherAt]*remoteRights), set: live.Set(),
+		domain: "lab.test", site: "home", policy: live.Set, rights: make(map[publisherAt]*remoteRights), set: live.Set(),
 		known: func(id identity.ID) (directory.Identity, bool) {
 			for _, p := range all {
 				if p.ID == id {
@@ -185,5 +185,25 @@ func TestRemoteIsBounded(t *testing.T) {
 	r.identitiesChanged()
 	if len(r.rights) != 0 {
 		t.Error("rights outlive a change of identities")
+	}
+}
+
+// TestStaysHere: of what is published at home, only who runs the node may publish
+// more than another site would take.
+func TestStaysHere(t *testing.T) {
+	r, _ := newTestRemote(t)
+	for _, tt := range []struct {
+		publisher, topic string
+		stays            bool
+	}{
+		{"service/local", "site/home/x", false},
+		{"service/local", "demo/x", false},
+		{"service/local", "site/lyon/x", true},
+		{"service/local", "bench/x", true},
+		{"device/pump-7", "bench/x", false}, // was let publish it: the other site judges
+	} {
+		if got := r.stays(from("", tt.publisher, tt.topic)); got != tt.stays {
+			t.Errorf("%s on %s: stays %v", tt.publisher, tt.topic, got)
+		}
 	}
 }

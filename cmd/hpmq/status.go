@@ -46,7 +46,11 @@ func printStatus(w io.Writer, s *statusReply, now time.Time) {
 	if s.Directory.Writer {
 		writer = "writer"
 	}
-	fmt.Fprintf(w, "  directory  %d records, head signed %s (%s)\n", s.Directory.Records, ago(s.Directory.Signed, now), writer)
+	signed := "not signed yet"
+	if s.Directory.Signed.Unix() > 0 {
+		signed = "signed " + ago(s.Directory.Signed, now)
+	}
+	fmt.Fprintf(w, "  directory  %d records, head %s (%s)\n", s.Directory.Records, signed, writer)
 	fmt.Fprintf(w, "  identity   certificate expires in %s\n", ago(s.Certificate, now))
 	for _, l := range s.Links {
 		fmt.Fprintf(w, "  link       %s (%s) %s: %d filters wanted there, %d queued, %d sent, %d received, %d dropped\n",

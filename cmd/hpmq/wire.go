@@ -35,6 +35,9 @@ func isMachine(id identity.ID) bool {
 	return id.Kind == identity.Service && (id.Name == localName || id.Name == guestName)
 }
 
+// isLocal reports whether id is who runs this node.
+func (n *node) isLocal(id identity.ID) bool { return isMachine(id) && id.Name == localName }
+
 // subject is id as policy sees it, or false when the directory does not let it
 // be used.
 func (n *node) subject(id identity.ID) (policy.Subject, bool) {
@@ -96,6 +99,9 @@ func (a *authorizer) Rights(p mqtt.Principal) mqtt.Rights {
 		s = set.Session(sub)
 		a.keep(p.ID, s)
 	}
+	if a.n.isLocal(p.ID) {
+		return localRights{rights{s}}
+	}
 	return rights{s}
 }
 
@@ -126,6 +132,26 @@ func (r rights) Receive(topic string) mqtt.Verdict { return verdict(r.session.Re
 
 func (r rights) Will(topic string, qos byte, retain bool, size int) mqtt.Verdict {
 	return verdict(r.session.Will(topic, qos, retain, size))
+}
+
+// localRights are those of who runs this node, on its own machine: any client and
+// any test tool works there, on all topics that no deny forbids. What no grant
+// covers stays at this site, see remote.stays.
+type localRights struct{ rights }
+
+func (r localRights) Publish(topic string, qos byte, retain bool, size int) mqtt.Verdict {
+	return here(r.session.Publish(topic, qos, retain, size))
+}
+
+func (r localRights) Will(topic string, qos byte, retain bool, size int) mqtt.Verdict {
+	return here(r.session.Will(topic, qos, retain, size))
+}
+
+func here(d policy.Decision) mqtt.Verdict {
+	if d.Denied() {
+		return verdict(d)
+	}
+	return mqtt.Verdict{Allowed: true, Rule: d.Rule}
 }
 
 // Limits implements mqtt.Limited.

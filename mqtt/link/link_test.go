@@ -686,3 +686,22 @@ func TestSitesThatComeAndGo(t *testing.T) {
 		}
 	})
 }
+
+// TestStays has a site keep some of what is published there to itself.
+func TestStays(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "lyon")
+		paris := w.add("paris", Options{Stays: func(m *store.Message) bool { return strings.HasPrefix(m.Topic, "here/") }})
+		lyon := w.site("lyon")
+		paris.publish(retained("here/kept", "1", 1))
+		paris.publish(retained("there/kept", "1", 1))
+		synctest.Wait()
+		lyon.subscribe("#")
+		lyon.expect(t, "there/kept 1")
+		for qos := range byte(2) {
+			paris.publish(message("here/x", "2", qos))
+			paris.publish(message("there/x", fmt.Sprint(qos), qos))
+		}
+		lyon.expect(t, "there/kept 1", "there/x 0", "there/x 1")
+	})
+}

@@ -200,11 +200,17 @@ func (l *Links) Wants(name string) bool {
 	return len(l.wanted.Match(found[:0], name)) > 0
 }
 
+// leaves reports whether m may go to other sites. What came over a link is never
+// sent over one: it goes one hop.
+func (l *Links) leaves(m *store.Message) bool {
+	return (m.Origin.Site == "" || m.Origin.Site == l.opts.Site) && (l.opts.Stays == nil || !l.opts.Stays(m))
+}
+
 // Forward sends m to every site that asked for it: by way of its outbound log in
 // tx, or, at QoS 0, only if its stream has room. It never blocks.
 func (l *Links) Forward(tx store.Tx, m *store.Message) {
-	if m.Origin.Site != "" && m.Origin.Site != l.opts.Site {
-		return // one hop: what came over a link is never sent over one
+	if !l.leaves(m) {
+		return
 	}
 	var found [8]*peer
 	peers := l.wanted.Match(found[:0], m.Topic)

@@ -74,6 +74,11 @@ type Options struct {
 	Store  store.Store
 	Dialer Dialer
 
+	// Stays reports that a message which was published here is for this site alone:
+	// it goes to no other, also not as a retained one. Nil lets all of them go. It
+	// does not block.
+	Stays func(m *store.Message) bool
+
 	// Peers returns the nodes of all sites; those of this site are ignored.
 	Peers func() []Peer
 	// Changed returns a channel that is closed at the next change of what Peers

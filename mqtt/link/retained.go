@@ -104,8 +104,7 @@ func (s *sender) readRetained(filters []string) *copies {
 	seen := make(map[*store.Message]struct{})
 	for _, f := range filters {
 		for _, m := range s.p.l.opts.Store.Retained(f) {
-			if _, twice := seen[m]; twice || strings.HasPrefix(m.Topic, "$") ||
-				m.Origin.Site != "" && m.Origin.Site != s.p.l.opts.Site {
+			if _, twice := seen[m]; twice || strings.HasPrefix(m.Topic, "$") || !s.p.l.leaves(m) {
 				continue
 			}
 			seen[m] = struct{}{}
