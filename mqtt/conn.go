@@ -151,6 +151,9 @@ func (c *conn) handleBuffer(n int) error {
 	return c.awaitOutbox()
 }
 
+// qosFlags are those of a PUBLISH that say its QoS (MQTT 5.0 §3.3.1).
+const qosFlags = 0x06
+
 // handlePackets handles what is complete. want is the size of the packet that is
 // not, if known.
 func (c *conn) handlePackets() (used, want int, err error) {
@@ -170,6 +173,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 			return used, n + h.Length, c.mayHold(n + h.Length)
 		}
 		c.raw = b[:n+h.Length]
+		c.eager = c.eager || h.Type != packet.TypePublish || h.Flags&qosFlags != 0
 		if c.looped && waits(h.Type) {
 			return used, 0, errWaits
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -404,4 +405,53 @@ func TestLoopEndsWithItsListener(t *testing.T) {
 	if _, err := pub.r.ReadByte(); err == nil {
 		t.Error("something came after DISCONNECT")
 	}
+}
+
+func TestLoopWeighs(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		eager    bool
+		n        int
+		after    time.Duration
+		messages uint64
+		steady   bool
+	}{
+		{"one message", false, 80, steadyGap, 1, true},
+		{"some that gathered", false, 3000, 40 * steadyGap, 40, true},
+		{"slower", false, 80, steadyGap + 1, 1, false},
+		{"a large read", false, steadyRead + 1, steadyGap, 400, false},
+		{"part of a packet", false, 80, steadyGap, 0, false},
+		{"something to answer", true, 80, steadyGap, 1, false},
+	} {
+		l := loop{turn: &turn{eager: tt.eager}, steady: 9}
+		if l.weigh(tt.n, tt.after, tt.messages); (l.steady == 9) != tt.steady || l.turn.eager {
+			t.Errorf("%s: %d steady rounds, eager %v", tt.name, l.steady, l.turn.eager)
+		}
+	}
+}
+
+// TestSteadyStream writes messages of QoS 0 one by one, as fast as it goes: the
+// subscriber gets all of them in order, and who asks meanwhile is answered.
+func TestSteadyStream(t *testing.T) {
+	overSockets(t, Options{}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
+		const messages = 20_000
+		sub, pub, other := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub")), wire(t, dial(), connectPacket("other"))
+		sub.subscribe("a", 0)
+		pub.ping()
+		var done sync.WaitGroup
+		done.Go(func() {
+			for i := range messages {
+				pub.send(message("a", fmt.Sprint(i), 0, 0))
+			}
+		})
+		for i := range messages {
+			if p, ok := sub.read().(*packet.Publish); !ok || string(p.Payload) != fmt.Sprint(i) {
+				t.Fatalf("message %d: %s", i, show(p))
+			}
+			if i%1000 == 0 {
+				other.ping()
+			}
+		}
+		done.Wait()
+	})
 }

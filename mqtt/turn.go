@@ -18,6 +18,7 @@ type turn struct {
 	roomy   int     // reads in a row that did not need a large buffer
 	raw     []byte  // the packet in hand, in buf; nil if what it says has changed
 	chunk   *buffer // of buf, if large messages may be sent from there
+	eager   bool    // something else than a PUBLISH of QoS 0 came: its client may wait for an answer
 }
 
 // scratch holds the packets of the hot paths: behind an interface they would
