@@ -287,6 +287,9 @@ func (s *Store) fail(err error) {
 func (s *Store) reopen() {
 	db, err := s.openAgain()
 	if err != nil {
+		if isDamage(err) && !isDamage(s.outage) {
+			s.log.WithField(logfield.Reason, err.Error()).Error("the store's files were damaged while it ran: messages that must be kept are refused")
+		}
 		s.outage = err
 		s.pause = min(2*s.pause, retryLimit)
 		s.timers.reopen.Reset(s.pause)
@@ -306,6 +309,9 @@ func (s *Store) openAgain() (*database, error) {
 		if s.room.used = batchSize; s.room.low(s, time.Now()) != nil {
 			return nil, s.outage
 		}
+	}
+	if err := s.recheckManifest(); err != nil {
+		return nil, s.explain(err)
 	}
 	fs := s.options.fs
 	if err := dropLogsAfter(fs, s.dir, s.synced); err != nil {

@@ -3,6 +3,7 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,8 +18,9 @@ import (
 
 const (
 	memTableSize   = 16 << 20
-	queuedTables   = 4  // memory tables that may wait to be written before commits wait
-	queuedSublevel = 20 // the same for tables that wait to be sorted in
+	maxManifest    = 4 << 20 // a start reads it whole, and there are two of it
+	queuedTables   = 4       // memory tables that may wait to be written before commits wait
+	queuedSublevel = 20      // the same for tables that wait to be sorted in
 )
 
 // database is one opening of the files. A failed disk costs it, and another one
@@ -43,6 +45,7 @@ func openDatabase(fs vfs.FS, dir string, shown mark, log logrus.FieldLogger) (*d
 	o := &pebble.Options{
 		FS: d, Logger: logger{log, d}, FormatMajorVersion: pebble.FormatTableFormatV6,
 		MemTableSize: memTableSize, L0CompactionThreshold: 4,
+		MaxManifestFileSize: maxManifest,
 		// The database must not make a commit wait: only throttle knows when the
 		// disk has failed and there is nothing to wait for.
 		MemTableStopWritesThreshold: 8 * queuedTables, L0StopWritesThreshold: 50 * queuedSublevel,
@@ -52,6 +55,8 @@ func openDatabase(fs vfs.FS, dir string, shown mark, log logrus.FieldLogger) (*d
 		CompactionEnd:  func(pebble.CompactionInfo) { db.poke() },
 		DataCorruption: func(i pebble.DataCorruptionInfo) { db.corrupted(i, log) },
 	}
+	renewCopy(fs, dir)
+	dropOptions(fs, dir)
 	var err error
 	if db.DB, err = pebble.Open(dir, o); err == nil {
 		if err = d.err(); err == nil {
@@ -65,6 +70,17 @@ func openDatabase(fs vfs.FS, dir string, shown mark, log logrus.FieldLogger) (*d
 		err = failure
 	}
 	return nil, diskError(dir, err)
+}
+
+// dropOptions removes what Pebble wrote down of its options. It writes them anew,
+// and would not open the files if a bit of that text had changed.
+func dropOptions(fs vfs.FS, dir string) {
+	names, _ := fs.List(dir) // Pebble says better what is wrong
+	for _, name := range names {
+		if strings.HasPrefix(name, "OPTIONS-") {
+			_ = fs.Remove(fs.PathJoin(dir, name))
+		}
+	}
 }
 
 // diskError says which directory failed, and whether there was no room.

@@ -18,8 +18,9 @@ import (
 // the writers of tables are held up until the database is given up; reading goes
 // on. (A database that is just being opened would try to write its tables for
 // ever. It gets to write them to memory, and is closed then.) The committer asks
-// err before it believes in a commit, and opens the files
-// anew with another disk.
+// err before it believes in a commit, and opens the files anew with another disk.
+//
+// It keeps a copy of each manifest too; see copiedFile.
 //
 // What the log got after the last acknowledged commit was refused to those who
 // sent it. So the next disk shows the log only up to there.
@@ -128,7 +129,15 @@ func (d *disk) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 		}
 		return d.file(name, nil, nil)
 	}
+	if isMarker(d.PathBase(name)) { // what it names is to be there if it is
+		if err := syncDir(d.FS, d.PathDir(name)); err != nil {
+			return d.file(name, nil, err)
+		}
+	}
 	f, err := d.FS.Create(name, c)
+	if err == nil && isManifest(d.PathBase(name)) {
+		f = withCopy(d.FS, name, f, c)
+	}
 	return d.file(name, f, err)
 }
 
@@ -197,6 +206,9 @@ func (d *disk) MkdirAll(dir string, perm os.FileMode) error {
 func (d *disk) Remove(name string) error {
 	if d.err() != nil {
 		return nil
+	}
+	if isManifest(d.PathBase(name)) {
+		_ = d.FS.Remove(name + copied)
 	}
 	return d.FS.Remove(name)
 }

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 
 	"github.com/hpmq/hpmq/internal/logfield"
 )
@@ -30,19 +28,23 @@ type damagedFile struct {
 
 func (e *damagedFile) Error() string { return fmt.Sprintf("%s is damaged at byte %d", e.path, e.at) }
 
-// checkFiles returns a [damagedFile] if the manifest is damaged: without it nobody
-// knows which tables count. A damaged log is set aside with those after it, and
-// the place is returned up to which it can be read.
+// checkFiles puts a copy in the place of a damaged manifest, and returns a
+// [damagedFile] if there is none. A damaged log is set aside with those after it,
+// and the place is returned up to which it can be read.
 func (s *Store) checkFiles() (readable mark, err error) {
 	fs := s.options.fs
-	manifest, err := atomicfs.ReadMarker(fs, s.dir, "manifest")
-	if err == nil && manifest == "" {
+	manifest, err := s.findManifest()
+	if err != nil {
+		return mark{}, err
+	}
+	if manifest == "" {
 		return mark{}, s.create()
 	}
-	if err != nil {
-		return mark{}, diskError(s.dir, err)
+	path, r, err := s.readManifest(manifest)
+	if err == nil {
+		err = s.judge(path, r, true)
 	}
-	if err := s.checkFile(manifest, 0, true); err != nil {
+	if err != nil {
 		return mark{}, err
 	}
 	logs, err := listLogs(fs, s.dir)
@@ -50,7 +52,7 @@ func (s *Store) checkFiles() (readable mark, err error) {
 		return mark{}, diskError(s.dir, err)
 	}
 	for i, name := range logs {
-		err := s.checkFile(name, uint32(logNumber(name)), i == len(logs)-1)
+		err := s.checkLog(name, i == len(logs)-1)
 		if damage, ok := errors.AsType[*damagedFile](err); ok {
 			return mark{damage.path, int64(damage.at)}, s.setLogsAside(logs[i:], damage)
 		} else if err != nil {
@@ -104,19 +106,20 @@ func (s *Store) setLogsAside(logs []string, damage error) error {
 	return nil
 }
 
-// checkFile reads a file of records; number is a log's, or 0. Only the last file
-// may end in a record that was cut short.
-func (s *Store) checkFile(name string, number uint32, last bool) error {
+// checkLog returns a [damagedFile] if the log is damaged.
+func (s *Store) checkLog(name string, last bool) error {
 	path := s.options.fs.PathJoin(s.dir, name)
 	content, err := readAll(s.options.fs, path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // Pebble says so better
-	}
 	if err != nil {
 		return diskError(s.dir, err)
 	}
-	r := records{content, number}
-	end := r.end()
+	return s.judge(path, records{content, uint32(logNumber(name))}, last)
+}
+
+// judge returns a [damagedFile] if what is in a file lost something. Only the last
+// file may end in a record that was cut short.
+func (s *Store) judge(path string, r records, last bool) error {
+	number, end := r.number, r.end()
 	switch cut := r.cutShort(end); {
 	case r.goesOnAfter(end), cut && !last, cut && number == 0 && r.whole(end):
 		return &damagedFile{path, end}

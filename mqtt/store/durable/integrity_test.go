@@ -1,7 +1,6 @@
 package durable
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -60,51 +59,6 @@ func TestDamagedLog(t *testing.T) {
 			t.Error(err)
 		}
 	}
-}
-
-// TestDamagedManifest flips bits of the manifest of a store that was killed: each
-// is noticed, as without a record of it a table would count as never written.
-func TestDamagedManifest(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "s")
-	s := start(t, dir, Options{Limits: manyMessages})
-	if err := storetest.Do(s, func(tx store.Tx) {
-		tx.PutSession(store.Session{Key: alice})
-		for n := range 100 {
-			tx.Enqueue(alice, store.Delivery{Message: numbered(n, 50)})
-		}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.db.Load().Flush(); err != nil {
-		t.Fatal(err)
-	}
-	name := filepath.Base(manifestOf(t, dir))
-	info, err := os.Stat(filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for at := range info.Size() {
-		left := killed(t, dir)
-		flipByte(t, filepath.Join(left, name), at)
-		again, err := Open(left, Options{Limits: manyMessages})
-		if err == nil {
-			if aside, _ := filepath.Glob(left + ".damaged-*/" + name); len(aside) != 1 {
-				t.Errorf("byte %d of %d: the store opens with %d entries", at, info.Size(), len(storetest.Entries(again, alice)))
-			}
-			again.Close()
-		} else if _, ok := errors.AsType[*damagedFile](err); !ok {
-			t.Errorf("byte %d: %v", at, err)
-		}
-	}
-}
-
-func manifestOf(t *testing.T, dir string) string {
-	t.Helper()
-	all, err := filepath.Glob(filepath.Join(dir, "MANIFEST-*"))
-	if err != nil || len(all) == 0 {
-		t.Fatal(all, err)
-	}
-	return all[len(all)-1]
 }
 
 func flipByte(t *testing.T, path string, at int64) {

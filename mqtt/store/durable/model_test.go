@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -175,14 +176,14 @@ func TestLostPower(t *testing.T) {
 	})
 }
 
-// recovery tells when a store's disk takes writes again.
-type recovery chan struct{}
+// recovery tells when a store's disk takes writes again, or that it never will.
+type recovery chan string
 
 func (r recovery) Levels() []logrus.Level { return logrus.AllLevels }
 
 func (r recovery) Fire(e *logrus.Entry) error {
-	if e.Message == "the disk takes the store's writes again" {
-		r <- struct{}{}
+	if e.Message == "the disk takes the store's writes again" || strings.Contains(e.Message, "while it ran") {
+		r <- e.Message
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func (s *Store) finishRepair() error {
 // isDamage reports whether err is about the content of a file.
 func isDamage(err error) bool {
 	_, damaged := errors.AsType[*damagedFile](err)
-	return damaged || pebble.IsCorruptionError(err)
+	return damaged || errors.Is(err, errNoManifest) || pebble.IsCorruptionError(err)
 }
 
 // asideName returns where damaged files go.

@@ -18,8 +18,9 @@ import (
 // ErrClosed is the error of a transaction that came after [Store.Run] ended.
 var ErrClosed = errors.New("store is closed")
 
-// ErrDamaged is wrapped by the error of [Open] if the files are damaged so that
-// it is not known what they hold: restore a backup, or begin anew.
+// ErrDamaged is wrapped by the error of [Open] if the manifest and its copy are
+// damaged, so that it is not known what the files hold: restore a backup, or begin
+// anew.
 var ErrDamaged = errors.New("files are damaged")
 
 // Options configures a [Store]. Zero values are usable.
@@ -82,8 +83,9 @@ var _ store.Store = (*Store)(nil)
 // before that record; it was never acknowledged. A damaged table is set aside
 // with the whole directory, under a name that tells when; what else can be read
 // is copied to a new directory, and the log reports both. A damaged log is read
-// up to the damage, set aside and reported. A damaged manifest is an error that
-// names the directory: without it nobody knows which tables count.
+// up to the damage, set aside and reported. A damaged manifest is set aside and
+// reported, and its copy takes its place; if that is damaged too, the error names
+// the directory: nobody knows which tables count.
 func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, options: o, limits: o.Limits.WithDefaults(), log: o.Log, wake: make(chan struct{}, 1)}
 	if s.log == nil {

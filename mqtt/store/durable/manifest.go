@@ -1,0 +1,252 @@
+package durable
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+)
+
+// Without its manifest nobody knows which of the database's tables count, and what
+// Pebble does not count it removes. So there is a copy of it, which is written and
+// synced first: no record that the database ever relied on is missing there. A
+// copy that could not be written is removed.
+
+// copied ends the name of a manifest's copy. Pebble takes no such file for its own.
+const copied = ".copy"
+
+// freshManifest is where a manifest or a copy is written before it gets its name.
+const freshManifest = "manifest.new"
+
+// errNoManifest is damage: a database that has files has a manifest.
+var errNoManifest = errors.New("the marker of the manifest is missing")
+
+func isManifest(name string) bool {
+	return strings.HasPrefix(name, "MANIFEST-") && !strings.HasSuffix(name, copied)
+}
+
+// isMarker reports whether the name of a file says which manifest counts, or the
+// like.
+func isMarker(name string) bool { return strings.HasPrefix(name, "marker.") }
+
+// copiedFile is a manifest that is written, with its copy.
+type copiedFile struct {
+	vfs.File
+	fs   vfs.FS
+	name string   // of the copy
+	copy vfs.File // nil once it could not be written
+}
+
+func withCopy(fs vfs.FS, name string, f vfs.File, c vfs.DiskWriteCategory) vfs.File {
+	d := &copiedFile{File: f, fs: fs, name: name + copied}
+	var err error
+	if d.copy, err = fs.Create(d.name, c); err != nil {
+		d.copy = nil
+		_ = fs.Remove(d.name)
+	}
+	return d
+}
+
+// first does to the copy what the manifest is about to see.
+func (f *copiedFile) first(do func(vfs.File) error) {
+	if f.copy == nil || do(f.copy) == nil {
+		return
+	}
+	_ = f.copy.Close()
+	f.copy = nil
+	_ = f.fs.Remove(f.name)
+}
+
+// Write implements [vfs.File].
+func (f *copiedFile) Write(p []byte) (int, error) {
+	f.first(func(c vfs.File) error {
+		_, err := c.Write(p)
+		return err
+	})
+	return f.File.Write(p)
+}
+
+// WriteAt implements [vfs.File].
+func (f *copiedFile) WriteAt(p []byte, at int64) (int, error) {
+	f.first(func(c vfs.File) error {
+		_, err := c.WriteAt(p, at)
+		return err
+	})
+	return f.File.WriteAt(p, at)
+}
+
+// Sync implements [vfs.File].
+func (f *copiedFile) Sync() error {
+	f.first(vfs.File.Sync)
+	return f.File.Sync()
+}
+
+// SyncData implements [vfs.File].
+func (f *copiedFile) SyncData() error {
+	f.first(vfs.File.SyncData)
+	return f.File.SyncData()
+}
+
+// SyncTo implements [vfs.File].
+func (f *copiedFile) SyncTo(length int64) (full bool, err error) {
+	f.first(func(c vfs.File) error {
+		_, err := c.SyncTo(length)
+		return err
+	})
+	return f.File.SyncTo(length)
+}
+
+// Close implements [vfs.File].
+func (f *copiedFile) Close() error {
+	if f.copy != nil {
+		_ = f.copy.Close()
+	}
+	return f.File.Close()
+}
+
+// findManifest returns the name of the manifest, or "" if there is no database yet.
+func (s *Store) findManifest() (string, error) {
+	name, err := atomicfs.ReadMarker(s.options.fs, s.dir, "manifest")
+	if err != nil {
+		return "", diskError(s.dir, err)
+	}
+	if name != "" {
+		return name, nil
+	}
+	names, err := s.options.fs.List(s.dir)
+	if err != nil {
+		return "", diskError(s.dir, err)
+	}
+	if slices.ContainsFunc(names, func(name string) bool { return isTable(name) || isLog(name) }) {
+		return "", errNoManifest
+	}
+	return "", nil
+}
+
+// recheckManifest is for a database that failed, whose manifest may end early.
+func (s *Store) recheckManifest() error {
+	name, err := s.findManifest()
+	if err != nil {
+		return err
+	}
+	path, r, err := s.readManifest(name)
+	if end := r.end(); err == nil && r.goesOnAfter(end) {
+		return &damagedFile{path, end}
+	}
+	return err
+}
+
+// readManifest returns what is in the manifest. If its copy has more, and all of
+// what is sound in the manifest, the copy takes its place before.
+func (s *Store) readManifest(name string) (path string, r records, err error) {
+	fs := s.options.fs
+	path = fs.PathJoin(s.dir, name)
+	r.content, err = readAll(fs, path)
+	sound := r.content[:r.end()]
+	if whole := readCopy(fs, path); len(whole) >= len(r.content) && len(whole) > len(sound) && bytes.HasPrefix(whole, sound) {
+		if err == nil && !bytes.HasPrefix(whole, r.content) {
+			err = &damagedFile{path, len(sound)}
+		}
+		return path, records{content: whole}, s.useCopy(path, whole, err)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return path, records{}, nil // Pebble says so better
+	}
+	if err != nil {
+		err = diskError(s.dir, err)
+	}
+	return path, r, err
+}
+
+// readCopy returns what the copy of a manifest has, or nothing if it is damaged.
+func readCopy(fs vfs.FS, path string) []byte {
+	content, err := readAll(fs, path+copied)
+	r := records{content: content}
+	end := r.end()
+	if err != nil || r.goesOnAfter(end) {
+		return nil
+	}
+	return content[:end]
+}
+
+// useCopy makes whole the manifest. What was there is set aside unless it is the
+// beginning of whole.
+func (s *Store) useCopy(path string, whole []byte, damage error) error {
+	fs := s.options.fs
+	if damage == nil || errors.Is(damage, os.ErrNotExist) {
+		if err := replaceFile(fs, path, whole); err != nil {
+			return diskError(s.dir, err)
+		}
+		s.log.WithField(logfield.File, path).
+			Warn("the store's manifest ends early, as after a kill, or is missing: its copy has the rest and takes its place")
+		return nil
+	}
+	aside := s.asideName()
+	err := fs.MkdirAll(aside, 0o700)
+	if err == nil {
+		err = fs.Rename(path, fs.PathJoin(aside, fs.PathBase(path)))
+	}
+	if err == nil {
+		err = replaceFile(fs, path, whole)
+	}
+	if err != nil {
+		return diskError(s.dir, err)
+	}
+	s.log.WithField(logfield.File, aside).WithField(logfield.Reason, damage.Error()).
+		Error("the store's manifest was damaged: its copy takes its place, nothing is lost, the damaged one is set aside")
+	return nil
+}
+
+// renewCopy makes the copy of the manifest in dir what the manifest is, which is
+// in order, and removes copies of others.
+func renewCopy(fs vfs.FS, dir string) {
+	manifest, err := atomicfs.ReadMarker(fs, dir, "manifest")
+	if err != nil || manifest == "" {
+		return
+	}
+	names, _ := fs.List(dir)
+	for _, name := range names {
+		if strings.HasSuffix(name, copied) && name != manifest+copied {
+			_ = fs.Remove(fs.PathJoin(dir, name))
+		}
+	}
+	path := fs.PathJoin(dir, manifest)
+	content, err := readAll(fs, path)
+	if err != nil {
+		return // Pebble says so better
+	}
+	if old, err := readAll(fs, path+copied); err == nil && bytes.Equal(old, content) {
+		return
+	}
+	if replaceFile(fs, path+copied, content) != nil {
+		_ = fs.Remove(path + copied)
+	}
+}
+
+// replaceFile puts a file with this content in the place of what is there.
+func replaceFile(fs vfs.FS, path string, content []byte) error {
+	dir := fs.PathDir(path)
+	fresh := fs.PathJoin(dir, freshManifest)
+	f, err := fs.Create(fresh, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = fs.Rename(fresh, path)
+	}
+	if err != nil {
+		_ = fs.Remove(fresh)
+		return err
+	}
+	return syncDir(fs, dir)
+}
