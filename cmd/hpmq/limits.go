@@ -16,8 +16,9 @@ import (
 // Limits are what an operator changed of the broker's limits. Zero fields keep
 // the defaults, which docs/broker.md lists.
 type Limits struct {
-	Broker mqtt.Options // its limits only
-	Store  store.Limits
+	Broker  mqtt.Options // its limits only
+	Store   store.Limits
+	MaxDisk uint64 // bytes of the store's files
 }
 
 // limit is one limit by its name on the command line.
@@ -25,6 +26,7 @@ type limit struct {
 	set   func(l *Limits, n int)
 	bytes bool // may have a unit: 64KiB, 16MiB, 2GiB
 	most  int  // 0: any
+	least int
 }
 
 var limits = map[string]limit{
@@ -45,6 +47,7 @@ var limits = map[string]limit{
 	"queue-bytes":               {set: func(l *Limits, n int) { l.Broker.Queue.Bytes, l.Store.Queue.Bytes = n, n }, bytes: true},
 	"retained-messages":         {set: func(l *Limits, n int) { l.Store.Retained.Messages = n }},
 	"retained-bytes":            {set: func(l *Limits, n int) { l.Store.Retained.Bytes = n }, bytes: true},
+	"store-bytes":               {set: func(l *Limits, n int) { l.MaxDisk = uint64(n) }, bytes: true, least: 256 << 20},
 	"site-messages":             {set: func(l *Limits, n int) { l.Store.Outbound.Messages = n }},
 	"site-bytes":                {set: func(l *Limits, n int) { l.Store.Outbound.Bytes = n }, bytes: true},
 }
@@ -65,6 +68,9 @@ func (v limitsValue) Set(s string) error {
 	n, err := parseAmount(value, l.bytes)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	if n < l.least {
+		return fmt.Errorf("%s: at least %d", name, l.least)
 	}
 	if l.most > 0 && n > l.most {
 		return fmt.Errorf("%s: at most %d", name, l.most)

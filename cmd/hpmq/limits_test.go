@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,8 @@ func TestLimits(t *testing.T) {
 		{"memory=9223372036854775807GiB", "want bytes"},
 		{"memory=-1", "want bytes"},
 		{"memory", "want bytes"},
+		{"store-bytes=20GiB", ""},
+		{"store-bytes=1MiB", "at least"},
 		{"memroy=1", "there are"},
 	} {
 		err := limitsValue{new(Limits)}.Set(tt.in)
@@ -33,10 +36,13 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	var l Limits
-	for name := range limits {
-		if err := (limitsValue{&l}).Set(name + "=7"); err != nil {
+	for name, known := range limits {
+		if err := (limitsValue{&l}).Set(name + "=" + strconv.Itoa(max(7, known.least))); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	if l.MaxDisk != 256<<20 {
+		t.Errorf("store-bytes is %d", l.MaxDisk)
 	}
 	b, s := l.Broker, l.Store
 	for i, n := range []int{

@@ -201,7 +201,9 @@ func (n *node) openFunctions(ctx context.Context) (err error) {
 }
 
 func (n *node) openMessages() (err error) {
-	n.messages, err = durable.Open(filepath.Join(n.cfg.DataDir, "messages"), durable.Options{Limits: n.cfg.Limits.Store, Log: n.log})
+	n.messages, err = durable.Open(filepath.Join(n.cfg.DataDir, "messages"), durable.Options{
+		Limits: n.cfg.Limits.Store, MaxDisk: n.cfg.Limits.MaxDisk, Log: n.log,
+	})
 	switch {
 	case errors.Is(err, durable.ErrDamaged):
 		return fail(exitFailure, "restore that directory from a backup, or move it away to begin without what it holds", err)

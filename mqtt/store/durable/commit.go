@@ -33,6 +33,7 @@ type committer struct {
 	waiting  int           // bytes of unsynced
 	timers   timers
 	room     room
+	reclaimer
 }
 
 // timers of [Store.Run].
@@ -58,6 +59,8 @@ func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	s.notices = make(chan []*tx, 1)
 	wg.Go(s.callBack)
+	s.reclaimer.low = make(chan *database, 1)
+	wg.Go(func() { s.reclaimer.run(ctx) })
 	for ctx.Err() == nil {
 		s.step(ctx)
 	}
@@ -66,6 +69,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	s.sync()
 	close(s.notices)
+	close(s.reclaimer.low)
 	wg.Wait()
 	return nil
 }
@@ -347,17 +351,42 @@ func (r *room) low(s *Store, now time.Time) error {
 	}
 	r.used, r.last = 0, now
 	before := r.err
-	u, err := s.options.fs.GetDiskUsage(s.dir)
-	if r.err = nil; err == nil && u.AvailBytes < s.options.reserve(u.TotalBytes) {
-		r.err = fmt.Errorf("store in %s: %w: %d MiB are left on the disk", s.dir, store.ErrNoSpace, u.AvailBytes>>20)
-	} else if err == nil {
-		s.keepBallast(u)
+	r.err = s.roomLeft() // looks at the last one
+	if r.err != nil && s.outage == nil {
+		s.ask(s.committer.db)
 	}
 	switch {
 	case before == nil && r.err != nil:
-		s.log.WithField(logfield.Reason, r.err.Error()).Error("the disk is nearly full: messages that must be kept are refused")
+		s.log.WithField(logfield.Reason, r.err.Error()).Error("there is no room for the store to grow: messages that must be kept are refused")
 	case before != nil && r.err == nil:
-		s.log.Info("the disk has room again")
+		s.log.Info("the store has room again")
 	}
 	return r.err
+}
+
+// roomLeft returns why nothing may be added, or nil.
+func (s *Store) roomLeft() error {
+	u, err := s.options.fs.GetDiskUsage(s.dir)
+	if err == nil && u.AvailBytes < s.options.reserve(u.TotalBytes) {
+		return fmt.Errorf("store in %s: %w: %d MiB are left on the disk", s.dir, store.ErrNoSpace, u.AvailBytes>>20)
+	}
+	if err == nil {
+		s.keepBallast(u)
+	}
+	return s.withinMax()
+}
+
+// withinMax is roomLeft for the limit of this store.
+func (s *Store) withinMax() error {
+	most := s.options.MaxDisk
+	if most == 0 {
+		return nil
+	}
+	if s.room.err != nil { // else each message that fits in again would be refused the next moment
+		most -= most / 16
+	}
+	if n := s.committer.db.size(); n > most {
+		return fmt.Errorf("store in %s: %w: its files take %d of %d MiB", s.dir, store.ErrNoSpace, n>>20, s.options.MaxDisk>>20)
+	}
+	return nil
 }

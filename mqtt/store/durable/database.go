@@ -33,6 +33,8 @@ type database struct {
 	replaced chan struct{} // closed when reads go to another database
 	damaged  atomic.Bool
 
+	working sync.WaitGroup // those who use it without holding readers
+
 	readers sync.RWMutex     // held for reading by those who read, for writing to close
 	before  *pebble.Snapshot // what was there before the commit that failed
 	closed  bool
@@ -125,6 +127,13 @@ func (db *database) throttle(size int) {
 	}
 }
 
+// size returns how many bytes the files take. The log that is being written counts
+// as Pebble counts it otherwise only once it is closed.
+func (db *database) size() uint64 {
+	m := db.Metrics()
+	return m.DiskSpaceUsage() + max(m.WAL.Size, m.WAL.PhysicalSize) - m.WAL.PhysicalSize
+}
+
 // commit writes the batch and reports whether it is there. Pebble shows a batch
 // before it is synced; after a failure reads see what was there before.
 func (db *database) commit(b *pebble.Batch, o *pebble.WriteOptions) error {
@@ -156,11 +165,12 @@ func (db *database) release() error {
 	close(db.replaced)
 	close(db.disk.released)
 	db.readers.Lock()
-	defer db.readers.Unlock()
 	db.closed = true
 	if db.before != nil {
 		_ = db.before.Close()
 	}
+	db.readers.Unlock()
+	db.working.Wait()
 	return db.Close()
 }
 

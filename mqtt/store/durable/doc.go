@@ -14,6 +14,10 @@
 // message, also where one message went to many queues: nothing is shared on
 // disk, so nothing has to be counted or collected.
 //
+// When the disk is nearly full, or the files take more than they may, what adds is
+// refused, and what was removed is cleared away at once; otherwise Pebble does that
+// in its own time.
+//
 // A disk that refuses a write costs the transactions of that batch and those
 // that follow until it takes writes again; see [Store.Run] and disk. Nothing of
 // a refused transaction is ever seen. Damaged tables are set aside and reported,

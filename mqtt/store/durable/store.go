@@ -37,6 +37,11 @@ type Options struct {
 	// means 128 MiB. It is at most a quarter of the disk.
 	Reserve uint64
 
+	// MaxDisk bounds the bytes that the files take: beyond it, what adds is refused
+	// as on a disk that is nearly full, until fifteen sixteenths are left. Zero is no
+	// bound. The files may take some tens of MiB more while tables are sorted.
+	MaxDisk uint64
+
 	fs    vfs.FS        // nil is the operating system's
 	retry time.Duration // before the files of a failed disk are opened again; 0 is retryDelay
 }
@@ -227,6 +232,17 @@ func (s *Store) submit(t *tx) {
 	if news {
 		s.poke()
 	}
+}
+
+// DiskBytes returns how many bytes the files take.
+func (s *Store) DiskBytes() uint64 {
+	db := s.db.Load()
+	db.readers.RLock()
+	defer db.readers.RUnlock()
+	if db.closed {
+		return 0
+	}
+	return db.size()
 }
 
 // peer returns the log of a peer, made at its first use. The caller holds mu.

@@ -1,0 +1,119 @@
+package durable
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// What is removed takes room until the tables that say so are sorted into those
+// below them. Pebble does that when enough came in, which is never while
+// everything that adds is refused for want of room; so then it is asked to.
+
+// reclaimer makes room when it is asked to.
+type reclaimer struct {
+	low chan *database // capacity 1: which has too little; closed by Run
+}
+
+func (r *reclaimer) ask(db *database) {
+	select {
+	case r.low <- db:
+	default: // it is busy, or rests
+	}
+}
+
+// run rests for twice as long as it worked: it may have written much for little.
+func (r *reclaimer) run(ctx context.Context) {
+	for db := range r.low {
+		began := time.Now()
+		db.reclaim(ctx)
+		rest := time.NewTimer(min(2*time.Since(began), 10*time.Second))
+		select {
+		case <-rest.C:
+		case <-ctx.Done():
+		}
+		rest.Stop()
+	}
+}
+
+// begin reports whether the database is open, and keeps it so until working is
+// done with.
+func (db *database) begin() bool {
+	db.readers.RLock()
+	defer db.readers.RUnlock()
+	if !db.closed {
+		db.working.Add(1)
+	}
+	return !db.closed
+}
+
+// reclaim sorts tables that remove something into those below, a piece after the
+// other: each takes the room of a few tables until it is done. Errors are the
+// disk's, which notes them.
+func (db *database) reclaim(ctx context.Context) {
+	if !db.begin() {
+		return
+	}
+	defer db.working.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel() // runs first
+	watch.Go(func() {
+		defer cancel()
+		select {
+		case <-db.disk.lost:
+		case <-db.replaced:
+		case <-ctx.Done():
+		}
+	})
+	flushed, err := db.AsyncFlush()
+	if err != nil {
+		return
+	}
+	select {
+	case <-flushed:
+	case <-ctx.Done():
+		return
+	}
+	levels, err := db.SSTables()
+	if err != nil {
+		return
+	}
+	for _, piece := range piecesOf(levels) {
+		if ctx.Err() != nil {
+			return
+		}
+		_ = db.Compact(ctx, piece[0], piece[1], false)
+	}
+}
+
+// piecesOf returns the ranges in which something is removed, cut where tables of
+// the lowest level begin.
+func piecesOf(levels [][]pebble.SSTableInfo) (pieces [][2][]byte) {
+	var cuts [][]byte
+	for _, t := range levels[len(levels)-1] {
+		cuts = append(cuts, t.Smallest.UserKey)
+	}
+	for _, level := range levels[:len(levels)-1] {
+		for _, t := range level {
+			if t.TableStats.NumDeletions == 0 {
+				continue
+			}
+			from, to := t.Smallest.UserKey, append(slices.Clone(t.Largest.UserKey), 0)
+			for _, cut := range cuts {
+				if bytes.Compare(from, cut) < 0 && bytes.Compare(cut, to) < 0 {
+					pieces = append(pieces, [2][]byte{from, cut})
+					from = cut
+				}
+			}
+			pieces = append(pieces, [2][]byte{from, to})
+		}
+	}
+	slices.SortFunc(pieces, func(a, b [2][]byte) int { return bytes.Compare(a[0], b[0]) })
+	return slices.CompactFunc(pieces, func(a, b [2][]byte) bool { return bytes.Equal(a[0], b[0]) && bytes.Equal(a[1], b[1]) })
+}
