@@ -69,6 +69,7 @@ type Memory struct {
 	floors   map[laneKey]Origin
 	values   Values
 	stats    Stats
+	held     int // bytes of the sessions, without their queues
 }
 
 type job struct {
@@ -258,7 +259,7 @@ func (m *Memory) Stats() Stats {
 		s.OutboundBytes += p.log.stats.Bytes
 		s.OutboundDrops += p.log.stats.Dropped
 	}
-	s.Memory = s.QueuedBytes + s.RetainedBytes + s.OutboundBytes + s.ValueBytes
+	s.Memory = m.held + s.QueuedBytes + s.RetainedBytes + s.OutboundBytes + s.ValueBytes
 	return s
 }
 

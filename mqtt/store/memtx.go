@@ -163,17 +163,22 @@ func (m *Memory) applySession(s *memSession, o *op) {
 			s.Subscriptions[i] = o.sub
 		} else {
 			s.Subscriptions = append(s.Subscriptions, o.sub)
+			m.held += o.sub.Size()
 		}
 	case opUnsubscribe:
 		if i := s.subscription(o.name); i >= 0 {
+			m.held -= s.Subscriptions[i].Size()
 			s.Subscriptions = slices.Delete(s.Subscriptions, i, i+1)
 		}
 	case opReceive:
 		if !slices.Contains(s.Received, o.id) {
 			s.Received = append(s.Received, o.id)
+			m.held += ReceivedSize
 		}
 	case opRelease:
+		before := len(s.Received)
 		s.Received = slices.DeleteFunc(s.Received, func(id uint16) bool { return id == o.id })
+		m.held -= ReceivedSize * (before - len(s.Received))
 	case opEnqueue:
 		m.enqueue(s.queue, o.delivery)
 	case opInflight:
@@ -194,7 +199,10 @@ func (m *Memory) putSession(s *Session) {
 	if old == nil {
 		old = &memSession{queue: newQueue()}
 		m.sessions[s.Key] = old
+	} else {
+		m.held -= old.RecordSize()
 	}
+	m.held += s.RecordSize()
 	s.Subscriptions, s.Received = old.Subscriptions, old.Received
 	old.Session = *s
 }
@@ -206,6 +214,7 @@ func (m *Memory) deleteSession(k SessionKey) {
 	}
 	m.stats.Queued -= s.queue.stats.Messages
 	m.stats.QueuedBytes -= s.queue.stats.Bytes
+	m.held -= s.Size()
 	delete(m.sessions, k)
 }
 

@@ -26,6 +26,34 @@ type Session struct {
 	Received      []uint16       // QoS 2 packet identifiers awaiting PUBREL; as Subscriptions
 }
 
+// What is reckoned to be held in memory of a session and of a subscription beside
+// their texts.
+const (
+	sessionOverhead      = 512
+	subscriptionOverhead = 96
+)
+
+// ReceivedSize is what an element of Received takes in memory.
+const ReceivedSize = 2
+
+// Size is what s takes in memory, with its lists.
+func (s *Session) Size() int {
+	n := s.RecordSize() + ReceivedSize*len(s.Received)
+	for i := range s.Subscriptions {
+		n += s.Subscriptions[i].Size()
+	}
+	return n
+}
+
+// RecordSize is what s takes in memory without its lists.
+func (s *Session) RecordSize() int {
+	n := sessionOverhead + len(s.Key.Identity) + len(s.Key.ClientID)
+	if s.Will != nil {
+		n += s.Will.Size()
+	}
+	return n
+}
+
 // Subscription is one topic filter of a session with its options.
 type Subscription struct {
 	Filter            string // as the client wrote it, with $share/<name>/ if shared
@@ -35,6 +63,9 @@ type Subscription struct {
 	RetainHandling    byte
 	ID                uint32 // subscription identifier; 0 is none
 }
+
+// Size is what s takes in memory.
+func (s *Subscription) Size() int { return subscriptionOverhead + len(s.Filter) }
 
 // Delivery is a message as one session will receive it.
 type Delivery struct {

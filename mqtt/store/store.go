@@ -122,6 +122,6 @@ type Stats struct {
 	OutboundDrops uint64
 	Values        int
 	ValueBytes    int
-	Memory        int // bytes held in memory, about
+	Memory        int // bytes held in memory, about: messages, values and sessions
 	Commits       uint64
 }

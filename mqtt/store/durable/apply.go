@@ -104,7 +104,7 @@ func (s *Store) applyOp(c *change) {
 		s.dropSession(o.key, c.session)
 	default:
 		c.session.touched = false
-		c.session.apply(o)
+		s.held += c.session.apply(o)
 		if o.kind == opPutSession {
 			s.sessions[o.key] = c.session
 		}
@@ -129,6 +129,7 @@ func (s *Store) putRetained(topic string, m *store.Message) {
 
 func (s *Store) dropSession(k store.SessionKey, x *session) {
 	q := x.queue
+	s.held -= x.Size()
 	s.stats.Queued -= q.stats.Messages
 	s.stats.QueuedBytes -= q.stats.Bytes
 	for i := range q.entries[q.head:] {

@@ -45,6 +45,9 @@ func (s *Store) load(db *database) error {
 	if l.strange > 0 {
 		s.log.WithField("keys", l.strange).Error("the store holds keys that cannot be understood; they are left as they are")
 	}
+	for _, x := range s.sessions {
+		s.held += x.Size()
+	}
 	return l.removeOrphans(db)
 }
 
@@ -58,7 +61,7 @@ func (s *Store) forget() {
 	s.staging.retained = make(map[string]*store.Message)
 	s.staging.values = make(map[valueKey][]byte)
 	s.retained, s.retainedExpires = store.RetainedTree{}, 0
-	s.totals, s.stats, s.sessionID = totals{}, store.Stats{}, 0
+	s.totals, s.stats, s.held, s.sessionID = totals{}, store.Stats{}, 0, 0
 	s.cache = cache{limit: s.options.Cache}
 }
 
@@ -164,7 +167,7 @@ func (l *loader) sessionRecord(id uint64, value []byte) error {
 		return err
 	}
 	l.session = newSession(id)
-	l.session.Session = *r
+	l.session.put(*r)
 	l.s.sessions[r.Key] = l.session
 	return nil
 }

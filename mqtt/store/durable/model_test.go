@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -165,6 +166,9 @@ func TestLostPower(t *testing.T) {
 		again := startModel(t, Options{Limits: modelLimits, Cache: 1, fs: left})
 		defer again.stop()
 		got := storetest.Dump(again, modelNames)
+		if err := again.inOrder(); err != nil {
+			t.Fatal(err)
+		}
 		model := store.NewMemory(modelLimits)
 		for i, x := range all {
 			model.Update(x.add, nil)
@@ -236,10 +240,13 @@ func TestRefusedWrites(t *testing.T) {
 		s := startModel(t, o)
 		defer s.stop()
 		model := store.NewMemory(modelLimits)
-		compare := func(when string, s store.Store) {
+		compare := func(when string, s *running) {
 			t.Helper()
 			if diff := cmp.Diff(storetest.Dump(model, modelNames), storetest.Dump(s, modelNames)); diff != "" {
 				t.Fatalf("%s: %s", when, diff)
+			}
+			if err := s.inOrder(); err != nil {
+				t.Fatalf("%s: %v", when, err)
 			}
 		}
 		for range rapid.IntRange(1, 3).Draw(t, "outages") {
@@ -271,6 +278,67 @@ func TestRefusedWrites(t *testing.T) {
 		compare("after a cut", again)
 		again.stop()
 	})
+}
+
+// inOrder compares the running totals and marks of a store that is idle with what
+// they are about.
+func (s *Store) inOrder() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var held, queued, queuedBytes, inCache, cached, expire int
+	all := make(map[string]*queue)
+	for k, x := range s.sessions {
+		held += x.Size()
+		queued += x.queue.stats.Messages
+		queuedBytes += x.queue.stats.Bytes
+		all[k.Identity+"/"+k.ClientID] = x.queue
+		if x.touched || x.Key != k {
+			return fmt.Errorf("session %v: touched %t, key %v", k, x.touched, x.Key)
+		}
+	}
+	for name, p := range s.peers {
+		all[name] = p.log
+	}
+	for name, q := range all {
+		var messages, bytes, expires int
+		for seq := q.oldest(); seq < q.next; seq++ {
+			e := q.at(seq)
+			if e == nil {
+				continue
+			}
+			messages++
+			bytes += int(e.size)
+			if e.expires != 0 {
+				expires++
+			}
+			if e.message != nil {
+				inCache++
+				cached += int(e.size)
+			}
+			if _, sent := q.sent[seq]; e.leaving || sent && !e.numbered {
+				return fmt.Errorf("queue %s: entry %d: leaving %t, sent %t, numbered %t", name, seq, e.leaving, sent, e.numbered)
+			}
+		}
+		for seq := range q.sent {
+			if q.at(seq) == nil {
+				return fmt.Errorf("queue %s: %d is sent but not there", name, seq)
+			}
+		}
+		if q.visible != q.next || q.staged.Messages != messages || q.staged.Bytes != bytes ||
+			q.stats.Messages != messages || q.stats.Bytes != bytes || q.expires != expires || q.closed {
+			return fmt.Errorf("queue %s: %d messages, %d bytes, %d expire, but %+v", name, messages, bytes, expires, *q)
+		}
+	}
+	for _, m := range s.retained.All(nil) {
+		if m.Expires != 0 {
+			expire++
+		}
+	}
+	got := []int{s.held, s.stats.Queued, s.stats.QueuedBytes, s.cache.count, s.cache.bytes, s.retainedExpires}
+	if want := []int{held, queued, queuedBytes, inCache, cached, expire}; !slices.Equal(got, want) {
+		return fmt.Errorf("held, queued, its bytes, cached, its bytes, retained that expire: %v, want %v", got, want)
+	}
+	return nil
 }
 
 // lost reports whether the store's disk has failed.

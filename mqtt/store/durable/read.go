@@ -159,7 +159,7 @@ func (s *Store) Stats() store.Stats {
 		n.OutboundBytes += p.log.stats.Bytes
 		n.OutboundDrops += p.log.stats.Dropped
 	}
-	n.Memory = s.cache.bytes + n.RetainedBytes + n.ValueBytes + (n.Queued+n.Outbound)*int(unsafe.Sizeof(entry{}))
+	n.Memory = s.held + s.cache.bytes + n.RetainedBytes + n.ValueBytes + (n.Queued+n.Outbound)*int(unsafe.Sizeof(entry{}))
 	return n
 }
 

@@ -12,6 +12,7 @@ type session struct {
 	store.Session
 	id      uint64
 	queue   *queue
+	known   bool // its record is visible
 	touched bool // the batch that is gathered has keys of it that memory does not know
 }
 
@@ -25,36 +26,52 @@ func newSession(id uint64) *session {
 // key appends the beginning of a key of x.
 func (x *session) key(dst []byte, kind byte) []byte { return appendSessionKey(dst, x.id, kind) }
 
-// apply makes a change to the session visible.
-func (x *session) apply(o *op) {
+// apply makes a change to the session visible, and returns how many bytes more are
+// held for it.
+func (x *session) apply(o *op) (held int) {
 	switch o.kind {
 	case opPutSession:
-		s := *o.session
-		s.Subscriptions, s.Received = x.Subscriptions, x.Received
-		x.Session = s
+		return x.put(*o.session)
 	case opSubscribe:
-		x.subscribe(o.sub)
+		return x.subscribe(o.sub)
 	case opUnsubscribe:
 		if i := x.subscription(o.name); i >= 0 {
+			held = -x.Subscriptions[i].Size()
 			x.Subscriptions = slices.Delete(x.Subscriptions, i, i+1)
 		}
 	case opReceive:
 		if !slices.Contains(x.Received, o.id) {
 			x.Received = append(x.Received, o.id)
+			return store.ReceivedSize
 		}
 	case opRelease:
-		x.Received = slices.DeleteFunc(x.Received, func(id uint16) bool { return id == o.id })
+		if i := slices.Index(x.Received, o.id); i >= 0 {
+			x.Received = slices.Delete(x.Received, i, i+1)
+			return -store.ReceivedSize
+		}
 	case opInflight:
 		x.queue.send(o.seq, o.sent)
 	}
+	return held
 }
 
-func (x *session) subscribe(s store.Subscription) {
-	if i := x.subscription(s.Filter); i >= 0 {
-		x.Subscriptions[i] = s
-	} else {
-		x.Subscriptions = append(x.Subscriptions, s)
+// put replaces the record.
+func (x *session) put(s store.Session) (held int) {
+	if x.known {
+		held = -x.RecordSize()
 	}
+	s.Subscriptions, s.Received = x.Subscriptions, x.Received
+	x.Session, x.known = s, true
+	return held + x.RecordSize()
+}
+
+func (x *session) subscribe(s store.Subscription) (held int) {
+	if i := x.subscription(s.Filter); i >= 0 {
+		x.Subscriptions[i] = s // of the same size
+		return 0
+	}
+	x.Subscriptions = append(x.Subscriptions, s)
+	return s.Size()
 }
 
 func (x *session) subscription(filter string) int {

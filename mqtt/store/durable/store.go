@@ -74,6 +74,7 @@ type Store struct {
 	values          store.Values
 	totals          totals
 	stats           store.Stats
+	held            int // bytes of the sessions, without their queues
 	cache           cache
 	commits         uint64 // staged
 	sessionID       uint64 // the last that was given to a session

@@ -35,6 +35,7 @@ func Run(t *testing.T, open Open) {
 		{"outbound limit", testOutboundLimit},
 		{"floors and values", testFloorsAndValues},
 		{"refused as a whole", testRefusedAsAWhole},
+		{"memory of sessions", testMemoryOfSessions},
 		{"sweep", testSweep},
 		{"order of callbacks", testOrder},
 		{"update in a callback", testNested},
@@ -420,6 +421,52 @@ func testRefusedAsAWhole(t *testing.T, open Open) {
 		t.Errorf("a value that grows: %v, want ErrFull", err)
 	}
 	do(t, s, func(tx store.Tx) { tx.PutValue("f", "a", make([]byte, 100)) })
+}
+
+func testMemoryOfSessions(t *testing.T, open Open) {
+	s := open(t, store.Limits{})
+	held := 0
+	step := func(what string, least, most int, add func(store.Tx)) {
+		t.Helper()
+		do(t, s, add)
+		now := s.Stats().Memory
+		if d := now - held; d < least || d > most {
+			t.Errorf("%s: %d bytes more, want %d to %d", what, d, least, most)
+		}
+		held = now
+	}
+	filter := func(n int) string { return fmt.Sprintf("%01000d", n) }
+	will := &store.Message{Topic: "w", Payload: make([]byte, 10_000)}
+	bob := store.SessionKey{Identity: "bob"}
+	step("a session", 100, 2000, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) })
+	empty := held
+	step("the same again", 0, 0, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice, Expiry: 1}) })
+	step("subscriptions", 3000, 3600, func(tx store.Tx) {
+		for n := range 3 {
+			tx.Subscribe(alice, store.Subscription{Filter: filter(n)})
+		}
+	})
+	step("one again", 0, 0, func(tx store.Tx) { tx.Subscribe(alice, store.Subscription{Filter: filter(1), QoS: 2}) })
+	step("one less", -1200, -1000, func(tx store.Tx) { tx.Unsubscribe(alice, filter(1)); tx.Unsubscribe(alice, "none") })
+	step("a will", 10_000, 11_000, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice, Will: will}) })
+	step("received", 6, 100, func(tx store.Tx) {
+		for id := range uint16(3) {
+			tx.Receive(alice, id)
+			tx.Receive(alice, id)
+		}
+	})
+	step("no session", 0, 0, func(tx store.Tx) { tx.Subscribe(bob, store.Subscription{Filter: filter(1)}); tx.DeleteSession(bob) })
+	step("gone and back", -13_000, -11_000, func(tx store.Tx) {
+		tx.DeleteSession(alice)
+		tx.PutSession(store.Session{Key: alice})
+		tx.Receive(alice, 1)
+		tx.Release(alice, 1)
+		tx.Release(alice, 1)
+	})
+	if held != empty {
+		t.Errorf("%d bytes are held for an empty session that took %d at first", held, empty)
+	}
+	step("gone", -empty, -empty, func(tx store.Tx) { tx.DeleteSession(alice) })
 }
 
 func testSweep(t *testing.T, open Open) {
