@@ -63,10 +63,10 @@ func (f *copiedFile) first(do func(vfs.File) error) {
 	_ = f.fs.Remove(f.name)
 }
 
-// Write implements [vfs.File].
+// Write implements [vfs.File]. A file may alter p while it writes.
 func (f *copiedFile) Write(p []byte) (int, error) {
 	f.first(func(c vfs.File) error {
-		_, err := c.Write(p)
+		_, err := c.Write(bytes.Clone(p))
 		return err
 	})
 	return f.File.Write(p)
@@ -75,7 +75,7 @@ func (f *copiedFile) Write(p []byte) (int, error) {
 // WriteAt implements [vfs.File].
 func (f *copiedFile) WriteAt(p []byte, at int64) (int, error) {
 	f.first(func(c vfs.File) error {
-		_, err := c.WriteAt(p, at)
+		_, err := c.WriteAt(bytes.Clone(p), at)
 		return err
 	})
 	return f.File.WriteAt(p, at)
@@ -237,7 +237,7 @@ func replaceFile(fs vfs.FS, path string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
+	_, err = f.Write(bytes.Clone(content))
 	if err == nil {
 		err = f.Sync()
 	}
