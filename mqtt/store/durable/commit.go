@@ -385,7 +385,7 @@ func (s *Store) withinMax() error {
 	if s.room.err != nil { // else each message that fits in again would be refused the next moment
 		most -= most / 16
 	}
-	if n := s.committer.db.size(); n > most {
+	if _, n := s.committer.db.size(); n > most {
 		return fmt.Errorf("store in %s: %w: its files take %d of %d MiB", s.dir, store.ErrNoSpace, n>>20, s.options.MaxDisk>>20)
 	}
 	return nil

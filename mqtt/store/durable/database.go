@@ -127,11 +127,14 @@ func (db *database) throttle(size int) {
 	}
 }
 
-// size returns how many bytes the files take. The log that is being written counts
-// as Pebble counts it otherwise only once it is closed.
-func (db *database) size() uint64 {
+// size returns how many bytes the files take, and how many of them are in use: the
+// others are logs that will be written over. Pebble counts the log that is being
+// written as it was when that began.
+func (db *database) size() (all, used uint64) {
 	m := db.Metrics()
-	return m.DiskSpaceUsage() + max(m.WAL.Size, m.WAL.PhysicalSize) - m.WAL.PhysicalSize
+	log := m.WAL.PhysicalSize + m.WAL.ObsoletePhysicalSize
+	all = m.DiskSpaceUsage() + max(m.WAL.Size, m.WAL.PhysicalSize) - m.WAL.PhysicalSize
+	return all, m.DiskSpaceUsage() - log + m.WAL.Size
 }
 
 // commit writes the batch and reports whether it is there. Pebble shows a batch

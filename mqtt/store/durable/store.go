@@ -39,7 +39,8 @@ type Options struct {
 
 	// MaxDisk bounds the bytes that the files take: beyond it, what adds is refused
 	// as on a disk that is nearly full, until fifteen sixteenths are left. Zero is no
-	// bound. The files may take some tens of MiB more while tables are sorted.
+	// bound. Logs that wait to be written over, some tens of MiB, and tables that are
+	// being sorted come on top.
 	MaxDisk uint64
 
 	fs    vfs.FS        // nil is the operating system's
@@ -243,7 +244,8 @@ func (s *Store) DiskBytes() uint64 {
 	if db.closed {
 		return 0
 	}
-	return db.size()
+	all, _ := db.size()
+	return all
 }
 
 // peer returns the log of a peer, made at its first use. The caller holds mu.
