@@ -30,8 +30,12 @@ func (s *Store) rollback() {
 		case changeRemove, changeOverflow:
 			c.queue.unmark(c.queue.at(c.seq))
 		case changeOp, changeDrop, changeRetained:
-			if c.session != nil {
-				c.session.touched = false
+			if c.session == nil {
+				continue
+			}
+			c.session.touched = false
+			if c.op.kind == opInflight {
+				c.session.queue.unsend(c.op.seq)
 			}
 		}
 	}

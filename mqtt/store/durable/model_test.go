@@ -64,6 +64,9 @@ func drawMessage(t *rapid.T) *store.Message {
 	for i := range m.Payload {
 		m.Payload[i] = byte(i)
 	}
+	if rapid.IntRange(0, 2).Draw(t, "expires") == 0 {
+		m.Expires = far.UnixNano()
+	}
 	if rapid.Bool().Draw(t, "far") {
 		m.Origin = store.Origin{Site: "rome", Seq: m.HLC}
 	}
@@ -315,7 +318,7 @@ func (s *Store) inOrder() error {
 				inCache++
 				cached += int(e.size)
 			}
-			if _, sent := q.sent[seq]; e.leaving || sent && !e.numbered {
+			if _, sent := q.sent[seq]; e.leaving || sent != e.numbered {
 				return fmt.Errorf("queue %s: entry %d: leaving %t, sent %t, numbered %t", name, seq, e.leaving, sent, e.numbered)
 			}
 		}
@@ -350,4 +353,90 @@ func startModel(t *rapid.T, o Options) *running {
 		t.Fatal(err)
 	}
 	return run(s, func(err error) { t.Error(err) })
+}
+
+// far is when messages of random transactions expire, if they do.
+var far = time.Unix(4_000_000_000, 0)
+
+// TestBatches commits random batches of transactions without a goroutine, so that
+// each is as large as it was drawn. Some fail, and after some the power is cut.
+func TestBatches(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		disk := vfs.NewCrashableMem()
+		fault := &faulty{}
+		o := Options{Limits: modelLimits, Cache: rapid.SampledFrom([]int{1, 2000, 0}).Draw(t, "cache"), fs: errorfs.Wrap(disk, fault)}
+		s := openModel(t, o)
+		defer func() { _ = s.Close() }()
+		model := store.NewMemory(modelLimits)
+		for range rapid.IntRange(1, 8).Draw(t, "batches") {
+			refuse := rapid.IntRange(0, 2).Draw(t, "refuse") == 0
+			fault.set(refuse)
+			commitBatch(t, s, model)
+			if refuse {
+				s.sync() // what was not synced may have failed since
+			}
+			if fault.set(false); s.outage != nil {
+				if rapid.Bool().Draw(t, "batch in the outage") {
+					commitBatch(t, s, model)
+				}
+				for s.outage != nil { // it may meet the lost database's last deletions
+					s.reopen()
+				}
+			}
+			compareModel(t, "after a batch", model, s)
+			if rapid.IntRange(0, 3).Draw(t, "cut") == 0 {
+				if s.sync(); s.outage != nil {
+					t.Fatal(s.outage)
+				}
+				left := openModel(t, Options{Limits: modelLimits, Cache: 1, fs: disk.CrashClone(vfs.CrashCloneCfg{})})
+				compareModel(t, "after a cut", model, left)
+				if err := left.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})
+}
+
+func openModel(t *rapid.T, o Options) *Store {
+	s, err := Open("data", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// commitBatch commits a random batch, and makes what was taken of it in the model.
+func commitBatch(t *rapid.T, s *Store, model *store.Memory) {
+	var jobs []*tx
+	var made []func()
+	if rapid.IntRange(0, 3).Draw(t, "sweep") == 0 { // what the batch adds is left to the next
+		jobs = append(jobs, &tx{ops: []op{{kind: opSweep, now: far}}})
+		made = append(made, func() { model.Sweep(far) })
+	}
+	for range rapid.IntRange(1, 6).Draw(t, "transactions") {
+		j := new(tx)
+		x := drawTransaction(t)
+		x.add(j)
+		if x.waited {
+			j.done = func(error) {}
+		}
+		jobs, made = append(jobs, j), append(made, func() { model.Update(x.add, nil) })
+	}
+	s.commit(jobs)
+	for i, j := range jobs {
+		if j.err == nil {
+			made[i]()
+		}
+	}
+}
+
+func compareModel(t *rapid.T, when string, model store.Store, s *Store) {
+	t.Helper()
+	if diff := cmp.Diff(storetest.Dump(model, modelNames), storetest.Dump(s, modelNames)); diff != "" {
+		t.Fatalf("%s: %s", when, diff)
+	}
+	if err := s.inOrder(); err != nil {
+		t.Fatalf("%s: %v", when, err)
+	}
 }

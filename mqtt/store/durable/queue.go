@@ -132,6 +132,13 @@ func (q *queue) send(seq uint64, sent store.Sent) {
 	q.sent[seq] = sent
 }
 
+// unsend takes the staging of send back.
+func (q *queue) unsend(seq uint64) {
+	if e := q.at(seq); e != nil {
+		_, e.numbered = q.sent[seq]
+	}
+}
+
 // remove makes the end of an entry visible.
 func (q *queue) remove(seq uint64, e *entry) {
 	q.stats.Messages--
