@@ -163,52 +163,54 @@ func (s *Store) Stats() store.Stats {
 	return n
 }
 
-// fill reads the messages that are only on disk and returns the entries that
-// have theirs. One that is missing was done meanwhile.
+// fill reads the messages that are only on disk and returns the entries that have
+// theirs. One that is missing was done meanwhile. One that cannot be read is left
+// out, and takes nothing with it that comes after.
 func (s *Store) fill(
 	entries []store.Entry, prefix []byte, decode func([]byte) (store.Delivery, error), lost func([]uint64),
 ) []store.Entry {
 	missing := func(e store.Entry) bool { return e.Message == nil }
-	from := slices.IndexFunc(entries, missing)
-	if from < 0 {
-		return entries
-	}
 	var damaged []uint64
-	for {
+	var unread error
+	for from := 0; ; {
+		next := slices.IndexFunc(entries[from:], missing)
+		if next < 0 {
+			break
+		}
+		from += next
 		db := s.db.Load()
 		err := db.fill(entries[from:], prefix, decode, &damaged)
 		if err == nil {
 			break
 		}
-		if db.disk.err() == nil {
-			s.reportUnread(err)
-			if isDamage(err) {
-				damaged = append(damaged, first(entries[from:]))
+		if db.disk.err() != nil {
+			<-db.replaced // the files went on without this database
+			if db == s.db.Load() {
+				break // the store is closed
 			}
+			continue
+		}
+		unread = err
+		next = slices.IndexFunc(entries[from:], missing)
+		if next < 0 || errors.Is(err, ErrClosed) {
 			break
 		}
-		<-db.replaced // the files went on without this database
-		if db == s.db.Load() {
-			break // the store is closed
+		from += next
+		if isDamage(err) {
+			damaged = append(damaged, entries[from].Seq)
 		}
+		from++
 	}
-	if len(damaged) > 0 {
-		s.reportUnread(errValue)
-		if lost != nil {
-			lost(damaged)
-		}
+	if unread == nil && len(damaged) > 0 {
+		unread = errValue
+	}
+	if unread != nil {
+		s.reportUnread(unread)
+	}
+	if len(damaged) > 0 && lost != nil {
+		lost(damaged)
 	}
 	return slices.DeleteFunc(entries, missing)
-}
-
-// first returns the sequence number of the first entry without a message.
-func first(entries []store.Entry) uint64 {
-	for i := range entries {
-		if entries[i].Message == nil {
-			return entries[i].Seq
-		}
-	}
-	return 0
 }
 
 func (s *Store) reportUnread(err error) {
