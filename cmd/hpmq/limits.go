@@ -70,7 +70,7 @@ func (v limitsValue) Set(s string) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if n < l.least {
-		return fmt.Errorf("%s: at least %d", name, l.least)
+		return fmt.Errorf("%s: at least %s", name, binarySize(int64(l.least)))
 	}
 	if l.most > 0 && n > l.most {
 		return fmt.Errorf("%s: at most %d", name, l.most)

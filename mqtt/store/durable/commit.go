@@ -310,9 +310,10 @@ func (s *Store) reopen() {
 // committed since then without one.
 func (s *Store) openAgain() (*database, error) {
 	if errors.Is(s.outage, store.ErrFull) {
-		if s.room.used = batchSize; s.room.low(s, time.Now()) != nil {
+		if s.diskRoom() != nil {
 			return nil, s.outage
 		}
+		s.room.used = batchSize // the next commit looks anew
 	}
 	if err := s.recheckManifest(); err != nil {
 		return nil, s.explain(err)
@@ -366,6 +367,14 @@ func (r *room) low(s *Store, now time.Time) error {
 
 // roomLeft returns why nothing may be added, or nil.
 func (s *Store) roomLeft() error {
+	if err := s.diskRoom(); err != nil {
+		return err
+	}
+	return s.withinMax()
+}
+
+// diskRoom is roomLeft for the disk.
+func (s *Store) diskRoom() error {
 	u, err := s.options.fs.GetDiskUsage(s.dir)
 	if err == nil && u.AvailBytes < s.options.reserve(u.TotalBytes) {
 		return fmt.Errorf("store in %s: %w: %d MiB are left on the disk", s.dir, store.ErrNoSpace, u.AvailBytes>>20)
@@ -373,7 +382,7 @@ func (s *Store) roomLeft() error {
 	if err == nil {
 		s.keepBallast(u)
 	}
-	return s.withinMax()
+	return nil
 }
 
 // withinMax is roomLeft for the limit of this store.

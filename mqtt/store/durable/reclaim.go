@@ -71,13 +71,7 @@ func (db *database) reclaim(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	})
-	flushed, err := db.AsyncFlush()
-	if err != nil {
-		return
-	}
-	select {
-	case <-flushed:
-	case <-ctx.Done():
+	if !db.flush(ctx) {
 		return
 	}
 	levels, err := db.SSTables()
@@ -89,6 +83,23 @@ func (db *database) reclaim(ctx context.Context) {
 			return
 		}
 		_ = db.Compact(ctx, piece[0], piece[1], false)
+	}
+}
+
+// flush writes what is only in the log to tables, and reports whether that is done.
+func (db *database) flush(ctx context.Context) bool {
+	if db.Metrics().WAL.Size == 0 {
+		return true
+	}
+	flushed, err := db.AsyncFlush()
+	if err != nil {
+		return false
+	}
+	select {
+	case <-flushed:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -3,7 +3,12 @@ package durable
 import (
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/store/storetest"
@@ -38,5 +43,21 @@ func TestMaxDisk(t *testing.T) {
 		}
 		for storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }) != nil {
 		}
+	}
+}
+
+// TestReclaimFails has the disk refuse the tables that would make room.
+func TestReclaimFails(t *testing.T) {
+	fault := &faulty{on: true, match: func(path string) bool { return strings.HasSuffix(path, ".sst") }}
+	recovered, log := newRecovery()
+	s := start(t, "data", Options{MaxDisk: 1, fs: errorfs.Wrap(vfs.NewMem(), fault), Log: log, retry: time.Millisecond})
+	put := func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) } // which a full store takes too
+	for !s.lost() {
+		_ = storetest.Do(s, put)
+	}
+	fault.set(false)
+	<-recovered
+	if err := storetest.Do(s, put); err != nil {
+		t.Error(err)
 	}
 }
