@@ -73,6 +73,7 @@ type conn struct {
 	aliases      [][]byte
 	held         int // bytes that the broker's memory counts for the connection
 	buffered     int // of them, of a packet that is not complete
+	carried      int // messages of earlier connections that do not count for this one's Receive Maximum
 	cache        routeCache
 	received     uint64
 	unpaid       amount        // that the rate did not count yet

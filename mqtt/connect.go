@@ -82,6 +82,7 @@ func (c *conn) accept(p *packet.Connect) error {
 		return err
 	}
 	c.own = s
+	c.carried = s.unanswered()
 	c.session.Store(s)
 	c.deadline.Stop()
 	c.heard.Store(int64(time.Since(c.b.start)))

@@ -103,3 +103,45 @@ func TestSubscribeOnFullStore(t *testing.T) {
 		})
 	}
 }
+
+// TestExchangeOnFullStore goes on with exchanges of QoS 2 while nothing can be
+// kept: the connection ends, and the next one finishes them.
+func TestExchangeOnFullStore(t *testing.T) {
+	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", expiry(100)), w.connect(packet.V5, "pub", expiry(100))
+		sub.subscribe(filter("a", 2))
+		pub.publish("a", "once", 2, 7)
+		want[*packet.Pubrec](pub)
+		p := sub.wantMessage("once")
+
+		full.full = true
+		pub.send(&packet.Pubrel{PacketID: 7})
+		sub.send(&packet.Pubrec{PacketID: p.PacketID})
+		for _, c := range []*client{sub, pub} {
+			if p := want[*packet.Disconnect](c); p.ReasonCode != packet.UnspecifiedError || !c.ended() {
+				t.Errorf("got %s", show(p))
+			}
+		}
+		full.full = false
+
+		pub = w.connect(packet.V5, "pub", resume, expiry(100))
+		pub.publish("a", "once", 2, 7) // known: PUBREL did not count
+		want[*packet.Pubrec](pub)
+		pub.send(&packet.Pubrel{PacketID: 7})
+		if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.Success {
+			t.Errorf("PUBCOMP %s", got.ReasonCode)
+		}
+		sub = w.connect(packet.V5, "sub", resume, expiry(100))
+		if p = sub.wantMessage("once"); !p.Dup {
+			t.Error("sent as new")
+		}
+		sub.finish(p)
+		sub.silence()
+		for _, s := range full.Sessions() {
+			if len(s.Received) > 0 || full.QueueStats(s.Key).Messages > 0 {
+				t.Errorf("left: %+v", s)
+			}
+		}
+	})
+}

@@ -94,15 +94,23 @@ func (c *conn) handlePubrec(flags byte, body []byte) error {
 	id := p.PacketID
 	c.after(func(tx store.Tx) {
 		tx.Inflight(s.key, seq, store.Sent{PacketID: id, Released: true})
-	}, &packet.Pubrel{PacketID: id})
+	}, &packet.Pubrel{PacketID: id}, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if slot := s.window.get(id); slot != nil && slot.seq == seq {
+			slot.state = sent
+		}
+	})
 	return nil
 }
 
-// after sends answer once a change is kept. If it cannot be kept there is no
-// answer: the client repeats itself.
-func (c *conn) after(add func(store.Tx), answer packet.Packet) {
+// after sends answer once a change is kept. If it cannot be kept, undo is called
+// and the connection ends: the client repeats itself when it is back.
+func (c *conn) after(add func(store.Tx), answer packet.Packet, undo func()) {
 	c.b.opts.Store.Update(add, func(err error) {
 		if err != nil {
+			undo()
+			c.end(packet.UnspecifiedError, err.Error())
 			return
 		}
 		bt := getBatch(c.b)
@@ -143,7 +151,7 @@ func (c *conn) handlePubrel(flags byte, body []byte) error {
 	id := p.PacketID
 	known := s.release(id)
 	if known && s.stored.Load() {
-		c.after(func(tx store.Tx) { tx.Release(s.key, id) }, &packet.Pubcomp{PacketID: id})
+		c.after(func(tx store.Tx) { tx.Release(s.key, id) }, &packet.Pubcomp{PacketID: id}, func() { s.receive(id, nil) })
 		return nil
 	}
 	comp := &c.scratch.comp

@@ -223,7 +223,10 @@ func (g *group) restock(bt *batch, l *loan) {
 		g.pump(bt)
 		return
 	}
-	g.b.opts.Store.Update(func(tx store.Tx) { tx.Enqueue(g.key, l.Delivery) }, func(error) {
+	g.b.opts.Store.Update(func(tx store.Tx) { tx.Enqueue(g.key, l.Delivery) }, func(err error) {
+		if err != nil { // it stays in memory
+			g.giveBack(&loan{Delivery: l.Delivery, group: g, order: l.order})
+		}
 		bt := getBatch(g.b)
 		g.pump(bt)
 		bt.done()

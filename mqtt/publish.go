@@ -108,11 +108,14 @@ func (c *conn) checkQuota(p *packet.Publish, s *session) error {
 	if p.QoS == 0 || c.version != packet.V5 {
 		return nil
 	}
-	if int(s.pipe.qos1.Load())+int(s.incomingLen.Load()) >= int(c.b.opts.ReceiveMaximum) { // [MQTT-3.3.4-7]
+	if s.unanswered() >= int(c.b.opts.ReceiveMaximum)+c.carried { // [MQTT-3.3.4-7]
 		return &packet.Error{Code: packet.ReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Msg: "more messages in flight than the receive maximum"}
 	}
 	return nil
 }
+
+// unanswered is how many QoS 1 and 2 messages of the client are not finished.
+func (s *session) unanswered() int { return int(s.pipe.qos1.Load()) + int(s.incomingLen.Load()) }
 
 // authorize asks the policy about what the route does not know yet.
 func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {

@@ -182,6 +182,28 @@ func TestReceiveMaximumOfClient(t *testing.T) { // [MQTT-3.3.4-9] [MQTT-4.9.0-2]
 	}
 }
 
+// TestReceiveMaximumIsOfTheConnection: what earlier ones left unfinished does not
+// count (MQTT 5.0 §3.1.2.11.3).
+func TestReceiveMaximumIsOfTheConnection(t *testing.T) {
+	bubble(t, func(o *Options) { o.ReceiveMaximum = 2 }, func(t *testing.T, w *world) {
+		var pub *client
+		for id := uint16(1); id <= 4; id += 2 {
+			pub = w.connect(packet.V5, "pub", resume, expiry(100))
+			for i := range uint16(2) {
+				pub.publish("a", "x", 2, id+i)
+				want[*packet.Pubrec](pub)
+			}
+			if id == 1 {
+				pub.close()
+			}
+		}
+		pub.send(message("a", "x", 2, 5))
+		if p := want[*packet.Disconnect](pub); p.ReasonCode != packet.ReceiveMaximumExceeded {
+			t.Errorf("got %s", show(p))
+		}
+	})
+}
+
 func TestReceiveMaximumOfServer(t *testing.T) { // [MQTT-3.3.4-7]
 	bubble(t, func(o *Options) { o.ReceiveMaximum = 3 }, func(t *testing.T, w *world) {
 		c := w.connect(packet.V5, "c")

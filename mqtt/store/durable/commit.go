@@ -33,7 +33,7 @@ type committer struct {
 	waiting  int           // bytes of unsynced
 	timers   timers
 	room     room
-	reclaimer
+	makeRoom reclaimer
 }
 
 // timers of [Store.Run].
@@ -59,8 +59,8 @@ func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	s.notices = make(chan []*tx, 1)
 	wg.Go(s.callBack)
-	s.reclaimer.low = make(chan *database, 1)
-	wg.Go(func() { s.reclaimer.run(ctx) })
+	s.makeRoom.low = make(chan *database, 1)
+	wg.Go(func() { s.makeRoom.run(ctx) })
 	for ctx.Err() == nil {
 		s.step(ctx)
 	}
@@ -69,7 +69,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	s.sync()
 	close(s.notices)
-	close(s.reclaimer.low)
+	close(s.makeRoom.low)
 	wg.Wait()
 	return nil
 }
@@ -354,7 +354,7 @@ func (r *room) low(s *Store, now time.Time) error {
 	before := r.err
 	r.err = s.roomLeft() // looks at the last one
 	if r.err != nil && s.outage == nil {
-		s.ask(s.committer.db)
+		s.makeRoom.ask(s.committer.db)
 	}
 	switch {
 	case before == nil && r.err != nil:
