@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -453,5 +454,30 @@ func TestSteadyStream(t *testing.T) {
 			}
 		}
 		done.Wait()
+	})
+}
+
+// TestEndIsNotified ends connections from here: a TLS client can tell that from a
+// cut one.
+func TestEndIsNotified(t *testing.T) {
+	overSockets(t, Options{}, func(t *testing.T, b *Broker, dial func() net.Conn) {
+		for range 2 { // in a loop, and perhaps before
+			c := wire(t, dial(), connectPacket("c"))
+			b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction})
+			if _, ok := c.read().(*packet.Disconnect); !ok {
+				t.Error("no DISCONNECT")
+			}
+			if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
+				t.Errorf("then %v, want EOF", err)
+			}
+			c = wire(t, dial(), connectPacket("c"))
+			c.send(&packet.Disconnect{})
+			if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
+				t.Errorf("after DISCONNECT %v, want EOF", err)
+			}
+			c = wire(t, dial(), connectPacket("c"))
+			c.ping()
+			c.ping()
+		}
 	})
 }

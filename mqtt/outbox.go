@@ -26,6 +26,7 @@ type outbox struct {
 	dirty   bool          // in the list of a batch that will flush
 	refused bool          // push did, for want of room, since the last refill
 	last    bool          // nothing is taken any more: close once all is written
+	parted  bool          // all was written: the sink is part's
 	idle    chan struct{} // closed when nobody uses the sink; nil unless somebody waits
 	aliases aliasTable
 
@@ -259,8 +260,21 @@ func (c *conn) flush() {
 	}
 	o.mu.Unlock()
 	if finished {
-		c.nc.Close()
+		c.part()
 	}
+}
+
+// part closes the connection after all was written. Nobody uses the sink any more.
+func (c *conn) part() {
+	o := &c.out
+	o.mu.Lock()
+	again := o.parted
+	o.parted = true
+	o.mu.Unlock()
+	if s, ok := o.sink.(*tlsSink); ok && !again {
+		s.notify()
+	}
+	c.nc.Close()
 }
 
 // refill has the session send what it kept back.
@@ -338,7 +352,7 @@ func (c *conn) drain(g segment) {
 	last, room := o.last, o.room
 	o.mu.Unlock()
 	if last {
-		c.nc.Close()
+		c.part()
 		return
 	}
 	select {

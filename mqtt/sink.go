@@ -366,6 +366,14 @@ func (s *tlsSink) hold(b []byte) {
 	}
 }
 
+// notify tells the client, as far as that does not block, that nothing is missing
+// at the end (RFC 8446 §6.1).
+func (s *tlsSink) notify() {
+	if s.tc.CloseWrite() == nil {
+		_, _ = s.socket.try(s.below.records())
+	}
+}
+
 func (s *tlsSink) patient() bool { return false }
 
 func (s *tlsSink) drain() error {
