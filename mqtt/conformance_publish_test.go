@@ -408,6 +408,19 @@ func testMessageExpiry(t *testing.T, w *world) {
 	if got := w.b.Counters().Store; got.Retained != 0 || got.Queued != 0 {
 		t.Errorf("%d retained and %d queued messages outlive their time", got.Retained, got.Queued)
 	}
+
+	member := w.connect(packet.V5, "member", quota(1), expiry(1000))
+	member.subscribe(filter("$share/g/s", 1))
+	pub.exchange("s", "first", 1)
+	first := member.wantMessage("first")
+	send("s", "over", 5, false)
+	wait(6 * time.Second)
+	before := w.b.Counters().Drops["expired"]
+	member.finish(first)
+	member.silence()
+	if got := w.b.Counters(); got.Drops["expired"] != before+1 || got.Store.Queued != 0 {
+		t.Errorf("a shared subscription dropped %d and keeps %d", got.Drops["expired"]-before, got.Store.Queued)
+	}
 }
 
 func testOverlap(t *testing.T, w *world) {
