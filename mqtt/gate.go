@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
 // A Gate bounds the new connections per second of an address before anything is
@@ -52,4 +54,73 @@ func (g *Gate) count(a netip.Addr) int {
 	}
 	g.came[a]++
 	return g.came[a]
+}
+
+// halfOpen is how many connections of one address beyond its limit are heard
+// until CONNECT, so that they can be told why they are refused.
+const halfOpen = 64
+
+// addressOf returns the address that a connection counts for: none on this
+// machine and where there is no IP address. Of IPv6 it is the network of 64 bits,
+// in which one machine has as many addresses as it likes.
+func addressOf(remote, local net.Addr) netip.Addr {
+	a := ipOf(remote)
+	if a.IsLoopback() || a == ipOf(local) {
+		return netip.Addr{}
+	}
+	if a.Is6() {
+		a = netip.PrefixFrom(a, 64).Masked().Addr()
+	}
+	return a
+}
+
+func ipOf(a net.Addr) netip.Addr {
+	if a == nil {
+		return netip.Addr{}
+	}
+	p, err := netip.ParseAddrPort(a.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr().Unmap().WithZone("")
+}
+
+var (
+	tooMany = &refusal{packet.QuotaExceeded, "too many connections from this address"}
+	tooFast = &refusal{packet.ConnectionRateExceeded, "too many new connections from this address, try again later"}
+)
+
+// arrive counts a connection of an address. It returns what to tell it if it is
+// one too many; ok is false for one that is told nothing.
+func (b *Broker) arrive(a netip.Addr) (no *refusal, ok bool) {
+	if !a.IsValid() {
+		return nil, true
+	}
+	came := b.gate.count(a)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	open := b.perAddress[a]
+	if came > b.opts.ConnectsPerAddress+halfOpen || open >= b.opts.ConnectionsPerAddress+halfOpen {
+		return nil, false
+	}
+	b.perAddress[a] = open + 1
+	switch {
+	case open >= b.opts.ConnectionsPerAddress:
+		return tooMany, true
+	case came > b.opts.ConnectsPerAddress:
+		return tooFast, true
+	}
+	return nil, true
+}
+
+// depart ends what arrive counted.
+func (b *Broker) depart(a netip.Addr) {
+	if !a.IsValid() {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.perAddress[a]--; b.perAddress[a] == 0 {
+		delete(b.perAddress, a)
+	}
 }

@@ -1,0 +1,175 @@
+package mqtt
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hpmq/hpmq/internal/logfield"
+)
+
+// Rate bounds what one identity publishes, over all of its connections. A second's
+// worth may come at once. Zero fields are no limit.
+type Rate struct {
+	Messages int // PUBLISH packets per second
+	Bytes    int // of those packets, per second
+}
+
+// amount is what some PUBLISH packets take of a rate.
+type amount struct{ messages, bytes int }
+
+func (a *amount) add(bytes int) {
+	a.messages++
+	a.bytes += bytes
+}
+
+// bucket is a token bucket for messages and bytes. What is taken beyond its
+// content is a debt that the taker waits for: a batch that was read is handled.
+type bucket struct {
+	limits   Limits        // but for connections
+	replaced chan struct{} // closed when others hold
+	told     atomic.Bool   // the log knows
+
+	mu        sync.Mutex // guards all below
+	messages  float64
+	bytes     float64
+	last      time.Time
+	throttled uint64 // how often its identity had to wait
+	by        string // the rule that made it, the last time
+}
+
+func newBucket(l Limits, now time.Time) *bucket {
+	return &bucket{
+		limits: l, replaced: make(chan struct{}),
+		messages: float64(l.Messages.N), bytes: float64(l.Bytes.N), last: now,
+	}
+}
+
+// inherit takes over what is left, or owed, of an old bucket.
+func (b *bucket) inherit(old *bucket) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	if old.limits.Messages.N > 0 {
+		b.messages = min(b.messages, old.messages)
+	}
+	if old.limits.Bytes.N > 0 {
+		b.bytes = min(b.bytes, old.bytes)
+	}
+	b.last, b.throttled, b.by = old.last, old.throttled, old.by
+}
+
+// take counts a batch and returns how long to wait before the next one.
+func (b *bucket) take(a amount, now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	passed := now.Sub(b.last).Seconds()
+	b.last = now
+	messages := refill(&b.messages, b.limits.Messages.N, passed, a.messages)
+	bytes := refill(&b.bytes, b.limits.Bytes.N, passed, a.bytes)
+	wait := max(messages, bytes)
+	if wait > 0 && a.messages > 0 {
+		b.throttled++
+		if b.by = b.limits.Messages.Rule; bytes > messages {
+			b.by = b.limits.Bytes.Rule
+		}
+	}
+	return wait
+}
+
+// owed is how long it takes until nothing is owed.
+func (b *bucket) owed(now time.Time) time.Duration { return b.take(amount{}, now) }
+
+// untilFull is how long it takes until the bucket is as a new one.
+func (b *bucket) untilFull(now time.Time) time.Duration {
+	b.take(amount{}, now)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	messages, bytes := b.limits.Messages.N, b.limits.Bytes.N
+	return max(worth(float64(messages)-b.messages, messages), worth(float64(bytes)-b.bytes, bytes))
+}
+
+// throttling returns how often the identity had to wait, and for which rule.
+func (b *bucket) throttling() (times uint64, by string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.throttled, b.by
+}
+
+// refill adds what passed seconds are worth, up to one second's, takes n and
+// returns how long it takes until nothing is owed.
+func refill(tokens *float64, rate int, passed float64, n int) time.Duration {
+	if rate == 0 {
+		return 0
+	}
+	*tokens = min(*tokens+passed*float64(rate), float64(rate)) - float64(n)
+	return worth(-*tokens, rate)
+}
+
+// worth is how long it takes until there are n more tokens.
+func worth(n float64, rate int) time.Duration {
+	if rate == 0 {
+		return 0
+	}
+	return time.Duration(max(0, n) / float64(rate) * float64(time.Second))
+}
+
+// countRate counts what one read brought to its end.
+func (c *conn) countRate() {
+	if c.unpaid.messages == 0 {
+		return
+	}
+	if rate := c.usage.rate.Load(); rate != nil {
+		if c.delay = rate.take(c.unpaid, time.Now()); c.delay > 0 {
+			c.b.count.throttled.Add(1)
+		}
+	}
+	c.unpaid = amount{}
+}
+
+// awaitRate waits while the client's identity is over its rate: its sockets are
+// not read, so that it slows down and loses nothing. Where a new policy lets it
+// wait for less, it does.
+func (c *conn) awaitRate() error {
+	if c.delay == 0 {
+		return nil
+	}
+	defer c.pause()()
+	for c.delay > 0 {
+		rate := c.usage.rate.Load()
+		if rate == nil {
+			c.delay = 0
+			break
+		}
+		c.delay = min(c.delay, rate.owed(time.Now()))
+		c.tellThrottled(rate)
+		t := time.NewTimer(c.delay)
+		select {
+		case <-t.C:
+			c.delay = 0
+		case <-rate.replaced:
+			t.Stop()
+		case <-c.closing:
+			t.Stop()
+			return errClosed
+		}
+	}
+	return nil
+}
+
+// tellThrottled logs the first time that an identity has to wait.
+func (c *conn) tellThrottled(rate *bucket) {
+	if rate.told.CompareAndSwap(false, true) {
+		_, by := rate.throttling()
+		c.log().WithField(logfield.Reason, "more than the rate of "+by).Warn("client is read more slowly")
+	}
+}
+
+// pause says that the reader waits for the broker, not for the client, until the
+// returned function is called: meanwhile the keep alive does not count.
+func (c *conn) pause() (resume func()) {
+	c.waiting.Store(true)
+	return func() {
+		c.heard.Store(int64(time.Since(c.b.start)))
+		c.waiting.Store(false)
+	}
+}
