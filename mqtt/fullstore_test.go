@@ -145,3 +145,30 @@ func TestExchangeOnFullStore(t *testing.T) {
 		}
 	})
 }
+
+// TestWillOnFullStore has a will become due while nothing can be kept: it waits for
+// room, unless its client comes back before.
+func TestWillOnFullStore(t *testing.T) {
+	for _, back := range []bool{false, true} {
+		full := &fullStore{Memory: store.NewMemory(store.Limits{})}
+		bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
+			away := w.connect(packet.V5, "away", expiry(1000))
+			away.subscribe(filter("w", 1))
+			away.close()
+			c := w.connect(packet.V5, "c", expiry(1000), withWill("w", "gone", 0))
+			full.full = true
+			c.close()
+			wait(3 * willRetry)
+			if back {
+				c = w.connect(packet.V5, "c", resume, expiry(1000))
+			}
+			full.full = false
+			wait(willRetry)
+			away = w.connect(packet.V5, "away", resume, expiry(1000))
+			if !back {
+				away.finish(away.wantMessage("gone"))
+			}
+			away.silence()
+		})
+	}
+}

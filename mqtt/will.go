@@ -85,6 +85,25 @@ func (s *session) armWill(d time.Duration) {
 	})
 }
 
+// willRetry is after how long a will is tried again that the store had no room for.
+const willRetry = 10 * time.Second
+
+// postponeWill has a will wait that could not be kept, as long as its client stays
+// away, and reports false if there is nobody to wait for.
+func (s *session) postponeWill(w *store.Message) bool {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return false
+	}
+	s.setWill(w)
+	s.armWill(willRetry)
+	r := s.kept(s.since, time.Now().Add(willRetry))
+	s.mu.Unlock()
+	s.put(func(tx store.Tx) { tx.PutSession(r) })
+	return true
+}
+
 // publishWill sends the will on the path of a publish, and reports false if the
 // policy of now refuses it: the one at CONNECT may be gone. change is kept in the
 // will's transaction, so that a killed broker publishes it after its restart or
