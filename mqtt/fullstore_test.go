@@ -160,7 +160,7 @@ func TestWillOnFullStore(t *testing.T) {
 			c.close()
 			wait(3 * willRetry)
 			if back {
-				c = w.connect(packet.V5, "c", resume, expiry(1000))
+				w.connect(packet.V5, "c", resume, expiry(1000))
 			}
 			full.full = false
 			wait(willRetry)
