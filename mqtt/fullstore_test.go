@@ -172,3 +172,23 @@ func TestWillOnFullStore(t *testing.T) {
 		})
 	}
 }
+
+// TestUnfinishedOnFullStore loses a connection with a will and a message in flight
+// while nothing can be kept: the message keeps its identifier all the same.
+func TestUnfinishedOnFullStore(t *testing.T) {
+	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
+		c := w.connect(packet.V5, "c", expiry(1000), withWill("w", "gone", 0))
+		c.subscribe(filter("a", 1))
+		w.connect(packet.V5, "pub").exchange("a", "sent", 1)
+		p := c.wantMessage("sent")
+		full.full = true
+		c.close()
+		wait(3 * willRetry)
+		key := store.SessionKey{Identity: testID("cx").String(), ClientID: "c"}
+		kept := full.Queue(key, 0, make([]store.Entry, 0, 2))
+		if len(kept) != 1 || kept[0].PacketID != p.PacketID {
+			t.Errorf("kept %+v, want identifier %d", kept, p.PacketID)
+		}
+	})
+}

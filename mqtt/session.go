@@ -249,7 +249,7 @@ func (s *session) keep(will *store.Message, change func(store.Tx), then func()) 
 		<-s.record
 	}
 	if will != nil && s.publishWill(will, change, func(err error) {
-		if err != nil && (!isFull(err) || !s.postponeWill(will)) {
+		if err != nil && (!isFull(err) || !s.postponeWill(will, change)) {
 			s.lose(dropFailed)
 			s.put(change)
 		}

@@ -89,8 +89,9 @@ func (s *session) armWill(d time.Duration) {
 const willRetry = 10 * time.Second
 
 // postponeWill has a will wait that could not be kept, as long as its client stays
-// away, and reports false if there is nobody to wait for.
-func (s *session) postponeWill(w *store.Message) bool {
+// away, and reports false if there is nobody to wait for. The store gets the change
+// that was to come with it, but keeps the will.
+func (s *session) postponeWill(w *store.Message, change func(store.Tx)) bool {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
@@ -100,7 +101,10 @@ func (s *session) postponeWill(w *store.Message) bool {
 	s.armWill(willRetry)
 	r := s.kept(s.since, time.Now().Add(willRetry))
 	s.mu.Unlock()
-	s.put(func(tx store.Tx) { tx.PutSession(r) })
+	s.put(func(tx store.Tx) {
+		change(tx)
+		tx.PutSession(r)
+	})
 	return true
 }
 
