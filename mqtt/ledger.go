@@ -99,8 +99,8 @@ func connectionCost(nc net.Conn) int {
 	return socketCost
 }
 
-// heldWhenFull is what a connection may hold while memory is full: unfinished
-// packets and topic aliases of the usual size.
+// heldWhenFull is what a connection may hold while memory is full, but for its own
+// cost: unfinished packets and topic aliases of the usual size.
 const heldWhenFull = 64 << 10
 
 // hold counts bytes that the connection has in memory. Of its reader.
@@ -111,7 +111,7 @@ func (c *conn) hold(n int) {
 
 // mayHold refuses a packet or an alias of n bytes for want of memory.
 func (c *conn) mayHold(n int) error {
-	if c.held+n > heldWhenFull && c.b.memory.full.Load() {
+	if aliases := c.held - connectionCost(c.nc) - c.buffered; aliases+n > heldWhenFull && c.b.memory.full.Load() {
 		return &packet.Error{Code: packet.QuotaExceeded, Msg: errMemory.Error()}
 	}
 	return nil

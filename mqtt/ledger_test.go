@@ -246,9 +246,13 @@ func TestMemoryCountsSessions(t *testing.T) {
 // on, but for what would need more of it.
 func TestFullMemoryRefusesLargePackets(t *testing.T) {
 	large := message("a", strings.Repeat("x", 200_000), 0, 0).Append(nil, packet.V5)
-	aliased := message(strings.Repeat("x", 60_000), "", 0, 0)
-	aliased.Properties.SetTopicAlias(1)
-	for name, b := range map[string][]byte{"packet": large[:100_000], "alias": aliased.Append(nil, packet.V5)} {
+	var aliases []byte
+	for alias := range uint16(2) {
+		m := message(strings.Repeat("x", 40_000), "", 0, 0)
+		m.Properties.SetTopicAlias(alias + 1)
+		aliases = m.Append(aliases, packet.V5)
+	}
+	for name, b := range map[string][]byte{"packet": large[:100_000], "aliases": aliases} {
 		bubble(t, func(o *Options) { o.Memory = 1 << 20 }, func(t *testing.T, w *world) {
 			c := w.connect(packet.V5, "c")
 			w.b.memory.add(1 << 20)
@@ -338,4 +342,38 @@ func TestDropLinesAreBounded(t *testing.T) {
 	if got := len(entries.AllEntries()); got != maxDropLines+1 {
 		t.Errorf("%d lines", got)
 	}
+}
+
+// TestHeldWhenFull sends packets in pieces while memory is full: what the connection
+// itself costs, 48 KiB here, does not count for their size.
+func TestHeldWhenFull(t *testing.T) {
+	bubble(t, func(o *Options) { o.Memory = 8 << 20 }, func(t *testing.T, w *world) {
+		for _, size := range []int{60_000, 70_000} {
+			pub := w.connect(packet.V5, fmt.Sprint("pub", size))
+			w.b.memory.add(8 << 20)
+			whole := message("a", strings.Repeat("x", size), 1, 1).Append(nil, packet.V5)
+			for len(whole) > 0 {
+				n := min(len(whole), 5000)
+				if _, err := pub.nc.Write(whole[:n]); err != nil {
+					break // it was ended
+				}
+				whole = whole[n:]
+				synctest.Wait()
+			}
+			switch p := pub.next().(type) {
+			case *packet.Puback:
+				if size > heldWhenFull || p.ReasonCode != packet.QuotaExceeded {
+					t.Errorf("%d bytes: %s", size, show(p))
+				}
+			case *packet.Disconnect:
+				if size < heldWhenFull || p.ReasonCode != packet.QuotaExceeded {
+					t.Errorf("%d bytes: %s", size, show(p))
+				}
+			default:
+				t.Errorf("%d bytes: %v", size, p)
+			}
+			pub.close()
+			w.b.memory.add(-8 << 20)
+		}
+	})
 }
