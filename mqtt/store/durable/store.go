@@ -38,8 +38,8 @@ type Options struct {
 	Reserve uint64
 
 	// MaxDisk bounds the bytes that the files take: beyond it, what adds is refused
-	// as on a disk that is nearly full, until fifteen sixteenths are left. Zero is no
-	// bound. Logs that wait to be written over, some tens of MiB, and tables that are
+	// as on a disk that is nearly full, until they take fifteen sixteenths of it. Zero
+	// is no bound. Logs that wait to be written over, some tens of MiB, and tables that are
 	// being sorted come on top.
 	MaxDisk uint64
 
