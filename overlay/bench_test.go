@@ -67,8 +67,8 @@ func BenchmarkOpenEcho(b *testing.B) {
 }
 
 // TestIdleConnectionIsCheap holds what a connection costs when nothing happens
-// on it: quic-go's two goroutines and our one at each end, and one more where
-// datagrams are handled.
+// on it: quic-go's two goroutines and our two at each end, for streams and for
+// datagrams.
 func TestIdleConnectionIsCheap(t *testing.T) {
 	ca := testca.New(t, "lab.test")
 	calm := func(o *Options) {
@@ -86,10 +86,10 @@ func TestIdleConnectionIsCheap(t *testing.T) {
 	until(t, paris, "all", func() bool { return len(paris.conns(lyon.ID())) == 1+more })
 	ends := float64(2 * more)
 	per := func() float64 { return float64(runtime.NumGoroutine()-before) / ends }
-	for waiting := time.Now(); per() > 3.5 && time.Since(waiting) < limit; {
+	for waiting := time.Now(); per() > 4.5 && time.Since(waiting) < limit; {
 		runtime.Gosched() // goroutines of the handshakes are still ending
 	}
-	if got := per(); got > 3.5 {
+	if got := per(); got > 4.5 {
 		t.Errorf("%.1f goroutines per end of an idle connection", got)
 	}
 }

@@ -43,11 +43,12 @@ type conn struct {
 	dialled  bool
 	since    time.Time
 
-	streams   atomic.Int64 // open, whoever opened them
-	accepted  int          // of those, opened by the peer; guarded by node.mu
-	warned    atomic.Bool  // a refused stream was logged
-	datagrams chan []byte  // drained by sendDatagrams; full means the path is congested
-	sending   bool         // sendDatagrams runs; guarded by node.mu
+	answers   atomic.Uint64 // to our pings
+	streams   atomic.Int64  // open, whoever opened them
+	accepted  int           // of those, opened by the peer; guarded by node.mu
+	warned    atomic.Bool   // a refused stream was logged
+	datagrams chan []byte   // drained by sendDatagrams; full means the path is congested
+	sending   bool          // sendDatagrams runs; guarded by node.mu
 }
 
 // newConn names the peer of an established QUIC connection.
@@ -176,6 +177,8 @@ func (c *conn) close(code quic.ApplicationErrorCode, reason string) {
 	_ = c.qc.CloseWithError(code, reason) // never fails
 }
 
+func (c *conn) ended() bool { return c.qc.Context().Err() != nil }
+
 func (c *conn) remote() netip.AddrPort {
 	return plainAddr(c.qc.RemoteAddr())
 }
@@ -203,9 +206,7 @@ func (c *conn) serve() {
 	ctx := c.qc.Context()
 	expiry := time.AfterFunc(time.Until(c.notAfter), func() { c.close(codeExpired, "certificate expired") })
 	c.entry().Info("overlay connection up")
-	if len(c.node.datagrams) > 0 {
-		c.node.work.Go(func() { c.receiveDatagrams(ctx) })
-	}
+	c.node.work.Go(func() { c.receiveDatagrams(ctx) })
 	for {
 		qs, err := c.qc.AcceptStream(ctx)
 		if err != nil {

@@ -14,8 +14,15 @@ const MaxDatagram = 1190
 // datagramQueue is how many datagrams wait for one congested connection.
 const datagramQueue = 64
 
-// channelPing is handled by nobody, and makes the peer acknowledge it.
+// channelPing is the overlay's own.
 const channelPing = 0
+
+// What is in a datagram of channelPing.
+const (
+	pingNothing = 0 // makes the peer acknowledge it
+	pingAsk     = 1
+	pingAnswer  = 2
+)
 
 // pingSize makes the packet of a ping larger than a stateless reset, which is
 // what a peer that lost the connection must answer with something smaller.
@@ -68,11 +75,28 @@ func (c *conn) queueDatagram(packet []byte) {
 	}
 }
 
-// ping makes the peer answer, or tell that it does not know the connection.
-func (c *conn) ping() {
+// ping makes the peer speak, or tell that it does not know the connection.
+func (c *conn) ping() { c.sendPing(pingNothing) }
+
+// ask makes the peer send an answer, which conn.answers counts. Unlike other
+// packets that come from the peer, it tells that what we send arrives, though
+// our congestion window may have held it up.
+func (c *conn) ask() { c.sendPing(pingAsk) }
+
+func (c *conn) sendPing(kind byte) {
 	packet := make([]byte, pingSize)
-	packet[0] = channelPing
+	packet[0], packet[1] = channelPing, kind
 	c.queueDatagram(packet)
+}
+
+func (c *conn) pinged(b []byte) {
+	switch {
+	case len(b) == 0:
+	case b[0] == pingAsk:
+		c.sendPing(pingAnswer)
+	case b[0] == pingAnswer:
+		c.answers.Add(1)
+	}
 }
 
 // sendDatagrams stands between callers that must not wait and quic-go, which
@@ -98,10 +122,12 @@ func (c *conn) receiveDatagrams(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		if len(b) == 0 || b[0] == channelPing {
+		if len(b) == 0 {
 			continue
 		}
-		if h := c.node.datagrams[b[0]]; h != nil {
+		if b[0] == channelPing {
+			c.pinged(b[1:])
+		} else if h := c.node.datagrams[b[0]]; h != nil {
 			h(c.peer, b[1:])
 		} else {
 			c.node.counters.datagramsDropped.Add(1)

@@ -37,9 +37,11 @@
 // an answer, so a cable that is out for 10 s ends no stream. The sender's
 // retransmission timer has then backed off to as much as the length of the cut,
 // which is why [Node.Keep] looks after the connections it wants: after 1 s
-// without an answer it asks once a second (a one-byte datagram, whose
+// without an answer it asks once a second (a small datagram, whose
 // acknowledgement restarts everything waiting), and after 3 s it dials anew
-// beside the old connection. The pause between dials is at most an eighth of
+// beside the old connection, until that answers: packets that the peer sends of
+// itself do not tell that ours leave, which may wait behind a congestion window
+// until the backed-off timer fires. The pause between dials is at most an eighth of
 // the time since the path was last seen, between 100 ms and 5 s. A path that
 // was cut for 10 s is thus in use again within 1.25 s and a round trip.
 //

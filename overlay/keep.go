@@ -90,7 +90,7 @@ func (n *Node) watch(ctx context.Context, t Target, c *conn) time.Time {
 				continue
 			}
 			c.ping()
-			if now.Sub(p.heard) >= silentAfter {
+			if now.Sub(p.asked) >= silentAfter {
 				n.succeed(ctx, t, c, p)
 				return p.heard
 			}
@@ -98,22 +98,23 @@ func (n *Node) watch(ctx context.Context, t Target, c *conn) time.Time {
 	}
 }
 
-// succeed dials beside a silent connection until it speaks again or has a
-// successor. Then the path works, so a connection that stays silent is stuck
-// behind its congestion window: it ends, for its streams to be opened anew.
+// succeed dials beside a silent connection until it answers again or has a
+// successor. Then the path works, so a connection that does not answer is stuck
+// behind its congestion window: it ends, for its streams to be opened anew. What
+// the peer says there of itself is no sign: it may not be stuck while we are.
 func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 	entry := c.entry()
 	entry.Info("overlay peer silent")
+	before := c.answers.Load()
 	n.redial(ctx, t, p.heard, func() bool {
-		c.ping()
+		c.ask()
 		p.look(time.Now())
-		return !p.asking
+		return c.answers.Load() != before
 	})
 	if n.newest(t.ID) == c || ctx.Err() != nil {
 		return
 	}
-	before := p.received
-	c.ping()
+	c.ask()
 	timer := time.NewTimer(reviveTime)
 	defer timer.Stop()
 	select {
@@ -123,17 +124,18 @@ func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 	case <-ctx.Done():
 		return
 	}
-	if p.look(time.Now()); p.received == before {
+	if p.look(time.Now()); c.answers.Load() == before {
 		c.close(codeLost, "silent while a newer connection works")
 	}
 }
 
 // succession is a connection that was replaced, and what is known of it since.
 type succession struct {
-	began       time.Time
-	old, newest *pulse
-	before      uint64 // packets that the old one had received by then
-	alive       bool   // it has answered since
+	since  time.Time // the newest has answered at every look
+	old    *conn
+	newest *pulse
+	before uint64 // answers that the old one had got at first
+	alive  bool   // it has answered since
 }
 
 // settle looks after the connections that were replaced. One that does not
@@ -154,8 +156,7 @@ func (n *Node) settle(ctx context.Context) {
 			maps.DeleteFunc(open, func(old *conn, s *succession) bool { return replaced[old] != s.newest.c })
 			for old, newest := range replaced {
 				if open[old] == nil {
-					p := newPulse(old)
-					open[old] = &succession{began: now, old: p, newest: newPulse(newest), before: p.received}
+					open[old] = &succession{since: now, old: old, newest: newPulse(newest), before: old.answers.Load()}
 				}
 				open[old].look(now)
 			}
@@ -167,15 +168,17 @@ func (s *succession) look(now time.Time) {
 	if s.alive {
 		return
 	}
-	s.old.look(now)
-	s.newest.look(now)
+	received := s.newest.received
+	if s.newest.look(now); s.newest.received == received {
+		s.since = now
+	}
 	switch {
-	case s.old.received != s.before:
+	case s.old.answers.Load() != s.before:
 		s.alive = true
-	case s.newest.heard.Sub(s.began) >= silentAfter:
-		s.old.c.close(codeLost, "silent while a newer connection works")
+	case now.Sub(s.since) >= silentAfter:
+		s.old.close(codeLost, "silent while a newer connection works")
 	default:
-		s.old.c.ping()
+		s.old.ask()
 		s.newest.c.ping()
 	}
 }
@@ -258,6 +261,7 @@ type pulse struct {
 	sent     uint64    // packets, when received last grew
 	heard    time.Time // when that was
 	asking   bool      // something was sent since and is not answered
+	asked    time.Time // since when
 }
 
 func newPulse(c *conn) *pulse {
@@ -271,7 +275,11 @@ func (p *pulse) look(now time.Time) {
 	if p.heard.IsZero() || stats.PacketsReceived != p.received {
 		p.received, p.sent, p.heard = stats.PacketsReceived, stats.PacketsSent, now
 	}
-	p.asking = stats.PacketsSent > p.sent
+	asking := stats.PacketsSent > p.sent
+	if asking && !p.asking {
+		p.asked = now // an idle connection was not asked before, however long ago it spoke
+	}
+	p.asking = asking
 }
 
 // dialReport logs a target's failures once each, not once per attempt.

@@ -183,6 +183,29 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 
+// TestIdleIsNotSilent speaks on an idle connection at every phase of the looks at
+// it. That its answer is under way is no reason to dial beside it.
+func TestIdleIsNotSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, 100*time.Millisecond)
+		defer b.stop()
+		if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Second)
+		c := b.lyon.newest(b.paris.ID())
+		for range 20 {
+			<-time.After(5*time.Second + watchInterval/20)
+			if err := b.attempt(time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b.lyon.newest(b.paris.ID()) != c {
+			t.Error("a connection that always answered was replaced")
+		}
+	})
+}
+
 // TestKilledPeer starts a peer again that went without a word. What waits on a
 // stream of the old connection must hear of it long before the idle timeout, and
 // a connection that answers must not end because there is a newer one.

@@ -187,7 +187,8 @@ func (n *Node) Open(ctx context.Context, peer identity.ID, protocol string) (*St
 }
 
 // Disconnect ends every connection to peer and all that runs on them. The peer
-// is told the reason. It may connect again unless it is refused then.
+// is told the reason, and is not [Node.Connected] when Disconnect returns. It may
+// connect again unless it is refused then.
 func (n *Node) Disconnect(peer identity.ID, reason string) {
 	for _, c := range n.conns(peer) {
 		c.close(codeDisconnected, reason)

@@ -212,6 +212,12 @@ func TestDisconnect(t *testing.T) {
 	dial(t, paris, lyon)
 	until(t, paris, "two connections", func() bool { return len(paris.conns(lyon.ID())) == 2 })
 	paris.Disconnect(lyon.ID(), "maintenance")
+	if paris.Connected(lyon.ID()) {
+		t.Error("connected right after Disconnect")
+	}
+	if _, err := paris.Open(timeout(t), lyon.ID(), "echo/1"); !errors.Is(err, ErrNotConnected) {
+		t.Errorf("open right after Disconnect: %v", err)
+	}
 	until(t, paris, "none", func() bool { return len(paris.Peers()) == 0 })
 	until(t, lyon, "none", func() bool { return len(lyon.Peers()) == 0 })
 }

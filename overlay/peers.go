@@ -82,20 +82,24 @@ func (n *Node) Wait(ctx context.Context, peer identity.ID) error {
 	}
 }
 
-// conns returns the live connections to peer, newest first.
+// conns returns the live connections to peer, newest first. One that has ended
+// is not among them though serve has yet to notice.
 func (n *Node) conns(peer identity.ID) []*conn {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	conns := slices.Clone(n.peers[peer])
 	slices.Reverse(conns)
-	return conns
+	return slices.DeleteFunc(conns, (*conn).ended)
 }
 
+// newest returns the first of conns.
 func (n *Node) newest(peer identity.ID) *conn {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if conns := n.peers[peer]; len(conns) > 0 {
-		return conns[len(conns)-1]
+	for _, c := range slices.Backward(n.peers[peer]) {
+		if !c.ended() {
+			return c
+		}
 	}
 	return nil
 }

@@ -258,7 +258,7 @@ func (c *conn) handler(s *Stream) (Handler, quic.StreamErrorCode, error) {
 // refuse resets a stream. The first one on a connection is worth a warning, the
 // rest are counted.
 func (c *conn) refuse(s *Stream, code quic.StreamErrorCode, err error) {
-	ended := c.qc.Context().Err() != nil // and the stream with it
+	ended := c.ended() // and the stream with it
 	if !ended {
 		c.node.counters.streamsRefused.Add(1) // before the peer hears of it
 	}
