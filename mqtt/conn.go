@@ -296,10 +296,17 @@ func (c *conn) look() {
 	}
 	alarm := c.alarm.Load()
 	alarm.Reset(left)
-	select {
-	case <-c.closing: // and unwatch may have been just before Reset
+	if c.isClosing() { // and unwatch may have been just before Reset
 		alarm.Stop()
+	}
+}
+
+func (c *conn) isClosing() bool {
+	select {
+	case <-c.closing:
+		return true
 	default:
+		return false
 	}
 }
 
@@ -368,9 +375,7 @@ func (c *conn) why() string {
 }
 
 func (c *conn) logFailure(err error) {
-	select {
-	case <-c.closing:
-	default:
+	if !c.isClosing() {
 		c.log().WithError(err).Warn("client broke the protocol")
 	}
 }

@@ -274,21 +274,20 @@ func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) 
 	b.mu.Lock()
 	s = b.sessions[key]
 	b.mu.Unlock()
-	var before uint32 // expiry
+	var before past
 	if s != nil {
 		if cleanStart { // [MQTT-3.1.2-4] [MQTT-3.1.4-4] [MQTT-3.2.2-2]
 			s.end(true, 0)
 		}
 		s.rights.Store(&rights)
-		before = s.expiry.Load()
-		present = s.attach(c, expiry) // [MQTT-3.1.2-5] [MQTT-3.2.2-3]
+		before, present = s.attach(c, expiry) // [MQTT-3.1.2-5] [MQTT-3.2.2-3]
 	}
 	if !present {
 		s, err = b.begin(c, expiry, rights)
 	}
 	if err == nil {
 		s.review()
-		err = s.keepRecord(present && before == expiry && c.will == nil)
+		err = s.keepRecord(present && before.expiry == expiry && c.will == nil)
 	}
 	if err == nil {
 		return s, present, nil
@@ -316,16 +315,6 @@ func (b *Broker) begin(c *conn, expiry uint32, rights Rights) (*session, error) 
 	}
 	b.remember(s) // [MQTT-3.1.2-6]
 	return s, nil
-}
-
-// back undoes attach for a client that is refused after it.
-func (s *session) back(c *conn, expiry uint32) {
-	s.mu.Lock()
-	s.setWill(nil)
-	s.setExpiry(expiry)
-	s.mu.Unlock()
-	s.review()
-	s.detach(c)
 }
 
 // keepRecord has the store keep the session before CONNACK promises that. A

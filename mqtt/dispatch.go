@@ -73,6 +73,9 @@ func (g *group) take() *loan {
 func (g *group) untake(l *loan) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.over {
+		return
+	}
 	if l.seq == 0 {
 		g.hold(l.Message.Size())
 	}
@@ -116,7 +119,7 @@ func (g *group) dispatch(bt *batch, l *loan) bool {
 	switch {
 	case got[full] > 0:
 		return false
-	case denied > 0 && absent != nil && got[tooLarge] == 0: // those who are there may not have it, and need not wait
+	case denied > 0 && absent != nil && got[tooLarge] == 0 && !g.refused.Load(): // those who are there may not have it, and need not wait
 		g.move(absent, l, false, l.to(absent))
 		return true
 	case denied == len(members), got[tooLarge] > 0:
@@ -149,8 +152,11 @@ func (g *group) lend(bt *batch, m *subscription, l *loan) answer {
 	d := l.to(m)
 	bt.out.set(d.Message)
 	f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
-	if !c.takes(f) {
+	switch {
+	case !c.takes(f):
 		return tooLarge
+	case d.QoS == 2 && g.refused.Load():
+		return full
 	}
 	if g.b.boundDownstream(s, d.Message.Topic) {
 		if !s.owe(c, f.Size()) {

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -171,6 +172,53 @@ func TestWillOnFullStore(t *testing.T) {
 			away.silence()
 		})
 	}
+}
+
+// TestSharedOnFullStore has a group's message refused by the store on its way to a
+// member: it goes there once there is room, though nothing else happens.
+func TestSharedOnFullStore(t *testing.T) {
+	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
+		c := w.connect(packet.V5, "c", expiry(1000))
+		c.subscribe(filter("$share/g/a", 2))
+		c.close()
+		w.connect(packet.V5, "pub").exchange("a", "kept", 2)
+		full.full = true
+		c = w.connect(packet.V5, "c", resume, expiry(1000))
+		c.silence()
+		wait(statusInterval)
+		full.full = false
+		wait(statusInterval)
+		c.finish(c.wantMessage("kept"))
+		c.silence()
+	})
+}
+
+// TestRefusedLeavesWill has a client come back that the store refuses, again and
+// again: the will of before comes when it was due.
+func TestRefusedLeavesWill(t *testing.T) {
+	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
+		watcher := w.connect(packet.V5, "watcher")
+		watcher.subscribe(filter("w", 0))
+		c := w.connect(packet.V5, "c", expiry(1000), withWill("w", "gone", 100))
+		c.close()
+		full.full = true
+		for range 9 {
+			wait(10 * time.Second)
+			if _, ack := w.connectAck(packet.V5, "c", resume, expiry(1000), withWill("w", "of a refused client", 0)); ack.ReasonCode != packet.ServerUnavailable {
+				t.Fatalf("got %v", ack.ReasonCode)
+			}
+		}
+		full.full = false
+		watcher.silence()
+		wait(10 * time.Second)
+		watcher.wantMessage("gone")
+		wait(901 * time.Second)
+		if n := len(w.b.sessions); n != 1 {
+			t.Errorf("%d sessions after the expiry, want the watcher's", n)
+		}
+	})
 }
 
 // TestUnfinishedOnFullStore loses a connection with a will and a message in flight

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"testing"
+	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -40,7 +41,7 @@ func FuzzClient(f *testing.F) {
 		c.filled = len(b)
 		err := c.handleBuffer(len(b))
 		c.fail(errClosed)
-		c.own.detach(c)
+		c.own.detach(c, time.Now())
 		broker.release(c)
 		if err == nil && c.filled > len(b) {
 			t.Errorf("%d bytes left of %d", c.filled, len(b))

@@ -98,9 +98,6 @@ func (b *Broker) vacate(id identity.ID, u *usage) {
 
 // relimit applies the ceilings of new rights to an identity that is connected.
 func (b *Broker) relimit(id identity.ID, r Rights) {
-	if r == nil { // it ends
-		return
-	}
 	l := b.limits(r)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -130,7 +127,7 @@ func (b *Broker) crowds() map[*usage][]*conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range b.sessions {
-		if c := s.conn.Load(); c != nil && c.usage.connections > c.usage.most.N {
+		if c := s.conn.Load(); c != nil && !c.isClosing() && c.usage.connections > c.usage.most.N {
 			crowds[c.usage] = append(crowds[c.usage], c)
 		}
 	}

@@ -119,7 +119,7 @@ func (c *conn) conclude(err error) {
 	}
 	c.unwatch()
 	c.fail(err)
-	c.own.detach(c)
+	c.own.detach(c, time.Now())
 	c.own.pipe.run() // lets go of its routes
 	c.b.release(c)
 	c.log().WithField(logfield.Reason, c.why()).Info("client disconnected")

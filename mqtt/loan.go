@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -113,6 +114,20 @@ func (s *session) pumpGroups(bt *batch) {
 	}
 }
 
+// pumpRefused tries again what the store refused to make a member's own.
+func (b *Broker) pumpRefused() {
+	b.mu.Lock()
+	groups := slices.Collect(maps.Values(b.groups))
+	b.mu.Unlock()
+	bt := getBatch(b)
+	defer bt.done()
+	for _, g := range groups {
+		if g.refused.Swap(false) {
+			g.pump(bt)
+		}
+	}
+}
+
 // join and leave keep the list of the session's groups, which is replaced, never
 // changed.
 func (s *session) join(g *group) {
@@ -174,6 +189,7 @@ func (g *group) moved(s *session, l *loan, messages []store.Delivery, keep bool,
 	bt := getBatch(g.b)
 	defer bt.done()
 	if err != nil {
+		g.refused.Store(true) // until pumpRefused
 		g.giveBack(l)
 		return
 	}

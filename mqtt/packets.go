@@ -14,10 +14,8 @@ func (c *conn) handle(h packet.Header, body []byte) error {
 	if c.own == nil {
 		return c.handleConnect(h, body)
 	}
-	select {
-	case <-c.closing:
+	if c.isClosing() {
 		return errClosed // nothing counts any more
-	default:
 	}
 	switch h.Type {
 	case packet.TypePublish:

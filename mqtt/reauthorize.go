@@ -26,13 +26,15 @@ func (b *Broker) Reauthorize() {
 }
 
 func (b *Broker) reauthorize(s *session) {
-	p := s.principal
-	if c := s.conn.Load(); c != nil {
+	p, c := s.principal, s.conn.Load()
+	if c != nil {
 		p = c.principal // the session may have begun with another credential
 	}
 	r := b.opts.Authorizer.Rights(p)
 	s.rights.Store(&r)
-	b.relimit(s.principal.ID, r)
+	if c != nil && r != nil {
+		b.relimit(p.ID, r)
+	}
 	s.mu.Lock()
 	subs := make([]*subscription, 0, len(s.subs))
 	for _, sub := range s.subs {
@@ -93,7 +95,7 @@ type Removal struct {
 	Reason          string            // of DISCONNECT, for people
 	ServerReference string            // of DISCONNECT: other servers to use; see [Options]
 	EndSessions     bool              // forget the session state too
-	DropWills       bool              // publish no wills
+	DropWills       bool              // with EndSessions: publish no wills
 }
 
 // Removed is what [Broker.Disconnect] ended.

@@ -118,27 +118,48 @@ func (s *session) kept(disconnected, willAt time.Time) store.Session {
 	return r
 }
 
+// past is what a session was before a connection took it.
+type past struct {
+	expiry uint32
+	will   *store.Message
+	delay  uint32
+	since  time.Time
+}
+
 // attach gives the session to c. What was in flight has to be sent again. It
 // reports false if the session ended meanwhile; then the store knows that.
-func (s *session) attach(c *conn, expiry uint32) bool {
+func (s *session) attach(c *conn, expiry uint32) (before past, ok bool) {
 	s.record <- struct{}{}
 	defer func() { <-s.record }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return false
+		return past{}, false
 	}
 	s.epoch++
 	s.stopTimer(expiryTimer)
 	s.stopTimer(willTimer) // one that fires now sees the epoch [MQTT-3.1.3-9]
+	before = past{s.expiry.Load(), nil, s.delay, s.since}
 	s.setExpiry(expiry)
-	s.setWill(c.will) // [MQTT-3.1.2-7]
+	before.will = s.setWill(c.will) // [MQTT-3.1.2-7]
 	s.delay = c.willDelay
 	s.since = time.Now()
 	s.window.quota = c.quota
 	s.behind = true
 	s.conn.Store(c)
-	return true
+	return before, true
+}
+
+// back undoes attach for a client that is refused after it: the session waits as
+// if that had not come.
+func (s *session) back(c *conn, before past) {
+	s.mu.Lock()
+	s.setWill(before.will)
+	s.delay = before.delay
+	s.setExpiry(before.expiry)
+	s.mu.Unlock()
+	s.review()
+	s.detach(c, before.since)
 }
 
 // setExpiry also tells the routes when that changes where messages go. The caller
@@ -150,8 +171,8 @@ func (s *session) setExpiry(seconds uint32) {
 }
 
 // detach ends c's ownership. Then the session is over, or it waits for its
-// client until it expires. [MQTT-3.1.2-23] [MQTT-4.1.0-2]
-func (s *session) detach(c *conn) {
+// client, who is away since then, until it expires. [MQTT-3.1.2-23] [MQTT-4.1.0-2]
+func (s *session) detach(c *conn, since time.Time) {
 	s.record <- struct{}{}
 	s.mu.Lock()
 	s.conn.CompareAndSwap(c, nil)
@@ -164,7 +185,7 @@ func (s *session) detach(c *conn) {
 		return
 	}
 	s.forgetVolatile()
-	s.since = time.Now()
+	s.since = since
 	if c.graceful { // [MQTT-3.14.4-3] [MQTT-3.1.2-10]
 		s.setWill(nil)
 	}
@@ -175,12 +196,12 @@ func (s *session) detach(c *conn) {
 		s.end(true, 0)
 		return
 	}
-	now := time.Now()
-	will, willAt := s.scheduleWill(now, expiry)
+	will, willAt := s.scheduleWill(expiry)
 	if epoch := s.epoch; expiry != never { // [MQTT-4.1.0-2]
-		s.schedule(expiryTimer, time.Duration(expiry)*time.Second, func() { s.expire(epoch) })
+		end := since.Add(time.Duration(expiry) * time.Second)
+		s.schedule(expiryTimer, time.Until(end), func() { s.expire(epoch) })
 	}
-	r := s.kept(now, willAt)
+	r := s.kept(since, willAt)
 	unfinished := s.window.unfinished()
 	s.mu.Unlock()
 	s.keep(will, func(tx store.Tx) {

@@ -33,6 +33,7 @@ type group struct {
 	keeping atomic.Bool   // the store keeps what comes
 	qos     atomic.Uint32 // highest of the members' subscriptions
 	stuck   atomic.Bool   // something waits for room: who makes some calls pump
+	refused atomic.Bool   // by the store, to make a message a member's own: none of QoS 2 goes out
 
 	reviewMu sync.Mutex // held for review, before mu
 
@@ -46,6 +47,7 @@ type group struct {
 	pumping bool // one goroutine is in pump
 	more    bool // it has to look once more
 	asking  bool // a function has the next message
+	over    bool // it has ended: nothing may wait any more
 
 	// Of the goroutine in pump.
 	read    uint64 // last entry of the store's queue that was fetched
@@ -146,7 +148,7 @@ func (g *group) review() {
 func (g *group) end() {
 	g.mu.Lock()
 	kept := g.kept
-	g.ready = nil
+	g.over, g.ready = true, nil
 	g.hold(-g.held)
 	g.mu.Unlock()
 	if kept {
@@ -213,6 +215,10 @@ func (g *group) hold(n int) {
 // giveBack takes loans that their members did not acknowledge.
 func (g *group) giveBack(loans ...*loan) {
 	g.mu.Lock()
+	if g.over {
+		g.mu.Unlock()
+		return
+	}
 	for _, l := range loans {
 		if l.seq == 0 {
 			g.hold(l.Message.Size())

@@ -296,6 +296,22 @@ func TestSharedQueueIsBounded(t *testing.T) {
 	}
 }
 
+// TestSharedEndForgets gives back to a group that has ended, as a store does that
+// answers late.
+func TestSharedEndForgets(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		g := newGroup(w.b, groupKey{"g", "t"}, false, "")
+		before := w.b.memory.total()
+		l := &loan{Delivery: store.Delivery{Message: &store.Message{Topic: "t", QoS: 2}, QoS: 2}, group: g}
+		g.end()
+		g.giveBack(l)
+		g.untake(l)
+		if got := w.b.memory.total(); got != before || g.waiting() != 0 {
+			t.Errorf("holds %d bytes, %d messages", got-before, g.waiting())
+		}
+	})
+}
+
 func TestSharedLeavesOutWhoCannotTakeIt(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {
 		small := func(p *packet.Connect) { p.Properties.SetMaximumPacketSize(50) }

@@ -16,9 +16,9 @@ const (
 )
 
 // Run does what is due by the clock until ctx is done: it publishes
-// $SYS/broker/*, sweeps what expired, and says
-// who lost messages. When it returns, no timer of the broker
-// fires any more.
+// $SYS/broker/*, tries again what the store refused groups, sweeps what expired,
+// and says who lost messages. When it returns, no timer of the broker fires any
+// more.
 func (b *Broker) Run(ctx context.Context) error {
 	defer b.stopTimers()
 	b.startTimers()
@@ -37,6 +37,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		case now := <-status.C:
 			b.moveLoads(now)
 			b.publishStatus()
+			b.pumpRefused()
 		case now := <-sweep.C:
 			b.opts.Store.Sweep(now)
 			b.reportDrops()

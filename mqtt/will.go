@@ -52,18 +52,18 @@ func (s *session) setWill(w *store.Message) (before *store.Message) {
 // scheduleWill decides at the end of a connection when the will is published:
 // now, after its delay, or with the session's end if that comes first
 // [MQTT-3.1.2-8]. The caller holds mu and publishes what is returned.
-func (s *session) scheduleWill(now time.Time, expiry uint32) (due *store.Message, at time.Time) {
+func (s *session) scheduleWill(expiry uint32) (due *store.Message, at time.Time) {
 	switch {
 	case s.will == nil:
 		return nil, time.Time{}
 	case s.delay == 0:
 		return s.setWill(nil), time.Time{}
 	case expiry != never && s.delay >= expiry:
-		return nil, now.Add(time.Duration(expiry) * time.Second)
+		return nil, s.since.Add(time.Duration(expiry) * time.Second)
 	}
-	delay := time.Duration(s.delay) * time.Second
-	s.armWill(delay) // [MQTT-3.1.2-8]
-	return nil, now.Add(delay)
+	at = s.since.Add(time.Duration(s.delay) * time.Second)
+	s.armWill(time.Until(at)) // [MQTT-3.1.2-8]
+	return nil, at
 }
 
 // armWill publishes the will after d unless the client comes back before
