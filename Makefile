@@ -78,10 +78,14 @@ bench-broker: build
 	cd integration/peers/mochi && GOFLAGS= go build -o $(CURDIR)/bin/mochi .
 	go run ./integration/peers $(ARGS)
 
+# Go before 1.27 may call the end of FUZZTIME a failure that has no input
+# (golang.org/issue/75804).
 fuzz:
-	@for p in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	@set -o pipefail; log=$$(mktemp); trap 'rm -f $$log' EXIT; \
+	for p in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/func //'); do \
-	    echo "== $$p $$f"; (cd $$p && go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x .) || exit 1; \
+	    echo "== $$p $$f"; (cd $$p && go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x .) 2>&1 | tee $$log || \
+	      { grep -q '^    context deadline exceeded$$' $$log && ! grep -q 'Failing input' $$log; } || exit 1; \
 	  done; done
 
 # Disables branches of the broker that obey the MQTT specification, one at a time,
