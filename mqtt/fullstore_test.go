@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,11 +13,11 @@ import (
 // fullStore refuses what somebody waits for.
 type fullStore struct {
 	*store.Memory
-	full bool
+	full atomic.Bool
 }
 
 func (f *fullStore) Update(add func(store.Tx), done func(error)) {
-	if f.full && done != nil {
+	if f.full.Load() && done != nil {
 		done(store.ErrFull)
 		return
 	}
@@ -34,7 +35,7 @@ func TestConnectOnFullStore(t *testing.T) {
 		sub.close()
 		w.connect(packet.V5, "pub").exchange("a", "kept", 1)
 
-		full.full = true
+		full.full.Store(true)
 		for _, tt := range []struct {
 			id     string
 			change []func(*packet.Connect)
@@ -55,7 +56,7 @@ func TestConnectOnFullStore(t *testing.T) {
 		again.silence()
 		again.close()
 
-		full.full = false
+		full.full.Store(false)
 		if _, ack := w.connectAck(packet.V5, "sub2", resume, expiry(100)); ack.SessionPresent {
 			t.Error("a session that was refused is there")
 		}
@@ -75,7 +76,7 @@ func TestSubscribeOnFullStore(t *testing.T) {
 			}
 			sub := w.connect(v, "sub", lasting)
 			sub.subscribe(filter("a", 1))
-			full.full = true
+			full.full.Store(true)
 			sub.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{filter("a", 0), filter("denied", 1), filter("b", 1)}})
 			wantCodes := []packet.ReasonCode{packet.QuotaExceeded, packet.NotAuthorized, packet.QuotaExceeded}
 			if v == packet.V311 {
@@ -116,7 +117,7 @@ func TestExchangeOnFullStore(t *testing.T) {
 		want[*packet.Pubrec](pub)
 		p := sub.wantMessage("once")
 
-		full.full = true
+		full.full.Store(true)
 		pub.send(&packet.Pubrel{PacketID: 7})
 		sub.send(&packet.Pubrec{PacketID: p.PacketID})
 		for _, c := range []*client{sub, pub} {
@@ -124,7 +125,7 @@ func TestExchangeOnFullStore(t *testing.T) {
 				t.Errorf("got %s", show(p))
 			}
 		}
-		full.full = false
+		full.full.Store(false)
 
 		pub = w.connect(packet.V5, "pub", resume, expiry(100))
 		pub.publish("a", "once", 2, 7) // known: PUBREL did not count
@@ -157,13 +158,13 @@ func TestWillOnFullStore(t *testing.T) {
 			away.subscribe(filter("w", 1))
 			away.close()
 			c := w.connect(packet.V5, "c", expiry(1000), withWill("w", "gone", 0))
-			full.full = true
+			full.full.Store(true)
 			c.close()
 			wait(3 * willRetry)
 			if back {
 				w.connect(packet.V5, "c", resume, expiry(1000))
 			}
-			full.full = false
+			full.full.Store(false)
 			wait(willRetry)
 			away = w.connect(packet.V5, "away", resume, expiry(1000))
 			if !back {
@@ -183,11 +184,11 @@ func TestSharedOnFullStore(t *testing.T) {
 		c.subscribe(filter("$share/g/a", 2))
 		c.close()
 		w.connect(packet.V5, "pub").exchange("a", "kept", 2)
-		full.full = true
+		full.full.Store(true)
 		c = w.connect(packet.V5, "c", resume, expiry(1000))
 		c.silence()
 		wait(statusInterval)
-		full.full = false
+		full.full.Store(false)
 		wait(statusInterval)
 		c.finish(c.wantMessage("kept"))
 		c.silence()
@@ -203,14 +204,14 @@ func TestRefusedLeavesWill(t *testing.T) {
 		watcher.subscribe(filter("w", 0))
 		c := w.connect(packet.V5, "c", expiry(1000), withWill("w", "gone", 100))
 		c.close()
-		full.full = true
+		full.full.Store(true)
 		for range 9 {
 			wait(10 * time.Second)
 			if _, ack := w.connectAck(packet.V5, "c", resume, expiry(1000), withWill("w", "of a refused client", 0)); ack.ReasonCode != packet.ServerUnavailable {
 				t.Fatalf("got %v", ack.ReasonCode)
 			}
 		}
-		full.full = false
+		full.full.Store(false)
 		watcher.silence()
 		wait(10 * time.Second)
 		watcher.wantMessage("gone")
@@ -230,7 +231,7 @@ func TestUnfinishedOnFullStore(t *testing.T) {
 		c.subscribe(filter("a", 1))
 		w.connect(packet.V5, "pub").exchange("a", "sent", 1)
 		p := c.wantMessage("sent")
-		full.full = true
+		full.full.Store(true)
 		c.close()
 		wait(3 * willRetry)
 		key := store.SessionKey{Identity: testID("cx").String(), ClientID: "c"}
