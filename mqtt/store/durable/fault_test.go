@@ -198,3 +198,43 @@ func TestRecoversUnderLoad(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// linking is a disk that fails while a backup links a table.
+type linking struct {
+	*faulty
+	db func() *database
+}
+
+// MaybeError implements errorfs.Injector.
+func (l linking) MaybeError(op errorfs.Op) error {
+	if op.Kind != errorfs.OpLink {
+		return l.faulty.MaybeError(op)
+	}
+	l.set(true)
+	<-l.db().disk.lost
+	return syscall.ENOSPC
+}
+
+// TestDiskFullInBackup ends an outage that began during a backup.
+func TestDiskFullInBackup(t *testing.T) {
+	var s *running
+	fault := linking{&faulty{}, func() *database { return s.db.Load() }}
+	recovered, log := newRecovery()
+	s = start(t, "data", Options{Log: log, retry: time.Millisecond, fs: errorfs.Wrap(vfs.NewMem(), fault)})
+	put := func() error { return storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }) }
+	if err := errors.Join(put(), s.db.Load().Flush()); err != nil {
+		t.Fatal(err)
+	}
+	backup := make(chan error, 1)
+	go func() { backup <- s.Backup("backup") }()
+	for put() == nil {
+	}
+	fault.set(false)
+	<-recovered
+	if err := <-backup; !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("got %v", err)
+	}
+	if err := put(); err != nil {
+		t.Error(err)
+	}
+}

@@ -263,11 +263,10 @@ func (s *Store) peer(name string) *peer {
 // tables until they change. Values of [store.OfHistory] are not in it.
 func (s *Store) Backup(dir string) error {
 	db := s.db.Load()
-	db.readers.RLock()
-	defer db.readers.RUnlock()
-	if db.closed {
+	if !db.begin() {
 		return ErrClosed
 	}
+	defer db.working.Done()
 	if err := db.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
 		return fmt.Errorf("back up store to %s: %w", dir, err)
 	}
