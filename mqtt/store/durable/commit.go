@@ -227,6 +227,9 @@ func (s *Store) refusal(t *tx, full error) error {
 
 // write commits the batch, or keeps it for better times if nobody waits for it.
 func (s *Store) write(b *pebble.Batch, wanted bool) error {
+	if b.Empty() { // all of it was dropped: Pebble would not even sync
+		return b.Close()
+	}
 	db := s.committer.db
 	size := b.Len()
 	s.room.used += size

@@ -64,6 +64,38 @@ func TestUnawaited(t *testing.T) {
 	}
 }
 
+// TestUnawaitedBeforeNothing makes a change that nobody waits for, and then one
+// that somebody waits for and that comes to nothing, which syncs nothing.
+func TestUnawaitedBeforeNothing(t *testing.T) {
+	disk := vfs.NewCrashableMem()
+	s, err := Open("data", Options{fs: disk, Limits: store.Limits{Queue: store.QueueLimit{Messages: 1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	commit := func(add func(store.Tx), done func(error)) {
+		t.Helper()
+		x := &tx{done: done}
+		add(x)
+		if s.commit([]*tx{x}); x.err != nil {
+			t.Fatal(x.err)
+		}
+	}
+	waits := func(error) {}
+	enqueue := func(tx store.Tx) { tx.Enqueue(alice, store.Delivery{Message: numbered(1, 0)}) }
+	commit(func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}); enqueue(tx) }, waits)
+	commit(func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }, nil)
+	commit(enqueue, waits)
+	if got := s.QueueStats(alice); got.Dropped != 1 {
+		t.Errorf("got %+v", got)
+	}
+	s.sync()
+	again := start(t, "data", Options{fs: disk.CrashClone(vfs.CrashCloneCfg{})})
+	if _, ok := again.Value("f", "k"); !ok {
+		t.Error("the change is lost")
+	}
+}
+
 func TestAfterTheEnd(t *testing.T) {
 	s := start(t, "data", Options{fs: vfs.NewMem(), Cache: 1})
 	if err := storetest.Do(s, func(tx store.Tx) {
