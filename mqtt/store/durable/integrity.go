@@ -1,6 +1,8 @@
 package durable
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -9,6 +11,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/hpmq/hpmq/internal/logfield"
@@ -51,6 +54,8 @@ func (s *Store) checkFiles() (readable mark, err error) {
 	if err != nil {
 		return mark{}, diskError(s.dir, err)
 	}
+	first := r.firstLog()
+	logs = slices.DeleteFunc(logs, func(name string) bool { return logNumber(name) < first })
 	for i, name := range logs {
 		err := s.checkLog(name, i == len(logs)-1)
 		if damage, ok := errors.AsType[*damagedFile](err); ok {
@@ -263,6 +268,38 @@ func (r records) cutShort(place int) bool {
 func (r records) whole(place int) bool {
 	rest := r.content[place:]
 	return len(rest) >= plainHeader && len(rest) >= plainHeader+int(binary.LittleEndian.Uint16(rest[4:])) && !zero(rest[max(0, len(rest)-8):])
+}
+
+// The fields that a record of the manifest begins with, if it has them.
+const (
+	fieldComparer = 1 // length, name
+	fieldFirstLog = 2 // number
+)
+
+// firstLog returns the number of the first log that is not in tables, as the
+// manifest has it. Those before wait to be written over.
+func (r records) firstLog() (number uint64) {
+	all := record.NewReader(bytes.NewReader(r.content), 0)
+	fields := bufio.NewReader(nil)
+	for {
+		next, err := all.Next()
+		if err != nil {
+			return number
+		}
+		fields.Reset(next)
+		field, _ := binary.ReadUvarint(fields) // 0 is none
+		if field == fieldComparer {
+			length, _ := binary.ReadUvarint(fields)
+			_, _ = fields.Discard(int(length))
+			field, _ = binary.ReadUvarint(fields)
+		}
+		if field != fieldFirstLog {
+			continue
+		}
+		if n, err := binary.ReadUvarint(fields); err == nil {
+			number = n
+		}
+	}
 }
 
 func zero(b []byte) bool {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/store/storetest"
 )
@@ -61,6 +63,38 @@ func TestDamagedLog(t *testing.T) {
 	}
 }
 
+// TestDamagedOldLog damages logs that are in tables and wait to be written over,
+// as they lie there after a kill: it takes nothing from the others.
+func TestDamagedOldLog(t *testing.T) {
+	const messages = 12
+	disk := vfs.NewCrashableMem()
+	s := start(t, "data", Options{fs: disk})
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
+		t.Fatal(err)
+	}
+	for n := range messages {
+		if publish(t, s.Store, n); n == 4 {
+			if err := s.db.Load().Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	logs, err := listLogs(disk, "data")
+	if err != nil || len(logs) != 2 {
+		t.Fatal(logs, err)
+	}
+	for name, damage := range map[string]func([]byte) []byte{"flipped": flipAt(50), "cut short": cutAt(50)} {
+		left := clone(disk)
+		alter(t, left, left.PathJoin("data", logs[0]), damage)
+		if err := served(left, messages); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got := aside(t, left); len(got) > 0 {
+			t.Errorf("%s: set aside %v", name, got)
+		}
+	}
+}
+
 func flipByte(t *testing.T, path string, at int64) {
 	t.Helper()
 	content, err := os.ReadFile(path)
@@ -86,5 +120,6 @@ func FuzzRecords(f *testing.F) {
 			_ = r.goesOnAfter(place)
 		}
 		_ = r.cutShort(end) && r.whole(end)
+		_ = r.firstLog()
 	})
 }
