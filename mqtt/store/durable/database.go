@@ -3,6 +3,7 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,8 @@ type database struct {
 
 // openDatabase opens the files in dir, without what the log got after shown.
 func openDatabase(fs vfs.FS, dir string, shown mark, log logrus.FieldLogger) (*database, error) {
-	d := newDisk(fs, shown)
+	dir = filepath.Clean(dir) // as it is in the names of files
+	d := newDisk(fs, dir, shown)
 	db := &database{disk: d, progress: make(chan struct{}, 1), replaced: make(chan struct{})}
 	o := &pebble.Options{
 		FS: d, Logger: logger{log, d}, FormatMajorVersion: pebble.FormatTableFormatV6,

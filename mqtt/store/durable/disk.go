@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -26,6 +27,7 @@ import (
 // sent it. So the next disk shows the log only up to there.
 type disk struct {
 	vfs.FS
+	dir   string
 	shown mark          // of an earlier disk; zero is all
 	lost  chan struct{} // closed at the first failure
 
@@ -43,8 +45,8 @@ type mark struct {
 	size int64
 }
 
-func newDisk(fs vfs.FS, shown mark) *disk {
-	return &disk{FS: fs, shown: shown, lost: make(chan struct{}), released: make(chan struct{}), tables: vfs.NewMem()}
+func newDisk(fs vfs.FS, dir string, shown mark) *disk {
+	return &disk{FS: fs, dir: dir, shown: shown, lost: make(chan struct{}), released: make(chan struct{}), tables: vfs.NewMem()}
 }
 
 // fail notes the first failure.
@@ -81,6 +83,9 @@ func (d *disk) position() mark {
 // wrote notes the outcome of a write to a file, or to a directory, and returns
 // what the writer is told.
 func (d *disk) wrote(name string, err error) error {
+	if !d.owns(name) {
+		return cmp.Or(err, d.err())
+	}
 	if err != nil {
 		d.fail(err)
 	}
@@ -92,6 +97,10 @@ func (d *disk) wrote(name string, err error) error {
 	}
 	return err
 }
+
+// owns reports whether a file, or a directory, is the database's. Others are a
+// backup's, which copes with errors.
+func (d *disk) owns(name string) bool { return name == d.dir || d.PathDir(name) == d.dir }
 
 func (d *disk) isServing() bool {
 	d.mu.Lock()
@@ -113,7 +122,7 @@ func (d *disk) file(name string, f vfs.File, err error) (vfs.File, error) {
 	}
 	if d.err() != nil {
 		f = vfs.NewMemFile(nil) // takes nothing: see diskFile
-	} else if isLog(name) {
+	} else if isLog(name) && d.owns(name) {
 		d.mu.Lock()
 		d.log = mark{path: name}
 		d.mu.Unlock()

@@ -238,3 +238,42 @@ func TestDiskFullInBackup(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestBackupRefused has the disk refuse what a backup writes: the store is not
+// concerned.
+func TestBackupRefused(t *testing.T) {
+	fault := &faulty{on: true, match: func(path string) bool { return strings.HasPrefix(path, "backup") }}
+	s := start(t, "data", Options{fs: errorfs.Wrap(vfs.NewMem(), fault)})
+	if err := s.Backup("backup"); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("got %v", err)
+	}
+	if s.lost() {
+		t.Error("the backup cost the database")
+	}
+}
+
+// TestRefusedAfterBackup refuses a transaction that reached the log, after a
+// backup copied it.
+func TestRefusedAfterBackup(t *testing.T) {
+	disk := vfs.NewMem()
+	fault := &faulty{kinds: map[errorfs.OpKind]bool{errorfs.OpFileSync: true, errorfs.OpFileSyncData: true}}
+	recovered, log := newRecovery()
+	s := start(t, "data", Options{Log: log, retry: time.Millisecond, fs: errorfs.Wrap(disk, fault)})
+	put := func(key string) error {
+		return storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", key, []byte("v")) })
+	}
+	if err := errors.Join(put("before"), s.Backup("backup"), put("kept")); err != nil {
+		t.Fatal(err)
+	}
+	fault.set(true)
+	if err := put("refused"); !errors.Is(err, store.ErrFull) {
+		t.Errorf("got %v", err)
+	}
+	fault.set(false)
+	<-recovered
+	s.stop()
+	got := start(t, "data", Options{fs: disk}).Values("f")
+	if _, ok := got["kept"]; !ok || len(got) != 2 {
+		t.Errorf("got %v", got)
+	}
+}
