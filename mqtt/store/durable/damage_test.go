@@ -3,11 +3,15 @@ package durable
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/store/storetest"
@@ -156,5 +160,48 @@ func TestRepairCutShort(t *testing.T) {
 	}
 	if v, ok := start(t, dir, Options{}).Value("f", "k"); !ok || string(v) != "v" {
 		t.Errorf("got %q", v)
+	}
+}
+
+// alterKeys changes the database of a closed store, as damage and its repair may.
+func alterKeys(t *testing.T, disk vfs.FS, alter func(b *pebble.Batch)) {
+	t.Helper()
+	db, err := openDatabase(disk, "data", mark{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := db.NewBatch()
+	alter(b)
+	if err := errors.Join(db.commit(b, pebble.Sync), db.release()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLostEntry loses an entry that was sent, but not the record of that: the next
+// message with its number was not.
+func TestLostEntry(t *testing.T) {
+	disk := vfs.NewMem()
+	s := start(t, "data", Options{fs: disk})
+	if err := storetest.Do(s, func(tx store.Tx) {
+		tx.PutSession(store.Session{Key: alice})
+		tx.Enqueue(alice, store.Delivery{Message: numbered(0, 0), QoS: 2})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := storetest.Do(s, func(tx store.Tx) { tx.Inflight(alice, 1, store.Sent{PacketID: 7, Released: true}) }); err != nil {
+		t.Fatal(err)
+	}
+	entry := s.sessions[alice].queue.key(nil, 1)
+	s.stop()
+	alterKeys(t, disk, func(b *pebble.Batch) { must(b.Delete(entry, nil)) })
+	s = start(t, "data", Options{fs: disk})
+	publish(t, s.Store, 1)
+	for range 2 {
+		got := storetest.Entries(s, alice)
+		if len(got) != 1 || got[0].PacketID != 0 || got[0].Released {
+			t.Errorf("got %+v", got)
+		}
+		s.stop()
+		s = start(t, "data", Options{fs: disk})
 	}
 }

@@ -48,7 +48,7 @@ func (s *Store) load(db *database) error {
 	for _, x := range s.sessions {
 		s.held += x.Size()
 	}
-	return l.removeOrphans(db)
+	return l.removeRests(db)
 }
 
 // forget empties the memory of s.
@@ -229,16 +229,27 @@ func (l *loader) outboundKey(key, value []byte) error {
 	return nil
 }
 
-// removeOrphans deletes what a repair left of sessions whose record was lost.
-func (l *loader) removeOrphans(db *database) error {
-	if len(l.orphans) == 0 {
-		return nil
-	}
-	l.s.log.WithField("sessions", len(l.orphans)).Error("queues are removed whose sessions were lost")
+// removeRests deletes what a repair left of sessions whose record was lost, and of
+// entries that were: the next entry with that number was not sent.
+func (l *loader) removeRests(db *database) error {
 	b := db.NewBatch()
 	for _, id := range l.orphans {
 		from := binary.BigEndian.AppendUint64([]byte{columnSession}, id)
 		must(b.DeleteRange(from, binary.BigEndian.AppendUint64([]byte{columnSession}, id+1), nil))
+	}
+	for _, x := range l.s.sessions {
+		for seq := range x.queue.sent {
+			if x.queue.at(seq) == nil {
+				delete(x.queue.sent, seq)
+				must(b.Delete(binary.BigEndian.AppendUint64(x.key(nil, sessionSent), seq), nil))
+			}
+		}
+	}
+	if len(l.orphans) > 0 {
+		l.s.log.WithField("sessions", len(l.orphans)).Error("queues are removed whose sessions were lost")
+	}
+	if b.Empty() {
+		return b.Close()
 	}
 	return db.commit(b, pebble.Sync)
 }
