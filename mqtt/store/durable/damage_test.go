@@ -205,3 +205,38 @@ func TestLostEntry(t *testing.T) {
 		s = start(t, "data", Options{fs: disk})
 	}
 }
+
+// TestSessionTwice brings back a session that was deleted before another one of
+// its name began.
+func TestSessionTwice(t *testing.T) {
+	disk := vfs.NewMem()
+	s := start(t, "data", Options{fs: disk})
+	session := func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }
+	remove := func(tx store.Tx) { tx.DeleteSession(alice) }
+	if err := errors.Join(storetest.Do(s, session), storetest.Do(s, remove), storetest.Do(s, session)); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s.Store, 1)
+	s.stop()
+	alterKeys(t, disk, func(b *pebble.Batch) {
+		old := newSession(1)
+		must(b.Set(old.key(nil, sessionRecord), appendSession(nil, &store.Session{Key: alice}), nil))
+		body := appendMessage(appendDelivery(nil, store.Delivery{}), numbered(0, 0))
+		must(b.Set(old.queue.key(nil, 1), body, nil))
+	})
+	s = start(t, "data", Options{fs: disk})
+	if got := storetest.Entries(s, alice); len(got) != 1 || !bytes.HasPrefix(got[0].Message.Payload, []byte("00000001")) {
+		t.Errorf("got %+v", got)
+	}
+	if err := s.inOrder(); err != nil {
+		t.Error(err)
+	}
+	if err := storetest.Do(s, remove); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	s = start(t, "data", Options{fs: disk})
+	if got := s.Sessions(); len(got) > 0 {
+		t.Errorf("got %+v", got)
+	}
+}

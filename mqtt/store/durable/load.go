@@ -15,7 +15,7 @@ import (
 type loader struct {
 	s       *Store
 	session *session // whose keys are being read; nil if it has no record
-	orphans []uint64 // sessions without a record
+	orphans []uint64 // sessions without a record, or that ended before another of their name
 	strange int      // keys and values that are of no known kind
 }
 
@@ -166,6 +166,11 @@ func (l *loader) sessionRecord(id uint64, value []byte) error {
 	if err != nil {
 		return err
 	}
+	if old := l.s.sessions[r.Key]; old != nil { // its end was lost
+		l.s.stats.Queued -= old.queue.stats.Messages
+		l.s.stats.QueuedBytes -= old.queue.stats.Bytes
+		l.orphans = append(l.orphans, old.id)
+	}
 	l.session = newSession(id)
 	l.session.put(*r)
 	l.s.sessions[r.Key] = l.session
@@ -229,8 +234,8 @@ func (l *loader) outboundKey(key, value []byte) error {
 	return nil
 }
 
-// removeRests deletes what a repair left of sessions whose record was lost, and of
-// entries that were: the next entry with that number was not sent.
+// removeRests deletes what a repair left of sessions whose record, or whose end, was
+// lost, and of entries that were: the next entry with that number was not sent.
 func (l *loader) removeRests(db *database) error {
 	b := db.NewBatch()
 	for _, id := range l.orphans {
@@ -246,7 +251,7 @@ func (l *loader) removeRests(db *database) error {
 		}
 	}
 	if len(l.orphans) > 0 {
-		l.s.log.WithField("sessions", len(l.orphans)).Error("queues are removed whose sessions were lost")
+		l.s.log.WithField("sessions", len(l.orphans)).Error("queues are removed whose sessions were lost, or had ended")
 	}
 	if b.Empty() {
 		return b.Close()
