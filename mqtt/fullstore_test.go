@@ -1,7 +1,9 @@
 package mqtt
 
 import (
+	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -192,6 +194,25 @@ func TestSharedOnFullStore(t *testing.T) {
 		wait(statusInterval)
 		c.finish(c.wantMessage("kept"))
 		c.silence()
+	})
+}
+
+// TestGroupsComeWhileRefused has groups begin while the refused ones are looked for.
+func TestGroupsComeWhileRefused(t *testing.T) {
+	bubble(t, nil, func(_ *testing.T, w *world) {
+		c := w.connect(packet.V5, "c")
+		var looking sync.WaitGroup
+		for range 2 {
+			looking.Go(func() {
+				for range 20_000 {
+					w.b.pumpRefused()
+				}
+			})
+		}
+		for i := range 1000 {
+			c.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{filter(fmt.Sprint("$share/g/", i), 1)}})
+		}
+		looking.Wait()
 	})
 }
 

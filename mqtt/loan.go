@@ -1,7 +1,6 @@
 package mqtt
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -116,12 +115,9 @@ func (s *session) pumpGroups(bt *batch) {
 
 // pumpRefused tries again what the store refused to make a member's own.
 func (b *Broker) pumpRefused() {
-	b.mu.Lock()
-	groups := slices.Collect(maps.Values(b.groups))
-	b.mu.Unlock()
 	bt := getBatch(b)
 	defer bt.done()
-	for _, g := range groups {
+	for _, g := range b.allGroups() {
 		if g.refused.Swap(false) {
 			g.pump(bt)
 		}

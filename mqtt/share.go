@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -75,6 +76,13 @@ func parseGroup(k store.SessionKey) (of groupKey, id string, ok bool) {
 	id, rest, _ := strings.Cut(k.ClientID, "/")
 	of.name, of.filter, ok = strings.Cut(rest, "/")
 	return of, id, ok
+}
+
+// allGroups returns the groups of now.
+func (b *Broker) allGroups() []*group {
+	b.interestMu.Lock()
+	defer b.interestMu.Unlock()
+	return slices.Collect(maps.Values(b.groups))
 }
 
 // put adds a member or replaces its subscription, and returns how many there are.

@@ -2,7 +2,6 @@ package mqtt
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -129,10 +128,7 @@ func (b *Broker) Counters() Counters {
 // sharedWaiting counts what waits in the queues of shared subscriptions, those
 // that are lent included where the store has them.
 func (b *Broker) sharedWaiting() (n int) {
-	b.interestMu.Lock()
-	groups := slices.Collect(maps.Values(b.groups))
-	b.interestMu.Unlock()
-	for _, g := range groups {
+	for _, g := range b.allGroups() {
 		n += g.waiting() + b.opts.Store.QueueStats(g.key).Messages
 	}
 	return n
