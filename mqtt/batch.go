@@ -85,13 +85,14 @@ type outgoing struct {
 
 	// What message needs beside pub, for a PUBLISH that was not made a message yet.
 	name string
-	from *session
+	from *session // nil if o carries a message
 	qos  byte
 }
 
-// set makes o carry m, unless it does already.
+// set makes o carry m, unless it does already. One that came as a PUBLISH does not
+// count: pub aliases the reader's buffer, which may be another packet's by now.
 func (o *outgoing) set(m *store.Message) {
-	if o.msg == m && m != nil && m.Expires == 0 {
+	if o.msg == m && o.from == nil && m.Expires == 0 {
 		return
 	}
 	o.topic = append(o.topic[:0], m.Topic...)
@@ -99,7 +100,7 @@ func (o *outgoing) set(m *store.Message) {
 	if m.Expires != 0 { // [MQTT-3.3.2-6]
 		o.pub.Properties.SetMessageExpiryInterval(remaining(m.Expires))
 	}
-	o.msg = m
+	o.msg, o.from = m, nil
 	o.reset()
 }
 

@@ -488,3 +488,28 @@ func wantOrderPerQoS(t *testing.T, sub *client, n int) {
 		sub.finish(p)
 	}
 }
+
+// TestWaitsAsItCame has a message wait for room while its publisher, who gets it,
+// sends something else: what is sent then is the message, not what the read buffer
+// holds by now.
+func TestWaitsAsItCame(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		c := w.connect(packet.V5, "c", quota(1))
+		c.send(&packet.Subscribe{
+			PacketID: 9, Subscriptions: []packet.Subscription{filter("topic", 1)},
+			Properties: packet.Properties{SubscriptionIDs: []uint32{5}},
+		})
+		want[*packet.Suback](c)
+		c.publish("topic", "one", 1, 1)
+		one := c.wantMessage("one")
+		want[*packet.Puback](c)
+		c.publish("topic", "two", 1, 2)
+		want[*packet.Puback](c)
+		ack := &packet.Puback{PacketID: one.PacketID}
+		ack.Properties.SetReasonString(strings.Repeat("x", 100))
+		c.send(ack)
+		if p := c.wantMessage("two"); string(p.TopicName) != "topic" {
+			t.Errorf("topic %q", p.TopicName)
+		}
+	})
+}
