@@ -174,8 +174,15 @@ func (s *session) pump(bt *batch) {
 		if c == nil || !c.ready.Load() {
 			break
 		}
-		if s.resume(bt, c) && s.pumpStore(bt, c) {
+		var late []store.Entry // sent once their identifiers are kept
+		if s.resume(bt, c, &late) && s.pumpStore(bt, c, &late) {
 			s.pumpVolatile(bt, c)
+		}
+		if len(late) > 0 {
+			s.late++
+			s.mu.Unlock()
+			s.keepInflight(late)
+			s.mu.Lock()
 		}
 		if !s.pumpMore {
 			break
@@ -187,9 +194,9 @@ func (s *session) pump(bt *batch) {
 	s.pumpGroups(bt)
 }
 
-// pumpStore sends from the store's queue and reports whether it is empty. The
-// caller holds mu, which is let go for each read.
-func (s *session) pumpStore(bt *batch, c *conn) bool {
+// pumpStore sends from the store's queue, but for what goes to late, and reports
+// whether it is empty. The caller holds mu, which is let go for each read.
+func (s *session) pumpStore(bt *batch, c *conn, late *[]store.Entry) bool {
 	if !s.stored.Load() {
 		s.behind = false
 		return true
@@ -197,7 +204,6 @@ func (s *session) pumpStore(bt *batch, c *conn) bool {
 	if bt.queue == nil {
 		bt.queue = make([]store.Entry, 0, 64)
 	}
-	var late []store.Entry // sent once their identifiers are kept
 	for s.behind {
 		room := s.window.room()
 		if room <= 0 { // [MQTT-4.9.0-2] [MQTT-3.3.4-9]
@@ -207,7 +213,7 @@ func (s *session) pumpStore(bt *batch, c *conn) bool {
 		s.mu.Unlock()
 		got := s.b.opts.Store.Queue(s.key, after, bt.queue[:0:min(room, cap(bt.queue))])
 		s.mu.Lock()
-		if s.conn.Load() != c || !s.sendEntries(bt, c, got, &late) {
+		if s.conn.Load() != c || !s.sendEntries(bt, c, got, late) {
 			break
 		}
 		if len(got) == 0 {
@@ -215,13 +221,7 @@ func (s *session) pumpStore(bt *batch, c *conn) bool {
 			break
 		}
 	}
-	if len(late) > 0 {
-		s.late++
-		s.mu.Unlock()
-		s.keepInflight(late)
-		s.mu.Lock()
-	}
-	return !s.behind && s.late == 0
+	return !s.behind && s.late == 0 && len(*late) == 0
 }
 
 // sendEntries sends entries of the queue and reports whether all went. The
@@ -262,7 +262,8 @@ func (s *session) skip(seq uint64, why dropReason) {
 }
 
 // keepInflight sends QoS 2 entries, and those behind them, after the store knows
-// the packet identifiers: not even a crash then sends one twice.
+// the packet identifiers: not even a crash then sends one twice. What the store
+// refuses is tried again.
 func (s *session) keepInflight(late []store.Entry) {
 	s.b.opts.Store.Update(func(tx store.Tx) {
 		for _, e := range late {
@@ -276,7 +277,10 @@ func (s *session) keepInflight(late []store.Entry) {
 		s.mu.Lock()
 		s.late--
 		s.sendLate(bt, late, err == nil)
-		more := s.late == 0 && (s.behind || len(s.volatile) > 0)
+		more := err == nil && s.late == 0 && (s.behind || len(s.volatile) > 0)
+		if err != nil {
+			s.schedule(lateTimer, lateRetry, s.refill)
+		}
 		s.mu.Unlock()
 		if more {
 			s.pump(bt)
@@ -284,18 +288,33 @@ func (s *session) keepInflight(late []store.Entry) {
 	})
 }
 
-// sendLate sends entries that have their identifiers. Those that cannot go now
-// are left to resume, which keeps the order. The caller holds mu.
-func (s *session) sendLate(bt *batch, late []store.Entry, kept bool) {
+// lateRetry is after how long identifiers are tried again that the store refused.
+const lateRetry = 10 * time.Second
+
+// refill sends what was kept back.
+func (s *session) refill() {
+	bt := getBatch(s.b)
+	defer bt.done()
+	s.pump(bt)
+}
+
+// sendLate sends entries whose identifiers the store knows. Those that cannot go
+// now, and what comes behind them, are left to resume, which keeps the order. The
+// caller holds mu.
+func (s *session) sendLate(bt *batch, late []store.Entry, known bool) {
 	c := s.conn.Load()
+	room := known && c != nil && s.window.used == s.window.live
 	for _, e := range late {
 		slot := s.window.get(e.PacketID)
 		if slot == nil || slot.seq != e.Seq || slot.state != reserved || !slot.live {
 			continue // a newer connection has it
 		}
+		if known {
+			slot.state = unsent
+		}
 		bt.out.set(e.Message)
-		kept = kept && c != nil && c.push(bt, bt.out.frame(c.version, e.QoS, e.Retain, e.IDs), e.PacketID, false)
-		if kept {
+		room = room && c.push(bt, bt.out.frame(c.version, e.QoS, e.Retain, e.IDs), e.PacketID, false)
+		if room {
 			slot.state = sent
 		} else {
 			slot.live = false
@@ -339,9 +358,9 @@ func (s *session) pumpVolatile(bt *batch, c *conn) {
 }
 
 // resume sends again what an earlier connection left unfinished, in its order
-// and with its identifiers [MQTT-4.4.0-1], and reports whether nothing is left
-// to resend. The caller holds mu.
-func (s *session) resume(bt *batch, c *conn) bool {
+// and with its identifiers [MQTT-4.4.0-1], but for what goes to late, and reports
+// whether nothing is left to resend. The caller holds mu.
+func (s *session) resume(bt *batch, c *conn, late *[]store.Entry) bool {
 	if s.window.used == s.window.live {
 		return true
 	}
@@ -353,7 +372,7 @@ func (s *session) resume(bt *batch, c *conn) bool {
 		case s.window.room() <= 0: // [MQTT-4.9.0-1]
 			return false
 		default:
-			again, ok := s.resend(bt, c, old)
+			again, ok := s.resend(bt, c, old, late)
 			if !again {
 				s.window.free(slot)
 				continue
@@ -361,7 +380,9 @@ func (s *session) resume(bt *batch, c *conn) bool {
 			if !ok {
 				return false
 			}
-			slot.state = sent
+			if slot.state = sent; len(*late) > 0 {
+				slot.state = reserved
+			}
 		}
 		slot.live = true
 		s.window.live++
@@ -370,10 +391,10 @@ func (s *session) resume(bt *batch, c *conn) bool {
 }
 
 // resend sends one PUBLISH again, with DUP 1 if it went out before
-// [MQTT-3.3.1-1]. again is false if
-// there is nothing to resend any more, ok if the outbox took it. The caller holds
-// mu; a resumed queue's head is in the store's memory.
-func (s *session) resend(bt *batch, c *conn, old slot) (again, ok bool) {
+// [MQTT-3.3.1-1], or puts it into late if the store may not know its identifier.
+// again is false if there is nothing to resend any more, ok if the outbox took it.
+// The caller holds mu; a resumed queue's head is in the store's memory.
+func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (again, ok bool) {
 	var one [1]store.Entry
 	got := s.b.opts.Store.Queue(s.key, old.seq-1, one[:0])
 	if len(got) == 0 || got[0].Seq != old.seq {
@@ -385,6 +406,11 @@ func (s *session) resend(bt *batch, c *conn, old slot) (again, ok bool) {
 	if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 		s.done = append(s.done, old.seq)
 		return false, false
+	}
+	if old.state == reserved || len(*late) > 0 {
+		e.PacketID = old.id
+		*late = append(*late, e)
+		return true, true
 	}
 	return true, c.push(bt, f, old.id, old.state == sent)
 }

@@ -262,3 +262,29 @@ func TestUnfinishedOnFullStore(t *testing.T) {
 		}
 	})
 }
+
+// TestIdentifiersOnFullStore has the store refuse identifiers of QoS 2: nothing is
+// sent under one that is not kept, and all is sent in its order once there is room,
+// though nothing else happens.
+func TestIdentifiersOnFullStore(t *testing.T) {
+	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
+		c := w.connect(packet.V5, "c", expiry(1000))
+		c.subscribe(filter("a", 2))
+		c.close()
+		pub := w.connect(packet.V5, "pub")
+		for i := range 3 {
+			pub.exchange("a", fmt.Sprint(i), byte(2-i%2))
+		}
+		full.full.Store(true)
+		c = w.connect(packet.V5, "c", resume, expiry(1000))
+		wait(lateRetry)
+		c.silence()
+		full.full.Store(false)
+		wait(lateRetry)
+		for i := range 3 {
+			c.finish(c.wantMessage(fmt.Sprint(i)))
+		}
+		c.silence()
+	})
+}

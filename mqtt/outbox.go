@@ -283,9 +283,7 @@ func (c *conn) refill() {
 	c.out.refused = false
 	c.out.mu.Unlock()
 	if s := c.session.Load(); s != nil {
-		bt := getBatch(c.b)
-		s.pump(bt)
-		bt.done()
+		s.refill()
 	}
 }
 

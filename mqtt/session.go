@@ -60,12 +60,13 @@ type session struct {
 	held     int    // bytes that the broker's memory counts for all this, but volatile
 	since    time.Time
 	epoch    uint64 // counts connections, so that a late timer sees that it is late
-	timers   [2]*time.Timer
+	timers   [3]*time.Timer
 }
 
 const (
 	expiryTimer = iota
 	willTimer
+	lateTimer // of identifiers that the store refused
 )
 
 func newSession(b *Broker, p Principal, key store.SessionKey) *session {
@@ -239,6 +240,7 @@ func (s *session) end(wantWill bool, epoch uint64) bool {
 	s.ended = true
 	s.stopTimer(expiryTimer)
 	s.stopTimer(willTimer)
+	s.stopTimer(lateTimer)
 	s.forgetVolatile()
 	subs, will := s.subs, s.will
 	s.subs, s.will, s.incoming = nil, nil, nil

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
@@ -561,4 +563,45 @@ func copyStore(from, to store.Store) {
 			}
 		}, nil)
 	}
+}
+
+// TestLateKeepsOrder has the store answer for the identifiers of two messages of
+// QoS 2 while the first does not fit into the outbox: the second waits for it.
+func TestLateKeepsOrder(t *testing.T) {
+	held := &holdingStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store, o.Outbox = held, 1000 }, func(t *testing.T, w *world) {
+		sub := w.connect(packet.V5, "sub", expiry(100))
+		sub.subscribe(filter("a", 2), filter("before", 0))
+		pub := w.connect(packet.V5, "pub")
+		var identifiers []func(error)
+		held.hold = true
+		large := strings.Repeat("x", 900)
+		for i, payload := range []string{large, "small"} {
+			pub.publish("a", payload, 2, uint16(i+1))
+			synctest.Wait()
+			enqueued := held.done[0]
+			held.done = nil
+			enqueued(nil)
+			identifiers = append(identifiers, held.done...)
+			held.done = nil
+		}
+		if len(identifiers) != 2 {
+			t.Fatalf("%d transactions for identifiers", len(identifiers))
+		}
+		c := w.b.sessions[store.SessionKey{Identity: testID("subx").String(), ClientID: "sub"}].conn.Load()
+		if !c.out.claim() { // as if somebody was writing
+			t.Fatal("the outbox is busy")
+		}
+		before := strings.Repeat("x", 200)
+		pub.publish("before", before, 0, 0)
+		synctest.Wait()
+		for _, done := range identifiers {
+			done(nil)
+		}
+		c.out.yield(nil)
+		c.flush()
+		sub.wantMessage(before)
+		sub.wantMessage(large)
+		sub.wantMessage("small")
+	})
 }

@@ -52,6 +52,7 @@ func (b *Broker) stopTimers() {
 		s.mu.Lock()
 		s.stopTimer(expiryTimer)
 		s.stopTimer(willTimer)
+		s.stopTimer(lateTimer)
 		s.mu.Unlock()
 	}
 }

@@ -12,6 +12,7 @@ type slotState byte
 
 const (
 	reserved slotState = iota // has its identifier, which is not kept yet
+	unsent                    // it is, but PUBLISH did not go out
 	sent                      // PUBLISH went out
 	released                  // PUBREC arrived, PUBREL went out
 )
