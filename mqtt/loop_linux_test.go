@@ -9,7 +9,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -480,4 +482,47 @@ func TestEndIsNotified(t *testing.T) {
 			c.ping()
 		}
 	})
+}
+
+// claimed counts writes of a sink that nobody has claimed: its descriptor may be
+// another client's by then.
+type claimed struct {
+	sink
+	out     *outbox
+	strange atomic.Int32
+}
+
+func (c *claimed) try(b []byte) (bool, error) {
+	c.out.mu.Lock()
+	if !c.out.busy {
+		c.strange.Add(1)
+	}
+	c.out.mu.Unlock()
+	return c.sink.try(b)
+}
+
+// TestEndIsNotifiedByOwner ends a TLS connection from here while its reader waits
+// to give the descriptor back.
+func TestEndIsNotifiedByOwner(t *testing.T) {
+	server, client := selfSigned(t)
+	l := listenTCP(t)
+	b := serve(t, tls.NewListener(quickly(l), server), Options{}, anyone)
+	c := wire(t, tls.Client(dialTCP(t, l), client), connectPacket("c"))
+	c.ping()
+	out := &b.all()[0].conn.Load().out
+	for !out.claim() {
+		runtime.Gosched()
+	}
+	s := out.sink.(*tlsSink)
+	watched := &claimed{sink: s.socket, out: out}
+	s.socket = watched
+	out.yield(nil)
+	b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction})
+	c.read()
+	if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want EOF", err)
+	}
+	if n := watched.strange.Load(); n > 0 {
+		t.Errorf("%d writes to a sink that nobody has", n)
+	}
 }

@@ -26,7 +26,7 @@ type outbox struct {
 	dirty   bool          // in the list of a batch that will flush
 	refused bool          // push did, for want of room, since the last refill
 	last    bool          // nothing is taken any more: close once all is written
-	parted  bool          // all was written: the sink is part's
+	parted  bool          // the client of a TLS connection was told of its end
 	idle    chan struct{} // closed when nobody uses the sink; nil unless somebody waits
 	aliases aliasTable
 
@@ -254,26 +254,30 @@ func (c *conn) flush() {
 	if o.bytes != o.charged {
 		o.charge(c.b.opts.Outbox)
 	}
-	finished := o.last && !o.busy
-	if o.refused && !o.last && !o.busy {
+	if o.last && !o.busy {
+		c.part()
+		return
+	}
+	if o.refused && !o.busy {
 		c.writers.Go(c.refill) // it may read the store
 	}
 	o.mu.Unlock()
-	if finished {
-		c.part()
-	}
 }
 
-// part closes the connection after all was written. Nobody uses the sink any more.
+// part closes the connection after all was written. The caller holds mu, which is
+// let go, and nobody uses the sink. It does then: once nobody does, the descriptor
+// may be another client's.
 func (c *conn) part() {
 	o := &c.out
-	o.mu.Lock()
-	again := o.parted
-	o.parted = true
-	o.mu.Unlock()
-	if s, ok := o.sink.(*tlsSink); ok && !again {
+	if s, ok := o.sink.(*tlsSink); ok && !o.parted {
+		o.parted, o.busy = true, true
+		o.mu.Unlock()
 		s.notify()
+		o.mu.Lock()
+		o.busy = false
+		o.rest()
 	}
+	o.mu.Unlock()
 	c.nc.Close()
 }
 
@@ -347,12 +351,12 @@ func (c *conn) drain(g segment) {
 		o.sink.hold(g.b)
 	}
 	o.slow = false
-	last, room := o.last, o.room
-	o.mu.Unlock()
-	if last {
+	if o.last {
 		c.part()
 		return
 	}
+	room := o.room
+	o.mu.Unlock()
 	select {
 	case room <- struct{}{}:
 	default: // the token of an earlier drain is still there
