@@ -20,12 +20,12 @@ type groupKey struct{ name, filter string }
 //
 // Each message goes to one member: in turn to those that are connected and have
 // room. At QoS 0 that is all. At QoS 1 and 2 it enters the group's queue, in the
-// store if the session of some member is persistent and else in memory, and
-// stays there while no member has room or all are away. A member is lent a
-// message of QoS 1: it leaves the queue with the acknowledgement, and goes to
-// another member if the connection ends before. One of QoS 2 becomes the
-// member's own before it is sent: it is never given to two [MQTT-4.8.2-4]
-// [MQTT-4.8.2-5].
+// store if the session of some member is persistent, or was when what waits there
+// came, and else in memory, and stays there while no member has room or all are
+// away. A member is lent a message of QoS 1: it leaves the queue with the
+// acknowledgement, and goes to another member if the connection ends before. One of
+// QoS 2 becomes the member's own before it is sent: it is never given to two
+// [MQTT-4.8.2-4] [MQTT-4.8.2-5].
 type group struct {
 	b   *Broker
 	of  groupKey
@@ -134,7 +134,8 @@ func (g *group) inTurn() (members []*subscription, first int) {
 func (g *group) review() {
 	g.reviewMu.Lock()
 	defer g.reviewMu.Unlock()
-	keep, qos := false, byte(0)
+	keep := g.b.opts.Store.QueueStats(g.key).Messages > 0 // what comes shall not pass what is there
+	qos := byte(0)
 	for _, m := range g.all() {
 		qos = max(qos, m.QoS)
 		keep = keep || m.QoS > 0 && m.session.persistent()

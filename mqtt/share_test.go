@@ -144,6 +144,24 @@ func TestSharedPrefersRoom(t *testing.T) {
 	}
 }
 
+// TestSharedKeepsOrderWithoutStore has the one member leave for whose sake the
+// store keeps the queue.
+func TestSharedKeepsOrderWithoutStore(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		lasting, passing := w.connect(packet.V5, "lasting", expiry(100)), w.connect(packet.V5, "passing", quota(1))
+		lasting.subscribe(filter("$share/g/t", 1))
+		passing.subscribe(filter("$share/g/t", 1))
+		lasting.close()
+		pub := w.connect(packet.V5, "pub")
+		pub.publishAll(1, 0, 3)
+		w.connect(packet.V5, "lasting") // a clean start ends the session
+		pub.publishAll(1, 3, 6)
+		if got := passing.received(true); !slices.Equal(got, numbers(0, 6)) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
 // TestSharedSkipsFullOutbox gives a group a message of QoS 2 while its one member
 // takes nothing: the message waits for another member, and the publisher for nobody.
 func TestSharedSkipsFullOutbox(t *testing.T) {
