@@ -405,14 +405,11 @@ func (c *conn) catchUp() error {
 func (l *loop) add(c *conn) error {
 	l.mu.Lock() // an event of it waits until it is in the table
 	defer l.mu.Unlock()
-	if err := l.register(c, unix.EPOLL_CTL_ADD); err != nil {
-		return err
-	}
 	for len(l.conns) <= c.sock.fd {
 		l.conns = append(l.conns, nil)
 	}
 	l.conns[c.sock.fd] = c
-	return nil
+	return l.register(c, unix.EPOLL_CTL_ADD)
 }
 
 // register asks for the events of a connection, those that are due included.

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
@@ -525,4 +527,19 @@ func TestEndIsNotifiedByOwner(t *testing.T) {
 	if n := watched.strange.Load(); n > 0 {
 		t.Errorf("%d writes to a sink that nobody has", n)
 	}
+}
+
+// TestLoopRefuses has epoll refuse a connection, as beyond fs.epoll.max_user_watches.
+func TestLoopRefuses(t *testing.T) {
+	var ends [2]int
+	if err := unix.Pipe(ends[:]); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[1])
+	l := &loop{poll: ends[1]} // no epoll instance
+	c := &conn{sock: &socket{fd: ends[0]}}
+	if err := l.add(c); err == nil {
+		t.Error("added")
+	}
+	l.release(c)
 }
