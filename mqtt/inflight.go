@@ -174,8 +174,8 @@ func (s *session) repeated(c *conn, id uint16) bool {
 	if !known {
 		return false
 	}
-	if e != nil && s.pipe.redirect(e, c) {
-		return true
+	if e != nil {
+		return s.pipe.redirect(e, c) || s.repeated(c, id) // by its outcome
 	}
 	c.send(&c.batch, &packet.Pubrec{PacketID: id})
 	return true

@@ -218,8 +218,7 @@ func (c *conn) refuse(p *packet.Publish, code packet.ReasonCode, v Verdict) erro
 func (p *pipeline) acknowledge(e *entry) {
 	s := p.owner
 	p.mu.Lock()
-	c := e.conn
-	e.acked = true
+	version := e.conn.version
 	p.mu.Unlock()
 	code, reason := e.code, e.reason
 	if code == packet.Success && e.m != nil {
@@ -230,17 +229,19 @@ func (p *pipeline) acknowledge(e *entry) {
 		if isFull(e.err) || errors.Is(e.err, errMemory) {
 			code = packet.QuotaExceeded
 		}
-		if c.version != packet.V5 { // [MQTT-4.3.2-4] [MQTT-4.3.3-8]: not ours; the client sends it again
+		if version != packet.V5 { // [MQTT-4.3.2-4] [MQTT-4.3.3-8]: not ours; the client sends it again
 			s.release(e.id)
+			p.acked(e)
 			return
 		}
 	}
-	if c.version != packet.V5 {
+	if version != packet.V5 {
 		code = packet.Success
 	}
 	if e.qos == 2 {
 		s.received(e.id, code) // [MQTT-4.3.3-9]
 	}
+	c := p.acked(e)
 	if s.conn.Load() != c {
 		return
 	}
@@ -250,6 +251,15 @@ func (p *pipeline) acknowledge(e *entry) {
 	} else {
 		c.send(p.batch, &packet.Pubrec{PacketID: e.id, ReasonCode: code, Properties: props})
 	}
+}
+
+// acked ends the time in which e's acknowledgement may be sent to another
+// connection, and returns the one that gets it. What s.repeated goes by is known.
+func (p *pipeline) acked(e *entry) *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e.acked = true
+	return e.conn
 }
 
 // explain returns the properties that hold a reason, unless the client asked for

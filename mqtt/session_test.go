@@ -565,6 +565,42 @@ func copyStore(from, to store.Store) {
 	}
 }
 
+// hookError is an error of the store that calls a function when it is told.
+type hookError struct{ told func() }
+
+func (e hookError) Error() string {
+	e.told()
+	return "no"
+}
+
+// TestRepeatedWhileRefused has a client send a message of QoS 2 again at the moment
+// in which the store's refusal becomes its answer: it is not told of success.
+func TestRepeatedWhileRefused(t *testing.T) {
+	held := &holdingStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = held }, func(t *testing.T, w *world) {
+		pub := w.connect(packet.V5, "pub", expiry(100))
+		held.hold = true
+		pub.publish("a", "x", 2, 7)
+		pub.silence()
+		s := w.b.all()[0]
+		held.done[0](hookError{func() {
+			c := s.conn.Load()
+			s.repeated(c, 7)
+			c.batch.flush()
+		}})
+		if rec := want[*packet.Pubrec](pub); rec.ReasonCode != packet.UnspecifiedError {
+			t.Errorf("got %s", rec.ReasonCode)
+		}
+		pub.silence()
+		pub.publish("a", "x", 2, 7)
+		pub.silence()
+		held.done[1](nil)
+		if rec := want[*packet.Pubrec](pub); rec.ReasonCode.Failed() {
+			t.Errorf("got %s", rec.ReasonCode)
+		}
+	})
+}
+
 // TestLateKeepsOrder has the store answer for the identifiers of two messages of
 // QoS 2 while the first does not fit into the outbox: the second waits for it.
 func TestLateKeepsOrder(t *testing.T) {
