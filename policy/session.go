@@ -98,10 +98,11 @@ func (x *Session) Publish(topic string, qos byte, retained bool, size int) Decis
 	return x.send(publish, topic, qos, retained, size)
 }
 
-// Will decides a will: at CONNECT, and again when it fires.
+// Will decides a will: at CONNECT, and again when it fires. What may not be
+// published may not be left behind either.
 func (x *Session) Will(topic string, qos byte, retained bool, size int) Decision {
 	d := x.send(will, topic, qos, retained, size)
-	if d.Allowed {
+	if d.rule == nil {
 		if r := x.deny[publish].match(topic, anyPublish); r >= 0 {
 			return d.deniedBy(r)
 		}
@@ -112,24 +113,25 @@ func (x *Session) Will(topic string, qos byte, retained bool, size int) Decision
 // anyPublish asks a deny, which knows no bounds.
 var anyPublish = asked{}
 
+// send looks for denies first, so that [Decision.Denied] tells of them where no
+// grant is wanted.
 func (x *Session) send(a action, topic string, qos byte, retained bool, size int) Decision {
 	d := Decision{x: x, action: a, object: topic, qos: qos, size: size}
 	if r := x.deny[a].match(topic, anyPublish); r >= 0 {
 		return d.deniedBy(r)
 	}
+	if retained {
+		if r := x.deny[retain].match(topic, anyPublish); r >= 0 {
+			return d.deniedBy(r)
+		}
+	}
 	granted := x.allow[a].match(topic, asked{qos: qos, size: size})
 	if granted < 0 {
 		return d
 	}
-	if retained {
+	if retained && x.allow[retain].match(topic, asked{qos: qos, size: size}) < 0 {
 		d.action = retain
-		if r := x.deny[retain].match(topic, anyPublish); r >= 0 {
-			return d.deniedBy(r)
-		}
-		if x.allow[retain].match(topic, asked{qos: qos, size: size}) < 0 {
-			return d
-		}
-		d.action = a
+		return d
 	}
 	d.Allowed, d.Rule = true, x.set.rules[granted].cite
 	return d

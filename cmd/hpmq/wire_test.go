@@ -10,6 +10,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/testca"
+	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/policy"
 )
 
@@ -69,5 +70,44 @@ func TestRevokedBeforeConnect(t *testing.T) {
 	}
 	if p.Generation = 2; rights.Rights(p) == nil {
 		t.Error("the new key has none")
+	}
+}
+
+// TestLocalRightsStopAtDenies: who runs a node needs no grant, and so each deny
+// must be found without one.
+func TestLocalRightsStopAtDenies(t *testing.T) {
+	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
+	_, err := live.Apply(map[string][]byte{"main.hcl": []byte(`
+deny "valve" {
+  to     = ["service:local"]
+  topics {
+    publish = ["valve/#"]
+    retain  = ["kept/#"]
+    will    = ["gone/#"]
+  }
+}
+`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{id: identity.ID{TrustDomain: "lab.test", Kind: identity.Node, Name: "n"}, site: "home", policy: live}
+	local := newAuthorizer(n).Rights(mqtt.Principal{ID: identity.ID{TrustDomain: "lab.test", Kind: identity.Service, Name: localName}})
+	for _, tt := range []struct {
+		name string
+		got  mqtt.Verdict
+		want bool
+	}{
+		{"publish", local.Publish("any/x", 1, true, 1), true},
+		{"will", local.Will("any/x", 1, true, 1), true},
+		{"publish where publishing is denied", local.Publish("valve/x", 1, false, 1), false},
+		{"will where publishing is denied", local.Will("valve/x", 1, false, 1), false},
+		{"publish where retaining is denied", local.Publish("kept/x", 1, false, 1), true},
+		{"retain where that is denied", local.Publish("kept/x", 1, true, 1), false},
+		{"retained will where that is denied", local.Will("kept/x", 1, true, 1), false},
+		{"will where that is denied", local.Will("gone/x", 1, false, 1), false},
+	} {
+		if tt.got.Allowed != tt.want {
+			t.Errorf("%s: allowed is %v (%s), want %v", tt.name, tt.got.Allowed, tt.got.Reason, tt.want)
+		}
 	}
 }
