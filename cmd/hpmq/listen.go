@@ -82,14 +82,7 @@ func (p *openPort) Run(ctx context.Context) error {
 		p.waiting.enter(conn)
 		handshakes.Go(func() {
 			defer p.waiting.leave(conn)
-			err := p.sort(ctx, conn)
-			if err == nil {
-				return
-			}
-			conn.Close()
-			if p.told.Allow() {
-				p.log.WithField(logfield.Remote, conn.RemoteAddr().String()).WithError(err).Info("connection refused")
-			}
+			p.serve(ctx, conn)
 		})
 	}
 }
@@ -108,19 +101,33 @@ func acceptAgain(ctx context.Context, err error) (retry bool, wait func()) {
 	}
 }
 
-var errNotTLS = errors.New("neither TLS nor from this machine")
+var (
+	errNotTLS  = errors.New("neither TLS nor from this machine")
+	errTooMany = errors.New("too many new connections from this address")
+)
 
-// sort finds out what raw is and hands it on.
-func (p *openPort) sort(ctx context.Context, raw net.Conn) error {
+// serve hands raw on, or closes it.
+func (p *openPort) serve(ctx context.Context, raw net.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Unix(1, 0)) })() // ends what waits for raw
 	conn, err := p.unwrap(raw)
-	if err != nil {
-		return err
+	if err == nil {
+		err = p.sort(ctx, conn)
 	}
+	if err == nil {
+		return
+	}
+	raw.Close()
+	if p.told.Allow() {
+		p.log.WithField(logfield.Remote, conn.RemoteAddr().String()).WithError(err).Info("connection refused")
+	}
+}
+
+// sort finds out what conn is and hands it on.
+func (p *openPort) sort(ctx context.Context, conn net.Conn) error {
 	if p.admits != nil && !p.admits(conn.RemoteAddr(), conn.LocalAddr()) {
-		return fmt.Errorf("too many new connections from %s", conn.RemoteAddr())
+		return errTooMany
 	}
 	if p.plainHTTP {
 		first := make([]byte, 1)
@@ -149,13 +156,18 @@ func (p *openPort) sort(ctx context.Context, raw net.Conn) error {
 // tlsHandshake is the first byte of TLS, and of nothing in HTTP.
 const tlsHandshake = 22
 
-// unwrap takes the header off that a proxy has to send.
+// unwrap takes the header off that a proxy has to send. With an error it returns
+// raw.
 func (p *openPort) unwrap(raw net.Conn) (net.Conn, error) {
 	tcp, ok := raw.(*net.TCPConn)
 	if !ok || !slices.ContainsFunc(p.proxies, func(net netip.Prefix) bool { return net.Contains(address(raw)) }) {
 		return raw, nil
 	}
-	return proxyproto.Accept(tcp)
+	conn, err := proxyproto.Accept(tcp)
+	if err != nil {
+		return raw, err
+	}
+	return conn, nil
 }
 
 // local reports whether a program of this machine is at the other end. One that

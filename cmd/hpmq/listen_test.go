@@ -12,10 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/sirupsen/logrus/hooks/test"
 	"pgregory.net/rapid"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/internal/testca"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/proxyproto"
@@ -192,6 +194,46 @@ func TestStormAtOpenPort(t *testing.T) {
 		if n, err := client.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) { // it sent nothing, and is closed
 			t.Errorf("read %d bytes, %v", n, err)
 		}
+	}
+}
+
+// refusals is a hook that passes on what is logged.
+type refusals chan *logrus.Entry
+
+func (refusals) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (r refusals) Fire(e *logrus.Entry) error {
+	r <- e
+	return nil
+}
+
+// TestRefusedAreNamed: the log tells whose connection was refused, behind a proxy
+// too.
+func TestRefusedAreNamed(t *testing.T) {
+	for _, tt := range []struct{ name, sent, want string }{
+		{"a proxy without a header", strings.Repeat("no header ", 10), ""},
+		{"no TLS", proxied("192.0.2.7") + "GET / HTTP/1.1\r\n\r\n", "192.0.2.7:4711"},
+		{"not admitted", proxied("192.0.2.66"), "192.0.2.66:4711"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			told := make(refusals, 1)
+			_, dial := startPort(t, func(p *openPort) {
+				p.log.(*logrus.Logger).AddHook(told)
+				p.proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+				p.admits = func(remote, _ net.Addr) bool { return !strings.HasPrefix(remote.String(), "192.0.2.66:") }
+			})
+			client := dial()
+			if _, err := io.WriteString(client, tt.sent); err != nil {
+				t.Fatal(err)
+			}
+			want := tt.want
+			if want == "" {
+				want = client.LocalAddr().String()
+			}
+			if e := <-told; e.Data[logfield.Remote] != want {
+				t.Errorf("%s of %v, want %s", e.Message, e.Data[logfield.Remote], want)
+			}
+		})
 	}
 }
 
