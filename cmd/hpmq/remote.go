@@ -73,9 +73,10 @@ func newRemote(n *node) *remote {
 
 // policyChanged keeps the policy that was replaced for a while.
 func (r *remote) policyChanged() {
-	now, set := time.Now(), r.policy()
+	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	set := r.policy() // under mu: of two changes at once the later stays
 	if set == r.set {
 		return
 	}

@@ -171,6 +171,26 @@ func TestRemoteUnderAnOlderPolicy(t *testing.T) {
 	})
 }
 
+// TestRemoteHasTheNewestPolicy: of two changes at once the later stays in force,
+// whoever comes first.
+func TestRemoteHasTheNewestPolicy(t *testing.T) {
+	r, apply := newTestRemote(t)
+	live := r.policy
+	r.policy = func() *policy.Set {
+		set := live()
+		if r.mu.TryLock() { // another change can come between
+			r.mu.Unlock()
+			r.policy = live
+			apply("")
+		}
+		return set
+	}
+	r.policyChanged()
+	if r.set != live() {
+		t.Error("a policy that was replaced is in force")
+	}
+}
+
 func TestRemoteIsBounded(t *testing.T) {
 	r, _ := newTestRemote(t)
 	r.known = func(id identity.ID) (directory.Identity, bool) {
