@@ -58,6 +58,9 @@ func (s *Set) Explain(sub Subject, action, object string, lookup func(identity.I
 		}
 		return Subject{ID: id}
 	}
+	if action == "connect" {
+		sub.SessionSite = "" // as Connect takes it
+	}
 	x := s.Session(sub)
 	d := s.decide(x, q, find)
 	e := Explanation{

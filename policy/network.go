@@ -92,8 +92,10 @@ func parsePort(s string) (uint16, error) {
 }
 
 // Connect decides a new flow from one identity to a port of another. protocol
-// is tcp or udp.
+// is tcp or udp. It is judged where the target is, and nobody there knows of a
+// session of the caller: a condition on session.site is undecided.
 func (s *Set) Connect(from, to Subject, protocol string, port uint16) Decision {
+	from.SessionSite = ""
 	caller, callerOK := s.member(from)
 	target, targetOK := s.member(to)
 	if !callerOK || !targetOK {
@@ -170,9 +172,8 @@ func (n *network) String() string {
 }
 
 // Slice returns the inbound network rules of target with every caller among all
-// by name. The caller of Slice sets Version and Issued before signing. A
-// condition on session.site counts as undecided unless the subjects in all have
-// one.
+// by name, by the answers of [Set.Connect]. The caller of Slice sets Version and
+// Issued before signing.
 func (s *Set) Slice(target Subject, all iter.Seq[Subject]) *slice.Slice {
 	t, ok := s.member(target)
 	if !ok {
@@ -185,6 +186,7 @@ func (s *Set) Slice(target Subject, all iter.Seq[Subject]) *slice.Slice {
 	callers := make([][]identity.ID, len(inbound))
 	granted := map[identity.ID]bool{}
 	for sub := range all {
+		sub.SessionSite = ""
 		m, ok := s.member(sub)
 		if !ok {
 			continue

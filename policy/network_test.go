@@ -49,6 +49,14 @@ deny "frozen" {
     ports = ["tcp/1-1024"]
   }
 }
+grant "at home" {
+  to   = ["user:carol"]
+  when = session.site == id.site
+  network {
+    dst   = ["node:hub"]
+    allow = ["tcp/22"]
+  }
+}
 `
 
 func TestConnect(t *testing.T) {
@@ -77,6 +85,7 @@ func TestConnect(t *testing.T) {
 		{"beside the deny", admin, nine, "tcp", 2000, true, ""},
 		{"condition undecided", admin, subject(t, "service:vault"), "tcp", 443, false, ""},
 		{"condition holds", subject(t, "user:admin", "mfa", "hw"), subject(t, "service:vault"), "tcp", 443, true, ""},
+		{"session's site", subject(t, "user:carol"), subject(t, "node:hub"), "tcp", 22, false, "no grant to connect user:carol to node:hub tcp/22; grant \"at home\" main.hcl:39 is not given: `when` depends on session.site, which has no value"},
 		{"nobody", Subject{}, pump, "tcp", 22, false, ""},
 		{"foreign", foreign, pump, "tcp", 22, false, ""},
 		{"no grant", subject(t, "user:bob"), pump, "tcp", 22, false, `no grant to connect user:bob to device:pump-7 tcp/22; no network grant names the caller, who is in no group`},
@@ -99,7 +108,7 @@ func TestSliceSaysWhatConnectSays(t *testing.T) {
 	everybody := []Subject{
 		subject(t, "user:tech@vendor.example"), subject(t, "user:old@vendor.example"), subject(t, "user:admin"),
 		subject(t, "user:bob"), subject(t, "device:pump-7", "role", "pump"), subject(t, "device:pump-9", "role", "pump"),
-		subject(t, "node:hub"),
+		subject(t, "node:hub"), subject(t, "user:carol"),
 		{},
 	}
 	for _, target := range everybody {
