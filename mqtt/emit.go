@@ -79,7 +79,7 @@ func (b *Broker) adopt(em Emitted, m *store.Message) *store.Message {
 
 // mayEmit asks what the function's own identity may publish.
 func (b *Broker) mayEmit(function identity.ID, m *store.Message) Verdict {
-	if reservedTopic(m.Topic) {
+	if ReservedTopic(m.Topic) {
 		return reservedVerdict
 	}
 	r := b.functionRights(function)
@@ -124,7 +124,7 @@ func (b *Broker) functionRights(id identity.ID) Rights {
 
 // mayPublish asks what the session's principal may publish.
 func (s *session) mayPublish(m *store.Message, will bool) Verdict {
-	if reservedTopic(m.Topic) {
+	if ReservedTopic(m.Topic) {
 		return reservedVerdict
 	}
 	r := s.may()

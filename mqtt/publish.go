@@ -127,7 +127,7 @@ func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
 	if size < *known {
 		return Verdict{Allowed: true}
 	}
-	if reservedTopic(r.topic) {
+	if ReservedTopic(r.topic) {
 		return reservedVerdict
 	}
 	rights := s.may()

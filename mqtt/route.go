@@ -121,9 +121,9 @@ func (s *session) mayReceive(name string) bool {
 	return true
 }
 
-// reservedTopic reports whether name belongs to the broker: nobody may publish
+// ReservedTopic reports whether name belongs to the broker: nobody may publish
 // there.
-func reservedTopic(name string) bool {
+func ReservedTopic(name string) bool {
 	return within(name, "$SYS") || within(name, "$hpmq") || within(name, "$share")
 }
 

@@ -17,7 +17,7 @@ func (c *conn) takeWill(p *packet.Connect, rights Rights) error {
 		return &refusal{packet.TopicNameInvalid, "will: " + err.Error()}
 	}
 	v := reservedVerdict
-	if !reservedTopic(w.Topic) {
+	if !ReservedTopic(w.Topic) {
 		v = rights.Will(w.Topic, w.QoS, w.Retain, len(w.Payload))
 	}
 	if !v.Allowed {

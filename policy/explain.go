@@ -71,7 +71,7 @@ func (s *Set) Explain(sub Subject, action, object string, lookup func(identity.I
 		e.File, e.Line = r.at.Filename, r.at.Start.Line
 	}
 	if d.Allowed && (action == "publish" || action == "retain") {
-		e.Limits = x.Limits().list()
+		e.Limits = x.Limits().List()
 	}
 	if d.Allowed || d.Rule != "" {
 		return e, nil // the rule says it all

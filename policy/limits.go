@@ -42,8 +42,8 @@ func (l *Limits) all() [3]*Limit {
 	return [...]*Limit{&l.PublishMessages, &l.PublishBytes, &l.Connections}
 }
 
-// list returns the ceilings that there are.
-func (l Limits) list() []Limit {
+// List returns the ceilings that there are.
+func (l Limits) List() []Limit {
 	var set []Limit
 	for _, limit := range l.all() {
 		if limit.N > 0 {

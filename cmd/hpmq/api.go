@@ -19,6 +19,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/policy"
 )
@@ -263,17 +264,41 @@ func (n *node) why(q whyRequest) (*policy.Explanation, error) {
 			hint: "see: hpmq device list",
 		}
 	}
-	e, err := n.policy.Set().Explain(sub, q.Action, q.Object, n.lookup)
+	set := n.policy.Set()
+	e, err := set.Explain(sub, q.Action, q.Object, n.lookup)
 	if err != nil {
 		return nil, fail(exitUsage, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
 	}
-	if n.isLocal(id) && !e.Allowed && e.Rule == "" && slices.Contains([]string{"publish", "retain", "will"}, q.Action) {
-		e.Allowed, e.Reason = true, "who runs a node may publish what no deny forbids, at its site; other sites do not get it: "+e.Reason
+	if reason := n.barred(id, q); reason != "" {
+		return &policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Reason: reason, Groups: e.Groups}, nil
 	}
-	if p, _ := n.directory.Identity(id); p.State == directory.Revoked {
-		e.Allowed, e.Reason = false, id.Short()+" is revoked"
+	if n.isLocal(id) && !e.Allowed && e.Rule == "" && q.publishes() {
+		e.Allowed, e.Reason = true, "who runs a node may publish what no deny forbids, at its site; other sites do not get it: "+e.Reason
+		e.Limits = set.Session(sub).Limits().List()
 	}
 	return &e, nil
+}
+
+func (q whyRequest) publishes() bool {
+	return slices.Contains([]string{"publish", "retain", "will"}, q.Action)
+}
+
+// barred says why id may not do here what policy grants, or "".
+func (n *node) barred(id identity.ID, q whyRequest) string {
+	known, _ := n.directory.Identity(id)
+	switch {
+	case known.State == directory.Revoked:
+		return id.Short() + " is revoked"
+	case known.State == directory.Replaced:
+		return id.Short() + " gave up its key, and is not enrolled again"
+	case id.Kind == identity.Node && known.Site != n.site && q.Action != "connect":
+		return fmt.Sprintf("%s is of site %s, and nodes speak at their own site only", id.Short(), known.Site)
+	case isMachine(id) && q.Action == "connect":
+		return id.Short() + " has no certificate to connect with: use that of hpmq login"
+	case q.publishes() && mqtt.ReservedTopic(q.Object):
+		return "the topic belongs to the broker"
+	}
+	return ""
 }
 
 func (n *node) addFunction(ctx context.Context, q functionRequest) (*functionStatus, error) {

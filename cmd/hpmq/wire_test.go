@@ -19,12 +19,7 @@ import (
 func TestRevokedBeforeConnect(t *testing.T) {
 	ca := testca.New(t, "lab.test")
 	device := ca.ID(t, identity.Device, "pump-7")
-	signer := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
-	dir, err := directory.Open(filepath.Join(t.TempDir(), "log"), signer.Public().(ed25519.PublicKey), directory.Options{Signer: signer})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
+	n := newTestNode(t)
 	store, err := identity.OpenStore(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -33,10 +28,10 @@ func TestRevokedBeforeConnect(t *testing.T) {
 	if err := store.Save(self.SVID(), ca.Bundle()); err != nil {
 		t.Fatal(err)
 	}
-	n := &node{id: self.SVID().ID, site: "home", store: store, directory: dir, policy: policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})}
+	n.store = store
 	put := func(p ...directory.Payload) {
 		t.Helper()
-		if _, err := dir.Put(p...); err != nil {
+		if _, err := n.directory.Put(p...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -73,11 +68,87 @@ func TestRevokedBeforeConnect(t *testing.T) {
 	}
 }
 
+// TestWhyKnowsWhoIsBarred: hpmq why says what the broker and the agents do with
+// those whom the directory lets do nothing here.
+func TestWhyKnowsWhoIsBarred(t *testing.T) {
+	n := newTestNode(t)
+	_, err := n.policy.Apply(map[string][]byte{"main.hcl": []byte(`
+grant "all" {
+  to = ["*"]
+  topics { publish = ["site/#"] }
+  network {
+    dst   = ["*"]
+    allow = ["tcp/22"]
+  }
+  limits { connections = 2 }
+}
+`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := func(kind identity.Kind, name, site string, state directory.State) {
+		t.Helper()
+		id := identity.ID{TrustDomain: "lab.test", Kind: kind, Name: name}
+		if _, err := n.directory.Put(directory.Identity{ID: id, Site: site, State: state, Generation: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record(identity.Device, "good", "home", directory.Active)
+	record(identity.Device, "lost", "home", directory.Revoked)
+	record(identity.Device, "given-up", "home", directory.Replaced)
+	record(identity.Node, "home-1", "home", directory.Active)
+	record(identity.Node, "lyon-1", "lyon", directory.Active)
+	for _, tt := range []struct {
+		who              string
+		publish, connect bool
+	}{
+		{"device:good", true, true},
+		{"device:lost", false, false},
+		{"device:given-up", false, false},
+		{"node:home-1", true, true},
+		{"node:lyon-1", false, true},
+		{"service:local", true, false},
+		{"service:guest", true, false},
+	} {
+		for action, want := range map[string]bool{"publish": tt.publish, "connect": tt.connect} {
+			object := map[string]string{"publish": "site/x", "connect": "good:22"}[action]
+			e, err := n.why(whyRequest{Who: tt.who, Action: action, Object: object})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Allowed != want || !want && (e.Rule != "" || e.Limits != nil) {
+				t.Errorf("%s %s: %+v, want allowed %v", tt.who, action, e, want)
+			}
+		}
+	}
+	if e, err := n.why(whyRequest{Who: "service:local", Action: "publish", Object: "$SYS/x"}); err != nil || e.Allowed {
+		t.Errorf("%+v, %v: want it denied as the broker denies it", e, err)
+	}
+	if e, err := n.why(whyRequest{Who: "service:local", Action: "publish", Object: "any/x"}); err != nil || !e.Allowed || len(e.Limits) != 1 {
+		t.Errorf("%+v, %v: want it allowed within its limit", e, err)
+	}
+}
+
+// newTestNode is a node that has a directory and a policy.
+func newTestNode(t *testing.T) *node {
+	t.Helper()
+	signer := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	dir, err := directory.Open(filepath.Join(t.TempDir(), "log"), signer.Public().(ed25519.PublicKey), directory.Options{Signer: signer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dir.Close() })
+	return &node{
+		id: identity.ID{TrustDomain: "lab.test", Kind: identity.Node, Name: "n"}, site: "home",
+		directory: dir, policy: policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"}),
+	}
+}
+
 // TestLocalRightsStopAtDenies: who runs a node needs no grant, and so each deny
 // must be found without one.
 func TestLocalRightsStopAtDenies(t *testing.T) {
-	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
-	_, err := live.Apply(map[string][]byte{"main.hcl": []byte(`
+	n := newTestNode(t)
+	_, err := n.policy.Apply(map[string][]byte{"main.hcl": []byte(`
 deny "valve" {
   to     = ["service:local"]
   topics {
@@ -90,7 +161,6 @@ deny "valve" {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{id: identity.ID{TrustDomain: "lab.test", Kind: identity.Node, Name: "n"}, site: "home", policy: live}
 	local := newAuthorizer(n).Rights(mqtt.Principal{ID: identity.ID{TrustDomain: "lab.test", Kind: identity.Service, Name: localName}})
 	for _, tt := range []struct {
 		name string
