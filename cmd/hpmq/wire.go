@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"runtime"
 	"sync"
@@ -160,7 +161,9 @@ func (r rights) Limits() mqtt.Limits {
 	return mqtt.Limits{Messages: ceiling(l.PublishMessages), Bytes: ceiling(l.PublishBytes), Connections: ceiling(l.Connections)}
 }
 
-func ceiling(l policy.Limit) mqtt.Limit { return mqtt.Limit{N: int(l.N), Rule: l.Rule} }
+func ceiling(l policy.Limit) mqtt.Limit {
+	return mqtt.Limit{N: int(min(l.N, math.MaxInt)), Rule: l.Rule}
+}
 
 func verdict(d policy.Decision) mqtt.Verdict {
 	v := mqtt.Verdict{Allowed: d.Allowed, Filtered: d.Filtered, Rule: d.Rule}

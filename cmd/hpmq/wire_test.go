@@ -181,3 +181,15 @@ deny "valve" {
 		}
 	}
 }
+
+// TestLimitsFitAnInt: also where an int has 32 bits, a high limit is one.
+func TestLimitsFitAnInt(t *testing.T) {
+	for _, n := range []int64{1, 3 << 30, 1 << 40} {
+		if got := ceiling(policy.Limit{N: n}).N; got < 1 {
+			t.Errorf("%d becomes %d", n, got)
+		}
+	}
+	if got := ceiling(policy.Limit{}).N; got != 0 {
+		t.Errorf("no limit becomes %d", got)
+	}
+}
