@@ -63,23 +63,24 @@ func newClientsCommand() *cobra.Command {
 		if err := c.get(cmd.Context(), "/v1/clients", &all); err != nil {
 			return err
 		}
-		return printAnswer(cmd, all, func(w io.Writer) {
-			now := time.Now()
-			rows := make([][]string, 0, len(all))
-			for _, s := range all {
-				state := "away since " + ago(s.Since, now)
-				if s.Connected {
-					state = "MQTT " + s.Protocol + " from " + s.Remote
-				}
-				rows = append(rows, []string{
-					s.ID, s.ClientID, state, fmt.Sprint(len(s.Subscriptions)), fmt.Sprint(s.Queued + s.Inflight),
-					dropped(s), fmt.Sprint(s.Denied), throttled(s),
-				})
-			}
-			printTable(w, []string{"IDENTITY", "CLIENT ID", "STATE", "SUBS", "WAITING", "DROPPED", "DENIED", "THROTTLED"}, rows)
-		})
+		return printAnswer(cmd, all, func(w io.Writer) { printClients(w, all, time.Now()) })
 	}
 	return clients
+}
+
+func printClients(w io.Writer, all []clientReply, now time.Time) {
+	rows := make([][]string, 0, len(all))
+	for _, s := range all {
+		state := "away since " + ago(s.Since, now)
+		if s.Connected {
+			state = "MQTT " + s.Protocol + " from " + s.Remote
+		}
+		rows = append(rows, []string{
+			s.ID, plainText(s.ClientID), state, fmt.Sprint(len(s.Subscriptions)), fmt.Sprint(s.Queued + s.Inflight),
+			dropped(s), fmt.Sprint(s.Denied), throttled(s),
+		})
+	}
+	printTable(w, []string{"IDENTITY", "CLIENT ID", "STATE", "SUBS", "WAITING", "DROPPED", "DENIED", "THROTTLED"}, rows)
 }
 
 func newKickCommand() *cobra.Command {
