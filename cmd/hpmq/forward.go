@@ -119,7 +119,7 @@ func (c *control) operator() (*identity.Store, error) {
 	if time.Now().After(store.SVID().NotAfter()) {
 		return nil, &failure{
 			code: exitDenied, err: fmt.Errorf("the certificate of %s has expired", store.SVID().ID.Short()),
-			hint: "the node renews it when a CA is reachable; or log in again: hpmq login TICKET",
+			hint: "log in again: hpmq login with a ticket from hpmq user add " + store.SVID().ID.Name + " on the fabric's CA node",
 		}
 	}
 	return store, nil

@@ -431,9 +431,12 @@ func (n *node) renewOperator(ctx context.Context, send identity.Renewal) error {
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
 	defer cancel()
 	if n.authority != nil { // after a night's sleep there is nothing left to renew
-		if err := n.issueAdmin(ctx); err != nil || !n.operatorDue() {
+		if err := n.issueAdmin(ctx); err != nil {
 			return err
 		}
+	}
+	if !n.operatorDue() || !time.Now().Before(n.user.SVID().NotAfter()) {
+		return nil // renewed just now, or over: then only hpmq login helps
 	}
 	r := &identity.Renewer{Store: n.user, Send: send, Log: n.log}
 	return r.Renew(ctx)

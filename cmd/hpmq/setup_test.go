@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +11,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/testca"
 )
 
 // TestResetKey has the same key in every run, also after one that was cut short.
@@ -73,5 +76,35 @@ func TestAdminAfterTheNight(t *testing.T) {
 	}
 	if err := n.issueAdmin(t.Context()); err != nil || n.user.SVID() != held {
 		t.Errorf("issued again: %v", err)
+	}
+}
+
+// TestOperatorWhoseTimeIsOver: nobody renews that certificate any more, so nobody
+// is asked to, once a minute and with a warning.
+func TestOperatorWhoseTimeIsOver(t *testing.T) {
+	ca := testca.New(t, "lab.test")
+	n := new(node)
+	var err error
+	if n.user, err = identity.OpenStore(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	send := func(context.Context, *identity.RenewRequest) (*identity.EnrolResponse, error) {
+		asked++
+		return nil, &identity.APIError{Status: http.StatusForbidden}
+	}
+	for _, tt := range []struct {
+		left time.Duration
+		want int
+	}{{10 * time.Second, 1}, {-time.Second, 1}} { // both due
+		if err := n.user.Save(ca.SVID(t, ca.ID(t, identity.User, "anna"), testca.ValidFor(tt.left)), ca.Bundle()); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.renewOperator(t.Context(), send); (err == nil) != (tt.left < 0) {
+			t.Errorf("%s left: %v", tt.left, err)
+		}
+		if asked != tt.want {
+			t.Errorf("%s left: asked %d times, want %d", tt.left, asked, tt.want)
+		}
 	}
 }
