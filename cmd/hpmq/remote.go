@@ -123,9 +123,11 @@ func (r *remote) accept(_ identity.ID, m *store.Message) error {
 }
 
 // stays implements link.Options.Stays: who runs this node may publish more here
-// than the grants say, and other sites would refuse that.
+// than the grants say, and its node clear what came from elsewhere. Other sites
+// would refuse that.
 func (r *remote) stays(m *store.Message) bool {
-	if id, err := identity.ParseID(m.Publisher); err != nil || !isMachine(id) {
+	id, err := identity.ParseID(m.Publisher)
+	if err != nil || !isMachine(id) && !r.clearsForeign(id, m) {
 		return false
 	}
 	x, err := r.of(publisherAt{m.Publisher, r.site})
@@ -144,14 +146,30 @@ func publishes(x *policy.Session, m *store.Message) policy.Decision {
 	return d
 }
 
-// clearsOwn reports whether m is a node's order to remove what came from its
-// own site, as hpmq retained --clear gives it; no grant is needed for that.
+// clears reports whether m is a node's order to remove a retained message, as
+// hpmq retained --clear gives it.
+func clears(id identity.ID, m *store.Message) bool {
+	return id.Kind == identity.Node && m.Retain && len(m.Payload) == 0
+}
+
+// clearsOwn reports whether m is a node's order to remove what came from its own
+// site; no grant is needed for that.
 func (r *remote) clearsOwn(id identity.ID, m *store.Message) bool {
-	if id.Kind != identity.Node || !m.Retain || len(m.Payload) > 0 {
+	if !clears(id, m) {
 		return false
 	}
 	kept := r.retained(m.Topic) // a topic name is a filter that matches itself
 	return len(kept) == 1 && kept[0].Origin.Site == m.Origin.Site
+}
+
+// clearsForeign reports whether m is our node's order to remove what other sites
+// do not have from here.
+func (r *remote) clearsForeign(id identity.ID, m *store.Message) bool {
+	if !clears(id, m) {
+		return false
+	}
+	kept := r.retained(m.Topic)
+	return len(kept) == 1 && (kept[0].Origin.Site != "" && kept[0].Origin.Site != r.site || r.stays(kept[0]))
 }
 
 // of returns the rights of a publisher.

@@ -227,3 +227,39 @@ func TestStaysHere(t *testing.T) {
 		}
 	}
 }
+
+// TestClearingStaysHere: an order to remove what other sites do not have from here
+// would be refused there, and hold up the link for the time of doubt.
+func TestClearingStaysHere(t *testing.T) {
+	r, apply := newTestRemote(t)
+	apply(`grant "keeper" {
+  to = ["node:*"]
+  topics {
+    publish = ["nodes/${id.name}"]
+    retain  = ["nodes/${id.name}"]
+  }
+}
+`)
+	for _, tt := range []struct {
+		name  string
+		kept  []*store.Message
+		stays bool
+	}{
+		{"published here", []*store.Message{from("", "device/pump-7", "kept")}, false},
+		{"published here, and numbered", []*store.Message{from("home", "device/pump-7", "kept")}, false},
+		{"published elsewhere", []*store.Message{from("lyon", "device/pump-7", "kept")}, true},
+		{"published here for this site", []*store.Message{from("", "service/local", "kept")}, true},
+		{"not there yet", nil, false},
+	} {
+		r.retained = func(string) []*store.Message { return tt.kept }
+		m := from("", "node/home-1", "kept")
+		m.Retain, m.Payload = true, nil
+		if got := r.stays(m); got != tt.stays {
+			t.Errorf("%s: stays %v", tt.name, got)
+		}
+		m.Topic = "nodes/home-1" // which policy lets it publish everywhere
+		if r.stays(m) {
+			t.Errorf("%s: stays though it is granted", tt.name)
+		}
+	}
+}
