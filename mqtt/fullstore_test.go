@@ -288,3 +288,23 @@ func TestIdentifiersOnFullStore(t *testing.T) {
 		c.silence()
 	})
 }
+
+// TestRefusedKeepsExchange refuses a message of QoS 1 whose identifier an exchange
+// of QoS 2 has: that goes on, and its message comes once.
+func TestRefusedKeepsExchange(t *testing.T) {
+	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", expiry(100)), w.connect(packet.V311, "pub")
+		sub.subscribe(filter("a", 1))
+		pub.publish("a", "once", 2, 7)
+		want[*packet.Pubrec](pub)
+		sub.finish(sub.wantMessage("once"))
+		full.full.Store(true)
+		pub.publish("a", "refused", 1, 7)
+		pub.silence()
+		full.full.Store(false)
+		pub.publish("a", "once", 2, 7)
+		want[*packet.Pubrec](pub)
+		sub.silence()
+	})
+}

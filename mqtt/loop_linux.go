@@ -157,12 +157,14 @@ func newLoop(b *Broker) (*loop, error) {
 		return nil, fmt.Errorf("create epoll instance: %w", err)
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err == nil {
-		err = unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
-	}
 	if err != nil {
 		unix.Close(poll)
 		return nil, fmt.Errorf("create eventfd: %w", err)
+	}
+	if err := unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}); err != nil {
+		unix.Close(wake)
+		unix.Close(poll)
+		return nil, fmt.Errorf("watch eventfd: %w", err)
 	}
 	return &loop{
 		b: b, poll: poll, wake: wake, turn: getTurn(b),

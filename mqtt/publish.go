@@ -230,7 +230,9 @@ func (p *pipeline) acknowledge(e *entry) {
 			code = packet.QuotaExceeded
 		}
 		if version != packet.V5 { // [MQTT-4.3.2-4] [MQTT-4.3.3-8]: not ours; the client sends it again
-			s.release(e.id)
+			if e.qos == 2 {
+				s.release(e.id)
+			}
 			p.acked(e)
 			return
 		}

@@ -233,5 +233,5 @@ func refusedByBroker(what string, code byte, reason string) error {
 	if code == 0x87 { // Not authorized
 		exit, hint = exitDenied, "ask the policy: hpmq why WHO publish|subscribe TOPIC"
 	}
-	return &failure{code: exit, err: fmt.Errorf("%s was refused with 0x%02x: %s", what, code, reason), hint: hint}
+	return &failure{code: exit, err: fmt.Errorf("%s was refused with 0x%02x: %s", what, code, plainText(reason)), hint: hint}
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -42,3 +44,11 @@ func TestLinesEnd(t *testing.T) {
 type errReader struct{}
 
 func (errReader) Read([]byte) (int, error) { return 0, errors.New("input/output error") }
+
+// TestRefusalIsPlain prints what a broker that may be anybody's gave as its reason.
+func TestRefusalIsPlain(t *testing.T) {
+	err := refusedByBroker("publish a", 0x80, "no\x1b[2J\nhpmq: all is well")
+	if strings.ContainsFunc(err.Error(), unicode.IsControl) {
+		t.Errorf("%q", err)
+	}
+}
