@@ -49,5 +49,6 @@
 // before. With [Options.ResetKey] it says so when it is spoken to on one, which
 // ends it at once. Without, the connection before is asked as well when the peer
 // has connected anew, and ends when it has not answered for 3 s while its
-// successor has.
+// successor has. So does one that answered beside its successor and no longer
+// does, as when each of the two has a path of its own.
 package overlay

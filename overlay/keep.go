@@ -132,10 +132,10 @@ func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 // succession is a connection that was replaced, and what is known of it since.
 type succession struct {
 	since  time.Time // the newest has answered at every look
-	old    *conn
+	old    *pulse
 	newest *pulse
 	before uint64 // answers that the old one had got at first
-	alive  bool   // it has answered since
+	alive  bool   // it has answered since, and nothing was sent there without
 }
 
 // settle looks after the connections that were replaced. One that does not
@@ -156,7 +156,7 @@ func (n *Node) settle(ctx context.Context) {
 			maps.DeleteFunc(open, func(old *conn, s *succession) bool { return replaced[old] != s.newest.c })
 			for old, newest := range replaced {
 				if open[old] == nil {
-					open[old] = &succession{since: now, old: old, newest: newPulse(newest), before: old.answers.Load()}
+					open[old] = &succession{since: now, old: newPulse(old), newest: newPulse(newest), before: old.answers.Load()}
 				}
 				open[old].look(now)
 			}
@@ -165,20 +165,24 @@ func (n *Node) settle(ctx context.Context) {
 }
 
 func (s *succession) look(now time.Time) {
+	old := s.old.c
 	if s.alive {
-		return
+		if s.old.look(now); !s.old.asking {
+			return
+		}
+		s.alive, s.since, s.before = false, now, old.answers.Load()
 	}
 	received := s.newest.received
 	if s.newest.look(now); s.newest.received == received {
 		s.since = now
 	}
 	switch {
-	case s.old.answers.Load() != s.before:
+	case old.answers.Load() != s.before:
 		s.alive = true
 	case now.Sub(s.since) >= silentAfter:
-		s.old.close(codeLost, "silent while a newer connection works")
+		old.close(codeLost, "silent while a newer connection works")
 	default:
-		s.old.ask()
+		old.ask()
 		s.newest.c.ping()
 	}
 }

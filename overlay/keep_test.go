@@ -255,6 +255,39 @@ func TestKilledPeer(t *testing.T) {
 	})
 }
 
+// TestReplacedConnectionDies cuts one of two paths to a peer: that of the older
+// connection, which answered for long beside the newer one.
+func TestReplacedConnectionDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, 10*time.Millisecond)
+		defer b.stop()
+		if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Second)
+		s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Reset()
+		if err := echo(s); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.lyon.Dial(b.ctx, "127.0.0.2:1", b.paris.ID()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * silentAfter)
+		b.net.setDead("127.0.0.1:1")
+		began := time.Now()
+		if err := echo(s); err == nil {
+			t.Error("a stream on a dead path still works")
+		}
+		if took := time.Since(began); took > silentAfter+2*watchInterval {
+			t.Errorf("the stream on the dead path ended after %v", took)
+		}
+	})
+}
+
 // TestForgottenConnection starts a peer again that went without a word and dials
 // nobody. With its reset key it tells of the lost connection as soon as it is
 // spoken to.

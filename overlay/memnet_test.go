@@ -16,12 +16,19 @@ type memnet struct {
 	delay time.Duration // one way
 	mu    sync.Mutex
 	cut   bool
+	dead  string // address; what is sent there is lost
 	ports map[int]*memConn
 }
 
 func (m *memnet) setCut(cut bool) {
 	m.mu.Lock()
 	m.cut = cut
+	m.mu.Unlock()
+}
+
+func (m *memnet) setDead(addr string) {
+	m.mu.Lock()
+	m.dead = addr
 	m.mu.Unlock()
 }
 
@@ -88,8 +95,9 @@ func (c *memConn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 func (c *memConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	c.net.mu.Lock()
-	peer := c.net.ports[to.(*net.UDPAddr).Port]
-	cut := c.net.cut || c.net.ports[c.addr.Port] != c // replaced: its process is no more
+	dst := to.(*net.UDPAddr)
+	peer := c.net.ports[dst.Port]
+	cut := c.net.cut || dst.String() == c.net.dead || c.net.ports[c.addr.Port] != c // replaced: its process is no more
 	c.net.mu.Unlock()
 	if peer == nil || cut {
 		return len(b), nil
