@@ -40,7 +40,7 @@ func (n *Node) Keep(ctx context.Context, t Target) error {
 	lost := time.Now() // since when there is no working connection
 	for {
 		if n.newest(t.ID) == nil {
-			n.redial(ctx, t, lost, nil)
+			n.redial(ctx, t, nil, lost, nil)
 		}
 		if ctx.Err() != nil || n.isStopped() {
 			return nil
@@ -106,7 +106,7 @@ func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 	entry := c.entry()
 	entry.Info("overlay peer silent")
 	before := c.answers.Load()
-	n.redial(ctx, t, p.heard, func() bool {
+	n.redial(ctx, t, c, p.heard, func() bool {
 		c.ask()
 		p.look(time.Now())
 		return c.answers.Load() != before
@@ -188,11 +188,10 @@ func (s *succession) look(now time.Time) {
 }
 
 // redial dials every address of t again and again until there is a connection
-// other than those of now, revived says so, ctx is done or the node stops.
+// other than before, revived says so, ctx is done or the node stops.
 // Attempts overlap: one made while the path is cut must not hold up the one
 // after it.
-func (n *Node) redial(ctx context.Context, t Target, lost time.Time, revived func() bool) {
-	before := n.newest(t.ID)
+func (n *Node) redial(ctx context.Context, t Target, before *conn, lost time.Time, revived func() bool) {
 	wanted, cancel := context.WithCancel(ctx)
 	var attempts sync.WaitGroup
 	defer attempts.Wait()

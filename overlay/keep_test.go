@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/testca"
 )
@@ -284,6 +286,59 @@ func TestReplacedConnectionDies(t *testing.T) {
 		}
 		if took := time.Since(began); took > silentAfter+2*watchInterval {
 			t.Errorf("the stream on the dead path ended after %v", took)
+		}
+	})
+}
+
+// onLog is a logrus.Hook.
+type onLog func(*logrus.Entry)
+
+func (onLog) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (f onLog) Fire(e *logrus.Entry) error { f(e); return nil }
+
+// TestPeerDialsFirst has a silent peer connect anew between the last look at its
+// connection and the first dial: there is nothing left to dial for.
+func TestPeerDialsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testca.New(t, "lab.test")
+		m := &memnet{delay: 10 * time.Millisecond, ports: make(map[int]*memConn)}
+		log := logrus.New()
+		log.SetOutput(io.Discard)
+		paris := m.node(t, ca.Issue(t, ca.ID(t, identity.Node, "paris")), "127.0.0.1:1", func(o *Options) { o.Log = log })
+		lyon := m.node(t, ca.Issue(t, ca.ID(t, identity.Node, "lyon")), "127.0.0.1:2")
+		ctx, cancel := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		log.AddHook(onLog(func(e *logrus.Entry) {
+			if e.Message != "overlay peer silent" {
+				return
+			}
+			m.setCut(false)
+			if _, err := lyon.Dial(ctx, "127.0.0.1:1", paris.ID()); err != nil {
+				t.Error(err)
+			}
+		}))
+		for _, run := range []func(context.Context) error{paris.Run, lyon.Run, func(ctx context.Context) error {
+			return paris.Keep(ctx, Target{ID: lyon.ID(), Addrs: func() []string { return []string{"127.0.0.1:2"} }})
+		}} {
+			running.Go(func() {
+				if err := run(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		if err := paris.Wait(ctx, lyon.ID()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * stableAfter)
+		before := paris.Counters()
+		m.setCut(true)
+		<-time.After(paris.opts.KeepAlive + 2*silentAfter)
+		now := paris.Counters()
+		if accepted, dialled := now.Accepted-before.Accepted, now.Dialled-before.Dialled; accepted != 1 || dialled != 0 {
+			t.Errorf("%d connections accepted and %d dialled, want 1 and 0", accepted, dialled)
 		}
 	})
 }
