@@ -152,6 +152,35 @@ func TestReserve(t *testing.T) {
 	}
 }
 
+// TestFloorWaitsForRoom hands the store two messages of a link, before it has
+// answered for the first. The floor must not rise with the second above the first,
+// which has no room: when that comes again it would pass for a duplicate.
+func TestFloorWaitsForRoom(t *testing.T) {
+	disk := vfs.NewMem()
+	disk.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 1 << 30})
+	s := start(t, "data", Options{fs: disk})
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
+		t.Fatal(err)
+	}
+	disk.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 1 << 20})
+	s.room.used = batchSize // the committer is idle
+	origin := func(seq uint64) store.Origin { return store.Origin{Site: "rome", Epoch: 1, Seq: seq} }
+	results := make(chan error, 2)
+	s.Update(func(tx store.Tx) {
+		tx.Floor(origin(1))
+		tx.Enqueue(alice, store.Delivery{Message: numbered(1, 0)})
+	}, func(err error) { results <- err })
+	s.Update(func(tx store.Tx) { tx.Floor(origin(2)) }, func(err error) { results <- err }) // nobody keeps this one
+	for n := range 2 {
+		if err := <-results; !errors.Is(err, store.ErrNoSpace) {
+			t.Errorf("message %d: got %v, want ErrNoSpace", n+1, err)
+		}
+	}
+	if _, seq := s.Floor("rome", 0); seq != 0 {
+		t.Errorf("the floor is at %d, above a message that was refused", seq)
+	}
+}
+
 func TestNoRoomAtStart(t *testing.T) {
 	fault := &faulty{on: true}
 	_, err := Open("data", Options{fs: errorfs.Wrap(vfs.NewMem(), fault)})

@@ -128,7 +128,7 @@ func drawChange(t *rapid.T) (grows bool, _ func(store.Tx)) {
 		return false, func(tx store.Tx) { tx.Acknowledge(peer, uint64(n)) }
 	case "floor":
 		o := store.Origin{Site: peer, Lane: uint16(n % 3 % 2), Epoch: uint64(n), Seq: uint64(n)}
-		return false, func(tx store.Tx) { tx.Floor(o) }
+		return true, func(tx store.Tx) { tx.Floor(o) }
 	case "value":
 		return true, func(tx store.Tx) { tx.PutValue("f", name, []byte{byte(n)}) }
 	default:

@@ -15,7 +15,7 @@ type tx struct {
 	buf   []byte
 	done  func(error)
 	err   error
-	grows bool // it adds something, and must not on a disk that is nearly full
+	grows bool // it must not be kept on a disk that is nearly full
 
 	message *store.Message // the one encoded last
 	encoded span           // and where it lies in buf
@@ -171,6 +171,7 @@ func (t *tx) Floor(o store.Origin) {
 	from := len(t.buf)
 	t.buf = appendOrigin(append(t.buf, version), o)
 	t.ops = append(t.ops, op{kind: opFloor, origin: o, head: t.since(from)})
+	t.grows = true // not in size, but it may follow a message that is refused for want of room
 }
 
 func (t *tx) PutValue(scope, key string, value []byte) {
