@@ -211,8 +211,12 @@ func (s *session) pumpStore(bt *batch, c *conn, late *[]store.Entry) bool {
 		}
 		after := s.read
 		s.mu.Unlock()
-		got := s.b.opts.Store.Queue(s.key, after, bt.queue[:0:min(room, cap(bt.queue))])
+		got, err := s.b.opts.Store.Queue(s.key, after, bt.queue[:0:min(room, cap(bt.queue))])
 		s.mu.Lock()
+		if err != nil {
+			s.schedule(lateTimer, lateRetry, s.refill)
+			break
+		}
 		if s.conn.Load() != c || !s.sendEntries(bt, c, got, late) {
 			break
 		}
@@ -288,7 +292,8 @@ func (s *session) keepInflight(late []store.Entry) {
 	})
 }
 
-// lateRetry is after how long identifiers are tried again that the store refused.
+// lateRetry is after how long identifiers are tried again that the store refused,
+// and entries that it could not read.
 const lateRetry = 10 * time.Second
 
 // refill sends what was kept back.
@@ -396,7 +401,11 @@ func (s *session) resume(bt *batch, c *conn, late *[]store.Entry) bool {
 // The caller holds mu; a resumed queue's head is in the store's memory.
 func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (again, ok bool) {
 	var one [1]store.Entry
-	got := s.b.opts.Store.Queue(s.key, old.seq-1, one[:0])
+	got, err := s.b.opts.Store.Queue(s.key, old.seq-1, one[:0])
+	if err != nil {
+		s.schedule(lateTimer, lateRetry, s.refill)
+		return true, false
+	}
 	if len(got) == 0 || got[0].Seq != old.seq {
 		return false, false
 	}

@@ -56,8 +56,12 @@ func (g *group) take() *loan {
 	}
 	if len(g.fetched) == 0 {
 		g.mu.Unlock()
-		g.fetched = g.b.opts.Store.Queue(g.key, g.read, make([]store.Entry, 0, 16))
+		var err error
+		g.fetched, err = g.b.opts.Store.Queue(g.key, g.read, make([]store.Entry, 0, 16))
 		g.mu.Lock()
+		if err != nil {
+			g.refused.Store(true) // until pumpRefused
+		}
 	}
 	if len(g.fetched) == 0 {
 		return nil

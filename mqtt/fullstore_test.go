@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -256,7 +257,7 @@ func TestUnfinishedOnFullStore(t *testing.T) {
 		c.close()
 		wait(3 * willRetry)
 		key := store.SessionKey{Identity: testID("cx").String(), ClientID: "c"}
-		kept := full.Queue(key, 0, make([]store.Entry, 0, 2))
+		kept, _ := full.Queue(key, 0, make([]store.Entry, 0, 2))
 		if len(kept) != 1 || kept[0].PacketID != p.PacketID {
 			t.Errorf("kept %+v, want identifier %d", kept, p.PacketID)
 		}
@@ -307,4 +308,51 @@ func TestRefusedKeepsExchange(t *testing.T) {
 		want[*packet.Pubrec](pub)
 		sub.silence()
 	})
+}
+
+// unreadableStore is one whose disk cannot be read now and then.
+type unreadableStore struct {
+	*store.Memory
+	unreadable atomic.Bool
+}
+
+func (u *unreadableStore) Queue(k store.SessionKey, after uint64, dst []store.Entry) ([]store.Entry, error) {
+	if u.unreadable.Load() {
+		return dst, io.ErrUnexpectedEOF
+	}
+	return u.Memory.Queue(k, after, dst)
+}
+
+// TestUnreadableQueue has a client come back, with a message in flight and others
+// behind it, while its queue cannot be read: all come in their order once it can,
+// though nothing else happens.
+func TestUnreadableQueue(t *testing.T) {
+	for _, name := range []string{"a", "$share/g/a"} {
+		disk := &unreadableStore{Memory: store.NewMemory(store.Limits{})}
+		bubble(t, func(o *Options) { o.Store = disk }, func(t *testing.T, w *world) {
+			c := w.connect(packet.V5, "c", expiry(1000))
+			c.subscribe(filter(name, 1))
+			pub := w.connect(packet.V5, "pub")
+			pub.exchange("a", "in flight", 1)
+			c.wantMessage("in flight")
+			c.close()
+			pub.exchange("a", "queued", 1)
+			disk.unreadable.Store(true)
+			c = w.connect(packet.V5, "c", resume, expiry(1000))
+			pub.exchange("a", "last", 1)
+			if name != "a" {
+				c.finish(c.wantMessage("in flight")) // a loan is in memory
+			}
+			wait(2 * statusInterval)
+			c.silence()
+			disk.unreadable.Store(false)
+			wait(statusInterval)
+			for _, want := range []string{"in flight", "queued", "last"} {
+				if name == "a" || want != "in flight" {
+					c.finish(c.wantMessage(want))
+				}
+			}
+			c.silence()
+		})
+	}
 }

@@ -113,7 +113,8 @@ func (s *session) pumpGroups(bt *batch) {
 	}
 }
 
-// pumpRefused tries again what the store refused to make a member's own.
+// pumpRefused tries again what the store refused to make a member's own, or could
+// not read.
 func (b *Broker) pumpRefused() {
 	bt := getBatch(b)
 	defer bt.done()

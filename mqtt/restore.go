@@ -88,7 +88,10 @@ func (s *session) restoreWindow(connected bool) {
 	var scratch [64]store.Entry
 	entries := 0
 	for after := uint64(0); ; {
-		got := s.b.opts.Store.Queue(s.key, after, scratch[:0])
+		got, err := s.b.opts.Store.Queue(s.key, after, scratch[:0])
+		if err != nil {
+			s.b.log.WithError(err).Error("what was in flight to a client cannot be read from the store: it is sent after another start")
+		}
 		for _, e := range got {
 			after = e.Seq
 			if entries++; connected && entries <= int(s.b.opts.Inflight) {

@@ -66,7 +66,7 @@ type session struct {
 const (
 	expiryTimer = iota
 	willTimer
-	lateTimer // of identifiers that the store refused
+	lateTimer // of what the store refused, or could not read
 )
 
 func newSession(b *Broker, p Principal, key store.SessionKey) *session {

@@ -555,7 +555,8 @@ func copyStore(from, to store.Store) {
 			for _, sub := range s.Subscriptions {
 				tx.Subscribe(s.Key, sub)
 			}
-			for i, e := range from.Queue(s.Key, 0, make([]store.Entry, 0, 100)) {
+			all, _ := from.Queue(s.Key, 0, make([]store.Entry, 0, 100))
+			for i, e := range all {
 				tx.Enqueue(s.Key, e.Delivery)
 				if e.PacketID != 0 {
 					tx.Inflight(s.Key, uint64(i+1), store.Sent{PacketID: e.PacketID, Released: e.Released})

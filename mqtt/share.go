@@ -34,7 +34,7 @@ type group struct {
 	keeping atomic.Bool   // the store keeps what comes
 	qos     atomic.Uint32 // highest of the members' subscriptions
 	stuck   atomic.Bool   // something waits for room: who makes some calls pump
-	refused atomic.Bool   // by the store, to make a message a member's own: none of QoS 2 goes out
+	refused atomic.Bool   // by the store, to read the queue or to make a message a member's own: none of QoS 2 goes out
 
 	reviewMu sync.Mutex // held for review, before mu
 

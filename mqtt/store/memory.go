@@ -164,14 +164,14 @@ func (m *Memory) Sessions() []Session {
 }
 
 // Queue implements [Store].
-func (m *Memory) Queue(k SessionKey, after uint64, dst []Entry) []Entry {
+func (m *Memory) Queue(k SessionKey, after uint64, dst []Entry) ([]Entry, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.sessions[k]
 	if s == nil {
-		return dst
+		return dst, nil
 	}
-	return s.queue.read(after, dst)
+	return s.queue.read(after, dst), nil
 }
 
 // QueueStats implements [Store].

@@ -16,6 +16,11 @@ var testKey = SessionKey{Identity: "spiffe://lab.test/device/d", ClientID: "c"}
 
 func text(topic, payload string) *Message { return &Message{Topic: topic, Payload: []byte(payload)} }
 
+func entries(m *Memory, k SessionKey, after uint64, most int) []Entry {
+	got, _ := m.Queue(k, after, make([]Entry, 0, most)) // memory can be read always
+	return got
+}
+
 func payloads(entries []Entry) (all []string) {
 	for _, e := range entries {
 		all = append(all, string(e.Message.Payload))
@@ -46,10 +51,10 @@ func TestQueue(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if got := payloads(m.Queue(k, 0, make([]Entry, 0, 10))); !slices.Equal(got, []string{"0", "1", "2", "3"}) {
+	if got := payloads(entries(m, k, 0, 10)); !slices.Equal(got, []string{"0", "1", "2", "3"}) {
 		t.Errorf("queue %v", got)
 	}
-	if got := payloads(m.Queue(k, 1, make([]Entry, 0, 2))); !slices.Equal(got, []string{"1", "2"}) {
+	if got := payloads(entries(m, k, 1, 2)); !slices.Equal(got, []string{"1", "2"}) {
 		t.Errorf("after 1: %v", got)
 	}
 	if got := m.QueueStats(k); got.Messages != 4 || got.Dropped != 2 {
@@ -60,7 +65,7 @@ func TestQueue(t *testing.T) {
 		tx.Dequeue(k, 99)
 		tx.Inflight(k, 3, Sent{PacketID: 7, Released: true})
 	}, nil)
-	got := m.Queue(k, 0, make([]Entry, 0, 10))
+	got := entries(m, k, 0, 10)
 	if !slices.Equal(payloads(got), []string{"0", "2", "3"}) || got[1].PacketID != 7 || !got[1].Released {
 		t.Errorf("queue %+v", got)
 	}
@@ -284,7 +289,7 @@ func TestUpdateOrder(t *testing.T) {
 	for _, n := range added {
 		queued = append(queued, fmt.Sprint(n))
 	}
-	if !slices.Equal(added, done) || !slices.Equal(payloads(m.Queue(k, 0, make([]Entry, 0, 1600))), queued) {
+	if !slices.Equal(added, done) || !slices.Equal(payloads(entries(m, k, 0, 1600)), queued) {
 		t.Error("order lost between changes, queue and callbacks")
 	}
 }

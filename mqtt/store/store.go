@@ -28,8 +28,10 @@ type Store interface {
 	Sessions() []Session
 
 	// Queue appends to dst the entries of k's queue after seq, oldest first,
-	// until dst is at its capacity.
-	Queue(k SessionKey, after uint64, dst []Entry) []Entry
+	// until dst is at its capacity. It does not wait for a disk that fails: the
+	// error, which comes with no entry, tells that the next one cannot be read for
+	// now.
+	Queue(k SessionKey, after uint64, dst []Entry) ([]Entry, error)
 
 	// QueueStats tells how full k's queue is.
 	QueueStats(k SessionKey) QueueStats
@@ -40,11 +42,12 @@ type Store interface {
 
 	// Outbound appends to dst the messages of peer's log after seq, oldest
 	// first, until dst is at its capacity. A first entry that is not seq+1 tells
-	// that those between were dropped.
+	// that those between were dropped. What cannot be read for now, and what comes
+	// after it, is left out; Committed tells when it can.
 	Outbound(peer string, after uint64, dst []Outbound) []Outbound
 
-	// Committed returns a channel that holds a token whenever peer's log grew
-	// since the last receive. It has one consumer: the link to peer.
+	// Committed returns a channel that holds a token whenever peer's log grew, or
+	// can be read again, since the last receive. It has one consumer: the link to peer.
 	Committed(peer string) <-chan struct{}
 
 	// OutboundStats tells how full peer's log is.

@@ -101,7 +101,7 @@ func BenchmarkDrain(b *testing.B) {
 	b.ResetTimer()
 	scratch := make([]store.Entry, 0, 64)
 	for after, n := uint64(0), 0; n < b.N; {
-		got := s.Queue(benchKey(0), after, scratch[:0])
+		got, _ := s.Queue(benchKey(0), after, scratch[:0])
 		after = got[len(got)-1].Seq
 		n += len(got)
 		s.Update(func(tx store.Tx) {

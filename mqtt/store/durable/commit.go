@@ -306,7 +306,17 @@ func (s *Store) reopen() {
 	s.begin(db)
 	s.outage = nil
 	_ = old.release() // it has failed
+	s.wakePeers()
 	s.log.Info("the disk takes the store's writes again")
+}
+
+// wakePeers tells the links that what could not be read can be.
+func (s *Store) wakePeers() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.peers {
+		p.wake()
+	}
 }
 
 // openAgain opens the files as they were at the last sync, and repeats what was

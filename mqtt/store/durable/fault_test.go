@@ -306,3 +306,60 @@ func TestRefusedAfterBackup(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// dead is a disk that, while it refuses writes, cannot read tables either.
+type dead struct{ *faulty }
+
+// MaybeError implements errorfs.Injector.
+func (d dead) MaybeError(op errorfs.Op) error {
+	d.mu.Lock()
+	on := d.on
+	d.mu.Unlock()
+	if on && op.Kind == errorfs.OpFileReadAt && isTable(op.Path) {
+		return syscall.EIO
+	}
+	return d.faulty.MaybeError(op)
+}
+
+// TestDeadDisk reads in callbacks while nothing can be read or written: nobody
+// waits, or the outage would never end, and afterwards all is there.
+func TestDeadDisk(t *testing.T) {
+	fault := dead{&faulty{}}
+	recovered, log := newRecovery()
+	s := start(t, "data", Options{Cache: 1, Log: log, retry: time.Millisecond, fs: errorfs.Wrap(vfs.NewMem(), fault)})
+	if err := storetest.Do(s, func(tx store.Tx) {
+		tx.PutSession(store.Session{Key: alice})
+		tx.Outbound("rome", numbered(1, 0))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, s.Store, 1)
+	if err := s.db.Load().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	fault.set(true)
+	for storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }) == nil {
+	}
+	grew := s.Committed("rome")
+	<-grew
+	for range 5 { // more than wait between the committer and the callbacks
+		s.Update(func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }, func(error) {
+			if got, err := s.Queue(alice, 0, make([]store.Entry, 0, 9)); len(got) > 0 || err == nil {
+				t.Errorf("read %v: %v", got, err)
+			}
+			if got := s.Outbound("rome", 0, make([]store.Outbound, 0, 9)); len(got) > 0 {
+				t.Errorf("read %v", got)
+			}
+		})
+	}
+	_ = storetest.Do(s, func(store.Tx) {})
+	fault.set(false)
+	<-recovered
+	<-grew
+	if got := s.Outbound("rome", 0, make([]store.Outbound, 0, 9)); len(got) != 1 {
+		t.Errorf("the log has %v", got)
+	}
+	if got, err := s.Queue(alice, 0, make([]store.Entry, 0, 9)); len(got) != 1 || err != nil {
+		t.Errorf("the queue has %v: %v", got, err)
+	}
+}

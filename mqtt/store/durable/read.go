@@ -29,29 +29,32 @@ func (s *Store) Sessions() []store.Session {
 
 // Queue implements [store.Store]. Entries that cannot be read are left out, and
 // taken out of the queue if they are damaged.
-func (s *Store) Queue(k store.SessionKey, after uint64, dst []store.Entry) []store.Entry {
+func (s *Store) Queue(k store.SessionKey, after uint64, dst []store.Entry) ([]store.Entry, error) {
 	for {
 		s.mu.Lock()
 		x := s.sessions[k]
 		if x == nil {
 			s.mu.Unlock()
-			return dst
+			return dst, nil
 		}
 		got := x.queue.read(after, dst)[len(dst):]
 		s.mu.Unlock()
 		if len(got) == 0 {
-			return dst
+			return dst, nil
 		}
 		after = got[len(got)-1].Seq
-		read := s.fill(got, x.queue.prefix, decodeEntry, func(damaged []uint64) {
+		read, err := s.fill(got, x.queue.prefix, decodeEntry, func(damaged []uint64) {
 			s.Update(func(t store.Tx) {
 				for _, seq := range damaged {
 					t.Dequeue(k, seq)
 				}
 			}, nil)
 		})
-		if len(read) > 0 { // else all of them went meanwhile
-			return append(dst, read...)
+		if len(read) > 0 {
+			return append(dst, read...), nil
+		}
+		if err != nil { // else all of them went meanwhile
+			return dst, err
 		}
 	}
 }
@@ -92,11 +95,11 @@ func (s *Store) Outbound(name string, after uint64, dst []store.Outbound) []stor
 			return dst
 		}
 		after = got[len(got)-1].Seq
-		read := s.fill(got, p.log.prefix, decodeOutbound, nil)
+		read, err := s.fill(got, p.log.prefix, decodeOutbound, nil)
 		for _, e := range read {
 			dst = append(dst, store.Outbound{Message: e.Message, Seq: e.Seq})
 		}
-		if len(read) > 0 {
+		if len(read) > 0 || err != nil {
 			return dst
 		}
 	}
@@ -165,10 +168,13 @@ func (s *Store) Stats() store.Stats {
 
 // fill reads the messages that are only on disk and returns the entries that have
 // theirs. One that is missing was done meanwhile. One that cannot be read is left
-// out, and takes nothing with it that comes after.
+// out, and takes nothing with it that comes after; but where the disk has failed,
+// or the store is closed, the entries end, and the error says why. Nobody waits for
+// the disk: event loops read, and callbacks, which the committer would wait for
+// that ends the outage.
 func (s *Store) fill(
 	entries []store.Entry, prefix []byte, decode func([]byte) (store.Delivery, error), lost func([]uint64),
-) []store.Entry {
+) (read []store.Entry, outage error) {
 	missing := func(e store.Entry) bool { return e.Message == nil }
 	var damaged []uint64
 	var unread error
@@ -183,19 +189,19 @@ func (s *Store) fill(
 		if err == nil {
 			break
 		}
-		if db.disk.err() != nil {
-			<-db.replaced // the files went on without this database
-			if db == s.db.Load() {
-				break // the store is closed
-			}
-			continue
+		if db != s.db.Load() {
+			continue // the files went on without this database
 		}
-		unread = err
 		next = slices.IndexFunc(entries[from:], missing)
-		if next < 0 || errors.Is(err, ErrClosed) {
+		if next < 0 {
 			break
 		}
 		from += next
+		if db.disk.err() != nil || errors.Is(err, ErrClosed) {
+			entries, outage = entries[:from], err
+			break
+		}
+		unread = err
 		if isDamage(err) {
 			damaged = append(damaged, entries[from].Seq)
 		}
@@ -210,7 +216,7 @@ func (s *Store) fill(
 	if len(damaged) > 0 && lost != nil {
 		lost(damaged)
 	}
-	return slices.DeleteFunc(entries, missing)
+	return slices.DeleteFunc(entries, missing), outage
 }
 
 func (s *Store) reportUnread(err error) {

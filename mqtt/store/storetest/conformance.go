@@ -170,7 +170,7 @@ func testQueue(t *testing.T, open Open) {
 	if got := s.QueueStats(alice); got.Messages != 8 || got.Bytes != 8*514 || s.Stats().Queued != 8 {
 		t.Errorf("got %+v", got)
 	}
-	if got := s.Queue(alice, 10, make([]store.Entry, 0, 4)); len(got) != 0 {
+	if got, err := s.Queue(alice, 10, make([]store.Entry, 0, 4)); len(got) != 0 || err != nil {
 		t.Errorf("behind the last: %v", got)
 	}
 	do(t, s, func(tx store.Tx) {

@@ -84,10 +84,12 @@ func line(m *store.Message) string {
 		m.Topic, m.Payload, m.QoS, m.Retain, m.Props.Append(nil), m.Expires, m.Publisher, m.ClientID, m.Origin, m.HLC)
 }
 
-// Entries returns the whole queue of k, read in small pieces.
+// Entries returns the queue of k as far as it can be read, in small pieces.
 func Entries(s store.Store, k store.SessionKey) []store.Entry {
-	return All(func(after uint64, dst []store.Entry) []store.Entry { return s.Queue(k, after, dst) },
-		func(e store.Entry) uint64 { return e.Seq })
+	return All(func(after uint64, dst []store.Entry) []store.Entry {
+		got, _ := s.Queue(k, after, dst)
+		return got
+	}, func(e store.Entry) uint64 { return e.Seq })
 }
 
 // All reads a queue or a log to its end.
