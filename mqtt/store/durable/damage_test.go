@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -160,6 +161,22 @@ func TestRepairCutShort(t *testing.T) {
 	}
 	if v, ok := start(t, dir, Options{}).Value("f", "k"); !ok || string(v) != "v" {
 		t.Errorf("got %q", v)
+	}
+}
+
+// TestRepairOfAnother opens a store that another process is repairing, between its
+// two renames: they are left to that one.
+func TestRepairOfAnother(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s")
+	start(t, dir, Options{})
+	if err := os.Rename(dir, dir+repaired); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Rename(dir+repaired, dir); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -120,10 +120,7 @@ func Open(dir string, o Options) (*Store, error) {
 
 func (s *Store) open() (err error) {
 	fs := s.options.fs
-	if err := s.finishRepair(); err != nil {
-		return err
-	}
-	if err := fs.MkdirAll(s.dir, 0o700); err != nil {
+	if err := fs.MkdirAll(fs.PathDir(s.dir), 0o700); err != nil {
 		return diskError(s.dir, err)
 	}
 	// The lock lies beside the directory, which a repair renames.
@@ -147,6 +144,12 @@ func (s *Store) open() (err error) {
 // openFiles opens the database and reads it into memory, after a repair if need
 // be.
 func (s *Store) openFiles() (*database, error) {
+	if err := s.finishRepair(); err != nil {
+		return nil, err
+	}
+	if err := s.options.fs.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, diskError(s.dir, err)
+	}
 	readable, err := s.checkFiles()
 	if err != nil {
 		return nil, s.explain(err)
