@@ -58,6 +58,7 @@ func newTimers() timers { return timers{stopped(), stopped(), stopped()} }
 func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	s.notices = make(chan []*tx, 1)
+	s.tells(true)
 	wg.Go(s.callBack)
 	s.makeRoom.low = make(chan *database, 1)
 	wg.Go(func() { s.makeRoom.run(ctx) })
@@ -71,6 +72,8 @@ func (s *Store) Run(ctx context.Context) error {
 	close(s.notices)
 	close(s.makeRoom.low)
 	wg.Wait()
+	s.tells(false)
+	s.refuseLate()
 	return nil
 }
 
@@ -161,6 +164,30 @@ func tell(jobs []*tx) {
 			t.done(t.err)
 		}
 		t.free()
+	}
+}
+
+func (s *Store) tells(telling bool) {
+	s.jobsMu.Lock()
+	defer s.jobsMu.Unlock()
+	s.telling = telling
+}
+
+// refuseLate calls those back who came after the end. Whoever comes while nobody calls
+// back does it, for itself and for those who come meanwhile.
+func (s *Store) refuseLate() {
+	s.jobsMu.Lock()
+	defer s.jobsMu.Unlock()
+	for !s.telling && len(s.late) > 0 {
+		jobs := s.late
+		s.late, s.telling = nil, true
+		s.jobsMu.Unlock()
+		for _, t := range jobs {
+			t.err = ErrClosed
+		}
+		tell(jobs)
+		s.jobsMu.Lock()
+		s.telling = false
 	}
 }
 

@@ -113,6 +113,53 @@ func TestAfterTheEnd(t *testing.T) {
 	}
 }
 
+// TestRefusedInOrder ends a store while it calls back: who comes later is refused
+// after those who came before, one at a time.
+func TestRefusedInOrder(t *testing.T) {
+	s, err := Open("data", Options{fs: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var ran sync.WaitGroup
+	ran.Go(func() { _ = s.Run(ctx) })
+	put := func(tx store.Tx) { tx.PutValue("f", "k", nil) }
+	called, release := make(chan struct{}), make(chan struct{})
+	var told []error
+	s.Update(put, func(err error) {
+		close(called)
+		<-release
+		told = append(told, err)
+	})
+	<-called
+	cancel()
+	for ended := false; !ended; {
+		s.jobsMu.Lock()
+		ended = s.ended
+		s.jobsMu.Unlock()
+	}
+	refused := make(chan struct{})
+	s.Update(put, func(err error) {
+		told = append(told, err)
+		s.Update(put, func(err error) { // as a callback may
+			told = append(told, err)
+			close(refused)
+		})
+		if len(told) != 2 {
+			t.Error("called back in a callback")
+		}
+	})
+	close(release)
+	<-refused
+	ran.Wait()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if len(told) != 3 || told[0] != nil || !errors.Is(told[1], ErrClosed) || !errors.Is(told[2], ErrClosed) {
+		t.Errorf("told %v", told)
+	}
+}
+
 // TestAnotherFormat opens what a later version wrote.
 func TestAnotherFormat(t *testing.T) {
 	disk := vfs.NewMem()

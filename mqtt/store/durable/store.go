@@ -55,11 +55,13 @@ type Store struct {
 	log     logrus.FieldLogger
 	lock    io.Closer
 
-	jobsMu sync.Mutex
-	jobs   []*tx         // waiting for the committer
-	urgent bool          // somebody waits for one of them
-	ended  bool          // Run ended
-	wake   chan struct{} // capacity 1; taken by the committer
+	jobsMu  sync.Mutex
+	jobs    []*tx         // waiting for the committer
+	urgent  bool          // somebody waits for one of them
+	ended   bool          // Run ended
+	late    []*tx         // came after that
+	telling bool          // somebody calls back
+	wake    chan struct{} // capacity 1; taken by the committer
 
 	db atomic.Pointer[database] // set by the committer
 
@@ -189,15 +191,12 @@ func (s *Store) explain(err error) error {
 // Close releases the files. Run must have ended, or never have begun: then what
 // was handed in is refused.
 func (s *Store) Close() error {
-	s.end()
-	for more := true; more; {
-		var jobs []*tx
-		jobs, more = s.take()
-		for _, t := range jobs {
-			t.err = ErrClosed
-		}
-		tell(jobs)
-	}
+	s.jobsMu.Lock()
+	s.ended = true
+	s.late = append(s.late, s.jobs...)
+	s.jobs = nil
+	s.jobsMu.Unlock()
+	s.refuseLate()
 	err := s.db.Load().release()
 	return errors.Join(err, s.lock.Close())
 }
@@ -224,10 +223,9 @@ func (s *Store) Sweep(now time.Time) {
 func (s *Store) submit(t *tx) {
 	s.jobsMu.Lock()
 	if s.ended {
+		s.late = append(s.late, t)
 		s.jobsMu.Unlock()
-		if t.done != nil {
-			t.done(ErrClosed)
-		}
+		s.refuseLate()
 		return
 	}
 	s.jobs = append(s.jobs, t)
