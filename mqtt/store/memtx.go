@@ -97,21 +97,27 @@ func (t *memTx) PutValue(scope, key string, value []byte) {
 }
 
 // check returns an error if a change would pass a limit that refuses instead of
-// dropping. What removes, or replaces by something no larger, always fits.
+// dropping. What removes, or replaces by something no larger, always fits; but
+// within a transaction it makes no room.
 func (m *Memory) check(tx *memTx) error {
+	retained := QueueStats{Messages: m.stats.Retained, Bytes: m.stats.RetainedBytes}
+	values := QueueStats{Messages: m.values.Len(), Bytes: m.values.Bytes()}
 	for i := range tx.ops {
 		switch o := &tx.ops[i]; o.kind {
 		case opRetain:
-			if len(o.message.Payload) == 0 {
+			old := m.retained.Get(o.message.Topic)
+			if len(o.message.Payload) == 0 || old != nil && old.HLC > o.message.HLC {
 				continue
 			}
 			more, size := 1, o.message.Size()
-			if old := m.retained.Get(o.message.Topic); old != nil {
+			if old != nil {
 				more, size = 0, size-old.Size()
 			}
-			if !m.limits.Retained.Fits(m.stats.Retained, m.stats.RetainedBytes, more, size) {
+			if !m.limits.Retained.Fits(retained.Messages, retained.Bytes, more, size) {
 				return fmt.Errorf("retain %q: %w", o.message.Topic, ErrFull)
 			}
+			retained.Messages += more
+			retained.Bytes += max(size, 0)
 		case opPutValue:
 			if o.value == nil {
 				continue
@@ -120,9 +126,11 @@ func (m *Memory) check(tx *memTx) error {
 			if old, ok := m.values.Get(o.scope, o.name); ok {
 				more, size = 0, size-len(old)
 			}
-			if !m.limits.Values.Fits(m.values.Len(), m.values.Bytes(), more, size) {
+			if !m.limits.Values.Fits(values.Messages, values.Bytes, more, size) {
 				return fmt.Errorf("keep a value of %s: %w", o.scope, ErrFull)
 			}
+			values.Messages += more
+			values.Bytes += max(size, 0)
 		}
 	}
 	return nil

@@ -95,23 +95,27 @@ func (s *Store) stage(t *tx) error {
 }
 
 // check returns an error if a change would pass a limit that refuses instead of
-// dropping. What removes, or replaces by something no larger, always fits.
+// dropping. What removes, or replaces by something no larger, always fits; but
+// within a transaction it makes no room.
 func (s *Store) check(t *tx) error {
-	n := &s.staging.count
+	n := s.staging.count
 	for i := range t.ops {
 		switch o := &t.ops[i]; o.kind {
 		case opRetain:
 			m := o.delivery.Message
-			if len(m.Payload) == 0 {
+			old := s.stagedRetained(m.Topic)
+			if len(m.Payload) == 0 || old != nil && old.HLC > m.HLC {
 				continue
 			}
 			more, size := 1, m.Size()
-			if old := s.stagedRetained(m.Topic); old != nil {
+			if old != nil {
 				more, size = 0, size-old.Size()
 			}
 			if !s.limits.Retained.Fits(n.retained, n.retainedBytes, more, size) {
 				return fmt.Errorf("retain %q: %w", m.Topic, store.ErrFull)
 			}
+			n.retained += more
+			n.retainedBytes += max(size, 0)
 		case opPutValue:
 			if o.value == nil {
 				continue
@@ -123,6 +127,8 @@ func (s *Store) check(t *tx) error {
 			if !s.limits.Values.Fits(n.values, n.valueBytes, more, size) {
 				return fmt.Errorf("keep a value of %s: %w", o.scope, store.ErrFull)
 			}
+			n.values += more
+			n.valueBytes += max(size, 0)
 		}
 	}
 	return nil

@@ -31,6 +31,8 @@ func Run(t *testing.T, open Open) {
 		{"in flight", testInflight},
 		{"retained", testRetained},
 		{"retained limit", testRetainedLimit},
+		{"retained older", testRetainedOlder},
+		{"limits together", testLimitsTogether},
 		{"outbound", testOutbound},
 		{"outbound limit", testOutboundLimit},
 		{"floors and values", testFloorsAndValues},
@@ -307,6 +309,46 @@ func testRetainedLimit(t *testing.T, open Open) {
 	} {
 		if err := put(tt.topic, tt.payload); errors.Is(err, store.ErrFull) != tt.full || (err != nil) != tt.full {
 			t.Errorf("%s: %v", tt.topic, err)
+		}
+	}
+}
+
+// testRetainedOlder has an older message come that is too large: it would change
+// nothing.
+func testRetainedOlder(t *testing.T, open Open) {
+	s := open(t, store.Limits{Retained: store.QueueLimit{Bytes: 4000}})
+	do(t, s, func(tx store.Tx) { tx.Retain(&store.Message{Topic: "a", Payload: []byte("1"), HLC: 2}) })
+	do(t, s, func(tx store.Tx) { tx.Retain(&store.Message{Topic: "a", Payload: make([]byte, 4000), HLC: 1}) })
+	if got := s.Retained("a"); len(got) != 1 || string(got[0].Payload) != "1" {
+		t.Errorf("got %v", got)
+	}
+}
+
+// testLimitsTogether makes transactions of which each change fits alone.
+func testLimitsTogether(t *testing.T, open Open) {
+	for name, add := range map[string]func(tx store.Tx, key string){
+		"retained": func(tx store.Tx, key string) { tx.Retain(Message(key, "1")) },
+		"values":   func(tx store.Tx, key string) { tx.PutValue("f", key, []byte("1")) },
+		"bytes":    func(tx store.Tx, key string) { tx.PutValue("g", key, make([]byte, 400)) },
+	} {
+		s := open(t, store.Limits{
+			Retained: store.QueueLimit{Messages: 2}, Values: store.QueueLimit{Messages: 2, Bytes: 1000},
+		})
+		put := func(keys ...string) error {
+			return Do(s, func(tx store.Tx) {
+				for _, key := range keys {
+					add(tx, key)
+				}
+			})
+		}
+		if err := put("a", "b", "c"); !errors.Is(err, store.ErrFull) {
+			t.Errorf("three %s: %v, want ErrFull", name, err)
+		}
+		if err := put("a", "b"); err != nil {
+			t.Errorf("two %s: %v", name, err)
+		}
+		if err := put("a", "b", "a"); err != nil {
+			t.Errorf("the same %s again: %v", name, err)
 		}
 	}
 }
