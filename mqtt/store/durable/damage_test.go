@@ -257,3 +257,52 @@ func TestSessionTwice(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// TestRevivedEntry brings back an entry that was done long before those that are
+// waiting: it goes, for good, and they stay.
+func TestRevivedEntry(t *testing.T) {
+	disk := vfs.NewMem()
+	s := start(t, "data", Options{fs: disk})
+	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
+		t.Fatal(err)
+	}
+	far := 17 * store.Limits{}.WithDefaults().Outbound.MaxSpan()
+	queue, log := s.sessions[alice].queue, newPeer("rome").log
+	s.stop()
+	logged := appendMessage([]byte{version}, numbered(1, 0))
+	queued := appendMessage(appendDelivery(nil, store.Delivery{QoS: 1}), numbered(1, 0))
+	alterKeys(t, disk, func(b *pebble.Batch) {
+		for _, seq := range []uint64{far, far + 1} {
+			must(b.Set(queue.key(nil, seq), queued, nil))
+			must(b.Set(log.key(nil, seq), logged, nil))
+		}
+	})
+	for _, want := range [][]uint64{{far, far + 1}, {far + 1}} {
+		alterKeys(t, disk, func(b *pebble.Batch) {
+			must(b.Set(queue.key(nil, 2), queued, nil))
+			must(b.Set(log.key(nil, 2), logged, nil))
+		})
+		start(t, "data", Options{fs: disk}).stop()
+		s = start(t, "data", Options{fs: disk})
+		var inQueue, inLog []uint64
+		for _, e := range storetest.Entries(s, alice) {
+			inQueue = append(inQueue, e.Seq)
+		}
+		for _, e := range s.Outbound("rome", 0, make([]store.Outbound, 0, 9)) {
+			inLog = append(inLog, e.Seq)
+		}
+		if !slices.Equal(inQueue, want) || !slices.Equal(inLog, want) || s.Stats().Queued != len(want) {
+			t.Errorf("queue %v, log %v, want %v: %+v", inQueue, inLog, want, s.Stats())
+		}
+		if err := s.inOrder(); err != nil {
+			t.Error(err)
+		}
+		if err := storetest.Do(s, func(tx store.Tx) {
+			tx.Dequeue(alice, far)
+			tx.Acknowledge("rome", far)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		s.stop()
+	}
+}

@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,9 +15,10 @@ import (
 // loader reads a database into a store's memory.
 type loader struct {
 	s       *Store
-	session *session // whose keys are being read; nil if it has no record
-	orphans []uint64 // sessions without a record, or that ended before another of their name
-	strange int      // keys and values that are of no known kind
+	session *session    // whose keys are being read; nil if it has no record
+	orphans []uint64    // sessions without a record, or that ended before another of their name
+	revived [][2][]byte // keys of entries, from and to, that were done
+	strange int         // keys and values that are of no known kind
 }
 
 // load fills the memory of s from the database.
@@ -47,6 +49,8 @@ func (s *Store) load(db *database) error {
 	}
 	for _, x := range s.sessions {
 		s.held += x.Size()
+		s.stats.Queued += x.queue.stats.Messages
+		s.stats.QueuedBytes += x.queue.stats.Bytes
 	}
 	return l.removeRests(db)
 }
@@ -167,8 +171,6 @@ func (l *loader) sessionRecord(id uint64, value []byte) error {
 		return err
 	}
 	if old := l.s.sessions[r.Key]; old != nil { // its end was lost
-		l.s.stats.Queued -= old.queue.stats.Messages
-		l.s.stats.QueuedBytes -= old.queue.stats.Bytes
 		l.orphans = append(l.orphans, old.id)
 	}
 	l.session = newSession(id)
@@ -197,13 +199,22 @@ func (l *loader) entry(seq uint64, value []byte) error {
 		return err
 	}
 	q := l.session.queue
-	if !q.restore(seq, d.Message.Size(), d.Message.Expires, l.s.limits.Queue) {
-		return errKey
+	l.restore(q, seq, d.Message, l.s.limits.Queue)
+	if e := q.at(seq); e != nil {
+		_, e.numbered = q.sent[seq]
 	}
-	_, q.at(seq).numbered = q.sent[seq]
-	l.s.stats.Queued++
-	l.s.stats.QueuedBytes += d.Message.Size()
 	return nil
+}
+
+func (l *loader) restore(q *queue, seq uint64, m *store.Message, limit store.QueueLimit) {
+	from, to := q.restore(seq, m.Size(), m.Expires, limit)
+	if from == to {
+		return
+	}
+	gone := [2][]byte{q.key(nil, from), q.key(nil, to)}
+	if n := len(l.revived); n == 0 || !bytes.Equal(l.revived[n-1][0], gone[0]) { // else it is there
+		l.revived = append(l.revived, gone)
+	}
 }
 
 func (l *loader) outboundKey(key, value []byte) error {
@@ -228,19 +239,21 @@ func (l *loader) outboundKey(key, value []byte) error {
 	if err != nil {
 		return err
 	}
-	if !q.restore(seq, m.Size(), m.Expires, l.s.limits.Outbound) {
-		return errKey
-	}
+	l.restore(q, seq, m, l.s.limits.Outbound)
 	return nil
 }
 
 // removeRests deletes what a repair left of sessions whose record, or whose end, was
-// lost, and of entries that were: the next entry with that number was not sent.
+// lost, and of entries that were: the next entry with that number was not sent. And
+// the entries that it brought back.
 func (l *loader) removeRests(db *database) error {
 	b := db.NewBatch()
 	for _, id := range l.orphans {
 		from := binary.BigEndian.AppendUint64([]byte{columnSession}, id)
 		must(b.DeleteRange(from, binary.BigEndian.AppendUint64([]byte{columnSession}, id+1), nil))
+	}
+	for _, r := range l.revived {
+		must(b.DeleteRange(r[0], r[1], nil))
 	}
 	for _, x := range l.s.sessions {
 		for seq := range x.queue.sent {
@@ -252,6 +265,9 @@ func (l *loader) removeRests(db *database) error {
 	}
 	if len(l.orphans) > 0 {
 		l.s.log.WithField("sessions", len(l.orphans)).Error("queues are removed whose sessions were lost, or had ended")
+	}
+	if len(l.revived) > 0 {
+		l.s.log.Error("entries of queues are removed that damage brought back: they were done long before those that wait")
 	}
 	if b.Empty() {
 		return b.Close()

@@ -207,13 +207,19 @@ func (q *queue) expired(now time.Time, yield func(seq uint64, e *entry)) {
 }
 
 // restore puts an entry that was on disk behind those that it follows. A gap
-// becomes holes; one that no limit can explain is refused.
-func (q *queue) restore(seq uint64, size int, expires int64, l store.QueueLimit) bool {
-	if len(q.entries) == 0 {
+// becomes holes; one that no limit can explain tells that those before it were done
+// long ago, and that damage brought them back. They are forgotten, and the numbers
+// returned of what has to go: these, or all that were acknowledged if this one was.
+func (q *queue) restore(seq uint64, size int, expires int64, l store.QueueLimit) (from, to uint64) {
+	switch {
+	case seq < q.next:
+		return 0, q.next
+	case len(q.entries) == 0:
 		q.next = seq
-	}
-	if seq-q.next > 16*l.MaxSpan() {
-		return false
+	case seq-q.next > 16*l.MaxSpan():
+		from, to = q.oldest(), q.next
+		q.entries, q.expires, q.next = nil, 0, seq
+		q.staged, q.stats = store.QueueStats{}, store.QueueStats{}
 	}
 	for ; q.next < seq; q.next++ {
 		q.entries = append(q.entries, entry{})
@@ -227,5 +233,5 @@ func (q *queue) restore(seq uint64, size int, expires int64, l store.QueueLimit)
 	q.staged.Messages++
 	q.staged.Bytes += size
 	q.show(seq, &e)
-	return true
+	return from, to
 }
