@@ -18,10 +18,10 @@ import (
 // handshake of a [crypto/tls.Conn] is done by then.
 type Admission func(nc net.Conn) (Principal, error)
 
-// Serve accepts clients on l until ctx is done. When it returns, l is closed and
+// Serve accepts clients on l until parent is done. When it returns, l is closed and
 // no goroutine of its clients is left.
-func (b *Broker) Serve(ctx context.Context, l net.Listener, admit Admission) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (b *Broker) Serve(parent context.Context, l net.Listener, admit Admission) error {
+	ctx, cancel := context.WithCancel(parent)
 	var clients sync.WaitGroup
 	b.loops.enter()
 	defer b.loops.leave()
@@ -33,7 +33,7 @@ func (b *Broker) Serve(ctx context.Context, l net.Listener, admit Admission) err
 	for {
 		nc, err := l.Accept()
 		switch {
-		case ctx.Err() != nil:
+		case parent.Err() != nil: // ctx may be told after whoever else closes l
 			if nc != nil {
 				nc.Close()
 			}

@@ -323,3 +323,47 @@ func TestHalfOpenConnections(t *testing.T) {
 		t.Errorf("a good client waited %v", got)
 	}
 }
+
+// lateContext tells those that are derived from it a moment after others.
+type lateContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c lateContext) Done() <-chan struct{} { return c.done }
+
+func (c lateContext) Err() error {
+	select {
+	case <-c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// closedWith is a listener that somebody else closes at the end of a context.
+type closedWith struct{ ctx context.Context }
+
+func (l closedWith) Accept() (net.Conn, error) {
+	<-l.ctx.Done()
+	return nil, net.ErrClosed
+}
+func (closedWith) Close() error   { return nil }
+func (closedWith) Addr() net.Addr { return text("test") }
+
+// TestServeEndsWithItsListener closes the listener as the context ends: that is no
+// error, whichever of them Serve sees first.
+func TestServeEndsWithItsListener(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		for range 200 {
+			ctx := lateContext{t.Context(), make(chan struct{})}
+			ended := make(chan error, 1)
+			go func() { ended <- w.b.Serve(ctx, closedWith{ctx}, nil) }()
+			wait(time.Millisecond)
+			close(ctx.done)
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
