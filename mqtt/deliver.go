@@ -144,11 +144,10 @@ func (s *session) number(seq uint64, qos byte, state slotState) uint16 {
 }
 
 // sendNew sends a QoS 1 or 2 message for the first time, with DUP 0
-// [MQTT-4.3.2-2] unless a crash left that open, if the outbox takes it. The
-// caller holds mu.
+// [MQTT-4.3.2-2], if the outbox takes it. The caller holds mu.
 func (s *session) sendNew(bt *batch, c *conn, f frame, seq uint64) bool {
 	id := s.number(seq, f.QoS(), sent)
-	if !c.push(bt, f, id, seq != 0 && seq <= s.sentUpTo) {
+	if !c.push(bt, f, id, false) {
 		s.window.free(s.window.get(id))
 		return false
 	}

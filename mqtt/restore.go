@@ -82,10 +82,13 @@ func (b *Broker) restoreSubscription(s *session, kept store.Subscription) {
 }
 
 // restoreWindow finds the messages whose identifiers the store knows. Those of
-// QoS 1 that a connection had when the broker was killed are not among them: of
-// what may have been sent then, DUP tells the client.
+// QoS 1 that a connection had when the broker was killed are not among them: what
+// may have been sent then gets new ones, so that it is sent with DUP whenever the
+// client comes back [MQTT-3.3.1-1]. Nothing was sent behind a message of QoS 2
+// whose identifier is not kept.
 func (s *session) restoreWindow(connected bool) {
 	var scratch [64]store.Entry
+	var again []uint64
 	entries := 0
 	for after := uint64(0); ; {
 		got, err := s.b.opts.Store.Queue(s.key, after, scratch[:0])
@@ -94,23 +97,35 @@ func (s *session) restoreWindow(connected bool) {
 		}
 		for _, e := range got {
 			after = e.Seq
-			if entries++; connected && entries <= int(s.b.opts.Inflight) {
-				s.sentUpTo = e.Seq
+			entries++
+			connected = connected && entries <= int(s.b.opts.Inflight) && (e.QoS < 2 || e.PacketID != 0)
+			if e.PacketID != 0 {
+				s.window.restore(sentSlot(e))
+			} else if connected {
+				again = append(again, e.Seq)
 			}
-			if e.PacketID == 0 {
-				continue
-			}
-			state := sent
-			if e.Released {
-				state = released
-			}
-			s.window.restore(slot{seq: e.Seq, id: e.PacketID, state: state, qos: e.QoS})
 		}
 		if len(got) == 0 {
-			s.hold(s.window.bytes())
-			return
+			break
 		}
 	}
+	for _, seq := range again {
+		if s.window.exhausted() {
+			break
+		}
+		s.window.take(seq, 1, sent)
+		s.read = seq // resume has it, and all before
+	}
+	s.window.rest()
+	s.hold(s.window.bytes())
+}
+
+func sentSlot(e store.Entry) slot {
+	state := sent
+	if e.Released {
+		state = released
+	}
+	return slot{seq: e.Seq, id: e.PacketID, state: state, qos: e.QoS}
 }
 
 // startTimers begins the time that restored sessions have left, and that of their
@@ -155,9 +170,9 @@ func (s *session) startTimers(kept store.Session) {
 		}
 		s.armWill(max(willAt.Sub(now), 0))
 	}
-	r := s.kept(gone, willAt)
+	change := s.suspend(gone, willAt)
 	s.mu.Unlock()
 	if kept.Disconnected == 0 {
-		s.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(r) }, nil)
+		s.b.opts.Store.Update(change, nil)
 	}
 }

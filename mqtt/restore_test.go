@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -51,6 +52,31 @@ func TestRestoredTime(t *testing.T) {
 		run(New(Options{Store: kept, Authorizer: &rules{}}), 10*time.Second)
 		if wills() != 1 || sessions() != 1 {
 			t.Errorf("after 31 s: %d wills, %d sessions", wills(), sessions())
+		}
+	})
+}
+
+// TestRestartedTwice kills the broker while a client has a message, and ends the
+// next one before the client is back: the third sends it with DUP [MQTT-3.3.1-1].
+func TestRestartedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{Memory: store.NewMemory(store.Limits{})}
+		over := func(s store.Store) func(*Options) { return func(o *Options) { o.Store = s } }
+		w := newWorld(t, over(j))
+		sub := w.connect(packet.V5, "sub", expiry(never))
+		sub.subscribe(filter("a", 1))
+		w.connect(packet.V5, "pub").exchange("a", "sent", 1)
+		sub.wantMessage("sent")
+		kept := j.killed(len(j.all))
+		w.close()
+
+		w = newWorld(t, over(kept))
+		wait(time.Second)
+		w.close()
+		w = newWorld(t, over(kept))
+		defer w.close()
+		if p := w.connect(packet.V5, "sub", resume, expiry(never)).wantMessage("sent"); !p.Dup {
+			t.Error("sent as new")
 		}
 	})
 }

@@ -51,7 +51,6 @@ type session struct {
 	owed     int      // messages on their way that have room reserved
 	groups   []*group // of the shared subscriptions; replaced, never changed
 	late     int      // batches of entries whose identifiers are being kept
-	sentUpTo uint64   // entries up to it may have been sent before a crash
 	behind   bool     // the store's queue may hold more than was read
 	pumping  bool     // one goroutine is in pump
 	pumpMore bool     // it has to look once more
@@ -202,15 +201,22 @@ func (s *session) detach(c *conn, since time.Time) {
 		end := since.Add(time.Duration(expiry) * time.Second)
 		s.schedule(expiryTimer, time.Until(end), func() { s.expire(epoch) })
 	}
+	change := s.suspend(since, willAt)
+	s.mu.Unlock()
+	s.keep(will, change, nil)
+}
+
+// suspend returns what the store has to keep of a session whose connection is
+// over. The caller holds mu.
+func (s *session) suspend(since, willAt time.Time) func(store.Tx) {
 	r := s.kept(since, willAt)
 	unfinished := s.window.unfinished()
-	s.mu.Unlock()
-	s.keep(will, func(tx store.Tx) {
+	return func(tx store.Tx) {
 		tx.PutSession(r)
 		for _, x := range unfinished { // resent with their identifiers, also after a restart [MQTT-4.4.0-1]
 			tx.Inflight(s.key, x.seq, store.Sent{PacketID: x.id})
 		}
-	}, nil)
+	}
 }
 
 // expire ends the session unless its client came back since the connection that
