@@ -351,16 +351,15 @@ func (c *conn) drain(g segment) {
 		o.sink.hold(g.b)
 	}
 	o.slow = false
+	select {
+	case o.room <- struct{}{}:
+	default: // nobody waited yet, or the token of an earlier drain is still there
+	}
 	if o.last {
 		c.part()
 		return
 	}
-	room := o.room
 	o.mu.Unlock()
-	select {
-	case room <- struct{}{}:
-	default: // the token of an earlier drain is still there
-	}
 	c.refill()
 }
 

@@ -72,6 +72,28 @@ func TestWill(t *testing.T) {
 	}
 }
 
+// TestDeathWithFullOutbox has a client die that took nothing of what it asked for,
+// while the broker waits for it with its next packet.
+func TestDeathWithFullOutbox(t *testing.T) {
+	bubble(t, func(o *Options) { o.Outbox = 1 }, func(t *testing.T, w *world) {
+		watcher := w.connect(packet.V5, "watcher")
+		watcher.subscribe(filter("w", 0))
+		nc, err := w.l.Dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &client{t: t, nc: nc, v: packet.V5}
+		c.raw([]byte("x\n"))
+		c.try(connectPacket("c", withWill("w", "gone", 0)))
+		for range 3 {
+			c.try(&packet.Pingreq{})
+		}
+		wait(time.Second)
+		nc.Close()
+		watcher.wantMessage("gone")
+	})
+}
+
 func TestWillIsRetained(t *testing.T) { // [MQTT-3.1.2-15]
 	bubble(t, nil, func(t *testing.T, w *world) {
 		c := w.connect(packet.V5, "c", withWill("w", "gone", 0), func(p *packet.Connect) { p.Will.Retain = true })
