@@ -333,7 +333,7 @@ func (c *conn) refer(code packet.ReasonCode, reason, reference string) {
 
 // sayGoodbye sends DISCONNECT, unless there was no CONNACK [MQTT-3.14.0-1].
 func (c *conn) sayGoodbye(code packet.ReasonCode, reason, reference string) {
-	if c.version != packet.V5 || !c.ready.Load() { // [MQTT-3.14.0-1]
+	if !c.ready.Load() || c.version != packet.V5 { // ready first: CONNECT may be setting version [MQTT-3.14.0-1]
 		return
 	}
 	if !code.ValidIn(packet.TypeDisconnect) { // [MQTT-3.14.2-1]
