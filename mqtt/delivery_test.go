@@ -1,0 +1,887 @@
+package mqtt
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/topic"
+)
+
+// seeds is how many trials TestDelivery makes: enough to find a broken rule, few
+// enough to run each time. Raise it to look for what is rare.
+const seeds = 60
+
+// TestDelivery compares the broker with what a naive model of it promises, over a
+// store that answers late and refuses now and then, and over kills of the broker.
+// Clients connect, drop, take over and resume, and acknowledge late or never.
+func TestDelivery(t *testing.T) {
+	for seed := range uint64(seeds) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { try(t, seed) }) })
+	}
+}
+
+func try(t *testing.T, seed uint64) {
+	tr := newTrial(t, seed)
+	for range 500 {
+		tr.step()
+	}
+	tr.settle()
+	tr.judge()
+	tr.close()
+	if t.Failed() {
+		t.Log(strings.Join(tr.story, "\n"))
+	}
+}
+
+// trial is one broker after the other over one store, its clients, and what these
+// may expect.
+type trial struct {
+	*world
+	seed     uint64
+	rnd      *rand.Rand
+	store    *slowStore
+	refusing atomic.Bool
+	refusals atomic.Int64
+	outbox   int
+	inflight uint16
+	players  []*player
+	clients  sync.WaitGroup
+	messages map[string]*sending // by payload
+	lost     int                 // kills that took transactions that nobody waited for
+	order    []*sending
+	wills    []*testament
+	moment   int // counts what happens
+	story    []string
+}
+
+// sending is one message and what its publisher knows of it.
+type sending struct {
+	from           *player
+	topic, payload string
+	qos            byte
+	retain, large  bool
+	n              int // in its publisher's order
+	session        int // its publisher's
+	id             uint16
+	sends          int
+	first, last    int // moments at which it was sent
+	answered       int // moment of its acknowledgement; 0 is none
+	refusals       int64
+	doubted        bool // the store refused something while it was on its way
+	released       bool // PUBREC came
+	refused        bool
+}
+
+// taken reports whether the broker took it for good.
+func (m *sending) taken() bool { return m.answered > 0 && !m.refused }
+
+// verdict is what a will must have become.
+type verdict byte
+
+const (
+	mayCome verdict = iota
+	mustCome
+	mustNotCome
+)
+
+// testament is one will and what is known of the end of its connection.
+type testament struct {
+	of       *player
+	payload  string
+	verdict  verdict
+	delay    time.Duration
+	since    int       // moment of its CONNECT
+	waits    bool      // for its delay
+	from, to time.Time // between which the connection was lost
+	refusals int64
+	never    bool // CONNECT was refused
+}
+
+// refused reports whether the store refused something since CONNECT, which may hold
+// the will up, or end the connection before its client does.
+func (w *testament) refused() bool { return !w.never && w.refusals != w.of.refusals.Load() }
+
+// slack is how late the broker may notice the end of a connection, over a slow store.
+const slack = 20 * time.Second
+
+// receipt is one PUBLISH as a client took it.
+type receipt struct {
+	*packet.Publish
+	session, conn int
+}
+
+// player is one client and its session, as the client knows it.
+type player struct {
+	*trial
+	name      string
+	v         packet.Version
+	lasting   bool // the session outlives connections
+	pinned    bool // it never begins anew
+	maxPacket uint32
+	filters   []packet.Subscription
+	withWill  bool
+
+	c          *client
+	stall      *stallingConn
+	conns      int
+	welcome    bool // CONNACK came
+	clean      bool // CONNECT asks for a new session
+	hasty      bool // a connection went without CONNACK: the broker may see its CONNECT last
+	quota      int
+	connecting time.Time
+	refusedAt  int64 // refusals at CONNECT
+	will       *testament
+	late       []*testament // of connections that are over, since the last CONNACK
+	owed       []packet.Packet
+	unanswered map[uint16]string // PUBLISH of this connection, by identifier
+
+	promised bool           // the broker has the session
+	session  int            // counts them; those before are gone
+	subs     map[string]int // moments of SUBACK
+	asked    string         // filter of the SUBSCRIBE or UNSUBSCRIBE on its way
+	received map[uint16]string
+	sent     []*sending // not finished, oldest first
+	n        int
+	got      []receipt
+}
+
+// stallingConn is a connection whose client reads when it likes.
+type stallingConn struct {
+	net.Conn
+	stall atomic.Int64
+}
+
+func (c *stallingConn) Read(b []byte) (int, error) {
+	if d := c.stall.Swap(0); d > 0 {
+		<-time.After(time.Duration(d))
+	}
+	return c.Conn.Read(b)
+}
+
+func newTrial(t *testing.T, seed uint64) *trial {
+	tr := &trial{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), messages: map[string]*sending{}}
+	tr.outbox = []int{1, 200, 2000, 1 << 20}[tr.rnd.IntN(4)]
+	tr.inflight = []uint16{1, 2, 20}[tr.rnd.IntN(3)]
+	tr.start(t, nil)
+	tr.add("watcher", filter("w/#", 2)).pin()
+	tr.add("member", filter("$share/g/s/#", tr.oneOrTwo())).pin()
+	tr.add("member2", filter("$share/g/s/#", tr.oneOrTwo()))
+	for i := range 3 {
+		p := tr.add(fmt.Sprint("sub", i))
+		for _, f := range []string{"t/#", "t/1", "+/1", "r/#"} {
+			if tr.flip() {
+				p.filters = append(p.filters, filter(f, byte(tr.rnd.IntN(3))))
+			}
+		}
+	}
+	tr.add("pub0")
+	tr.add("pub1", filter("t/2", 1))
+	tr.add("pub2")
+	return tr
+}
+
+// start begins with what the store kept.
+func (t *trial) start(tt *testing.T, kept []func(store.Tx)) {
+	t.store = newSlowStore(t.seed+uint64(len(kept)), kept, &t.refusing, &t.refusals)
+	t.world = newWorld(tt, func(o *Options) {
+		o.Store, o.Outbox, o.Inflight = t.store, t.outbox, t.inflight
+	})
+	t.rules.set(func(r *rules) { r.publish = []string{"t/denied"} })
+}
+
+// add has one more client take part.
+func (t *trial) add(name string, filters ...packet.Subscription) *player {
+	p := &player{
+		trial: t, name: name, filters: filters, lasting: t.rnd.IntN(4) > 0, withWill: name != "watcher" && t.flip(),
+		v: versions[t.rnd.IntN(len(versions))], subs: map[string]int{}, received: map[uint16]string{},
+	}
+	if p.v == packet.V5 && t.rnd.IntN(3) == 0 {
+		p.maxPacket = 150
+	}
+	t.players = append(t.players, p)
+	return p
+}
+
+func (p *player) pin() { p.lasting, p.pinned, p.maxPacket = true, true, 0 }
+
+func (t *trial) flip() bool { return t.rnd.IntN(2) == 0 }
+
+func (t *trial) oneOrTwo() byte { return byte(1 + t.rnd.IntN(2)) }
+
+func (t *trial) tell(format string, args ...any) {
+	t.moment++
+	t.story = append(t.story, fmt.Sprintf("%5d %s ", t.moment, time.Now().Format("05.000"))+fmt.Sprintf(format, args...))
+}
+
+func (t *trial) fail(format string, args ...any) {
+	t.t.Helper()
+	t.tell("FAIL "+format, args...)
+	t.t.Errorf("seed %d: %s", t.seed, fmt.Sprintf(format, args...))
+}
+
+// step is one random event.
+func (t *trial) step() {
+	switch n := t.rnd.IntN(200); {
+	case n < 20:
+		synctest.Wait()
+	case n < 40:
+		wait([]time.Duration{time.Millisecond, 20 * time.Millisecond, time.Second, 2 * time.Second}[t.rnd.IntN(4)])
+	case n == 40:
+		wait(2 * slack)
+	case n < 45:
+		t.refusing.Store(!t.refusing.Load() && t.seed%2 == 0)
+	case n == 45:
+		t.kill()
+	default:
+		t.players[t.rnd.IntN(len(t.players))].act()
+	}
+}
+
+// kill ends the broker and begins with what the store had by then. What it does
+// before it is gone, nobody sees.
+func (t *trial) kill() {
+	kept, whole := t.store.killed()
+	if !whole {
+		t.lost++
+	}
+	t.tell("kill")
+	for _, p := range t.players {
+		p.killed()
+	}
+	t.world.close()
+	t.store.end()
+	wait(time.Second)
+	t.start(t.t, kept)
+	t.refusing.Store(false)
+	wait(3 * time.Second) // wills that are due
+	for _, p := range t.players {
+		for _, w := range p.late {
+			w.to = time.Now()
+		}
+	}
+}
+
+// act has the client do something.
+func (p *player) act() {
+	switch n := p.rnd.IntN(24); {
+	case p.c == nil && n < 10, n == 0 && p.welcome && p.flip():
+		p.connect(!p.pinned && (p.clean || p.v == packet.V5 && n == 3))
+	case p.c == nil:
+	case n < 7:
+		p.take(1 + p.rnd.IntN(20))
+	case !p.welcome:
+		if n == 7 {
+			p.lose("drop")
+		}
+	case n < 11:
+		p.answer(1 + p.rnd.IntN(len(p.owed)+1))
+	case n < 12:
+		p.subscribe(p.rnd.IntN(len(p.filters) + 1))
+	case n < 20:
+		p.publish()
+	case n == 20:
+		p.stall.stall.Store(int64(time.Duration(p.rnd.IntN(1000)) * time.Millisecond))
+	case n == 21 && p.flip():
+		p.lose("drop")
+	case n == 22 && p.rnd.IntN(4) == 0:
+		p.c.try(&packet.Disconnect{})
+		wait(2 * time.Second) // else a CONNECT may be seen before it
+		p.lose("leave")
+	}
+}
+
+// connect opens a connection, perhaps in place of another.
+func (p *player) connect(clean bool) {
+	if p.c != nil {
+		p.lose("taken over")
+	}
+	p.conns++
+	p.clean = clean || !p.lasting
+	p.quota = 1 + p.rnd.IntN(3)
+	c := connectPacket(p.name)
+	c.CleanStart = p.clean
+	if p.v == packet.V5 {
+		quota(uint16(p.quota))(c)
+		if p.lasting {
+			expiry(never)(c)
+		}
+		if p.maxPacket > 0 {
+			c.Properties.SetMaximumPacketSize(p.maxPacket)
+		}
+	} else {
+		p.quota = 1 << 16
+	}
+	p.tell("%s connects (%d), clean %v", p.name, p.conns, p.clean)
+	if p.withWill {
+		p.bequeath(c)
+	}
+	if p.clean {
+		p.forget()
+	}
+	p.connecting, p.refusedAt, p.unanswered = time.Now(), p.refusals.Load(), map[uint16]string{}
+	nc, err := p.l.Dial()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.stall = &stallingConn{Conn: nc}
+	p.c = &client{t: p.t, nc: p.stall, v: p.v, got: make(chan packet.Packet, 1000)}
+	p.c.collect()
+	p.clients.Go(p.c.done.Wait)
+	p.c.raw([]byte("x\n"))
+	p.c.try(c)
+}
+
+// bequeath adds a will to c.
+func (p *player) bequeath(c *packet.Connect) {
+	w := &testament{of: p, payload: fmt.Sprint("will-", p.name, "-", p.conns), since: p.moment}
+	if p.v == packet.V5 && p.flip() {
+		w.delay = []time.Duration{2 * time.Second, 30 * time.Second}[p.rnd.IntN(2)]
+	}
+	withWill("w/"+p.name, w.payload, uint32(w.delay/time.Second))(c)
+	c.Will.QoS = 2
+	p.will, p.wills = w, append(p.wills, w)
+}
+
+// forget is the end of a session.
+func (p *player) forget() {
+	p.promised = false
+	p.session++
+	clear(p.subs)
+	clear(p.received)
+	p.sent = nil // who knows which of them came
+}
+
+// lose ends the connection. What was not taken is lost.
+func (p *player) lose(how string) {
+	p.tell("%s: %s", p.name, how)
+	p.c.nc.Close()
+	welcome := p.welcome
+	p.c, p.welcome, p.owed, p.asked = nil, false, nil, ""
+	if !welcome && how != "refused" {
+		p.hasty = true
+		for _, w := range p.late {
+			if w.waits {
+				w.verdict = mayCome
+			}
+		}
+	}
+	w := p.will
+	if p.will = nil; w == nil {
+		return
+	}
+	w.from, w.to, w.refusals = time.Now(), time.Now(), p.refusedAt
+	switch {
+	case how == "refused":
+		w.verdict = mustNotCome
+		w.never = true
+	case how == "leave" && welcome:
+		w.verdict = mustNotCome
+	case !welcome, how == "thrown out":
+	default:
+		w.verdict = mustCome
+		w.waits = w.delay > 0 && p.lasting
+	}
+	p.late = append(p.late, w)
+}
+
+// killed is the end of the broker.
+func (p *player) killed() {
+	for _, w := range p.late {
+		if (w.verdict == mustNotCome) == p.lasting { // the store had not kept that yet, or never knew of it
+			w.verdict = mayCome
+		}
+	}
+	if p.c != nil {
+		p.lose("killed")
+		if n := len(p.late); n > 0 && !p.lasting {
+			p.late[n-1].verdict = mayCome
+		}
+	}
+}
+
+// take handles what came, at most n packets.
+func (p *player) take(n int) {
+	for range n {
+		select {
+		case x, ok := <-p.c.got:
+			if !ok {
+				p.lose("thrown out")
+				return
+			}
+			p.handle(x)
+			if p.c == nil {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+func (p *player) handle(x packet.Packet) {
+	switch x := x.(type) {
+	case *packet.Connack:
+		p.welcomed(x)
+	case *packet.Suback:
+		p.tell("%s: SUBACK %v", p.name, x.ReasonCodes)
+		asked := p.asked
+		if p.asked = ""; !x.ReasonCodes[0].Failed() {
+			p.subs[asked] = p.moment
+			p.subscribeNext()
+		}
+	case *packet.Unsuback:
+		p.asked = ""
+	case *packet.Publish:
+		p.receive(x)
+	case *packet.Pubrel:
+		p.tell("%s: PUBREL %d", p.name, x.PacketID)
+		delete(p.received, x.PacketID)
+		p.owed = append(p.owed, &packet.Pubcomp{PacketID: x.PacketID})
+	case *packet.Puback:
+		p.acknowledged(x.PacketID, 1, x.ReasonCode)
+	case *packet.Pubrec:
+		p.acknowledged(x.PacketID, 2, x.ReasonCode)
+	case *packet.Pubcomp:
+		p.completed(x.PacketID)
+	case *packet.Disconnect:
+		if (x.ReasonCode != packet.UnspecifiedError || p.refusals.Load() == 0) && (x.ReasonCode != packet.SessionTakenOver || !p.hasty) {
+			p.fail("%s: %s", p.name, show(x))
+		}
+	default:
+		p.fail("%s got %s", p.name, show(x))
+	}
+}
+
+// welcomed takes CONNACK, and sends again what was not finished [MQTT-4.4.0-1].
+func (p *player) welcomed(ack *packet.Connack) {
+	p.tell("%s: CONNACK %v, session present %v", p.name, ack.ReasonCode, ack.SessionPresent)
+	if ack.ReasonCode != packet.Success {
+		if p.refusals.Load() == p.refusedAt {
+			p.fail("%s: refused: %v", p.name, ack.ReasonCode)
+		}
+		p.lose("refused")
+		return
+	}
+	if ack.SessionPresent && p.clean || !ack.SessionPresent && p.promised {
+		p.fail("%s: session present %v", p.name, ack.SessionPresent)
+	}
+	p.resolve(ack.SessionPresent)
+	if !ack.SessionPresent {
+		p.forget()
+	}
+	p.welcome, p.promised, p.clean = true, p.lasting, false
+	for _, m := range p.sent {
+		if m.released {
+			p.c.try(&packet.Pubrel{PacketID: m.id})
+		} else {
+			p.send(m)
+		}
+	}
+	p.subscribeNext()
+}
+
+// subscribeNext asks for the first filter that is not subscribed.
+func (p *player) subscribeNext() {
+	p.subscribe(slices.IndexFunc(p.filters, func(f packet.Subscription) bool {
+		_, have := p.subs[f.TopicFilter]
+		return !have
+	}))
+}
+
+// resolve decides what the wills of earlier connections became: their client is
+// back, with its session or a new one.
+func (p *player) resolve(present bool) {
+	for _, w := range p.late {
+		if w.waits && present && w.verdict == mustCome { // [MQTT-3.1.3-9]
+			switch {
+			case time.Now().Before(w.from.Add(w.delay)):
+				w.verdict = mustNotCome
+			case p.connecting.Before(w.to.Add(w.delay + slack)):
+				w.verdict = mayCome
+			}
+		}
+		if w.refused() {
+			w.verdict = mayCome
+		}
+	}
+	p.late = nil
+}
+
+// subscribe asks for one of the filters, or for an end to it.
+func (p *player) subscribe(i int) {
+	if p.asked != "" || i < 0 || i >= len(p.filters) {
+		return
+	}
+	f := p.filters[i]
+	p.asked = f.TopicFilter
+	if _, have := p.subs[p.asked]; have && !p.pinned && p.rnd.IntN(4) == 0 {
+		p.tell("%s unsubscribes %s", p.name, p.asked)
+		delete(p.subs, p.asked)
+		p.c.try(&packet.Unsubscribe{PacketID: 100, TopicFilters: []string{p.asked}})
+		return
+	}
+	p.tell("%s subscribes %s at %d", p.name, p.asked, f.QoS)
+	s := &packet.Subscribe{PacketID: 100, Subscriptions: []packet.Subscription{f}}
+	if p.v == packet.V5 {
+		s.Properties.SubscriptionIDs = []uint32{uint32(i + 1)}
+	}
+	p.c.try(s)
+}
+
+// publish sends a new message.
+func (p *player) publish() {
+	if len(p.sent) >= 5 || !strings.HasPrefix(p.name, "pub") && p.rnd.IntN(4) > 0 {
+		return
+	}
+	p.n++
+	m := &sending{
+		from: p, n: p.n, session: p.session, qos: byte(p.rnd.IntN(3)), large: p.rnd.IntN(8) == 0,
+		topic:   []string{"t/1", "t/2", "t/1", "t/2", "s/1", "s/2", "t/denied", "r/" + p.name}[p.rnd.IntN(8)],
+		payload: fmt.Sprint(p.name, "-", p.n),
+	}
+	if m.large {
+		m.payload += strings.Repeat("x", 300)
+	}
+	if m.retain = m.topic[0] == 'r'; m.retain {
+		m.qos = p.oneOrTwo()
+	}
+	p.messages[m.payload] = m
+	p.order = append(p.order, m)
+	if m.qos > 0 {
+		for m.id = 1; slices.ContainsFunc(p.sent, func(o *sending) bool { return o.id == m.id }); m.id++ {
+		}
+		p.sent = append(p.sent, m)
+	}
+	p.send(m)
+}
+
+func (p *player) send(m *sending) {
+	p.tell("%s publishes %.20s to %s at %d as %d", p.name, m.payload, m.topic, m.qos, m.id)
+	if m.last = p.moment; m.sends == 0 {
+		m.first, m.refusals = p.moment, p.refusals.Load()
+	}
+	m.sends++
+	x := message(m.topic, m.payload, m.qos, m.id)
+	x.Retain, x.Dup = m.retain, m.sends > 1
+	p.c.try(x)
+}
+
+// acknowledged takes PUBACK or PUBREC.
+func (p *player) acknowledged(id uint16, qos byte, code packet.ReasonCode) {
+	i := slices.IndexFunc(p.sent, func(m *sending) bool { return m.id == id && m.qos == qos })
+	if i < 0 {
+		p.fail("%s: acknowledgement of nothing: %d", p.name, id)
+		return
+	}
+	m := p.sent[i]
+	p.tell("%s: %.20s acknowledged: %v", p.name, m.payload, code)
+	m.answered, m.refused = p.moment, code.Failed() || m.topic == "t/denied"
+	m.doubted = m.refusals != p.refusals.Load()
+	if qos == 1 || code.Failed() {
+		p.sent = slices.Delete(p.sent, i, i+1)
+		return
+	}
+	m.released = true
+	p.owed = append(p.owed, &packet.Pubrel{PacketID: id})
+}
+
+// completed takes PUBCOMP.
+func (p *player) completed(id uint16) {
+	i := slices.IndexFunc(p.sent, func(m *sending) bool { return m.id == id && m.released })
+	if i < 0 {
+		p.fail("%s: PUBCOMP of nothing: %d", p.name, id)
+		return
+	}
+	p.tell("%s: %.20s completed", p.name, p.sent[i].payload)
+	p.sent = slices.Delete(p.sent, i, i+1)
+}
+
+// answer sends acknowledgements that the client owes.
+func (p *player) answer(n int) {
+	n = min(n, len(p.owed))
+	for _, x := range p.owed[:n] {
+		switch x := x.(type) {
+		case *packet.Puback:
+			p.tell("%s: PUBACK %d", p.name, x.PacketID)
+			delete(p.unanswered, x.PacketID)
+		case *packet.Pubcomp:
+			p.tell("%s: PUBCOMP %d", p.name, x.PacketID)
+			delete(p.unanswered, x.PacketID)
+		}
+		p.c.try(x)
+	}
+	p.owed = slices.Delete(p.owed, 0, n)
+}
+
+// receive takes PUBLISH.
+func (p *player) receive(x *packet.Publish) {
+	name := string(x.Payload)
+	p.tell("%s: PUBLISH %.20s to %s at %d as %d, dup %v, retain %v", p.name, name, x.TopicName, x.QoS, x.PacketID, x.Dup, x.Retain)
+	r := receipt{x, p.session, p.conns}
+	if x.QoS == 0 {
+		p.got = append(p.got, r)
+		return
+	}
+	if was, open := p.unanswered[x.PacketID]; open {
+		p.fail("%s: identifier %d of %.20s is %.20s's", p.name, x.PacketID, name, was)
+	}
+	if p.unanswered[x.PacketID] = name; len(p.unanswered) > p.quota {
+		p.fail("%s: %d messages in flight, %d allowed", p.name, len(p.unanswered), p.quota)
+	}
+	if x.QoS == 1 {
+		p.got = append(p.got, r)
+		p.owed = append(p.owed, &packet.Puback{PacketID: x.PacketID})
+		return
+	}
+	p.owed = append(p.owed, &packet.Pubrec{PacketID: x.PacketID})
+	if was, open := p.received[x.PacketID]; !open {
+		p.received[x.PacketID] = name
+		p.got = append(p.got, r)
+	} else if !x.Dup || was != name {
+		p.fail("%s: %.20s again under %d of %.20s, dup %v", p.name, name, x.PacketID, was, x.Dup)
+	}
+}
+
+// settle lets all become quiet: everybody is back and has answered.
+func (t *trial) settle() {
+	t.refusing.Store(false)
+	wait(time.Minute + slack) // wills that are due
+	for round := range 12 {
+		for _, p := range t.players {
+			if round == 4 && p.welcome && (len(p.sent) > 0 || p.lasting && t.flip()) { // MQTT 3.1.1 knows no refusal
+				p.take(1000)
+				if p.c != nil {
+					p.lose("drop")
+				}
+			}
+			if p.c == nil {
+				p.connect(p.clean)
+			}
+		}
+		for range 20 {
+			wait(3 * time.Second)
+			for _, p := range t.players {
+				if p.c != nil {
+					p.take(1000)
+				}
+				if p.c != nil {
+					p.answer(1000)
+				}
+			}
+		}
+	}
+	for _, p := range t.players {
+		if p.c == nil || len(p.sent) > 0 || len(p.received) > 0 {
+			t.fail("%s: not quiet: %d messages not acknowledged, %d not released", p.name, len(p.sent), len(p.received))
+		}
+	}
+	for _, s := range t.store.Sessions() {
+		if n := t.store.QueueStats(s.Key).Messages; n > 0 {
+			t.fail("%d messages are left for %s", n, s.Key.ClientID)
+		}
+	}
+	if n := t.store.Stats().Queued; n != 0 {
+		t.fail("%d messages are left in queues", n)
+	}
+}
+
+func (t *trial) close() {
+	for _, p := range t.players {
+		if p.c != nil {
+			p.lose("end")
+		}
+	}
+	t.world.close()
+	t.store.end()
+	t.clients.Wait()
+}
+
+func (t *trial) judge() {
+	for _, p := range t.players {
+		t.judgeOrder(p)
+		t.judgeRepeats(p)
+	}
+	for _, m := range t.order {
+		t.judgeMessage(m)
+	}
+	for _, w := range t.wills {
+		t.judgeWill(w)
+	}
+	t.judgeRetained()
+}
+
+// judgeOrder looks at the first delivery of each message of a topic and QoS in each
+// session [MQTT-4.6.0-5]. A message that its publisher repeated may be a later one: the store
+// refused it the first time, or the client was not subscribed yet.
+func (t *trial) judgeOrder(p *player) {
+	type lane struct {
+		session int
+		from    *player
+		of      int // its session: what the one before left may still be on its way
+		topic   string
+		qos     [2]byte // as it was published, and as it came
+	}
+	last := map[lane]*sending{}
+	seen := map[string]bool{}
+	for _, r := range p.got {
+		m := t.messages[string(r.Payload)]
+		if m == nil || r.Retain || m.topic[0] == 's' && strings.HasPrefix(p.name, "member") {
+			continue
+		}
+		if once := fmt.Sprint(r.session, m.payload); seen[once] {
+			continue
+		} else {
+			seen[once] = true
+		}
+		l := lane{r.session, m.from, m.session, m.topic, [2]byte{m.qos, r.QoS}}
+		if before := last[l]; before != nil && before.n > m.n {
+			if !m.doubted && m.sends == 1 {
+				t.fail("%s: %.20s after %.20s", p.name, m.payload, before.payload)
+			}
+			continue
+		}
+		last[l] = m
+	}
+}
+
+// judgeRepeats counts the deliveries of each message to a client.
+func (t *trial) judgeRepeats(p *player) {
+	fresh := map[string]int{}
+	onConn := map[string]int{}
+	for _, r := range p.got {
+		m := t.messages[string(r.Payload)]
+		switch {
+		case r.Retain:
+			continue
+		case m == nil:
+			if !strings.HasPrefix(string(r.Payload), "will-") {
+				t.fail("%s: %.20s is from nowhere", p.name, r.Payload)
+			}
+			continue
+		case r.QoS == 2 || !r.Dup:
+			fresh[m.payload]++
+		}
+		conn := fmt.Sprint(r.conn, " ", m.payload)
+		onConn[conn]++
+		most := m.sends
+		if m.qos == 2 {
+			most = 1
+		}
+		if r.QoS == 1 {
+			most += t.lost // what the client was done with, the broker cannot tell from what was never sent
+		}
+		alone := !strings.HasPrefix(p.name, "member") || r.QoS == 2
+		if alone && fresh[m.payload] > most || onConn[conn] > most {
+			t.fail("%s: %.20s came %d times as new, was sent %d times", p.name, m.payload, fresh[m.payload], m.sends)
+		}
+	}
+}
+
+// judgeMessage compares who got m with who had to.
+func (t *trial) judgeMessage(m *sending) {
+	members, member := 0, false
+	risk := m.large // of a loss that the specification allows
+	onlyTwo := true
+	for _, p := range t.players {
+		got := p.has(m)
+		if got && m.refused && (m.sends == 1 || m.qos == 2) {
+			t.fail("%s: %.20s was refused and came", p.name, m.payload)
+		}
+		if strings.HasPrefix(p.name, "member") {
+			for _, r := range p.got {
+				if string(r.Payload) == m.payload {
+					members++
+				}
+			}
+			onlyTwo = onlyTwo && p.filters[0].QoS == 2
+			risk = risk || !p.pinned && p.filters[0].QoS == 2 && m.qos == 2 // its own, and lost with its session
+			since, have := p.subs[p.filters[0].TopicFilter]
+			member = member || p.pinned && have && since < m.first
+			continue
+		}
+		if m.taken() && m.qos > 0 && !got && p.wants(m) {
+			t.fail("%s: %.20s did not come", p.name, m.payload)
+		}
+	}
+	if m.topic[0] != 's' || m.qos == 0 {
+		return
+	}
+	if m.taken() && member && members == 0 && !risk {
+		t.fail("no member got %.20s", m.payload)
+	}
+	if m.qos == 2 && onlyTwo && members > 1 {
+		t.fail("members got %.20s %d times", m.payload, members)
+	}
+}
+
+// has reports whether p got m in the session of now, or ever if it was refused.
+func (p *player) has(m *sending) bool {
+	return slices.ContainsFunc(p.got, func(r receipt) bool {
+		return string(r.Payload) == m.payload && !r.Retain && (m.refused || r.session == p.session)
+	})
+}
+
+// wants reports whether p was subscribed before m was sent, and still is.
+func (p *player) wants(m *sending) bool {
+	if m.large && p.maxPacket > 0 {
+		return false
+	}
+	for _, f := range p.filters {
+		if since, have := p.subs[f.TopicFilter]; have && since < m.first && f.QoS > 0 && topic.Match(f.TopicFilter, m.topic) {
+			return true
+		}
+	}
+	return false
+}
+
+// judgeWill looks for w where all wills go. [MQTT-3.1.2-8] [MQTT-3.1.2-10]
+func (t *trial) judgeWill(w *testament) {
+	watcher := t.players[0]
+	came := 0
+	for _, r := range watcher.got {
+		if string(r.Payload) == w.payload {
+			came++
+		}
+	}
+	since, have := watcher.subs["w/#"]
+	switch seen := have && since < w.since; {
+	case came > 1:
+		t.fail("%s came %d times", w.payload, came)
+	case came == 1 && (w.verdict == mustNotCome || w == w.of.will):
+		t.fail("%s came", w.payload)
+	case came == 0 && w.verdict == mustCome && seen && w != w.of.will && !slices.Contains(w.of.late, w):
+		t.fail("%s did not come", w.payload)
+	}
+}
+
+// judgeRetained compares what is retained with what was acknowledged last.
+func (t *trial) judgeRetained() {
+	for _, p := range t.players {
+		var last *sending
+		for _, m := range t.order {
+			if m.retain && m.from == p && m.taken() && (last == nil || m.answered > last.answered) {
+				last = m
+			}
+		}
+		found := t.store.Retained("r/" + p.name)
+		if last == nil || len(found) == 1 && string(found[0].Payload) == last.payload {
+			continue
+		}
+		if len(found) == 1 {
+			if m := t.messages[string(found[0].Payload)]; m.last > last.first && (!m.refused || m.sends > 1) {
+				continue // nobody knows whether it was taken, or when: a repeated one counts anew
+			}
+		}
+		t.fail("retained for %s is not %.20s", p.name, last.payload)
+	}
+}
