@@ -71,6 +71,23 @@ func echo(s io.ReadWriter) error {
 	return err
 }
 
+// open opens a stream that works, some time after the nodes have met.
+func (b *bubble) open(t *testing.T, after time.Duration) *Stream {
+	t.Helper()
+	if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(after)
+	s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := echo(s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // attempt opens a stream and uses it.
 func (b *bubble) attempt(d time.Duration) error {
 	s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
@@ -139,18 +156,8 @@ func TestCut(t *testing.T) {
 func cutAndRecover(t *testing.T, cut time.Duration, load string, delay time.Duration) (after time.Duration, survived bool) {
 	b := newBubble(t, delay)
 	defer b.stop()
-	if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
-		t.Fatal(err)
-	}
-	<-time.After(7 * time.Second)
-	s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := b.open(t, 7*time.Second)
 	defer s.Reset()
-	if err := echo(s); err != nil {
-		t.Fatal(err)
-	}
 	<-time.After(time.Second)
 	b.net.setCut(true)
 	var bulk sync.WaitGroup
@@ -174,7 +181,7 @@ func cutAndRecover(t *testing.T, cut time.Duration, load string, delay time.Dura
 	if err := s.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	err = echo(s)
+	err := echo(s)
 	if err != nil {
 		t.Log(err)
 	}
@@ -215,18 +222,8 @@ func TestKilledPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, 10*time.Millisecond)
 		defer b.stop()
-		if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
-			t.Fatal(err)
-		}
-		<-time.After(time.Second)
-		s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := b.open(t, time.Second)
 		defer s.Reset()
-		if err := echo(s); err != nil {
-			t.Fatal(err)
-		}
 		if _, err := b.lyon.Dial(b.ctx, "127.0.0.1:1", b.paris.ID()); err != nil {
 			t.Fatal(err)
 		}
@@ -263,18 +260,8 @@ func TestReplacedConnectionDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, 10*time.Millisecond)
 		defer b.stop()
-		if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
-			t.Fatal(err)
-		}
-		<-time.After(time.Second)
-		s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := b.open(t, time.Second)
 		defer s.Reset()
-		if err := echo(s); err != nil {
-			t.Fatal(err)
-		}
 		if _, err := b.lyon.Dial(b.ctx, "127.0.0.2:1", b.paris.ID()); err != nil {
 			t.Fatal(err)
 		}
@@ -351,18 +338,8 @@ func TestForgottenConnection(t *testing.T) {
 		key := [32]byte{7}
 		b := newBubble(t, 10*time.Millisecond, func(o *Options) { o.ResetKey = &key })
 		defer b.stop()
-		if err := b.lyon.Wait(b.ctx, b.paris.ID()); err != nil {
-			t.Fatal(err)
-		}
-		<-time.After(time.Second)
-		s, err := b.lyon.Open(b.ctx, b.paris.ID(), "echo/1")
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := b.open(t, time.Second)
 		defer s.Reset()
-		if err := echo(s); err != nil {
-			t.Fatal(err)
-		}
 
 		again := b.net.node(t, b.paris.opts.Source, "127.0.0.1:1", func(o *Options) { o.ResetKey = &key })
 		ended := make(chan error, 1)
