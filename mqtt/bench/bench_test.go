@@ -83,7 +83,9 @@ func TestLoads(t *testing.T) {
 		} {
 			t.Run(l.Name+"/"+name, func(t *testing.T) {
 				target.Prefix, target.PID = "test/"+name, os.Getpid()
+				start := time.Now()
 				r, err := target.Run(t.Context(), short(l))
+				took := time.Since(start)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -93,8 +95,8 @@ func TestLoads(t *testing.T) {
 				if l.Kind == Messages && (r.Sent == 0 || l.QoS > 0 && r.Acknowledged != r.Sent) {
 					t.Errorf("%d sent, %d acknowledged", r.Sent, r.Acknowledged)
 				}
-				if l.Rate > 0 && r.SentPerSecond > l.Rate*1.5 { // fewer is a busy machine
-					t.Errorf("%v sent per second, want at most %v", r.SentPerSecond, l.Rate)
+				if most := l.Rate*took.Seconds() + 8; l.Rate > 0 && float64(r.Sent) > most { // fewer is a busy machine
+					t.Errorf("%d sent in %v, want at most %.0f", r.Sent, took, most)
 				}
 				if l.Filters > 0 && r.Expected != 4*r.Sent {
 					t.Errorf("%d sent, %d expected, want four times that", r.Sent, r.Expected)
@@ -164,8 +166,11 @@ func TestFaults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := tt.found(r); r.Faultless() || n < r.Sent/10-min(r.Sent/10, 1) || n > r.Sent/10+1 {
-				t.Errorf("found %d of %d: %+v", n, r.Sent/10, r)
+			// Of ten messages nine come, at least; what a busy machine did not bring
+			// in time counts as lost, whatever the fault.
+			came := r.Delivered + r.Corrupt
+			if n := tt.found(r); r.Faultless() || n < came/10-min(came/10, 2) || name != "drops" && n > came/9+1 {
+				t.Errorf("found %d with %d delivered: %+v", n, came, r)
 			}
 		})
 	}
@@ -220,6 +225,17 @@ func crookedBroker(t *testing.T, spoil func(int, []byte) [][]byte) string {
 		work.Wait()
 	})
 	return l.Addr().String()
+}
+
+// However short the time, and however slow the broker, there is a rate.
+func TestMeasuresUntilTheFirstDelivery(t *testing.T) {
+	l := short(Loads()[0])
+	l.Warmup, l.Duration = 0, time.Nanosecond
+	target := Target{Dial: dialer(broker(t), false), Version: packet.V5, Prefix: "t"}
+	r, err := target.Run(t.Context(), l)
+	if err != nil || r.PerSecond <= 0 || r.Delay.P50 <= 0 {
+		t.Errorf("result %+v, %v", r, err)
+	}
 }
 
 func TestRefused(t *testing.T) {

@@ -37,6 +37,13 @@ func (r *run) drive(ctx context.Context) error {
 		return err
 	}
 	to := r.sample()
+	// A time without a delivery measures nothing: it goes on until there is one.
+	for to.delivered == from.delivered && to.at-from.at < int64(r.load.Duration+r.load.Patience) {
+		if err := r.until(ctx, to.at+int64(time.Millisecond)); err != nil {
+			return err
+		}
+		to = r.sample()
+	}
 	if err := r.drain(ctx); err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ type Load struct {
 	Concurrency int // connections opened at a time
 
 	Warmup   time.Duration // before what is measured
-	Duration time.Duration // measured; Idle: how long the connections are held
+	Duration time.Duration // measured, and on until the first delivery; Idle: how long the connections are held
 	Patience time.Duration // without a delivery, before missing ones are given up
 }
 
