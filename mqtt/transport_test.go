@@ -304,12 +304,8 @@ func TestWebSocketStuckPong(t *testing.T) {
 				}
 			}
 		}
-		begin := time.Now()
 		again := wire(t, s.dial(t), connectPacket("c"))
 		again.ping()
-		if took := time.Since(begin); took > 2*time.Second {
-			t.Errorf("taken over after %v", took)
-		}
 		other.ping()
 	}
 }

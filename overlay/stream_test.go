@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
@@ -259,31 +260,35 @@ func TestResetIsNoEnd(t *testing.T) {
 
 // TestMalformedHeader speaks QUIC beneath the protocol's header.
 func TestMalformedHeader(t *testing.T) {
-	server, client := pair(t, func(o *Options) { o.HandshakeTimeout = 100 * time.Millisecond })
-	c := client.newest(server.ID())
-	for name, b := range map[string][]byte{
-		"empty name":  {0},
-		"long name":   append([]byte{maxProtocol + 1}, make([]byte, maxProtocol+1)...),
-		"cut short":   {5, 'a'}, // and then silence
-		"binary name": {2, 0xff, 0},
-	} {
-		qs, err := c.qc.OpenStreamSync(timeout(t))
-		if err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, time.Millisecond)
+		defer b.stop()
+		ordinary := b.open(t, 0)
+		c := b.lyon.newest(b.paris.ID())
+		for name, bytes := range map[string][]byte{
+			"empty name":  {0},
+			"long name":   append([]byte{maxProtocol + 1}, make([]byte, maxProtocol+1)...),
+			"cut short":   {5, 'a'}, // and then silence
+			"binary name": {2, 0xff, 0},
+		} {
+			qs, err := c.qc.OpenStreamSync(b.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := qs.Write(bytes); err != nil {
+				t.Fatal(err)
+			}
+			if err := qs.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := qs.Read(make([]byte, 1)); err == nil || errors.Is(cause(err), os.ErrDeadlineExceeded) {
+				t.Errorf("%s: %v, want a reset", name, err)
+			}
 		}
-		if _, err := qs.Write(b); err != nil {
-			t.Fatal(err)
+		if err := echo(ordinary); err != nil {
+			t.Errorf("the connection suffered: %v", err)
 		}
-		if err := qs.SetReadDeadline(time.Now().Add(limit)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := qs.Read(make([]byte, 1)); err == nil || errors.Is(cause(err), os.ErrDeadlineExceeded) {
-			t.Errorf("%s: %v, want a reset", name, err)
-		}
-	}
-	if _, err := open(t, client, server, "echo/1").Write([]byte("x")); err != nil {
-		t.Errorf("the connection suffered: %v", err)
-	}
+	})
 }
 
 func FuzzReadHeader(f *testing.F) {

@@ -86,15 +86,20 @@ func TestLongInstructions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i := start(t, m, Config{Limits: Limits{Time: 50 * time.Millisecond}})
-			began := time.Now()
-			_, err = i.Call(t.Context(), Upstream, request("x"), nil)
-			if c := (*CallError)(nil); !errors.As(err, &c) || c.Fault != FaultTimeout {
-				t.Errorf("got %v, want fault %s", err, FaultTimeout)
+			var took time.Duration
+			for range 5 { // the machine may be busy
+				i := start(t, m, Config{Limits: Limits{Time: 50 * time.Millisecond}})
+				began := time.Now()
+				_, err = i.Call(t.Context(), Upstream, request("x"), nil)
+				took = time.Since(began)
+				if c := (*CallError)(nil); !errors.As(err, &c) || c.Fault != FaultTimeout {
+					t.Errorf("got %v, want fault %s", err, FaultTimeout)
+				}
+				if took < time.Second {
+					return
+				}
 			}
-			if took := time.Since(began); took > time.Second {
-				t.Errorf("took %v", took)
-			}
+			t.Errorf("took %v", took)
 		})
 	}
 }
