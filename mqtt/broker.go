@@ -85,11 +85,12 @@ type Broker struct {
 	kept          map[groupKey]string // queues of groups that the store kept, until New returns
 	subscriptions atomic.Int64
 
-	mu          sync.Mutex // guards the next five
+	mu          sync.Mutex // guards the next six
 	sessions    map[store.SessionKey]*session
 	restored    []restored // until Run begins
 	sessionsOf  map[identity.ID]int
-	owners      map[store.SessionKey]*conn // see claim
+	owners      map[store.SessionKey]*conn    // see claim
+	draining    map[store.SessionKey]*session // the last one that is over while its messages are not
 	perIdentity map[identity.ID]*usage
 	perAddress  map[netip.Addr]int // connections, with or without CONNECT
 
@@ -118,6 +119,7 @@ func New(o Options) *Broker {
 		sessions:    make(map[store.SessionKey]*session),
 		sessionsOf:  make(map[identity.ID]int),
 		owners:      make(map[store.SessionKey]*conn),
+		draining:    make(map[store.SessionKey]*session),
 		perIdentity: make(map[identity.ID]*usage),
 		perAddress:  make(map[netip.Addr]int),
 		functions:   make(map[identity.ID]Rights),
@@ -172,17 +174,32 @@ func (b *Broker) remember(s *session) {
 	b.sessionsOf[s.principal.ID]++
 }
 
-// forget takes an ended session out of the table.
+// forget takes an ended session out of the table. The next session of its client
+// finds it among those that drain until its messages are through.
 func (b *Broker) forget(s *session) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.sessions[s.key] != s {
-		return // it never got there
+	known := b.sessions[s.key] == s // else it never got there
+	if known {
+		delete(b.sessions, s.key)
+		if b.sessionsOf[s.principal.ID]--; b.sessionsOf[s.principal.ID] == 0 {
+			delete(b.sessionsOf, s.principal.ID)
+		}
 	}
-	delete(b.sessions, s.key)
-	if b.sessionsOf[s.principal.ID]--; b.sessionsOf[s.principal.ID] == 0 {
-		delete(b.sessionsOf, s.principal.ID)
+	drains := known && s.pipe.waiting.Load() > 0
+	if drains {
+		b.draining[s.key] = s
 	}
+	b.mu.Unlock()
+	if !drains {
+		return
+	}
+	s.pipe.after(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.draining[s.key] == s {
+			delete(b.draining, s.key)
+		}
+	})
 }
 
 // Filters returns the topic filters of all local subscriptions, as told to

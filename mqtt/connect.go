@@ -309,11 +309,16 @@ func (b *Broker) begin(c *conn, expiry uint32, rights Rights) (*session, error) 
 	s.rights.Store(&rights)
 	s.attach(c, expiry)
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.sessionsOf[c.principal.ID] >= b.opts.SessionsPerIdentity {
+		b.mu.Unlock()
 		return s, &refusal{packet.QuotaExceeded, "too many sessions of the identity, those that are away included"}
 	}
 	b.remember(s) // [MQTT-3.1.2-6]
+	before := b.draining[s.key]
+	b.mu.Unlock()
+	if before != nil { // [MQTT-4.6.0-5]: the client is the same
+		s.pipe.follow(&before.pipe)
+	}
 	return s, nil
 }
 

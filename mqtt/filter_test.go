@@ -104,6 +104,41 @@ func TestFilterKeepsOrder(t *testing.T) { // [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT
 	}
 }
 
+// What a client sent in a session that is over still comes before what it sends in
+// the next one.
+func TestOrderOverSessions(t *testing.T) { // [MQTT-4.6.0-5]
+	f := newChain("upstream slow")
+	bubble(t, filtered1(f), func(t *testing.T, w *world) {
+		sub := w.connect(packet.V5, "sub")
+		sub.subscribe(filter("#", 1))
+		const sessions = 4
+		for i := range sessions {
+			pub := w.connect(packet.V5, "pub")
+			pub.publish("slow/x", fmt.Sprint(i), 1, 1)
+			pub.silence()
+			if i%2 == 0 {
+				pub.send(&packet.Disconnect{})
+			} else {
+				pub.close()
+			}
+			synctest.Wait()
+		}
+		q := f.take()
+		for i := range slices.Backward(q) {
+			sub.silence()
+			q[i].answer(FilterResult{})
+		}
+		for i := range sessions {
+			sub.finish(sub.wantMessage(fmt.Sprint(i)))
+		}
+		w.b.mu.Lock()
+		defer w.b.mu.Unlock()
+		if n := len(w.b.draining); len(q) != sessions || n != 0 {
+			t.Errorf("%d messages of %d seen, %d sessions stay", len(q), sessions, n)
+		}
+	})
+}
+
 func TestBlockedFilterHurtsNobodyElse(t *testing.T) {
 	f := newChain("upstream stuck")
 	bubble(t, filtered1(f), func(t *testing.T, w *world) {

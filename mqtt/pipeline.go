@@ -102,18 +102,39 @@ func (p *pipeline) awaited() <-chan struct{} {
 	return *p.room.Load()
 }
 
-// push appends an entry and takes what steps are possible at once.
-func (p *pipeline) push(e *entry) {
+// after calls f once all that is in p now is through.
+func (p *pipeline) after(f func()) {
+	p.push(&entry{stage: filtered, done: func(error) { f() }})
+}
+
+// follow makes all that is pushed from now on wait for all that is in before now.
+func (p *pipeline) follow(before *pipeline) {
+	e := &entry{stage: filtering}
+	p.add(e)
+	before.after(func() {
+		p.mu.Lock()
+		e.stage = filtered
+		p.mu.Unlock()
+		p.run()
+	})
+}
+
+func (p *pipeline) add(e *entry) {
 	p.waiting.Add(1)
 	p.parked.Add(e.size())
 	p.b.memory.add(int(e.size()))
 	if e.qos == 1 {
 		p.qos1.Add(1)
 	}
-	upstream := e.stage == filtering
 	p.mu.Lock()
 	p.entries = append(p.entries, e)
 	p.mu.Unlock()
+}
+
+// push appends an entry and takes what steps are possible at once.
+func (p *pipeline) push(e *entry) {
+	upstream := e.stage == filtering
+	p.add(e)
 	if !upstream {
 		p.run()
 		return
