@@ -28,8 +28,8 @@ const (
 // what a peer that lost the connection must answer with something smaller.
 const pingSize = 32
 
-// A DatagramHandler receives the datagrams of one channel. It must not block or
-// keep b after it returns unless it copies it.
+// A DatagramHandler receives the datagrams of one channel. It must not block; b
+// is its own.
 type DatagramHandler func(peer identity.ID, b []byte)
 
 // HandleDatagram registers h for a channel, 1 to 255. It must be called before

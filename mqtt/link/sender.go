@@ -203,7 +203,8 @@ func (s *sender) noteGap(seq uint64) {
 	s.p.entry().WithField("messages", lost).Warn("outbound log was full and lost messages")
 }
 
-// collect takes what is acknowledged off the window and the log.
+// collect takes what is acknowledged off the window and the log. Both the reader
+// and the writer call it.
 func (s *sender) collect() {
 	upTo := uint64(0)
 	s.mu.Lock()
@@ -218,9 +219,12 @@ func (s *sender) collect() {
 			upTo = done.seq
 		}
 	}
-	s.mu.Unlock()
-	if upTo > s.p.acked.Load() {
+	more := upTo > s.p.acked.Load()
+	if more {
 		s.p.acked.Store(upTo)
+	}
+	s.mu.Unlock()
+	if more {
 		s.p.l.opts.Store.Update(func(tx store.Tx) { tx.Acknowledge(s.p.site, upTo) }, nil)
 	}
 	poke(s.p.wake)
