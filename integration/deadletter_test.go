@@ -100,14 +100,14 @@ grant "loop" {
 
 	looping := bad.start(t, "mosquitto_pub", bad.flags(h, "-V", "5", "-q", "1", "-d", "-t", "site/home/bad/raw", "-m", "loop", "--repeat", "20")...)
 	looping.waitLine("RC:131", 10*time.Second) // one was stopped
+	var waits promptness
 	for n := range 5 {
 		began := time.Now()
 		good.mustPub(t, h, "site/home/good/raw", fmt.Sprint("good ", n))
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("message %d of another client took %s", n, took)
-		}
+		waits.add(time.Since(began))
 	}
-	sub.waitLine("site/home/good/raw good 4", 5*time.Second)
+	waits.check(t)
+	sub.waitLine("site/home/good/raw good 4", 10*time.Second)
 	if !looping.ended(20 * time.Second) {
 		t.Fatal("the looping client is not done")
 	}

@@ -49,7 +49,7 @@ func TestFullDisk(t *testing.T) {
 
 	d.fill(t, 40<<20) // less than what the store leaves free
 	eventually(t, 5*time.Second, "the publisher is refused", func() bool { return d.publish(t) == quotaExceeded })
-	node.waitLine("there is no room for the store to grow", time.Second)
+	node.waitLine("there is no room for the store to grow", 10*time.Second)
 	old := h.try(t, "timeout", "2", "mosquitto_pub", "-h", "127.0.0.1", "-q", "1", "-t", "demo/full", "-m", "x")
 	if old.code != 124 { // of timeout: it waited for PUBACK
 		t.Errorf("an MQTT 3.1.1 publisher ended with code %d\n%s", old.code, old.stderr)
@@ -62,7 +62,7 @@ func TestFullDisk(t *testing.T) {
 	node.kill()
 	d.fill(t, 0)
 	node = h.up(t)
-	node.waitLine("is given up", time.Second)
+	node.waitLine("is given up", 10*time.Second)
 	d.connect(t)
 	d.fill(t, 0) // what the start gave back of the log
 	eventually(t, 5*time.Second, "the publisher is refused", func() bool { return d.publish(t) == quotaExceeded })

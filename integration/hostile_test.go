@@ -61,19 +61,20 @@ func TestHostileConnections(t *testing.T) {
 		"websocket": h.dialWebSocket,
 		"quic":      h.dialQUIC,
 	}
-	served := 0
+	var waits promptness
 	for time.Since(began) < 8*time.Second {
 		for name, dial := range dials {
 			start := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			err := publishOver(ctx, dial, conf, "site/home/pump-7/raw")
 			cancel()
-			if took := time.Since(start); err != nil || took > time.Second {
-				t.Errorf("%s: a normal client was served in %s: %v", name, took, err)
+			if err != nil {
+				t.Errorf("%s: a normal client was served in %s: %v", name, time.Since(start), err)
 			}
-			served++
+			waits.add(time.Since(start))
 		}
 	}
+	waits.check(t)
 	for _, conn := range crowd {
 		closed(t, conn)
 	}
@@ -81,7 +82,7 @@ func TestHostileConnections(t *testing.T) {
 		t.Errorf("the last one was closed after %s, want about 10 s", took)
 	}
 	slow()
-	t.Logf("%d clients served beside %d", served, len(crowd))
+	t.Logf("%d clients served beside %d", len(waits.waits), len(crowd))
 }
 
 // drip writes a byte a second over plain TCP and over TLS's port, until the other

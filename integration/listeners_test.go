@@ -150,16 +150,18 @@ func TestSilentConnections(t *testing.T) {
 		}
 		silent = append(silent, half)
 	}
-	start := time.Now()
-	pump.mustPub(t, h, "site/home/pump-7/raw", "x")
-	h.run(t, "mosquitto_pub", "-h", "127.0.0.1", "-q", "1", "-t", "demo/x", "-m", "x")
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("beside %d silent connections two clients took %s", len(silent), took)
+	var waits promptness
+	for range 3 {
+		start := time.Now()
+		pump.mustPub(t, h, "site/home/pump-7/raw", "x")
+		h.run(t, "mosquitto_pub", "-h", "127.0.0.1", "-q", "1", "-t", "demo/x", "-m", "x")
+		waits.add(time.Since(start))
 	}
+	waits.check(t)
 	for _, conn := range silent {
 		closed(t, conn)
 	}
-	if took := time.Since(began); took < 8*time.Second || took > 15*time.Second {
+	if took := time.Since(began); took < 8*time.Second || took > 20*time.Second {
 		t.Errorf("silent connections were closed after %s, want about 10 s", took)
 	}
 }

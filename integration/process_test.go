@@ -197,6 +197,23 @@ func (p *process) ended(timeout time.Duration) bool {
 	}
 }
 
+// promptness is how long clients waited who should wait for a second at most, twice
+// or more. Now and then the machine itself stalls; a node that keeps them waiting
+// does so each time.
+type promptness struct{ waits []time.Duration }
+
+func (p *promptness) add(d time.Duration) { p.waits = append(p.waits, d) }
+
+func (p *promptness) check(t *testing.T) {
+	t.Helper()
+	slices.Sort(p.waits)
+	n := len(p.waits)
+	t.Logf("%d waits of at most %s", n, p.waits[n-1].Round(time.Millisecond))
+	if stalls := 1 + n/20; p.waits[n-1-stalls] > time.Second {
+		t.Errorf("more than %d clients waited for more than a second: %s", stalls, p.waits)
+	}
+}
+
 // eventually asks again until ok, for conditions that nothing announces.
 func eventually(t *testing.T, timeout time.Duration, what string, ok func() bool) time.Duration {
 	t.Helper()

@@ -245,7 +245,7 @@ func (s *scene) cutLink(t *testing.T) {
 		}
 		<-tick.C
 	}
-	local.waitLine(fmt.Sprint(messages-1), 2*time.Second) // paris went on serving
+	local.waitLine(fmt.Sprint(messages-1), 10*time.Second) // paris went on serving
 	if got := len(s.subscriber.output()) - before; got >= messages {
 		t.Errorf("lyon received %d messages while it was cut off", got)
 	}
