@@ -288,22 +288,21 @@ func (i *Instance) invoke(ctx context.Context, limit time.Duration, f api.Functi
 	copy(i.stack[:], args)
 	i.deadline.start(limit)
 	err := f.CallWithStack(i.deadline, i.stack[:])
-	if !i.deadline.stop() {
-		i.spent = true // closed, or about to be
+	if !i.deadline.stop() { // closed, or about to be; host calls were refused it
+		i.spent = true
+		return 0, &CallError{FaultTimeout, fmt.Errorf("stopped after %v", limit)}
 	}
 	if err != nil {
 		i.spent = true
-		return 0, i.fault(err, limit)
+		return 0, i.fault(err)
 	}
 	return i.stack[0], nil
 }
 
 // fault sorts the errors of the engine.
-func (i *Instance) fault(err error, limit time.Duration) *CallError {
+func (i *Instance) fault(err error) *CallError {
 	var exit *sys.ExitError
 	switch {
-	case errors.As(err, &exit) && exit.ExitCode() == sys.ExitCodeDeadlineExceeded:
-		return &CallError{FaultTimeout, fmt.Errorf("stopped after %v", limit)}
 	case errors.As(err, &exit):
 		return &CallError{FaultTrap, fmt.Errorf("the guest left with exit code %d", exit.ExitCode())}
 	case i.depth != nil && uint32(i.depth.Get()) >= maxDepth:

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/tetratelabs/wazero/api"
 )
 
 func guest(t testing.TB, name string) []byte {
@@ -142,6 +143,28 @@ func TestHostile(t *testing.T) {
 					t.Errorf("a new instance answers %v, %v", got, err)
 				}
 			})
+		}
+	})
+}
+
+// late is a guest's function that ends after its time was over, before wazero
+// noticed.
+type late struct{ api.Function }
+
+func (f late) CallWithStack(ctx context.Context, stack []uint64) error {
+	err := f.Function.CallWithStack(ctx, stack)
+	<-ctx.Done()
+	return err
+}
+
+// A late answer is none: host calls were refused meanwhile.
+func TestLateAnswer(t *testing.T) {
+	engines(t, func(t *testing.T, e *Engine) {
+		i := start(t, load(t, e, "pass"), Config{Limits: Limits{Time: 50 * time.Millisecond}})
+		i.entries[Upstream] = late{i.entries[Upstream]}
+		got, err := i.Call(t.Context(), Upstream, request("ok"), nil)
+		if c := (*CallError)(nil); !errors.As(err, &c) || c.Fault != FaultTimeout || !i.Spent() {
+			t.Errorf("got %v, %v, want fault %s", got, err, FaultTimeout)
 		}
 	})
 }
