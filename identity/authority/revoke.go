@@ -38,11 +38,11 @@ func (a *Authority) end(id identity.ID, reason string, change func(*directory.Id
 	if p.State == before {
 		return nil
 	}
-	all := []directory.Payload{p}
-	if !a.dir.Revoked(id, p.Generation) {
+	var all []directory.Payload
+	if !a.dir.Revoked(id, p.Generation) { // first: connections end with its reason
 		all = append(all, directory.Revocation{ID: id, Generation: p.Generation, Reason: reason, Time: a.now()})
 	}
-	if _, err := a.dir.Put(all...); err != nil {
+	if _, err := a.dir.Put(append(all, p)...); err != nil {
 		return fmt.Errorf("revoke %s: %w", id.Short(), err)
 	}
 	a.log.WithField(logfield.SPIFFEID, id.String()).WithField(logfield.Reason, reason).WithField("state", p.State).Info("identity ended")

@@ -12,6 +12,30 @@ import (
 	"github.com/hpmq/hpmq/identity/directory"
 )
 
+// Those who watch the directory hear of the revocation before anything else that
+// it brings, so that it is what connections end with.
+func TestRevocationComesFirst(t *testing.T) {
+	for name, end := range map[string]func(*lab, identity.ID) error{
+		"revoke":  func(l *lab, id identity.ID) error { return l.Revoke(id, "stolen") },
+		"replace": func(l *lab, id identity.ID) error { return l.Replace(id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			s := l.enrol(t, "pump-7")
+			before := l.dir.Tip().Count
+			if err := end(l, s.ID); err != nil {
+				t.Fatal(err)
+			}
+			for r, err := range l.dir.Watch(t.Context(), before) {
+				if err != nil || r.Kind != directory.KindRevocation {
+					t.Errorf("first comes %s, %v", r.Kind, err)
+				}
+				break
+			}
+		})
+	}
+}
+
 func TestRevokeAndReplace(t *testing.T) {
 	l := newLab(t)
 	s := l.enrol(t, "pump-7")
