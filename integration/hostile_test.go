@@ -62,7 +62,7 @@ func TestHostileConnections(t *testing.T) {
 		"quic":      h.dialQUIC,
 	}
 	var waits promptness
-	for time.Since(began) < 8*time.Second {
+	for round := 0; round < 5 || time.Since(began) < 8*time.Second; round++ {
 		for name, dial := range dials {
 			start := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
