@@ -27,7 +27,6 @@ func TestHostileConnections(t *testing.T) {
 		connect     = "\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c"
 		huge        = "\x30\xff\xff\xff\x7f\x00\x01a" // a PUBLISH of 268,435,455 bytes
 	)
-	began := time.Now()
 	var crowd []net.Conn
 	for _, kind := range []struct {
 		addr, says string
@@ -53,6 +52,7 @@ func TestHostileConnections(t *testing.T) {
 			crowd = append(crowd, conn)
 		}
 	}
+	began := time.Now()
 	slow := h.drip(t, connect+strings.Repeat(connect, 3))
 
 	dials := map[string]func(context.Context, *tls.Config) (net.Conn, error){
