@@ -112,6 +112,7 @@ func TestOrderOverSessions(t *testing.T) { // [MQTT-4.6.0-5]
 		sub := w.connect(packet.V5, "sub")
 		sub.subscribe(filter("#", 1))
 		const sessions = 4
+		before := w.b.memory.total()
 		for i := range sessions {
 			pub := w.connect(packet.V5, "pub")
 			pub.publish("slow/x", fmt.Sprint(i), 1, 1)
@@ -124,6 +125,9 @@ func TestOrderOverSessions(t *testing.T) { // [MQTT-4.6.0-5]
 			synctest.Wait()
 		}
 		q := f.take()
+		if n := w.b.memory.total() - before; n < (sessions-1)*sessionCost {
+			t.Errorf("%d bytes are counted for %d sessions that wait for each other", n, sessions)
+		}
 		for i := range slices.Backward(q) {
 			sub.silence()
 			q[i].answer(FilterResult{})

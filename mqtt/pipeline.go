@@ -108,10 +108,14 @@ func (p *pipeline) after(f func()) {
 }
 
 // follow makes all that is pushed from now on wait for all that is in before now.
+// Until then the sessions of both stay in memory, over or not, and are counted: a
+// client that comes again and again behind a disk that hangs makes a chain of them.
 func (p *pipeline) follow(before *pipeline) {
 	e := &entry{stage: filtering}
 	p.add(e)
+	p.b.memory.add(sessionCost)
 	before.after(func() {
+		p.b.memory.add(-sessionCost)
 		p.mu.Lock()
 		e.stage = filtered
 		p.mu.Unlock()
