@@ -370,7 +370,7 @@ func TestManifestDamagedWhileRunning(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		t.Run(fmt.Sprintf("both=%t", both), func(t *testing.T) {
 			disk := vfs.NewMem()
-			fault := &faulty{}
+			fault := &mending{}
 			heard, log := newRecovery()
 			s := start(t, "data", Options{fs: errorfs.Wrap(disk, fault), Log: log, retry: time.Millisecond})
 			if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
@@ -382,15 +382,15 @@ func TestManifestDamagedWhileRunning(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			fault.set(true)
+			manifest := manifestOf(t, disk)
+			fault.refuse(manifest, func() {
+				flipInPlace(t, disk, manifest)
+				if both {
+					flipInPlace(t, disk, manifest+copied)
+				}
+			})
 			for storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("u")) }) == nil {
 			}
-			manifest := manifestOf(t, disk)
-			flipInPlace(t, disk, manifest)
-			if both {
-				flipInPlace(t, disk, manifest+copied)
-			}
-			fault.set(false)
 			if said := <-heard; strings.Contains(said, "damaged while it ran") != both {
 				t.Errorf("said %q", said)
 			}
@@ -403,6 +403,31 @@ func TestManifestDamagedWhileRunning(t *testing.T) {
 			}
 		})
 	}
+}
+
+// mending is a disk that refuses writes until a file is opened: not earlier, as
+// what was read of the file before would do for the writes that are taken then.
+type mending struct {
+	faulty
+	path string
+	done func() // before the file is opened
+}
+
+func (m *mending) refuse(path string, done func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.path, m.done, m.on = path, done, true
+}
+
+// MaybeError implements errorfs.Injector.
+func (m *mending) MaybeError(op errorfs.Op) error {
+	m.mu.Lock()
+	if m.on && op.Kind == errorfs.OpOpen && op.Path == m.path {
+		m.done()
+		m.on = false
+	}
+	m.mu.Unlock()
+	return m.faulty.MaybeError(op)
 }
 
 func flipInPlace(t *testing.T, disk vfs.FS, path string) {
