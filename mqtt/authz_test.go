@@ -27,7 +27,7 @@ func TestDeniedPublish(t *testing.T) {
 		pub.exchange("yes", "y", 1)
 		sub.wantMessage("y")
 		sub.silence()
-		if got := w.b.Counters().DeniedPublish; got != 12 {
+		if got := w.counters().DeniedPublish; got != 12 {
 			t.Errorf("counted %d, want 12", got)
 		}
 		pub.publish("no", "x", 1, 5)
@@ -57,7 +57,7 @@ func TestDeniedSubscribe(t *testing.T) {
 		if !slices.Equal(got, wantCodes) {
 			t.Errorf("got %v, want %v", got, wantCodes)
 		}
-		if got := w.b.Counters().DeniedSubscribe; got != 3 {
+		if got := w.counters().DeniedSubscribe; got != 3 {
 			t.Errorf("counted %d", got)
 		}
 	})
@@ -189,7 +189,7 @@ func TestDisconnectIdentity(t *testing.T) {
 				watcher.finish(watcher.wantMessage("gone"))
 			}
 			watcher.silence()
-			if got := w.b.Counters().Store.Sessions; got != 0 {
+			if got := w.counters().Store.Sessions; got != 0 {
 				t.Errorf("%d sessions are still in the store", got)
 			}
 			if _, ack := w.connectAck(packet.V5, "c", resume); ack.SessionPresent {

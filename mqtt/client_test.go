@@ -125,6 +125,18 @@ func (w *world) close() {
 	w.done.Wait()
 }
 
+// counters comes after all that was sent before.
+func (w *world) counters() Counters {
+	synctest.Wait()
+	return w.b.Counters()
+}
+
+// held is what is counted in the ledger after all that was sent before.
+func (w *world) held() int64 {
+	synctest.Wait()
+	return w.b.memory.total()
+}
+
 func testID(name string) identity.ID {
 	return identity.ID{TrustDomain: "lab.test", Kind: identity.Device, Name: name}
 }

@@ -111,7 +111,7 @@ func TestConnectStatements(t *testing.T) {
 		}
 		pub.exchange("a", "live", 1)
 		c.silence() // neither the message nor the subscription is left
-		if got := w.b.Counters().Store.Queued; got != 0 {
+		if got := w.counters().Store.Queued; got != 0 {
 			t.Errorf("%d messages stay in queues", got)
 		}
 	})
@@ -258,7 +258,7 @@ func TestConnectStatements(t *testing.T) {
 			w.connect(v, id).bye()
 		}
 		w.connect(v, strings.Repeat("é/ #+", 100)).bye() // more than it has to take
-		if got := w.b.Counters().Sessions; got != 0 {
+		if got := w.counters().Sessions; got != 0 {
 			t.Errorf("%d sessions stay", got)
 		}
 	})
@@ -323,7 +323,7 @@ func TestConnectStatements(t *testing.T) {
 				t.Errorf("got %s, open %v", show(ack), !c.ended())
 			}
 		}
-		if got := w.b.Counters().Sessions; got != 0 {
+		if got := w.counters().Sessions; got != 0 {
 			t.Errorf("%d sessions of those who were refused", got)
 		}
 	})
@@ -486,7 +486,7 @@ func testMaximumPacketSize(t *testing.T, w *world) {
 		sub.close()
 		w.connect(packet.V5, "sub").bye()
 	}
-	if got := w.b.Counters().Store.Queued; got != 0 {
+	if got := w.counters().Store.Queued; got != 0 {
 		t.Errorf("%d messages stay in queues", got)
 	}
 }

@@ -109,7 +109,7 @@ func TestSessionStatements(t *testing.T) {
 			}
 			c.bye()
 		}
-		if got := w.b.Counters(); got.Sessions != 0 || got.Store.Sessions != 0 || got.Subscriptions != 0 {
+		if got := w.counters(); got.Sessions != 0 || got.Store.Sessions != 0 || got.Subscriptions != 0 {
 			t.Errorf("%d sessions, %d stored and %d subscriptions stay", got.Sessions, got.Store.Sessions, got.Subscriptions)
 		}
 	})
@@ -302,7 +302,7 @@ func TestDeliveryStatements(t *testing.T) {
 			sub = w.connect(packet.V5, "sub", expiry(1000), resume, quota(1))
 			sub.silence()
 		}
-		if got := w.b.Counters().Store.Queued; got != 0 {
+		if got := w.counters().Store.Queued; got != 0 {
 			t.Errorf("%d messages stay queued", got)
 		}
 	})

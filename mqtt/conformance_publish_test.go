@@ -94,7 +94,7 @@ func TestPublishStatements(t *testing.T) {
 				t.Errorf("step %d: %q are retained, want %q", i, got, step.want)
 			}
 		}
-		if got := w.b.Counters().Store.Retained; got != 0 {
+		if got := w.counters().Store.Retained; got != 0 {
 			t.Errorf("%d messages stay retained", got)
 		}
 	})
@@ -401,11 +401,11 @@ func testMessageExpiry(t *testing.T, w *world) {
 	away.close()
 	send("r/over", "over", 5, false)
 	wait(2 * time.Minute) // nobody comes for it
-	if got := w.b.Counters().Store.Queued; got != 0 {
+	if got := w.counters().Store.Queued; got != 0 {
 		t.Errorf("%d expired messages wait for a session", got)
 	}
 	wait(time.Hour)
-	if got := w.b.Counters().Store; got.Retained != 0 || got.Queued != 0 {
+	if got := w.counters().Store; got.Retained != 0 || got.Queued != 0 {
 		t.Errorf("%d retained and %d queued messages outlive their time", got.Retained, got.Queued)
 	}
 
@@ -415,10 +415,10 @@ func testMessageExpiry(t *testing.T, w *world) {
 	first := member.wantMessage("first")
 	send("s", "over", 5, false)
 	wait(6 * time.Second)
-	before := w.b.Counters().Drops["expired"]
+	before := w.counters().Drops["expired"]
 	member.finish(first)
 	member.silence()
-	if got := w.b.Counters(); got.Drops["expired"] != before+1 || got.Store.Queued != 0 {
+	if got := w.counters(); got.Drops["expired"] != before+1 || got.Store.Queued != 0 {
 		t.Errorf("a shared subscription dropped %d and keeps %d", got.Drops["expired"]-before, got.Store.Queued)
 	}
 }

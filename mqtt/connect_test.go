@@ -218,7 +218,7 @@ func TestTakeoverStorm(t *testing.T) { // [MQTT-3.1.4-3]
 		if open != 1 {
 			t.Errorf("%d connections are open, want 1", open)
 		}
-		if got := w.b.Counters(); got.Clients != 1 || got.Sessions != 1 {
+		if got := w.counters(); got.Clients != 1 || got.Sessions != 1 {
 			t.Errorf("counters: %d clients, %d sessions", got.Clients, got.Sessions)
 		}
 	})

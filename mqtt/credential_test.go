@@ -80,7 +80,7 @@ func TestLogin(t *testing.T) {
 						if len(sessions) != 0 {
 							t.Errorf("sessions %+v", sessions)
 						}
-						if n := w.b.Counters(); n.DeniedLogin+n.DeniedConnect != 1 {
+						if n := w.counters(); n.DeniedLogin+n.DeniedConnect != 1 {
 							t.Errorf("%d refused logins and %d refused clients, want 1", n.DeniedLogin, n.DeniedConnect)
 						}
 					} else if len(sessions) != 1 || sessions[0].Identity != testID(tt.identity) {

@@ -48,8 +48,9 @@ func (c *chain) Submit(d Direction, p Principal, m *store.Message, done func(Fil
 	c.seen = append(c.seen, fmt.Sprintf("%s %s %s=%s", d, p.ClientID, m.Topic, m.Payload))
 }
 
-// take returns the questions that wait.
+// take returns the questions that wait after all that was sent before.
 func (c *chain) take() []question {
+	synctest.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := c.asked
@@ -112,7 +113,7 @@ func TestOrderOverSessions(t *testing.T) { // [MQTT-4.6.0-5]
 		sub := w.connect(packet.V5, "sub")
 		sub.subscribe(filter("#", 1))
 		const sessions = 4
-		before := w.b.memory.total()
+		before := w.held()
 		for i := range sessions {
 			pub := w.connect(packet.V5, "pub")
 			pub.publish("slow/x", fmt.Sprint(i), 1, 1)
@@ -125,7 +126,7 @@ func TestOrderOverSessions(t *testing.T) { // [MQTT-4.6.0-5]
 			synctest.Wait()
 		}
 		q := f.take()
-		if n := w.b.memory.total() - before; n < (sessions-1)*sessionCost {
+		if n := w.held() - before; n < (sessions-1)*sessionCost {
 			t.Errorf("%d bytes are counted for %d sessions that wait for each other", n, sessions)
 		}
 		for i := range slices.Backward(q) {
@@ -252,7 +253,7 @@ func TestDownstream(t *testing.T) {
 		if got := f.take(); len(got) != 0 {
 			t.Errorf("asked again %d times", len(got))
 		}
-		if got := w.b.Counters().DeniedFunction; got != 4 {
+		if got := w.counters().DeniedFunction; got != 4 {
 			t.Errorf("denied %d, want 4", got)
 		}
 		pub.publish("a/1", "raw", 1, 2)
@@ -306,7 +307,6 @@ func TestFilterError(t *testing.T) {
 		sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
 		sub.subscribe(filter("#", 1))
 		pub.publish("up", "lost", 1, 1)
-		synctest.Wait()
 		for _, q := range f.take() {
 			q.answer(FilterResult{Err: store.ErrFull})
 		}
@@ -318,7 +318,6 @@ func TestFilterError(t *testing.T) {
 			t.Errorf("a message that went nowhere was answered with %v", p)
 		}
 		pub.publish("down", "lost", 0, 0)
-		synctest.Wait()
 		for _, q := range f.take() {
 			q.answer(FilterResult{Err: store.ErrFull})
 		}

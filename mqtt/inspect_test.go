@@ -94,7 +94,7 @@ func TestReceivers(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}
-		if n := w.b.Counters().DeniedReceive; n != 0 {
+		if n := w.counters().DeniedReceive; n != 0 {
 			t.Errorf("the question counted as %d denials", n)
 		}
 		filters := w.b.Subscribed("a/#")

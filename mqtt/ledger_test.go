@@ -45,7 +45,7 @@ func TestSlowClientsHoldLittle(t *testing.T) {
 				top = max(top, heap()-before)
 			}
 		}
-		c := w.b.Counters()
+		c := w.counters()
 		if c.MemoryHeld < ceiling/2 || c.MemoryHeld > ceiling {
 			t.Errorf("%d bytes held, the ceiling is %d", c.MemoryHeld, ceiling)
 		}
@@ -58,7 +58,7 @@ func TestSlowClientsHoldLittle(t *testing.T) {
 		wait(2 * writeStall) // the dead are given up
 		sub.close()
 		pub.close()
-		if got := w.b.Counters().MemoryHeld; got != 0 {
+		if got := w.counters().MemoryHeld; got != 0 {
 			t.Errorf("%d bytes stay held", got)
 		}
 	})
@@ -109,7 +109,7 @@ func TestMemoryCeiling(t *testing.T) {
 			}
 			wait(lookInterval)
 		}
-		if c := w.b.Counters(); c.MemoryHeld < ceiling || c.MemoryHeld > ceiling+lookBytes {
+		if c := w.counters(); c.MemoryHeld < ceiling || c.MemoryHeld > ceiling+lookBytes {
 			t.Errorf("%d bytes held", c.MemoryHeld)
 		}
 		for qos := byte(1); qos < 3; qos++ { // MQTT 3.1.1 has no code: no acknowledgement
@@ -132,7 +132,7 @@ func TestMemoryCeiling(t *testing.T) {
 		if _, ack := w.connectAck(packet.V311, "new"); ack.ReasonCode != packet.ServerUnavailable {
 			t.Errorf("new client of 3.1.1: %s", show(ack))
 		}
-		c := w.b.Counters()
+		c := w.counters()
 		if c.Drops["memory"] != 1 || c.MemoryRefused["publish"] < 6 || c.MemoryRefused["connect"] != 2 || c.MemoryRefused["subscribe"] != 2 {
 			t.Errorf("drops %v, refused %v", c.Drops, c.MemoryRefused)
 		}
@@ -202,18 +202,16 @@ func TestMemoryCountsWhatClientsHold(t *testing.T) {
 			t.Run(name+"/"+v.String(), func(t *testing.T) {
 				bubble(t, func(o *Options) { o.ReceiveMaximum = 2000 }, func(t *testing.T, w *world) {
 					c := w.connect(v, "c")
-					synctest.Wait()
-					before := w.b.memory.total()
+					before := w.held()
 					if before < streamCost+sessionCost {
 						t.Errorf("an idle connection counts %d", before)
 					}
 					tt.hold(c)
-					synctest.Wait()
-					if got := w.b.memory.total() - before; got < tt.least || got > 4*tt.least {
+					if got := w.held() - before; got < tt.least || got > 4*tt.least {
 						t.Errorf("%d bytes counted, want at least %d", got, tt.least)
 					}
 					c.close()
-					if got := w.b.memory.total(); got != 0 {
+					if got := w.held(); got != 0 {
 						t.Errorf("%d bytes stay counted", got)
 					}
 				})
@@ -228,15 +226,15 @@ func TestMemoryCountsSessions(t *testing.T) {
 		will := strings.Repeat("x", 50_000)
 		c := w.connect(packet.V5, "c", expiry(100), withWill("w", will, 50))
 		c.close()
-		if got := w.b.memory.total(); got < sessionCost+50_000 || got > sessionCost+60_000 {
+		if got := w.held(); got < sessionCost+50_000 || got > sessionCost+60_000 {
 			t.Errorf("%d bytes counted with the will", got)
 		}
 		wait(51 * time.Second)
-		if got := w.b.memory.total(); got < sessionCost || got > 2*sessionCost {
+		if got := w.held(); got < sessionCost || got > 2*sessionCost {
 			t.Errorf("%d bytes counted after it", got)
 		}
 		wait(50 * time.Second)
-		if got := w.b.memory.total(); got != 0 {
+		if got := w.held(); got != 0 {
 			t.Errorf("%d bytes counted after the session", got)
 		}
 	})

@@ -46,7 +46,7 @@ func TestPublishRate(t *testing.T) {
 				if got := time.Since(begin); (got - tt.want).Abs() > tt.want/50 {
 					t.Errorf("took %v, want %v", got, tt.want)
 				}
-				if got := w.b.Counters().Throttled; (got > 0) != (tt.want > 0) {
+				if got := w.counters().Throttled; (got > 0) != (tt.want > 0) {
 					t.Errorf("throttled %d times", got)
 				}
 			})

@@ -79,7 +79,7 @@ func TestQoS(t *testing.T) { // [MQTT-3.8.4-8] [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQ
 								sub.finish(p)
 							}
 							sub.silence()
-							if got := w.b.Counters().Store.Queued; got != 0 {
+							if got := w.counters().Store.Queued; got != 0 {
 								t.Errorf("%d messages stay in queues", got)
 							}
 						})
@@ -107,13 +107,13 @@ func TestQoS0TouchesNoStore(t *testing.T) {
 		away := w.connect(packet.V5, "away", expiry(100))
 		sub.subscribe(filter("#", 2))
 		away.subscribe(filter("#", 0))
-		before := w.b.Counters().Store.Commits
+		before := w.counters().Store.Commits
 		for qos := range byte(3) {
 			pub.exchange("a", "x", qos)
 			sub.finish(sub.wantMessage("x"))
 			away.wantMessage("x")
 		}
-		if got := w.b.Counters().Store.Commits; got != before {
+		if got := w.counters().Store.Commits; got != before {
 			t.Errorf("%d commits for traffic that no disk must keep", got-before)
 		}
 	})
@@ -301,7 +301,7 @@ func TestMessageExpiry(t *testing.T) { // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
 		}
 		fresh.silence()
 		wait(2 * time.Minute)
-		if got := w.b.Counters().Store; got.Retained != 0 {
+		if got := w.counters().Store; got.Retained != 0 {
 			t.Errorf("%d expired messages are still retained", got.Retained)
 		}
 	})
@@ -322,8 +322,8 @@ func TestMaximumPacketSizeOfClient(t *testing.T) { // [MQTT-3.1.2-24] [MQTT-3.1.
 			}
 			sub.wantMessage(strings.Repeat("x", 20))
 			sub.wantMessage("z")
-			if sub.silence(); w.b.Counters().MessagesDropped != 1 {
-				t.Errorf("dropped %d, want 1", w.b.Counters().MessagesDropped)
+			if sub.silence(); w.counters().MessagesDropped != 1 {
+				t.Errorf("dropped %d, want 1", w.counters().MessagesDropped)
 			}
 			w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
 			short := w.connect(packet.V5, "short", size(20))

@@ -87,7 +87,7 @@ func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 				t.Errorf("%s: present %v", tt.name, got)
 			}
 		}
-		if got := w.b.Counters(); got.Sessions != 0 || got.Store.Sessions != 0 {
+		if got := w.counters(); got.Sessions != 0 || got.Store.Sessions != 0 {
 			t.Errorf("%d sessions stay, %d in the store", got.Sessions, got.Store.Sessions)
 		}
 	})
@@ -102,13 +102,13 @@ func TestSessionExpiryIsCapped(t *testing.T) {
 			}
 			c.close()
 			wait(time.Minute)
-			if got := w.b.Counters().Sessions; got != 0 {
+			if got := w.counters().Sessions; got != 0 {
 				t.Errorf("asked for %d s: the session is still there", asked)
 			}
 		}
 		w.connect(packet.V311, "c", resume).close()
 		wait(time.Minute)
-		if got := w.b.Counters().Sessions; got != 0 {
+		if got := w.counters().Sessions; got != 0 {
 			t.Error("3.1.1: the session is still there")
 		}
 	})
@@ -167,7 +167,7 @@ func TestRedelivery(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0
 		}
 		sub.finish(p)
 		sub.silence()
-		if got := w.b.Counters().Store.Queued; got != 0 {
+		if got := w.counters().Store.Queued; got != 0 {
 			t.Errorf("%d messages stay queued", got)
 		}
 	})
@@ -251,11 +251,11 @@ func TestSlowReceiverHurtsNobodyElse(t *testing.T) {
 			pub.exchange("a", payload, 1)
 			sub.finish(sub.wantMessage(payload))
 		}
-		if got := w.b.Counters().MessagesDropped; got < 900 || got > 1000 {
+		if got := w.counters().MessagesDropped; got < 900 || got > 1000 {
 			t.Errorf("dropped %d, want what passes 10,000 bytes", got)
 		}
 		wait(2 * writeStall)
-		if got := w.b.Counters().Clients; got != 2 {
+		if got := w.counters().Clients; got != 2 {
 			t.Errorf("%d clients, want the dead one gone", got)
 		}
 	})

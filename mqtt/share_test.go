@@ -76,7 +76,7 @@ func TestSharedGoesToAnotherMember(t *testing.T) {
 						a = w.connect(packet.V5, "a", resume, expiry(leaves))
 						a.silence()
 					}
-					if c := w.b.Counters(); c.Redispatched != 5 || c.Store.Queued != 0 || c.SharedWaiting != 0 {
+					if c := w.counters(); c.Redispatched != 5 || c.Store.Queued != 0 || c.SharedWaiting != 0 {
 						t.Errorf("redispatched %d, queued %d, waiting %d", c.Redispatched, c.Store.Queued, c.SharedWaiting)
 					}
 				})
@@ -94,7 +94,7 @@ func TestSharedWaitsWhileAllAreAway(t *testing.T) {
 		a.close()
 		b.close()
 		pub.publishAll(1, 0, 20)
-		if got := w.b.Counters().SharedWaiting; got != 20 {
+		if got := w.counters().SharedWaiting; got != 20 {
 			t.Errorf("%d wait", got)
 		}
 		b = w.connect(packet.V5, "b", resume, expiry(100)) // whoever comes first has all
@@ -116,7 +116,7 @@ func TestSharedWaitsWhileAllAreAway(t *testing.T) {
 		if got := a.received(true); !slices.Equal(got, numbers(20, 25)) {
 			t.Errorf("got %v", got)
 		}
-		if got := w.b.Counters(); got.Store.Queued != 0 {
+		if got := w.counters(); got.Store.Queued != 0 {
 			t.Errorf("%d stay", got.Store.Queued)
 		}
 	})
@@ -205,7 +205,7 @@ func TestSharedQoS2StaysWithItsMember(t *testing.T) { // [MQTT-4.8.2-4] [MQTT-4.
 		a = w.connect(packet.V5, "a") // a clean start ends the session
 		a.silence()
 		b.silence()
-		if got := w.b.Counters().Store.Queued; got != 0 {
+		if got := w.counters().Store.Queued; got != 0 {
 			t.Errorf("%d stay", got)
 		}
 		b.close()
@@ -230,7 +230,7 @@ func TestSharedRefusalEndsMessage(t *testing.T) { // [MQTT-4.8.2-6]
 		a.send(&packet.Pubrec{PacketID: a.wantMessage("1").PacketID, ReasonCode: packet.QuotaExceeded})
 		a.close()
 		b.silence()
-		if got := w.b.Counters().Store.Queued; got != 0 {
+		if got := w.counters().Store.Queued; got != 0 {
 			t.Errorf("%d stay", got)
 		}
 	})
@@ -258,7 +258,7 @@ func TestSharedGrantedQoS(t *testing.T) { // [MQTT-4.8.2-3]
 		if x, y := a.received(false), b.received(false); len(x) != 1 || len(y) != 1 {
 			t.Errorf("%v and %v of 2", x, y)
 		}
-		if got := w.b.Counters().Store.Queued; got != 0 {
+		if got := w.counters().Store.Queued; got != 0 {
 			t.Errorf("%d stay", got)
 		}
 	})
@@ -319,12 +319,12 @@ func TestSharedQueueIsBounded(t *testing.T) {
 func TestSharedEndForgets(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {
 		g := newGroup(w.b, groupKey{"g", "t"}, false, "")
-		before := w.b.memory.total()
+		before := w.held()
 		l := &loan{Delivery: store.Delivery{Message: &store.Message{Topic: "t", QoS: 2}, QoS: 2}, group: g}
 		g.end()
 		g.giveBack(l)
 		g.untake(l)
-		if got := w.b.memory.total(); got != before || g.waiting() != 0 {
+		if got := w.held(); got != before || g.waiting() != 0 {
 			t.Errorf("holds %d bytes, %d messages", got-before, g.waiting())
 		}
 	})
@@ -408,7 +408,7 @@ func TestSharedThroughFunctions(t *testing.T) {
 			if !slices.Equal(f.seen, want) {
 				t.Errorf("functions saw %v", f.seen)
 			}
-			if got := w.b.Counters().Store.Queued; got != 0 {
+			if got := w.counters().Store.Queued; got != 0 {
 				t.Errorf("%d stay", got)
 			}
 		})
@@ -463,7 +463,7 @@ func TestSharedLosesNothing(t *testing.T) {
 		if len(acked) != n {
 			t.Errorf("%d of %d were acknowledged by a member", len(acked), n)
 		}
-		if got := w.b.Counters().Store.Queued; got != 0 {
+		if got := w.counters().Store.Queued; got != 0 {
 			t.Errorf("%d stay", got)
 		}
 	})

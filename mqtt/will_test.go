@@ -115,7 +115,7 @@ func TestWillIsCheckedWhenItFires(t *testing.T) {
 		w.b.Reauthorize()
 		c.close()
 		watcher.silence()
-		if got := w.b.Counters().DeniedPublish; got != 1 {
+		if got := w.counters().DeniedPublish; got != 1 {
 			t.Errorf("denied %d", got)
 		}
 	})
