@@ -20,7 +20,7 @@ var buffers = sync.Pool{New: func() any { return new([spliceBuffer]byte) }}
 // either direction, or the end of ctx, aborts both at once, so that neither end
 // takes what it got for all there was.
 func Splice(ctx context.Context, a, b net.Conn) error {
-	return splice(ctx, a, b, nil, nil)
+	return splice(ctx, a, b, new(atomic.Int64), new(atomic.Int64))
 }
 
 // splice also counts the bytes that went from a to b and from b to a.
@@ -66,11 +66,10 @@ func pass(dst, src net.Conn, count *atomic.Int64) error {
 	for {
 		n, err := src.Read(buf[:])
 		if n > 0 {
-			if _, err := dst.Write(buf[:n]); err != nil {
+			count.Add(int64(n)) // before somebody has it and asks
+			if w, err := dst.Write(buf[:n]); err != nil {
+				count.Add(int64(w - n))
 				return err
-			}
-			if count != nil {
-				count.Add(int64(n))
 			}
 		}
 		if errors.Is(err, io.EOF) {
