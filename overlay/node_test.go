@@ -234,7 +234,11 @@ func TestTooManyConnections(t *testing.T) {
 func TestIdleDuplicatesEnd(t *testing.T) {
 	ca := testca.New(t, "lab.test")
 	a := prepare(t, ca.Issue(t, ca.ID(t, identity.Node, "a")))
-	a.Handle("hold/1", func(ctx context.Context, s *Stream) { <-ctx.Done() })
+	began := make(chan struct{})
+	a.Handle("hold/1", func(ctx context.Context, _ *Stream) {
+		close(began)
+		<-ctx.Done()
+	})
 	run(t, a)
 	b := start(t, ca, "b")
 	dial(t, b, a)
@@ -242,7 +246,7 @@ func TestIdleDuplicatesEnd(t *testing.T) {
 	dial(t, b, a)
 	dial(t, b, a)
 	until(t, a, "three connections", func() bool { return len(a.conns(b.ID())) == 3 })
-	until(t, a, "a stream", func() bool { return a.Peers()[0].Streams == 1 })
+	receive(t, began, "the stream")
 	if got := b.duplicates(time.Now().Add(time.Hour)); got != nil {
 		t.Errorf("the higher identity ends %d connections", len(got))
 	}
