@@ -27,6 +27,12 @@ const (
 	// maxTable bounds the entries of all tables of a module: 8 MiB.
 	maxTable = 1 << 20
 
+	// maxBranchSquares bounds the sum, over all functions of a module, of the
+	// square of a function's branches, because wazero takes time in proportion to
+	// it: at the bound up to 20 s, which nothing can cut short. A program of
+	// 3,653 functions that holds most of Go's library has 52 million.
+	maxBranchSquares = 1 << 28
+
 	depthExport = "hpmq.depth"
 )
 
@@ -72,6 +78,7 @@ type rewriter struct {
 	functions []uint32 // type of each function of the module
 	bodies    [][]byte
 	locals    uint32 // of all bodies
+	branches  uint64 // the sum of the squares of the bodies'
 	tables    []byte // the table section, bounded
 	globals   uint32
 	globalSec []byte // the global section's entries
@@ -120,7 +127,7 @@ func (g *rewriter) readCode(r *reader) {
 			err = fmt.Errorf("more than %d local variables", maxTotalLocals)
 		}
 		if err == nil {
-			body, err = appendChecked(slices.Clone(body[:end]), body[end:])
+			body, err = g.check(body, end)
 		}
 		if err != nil {
 			r.fail(fmt.Errorf("function %d: %w", len(g.bodies), err))
@@ -128,6 +135,15 @@ func (g *rewriter) readCode(r *reader) {
 		}
 		g.bodies = append(g.bodies, body)
 	}
+}
+
+// check returns a body whose instructions begin at from with checkpoints.
+func (g *rewriter) check(body []byte, from int) ([]byte, error) {
+	checked, n, err := appendChecked(slices.Clone(body[:from]), body[from:])
+	if g.branches += n * n; err == nil && g.branches > maxBranchSquares {
+		err = fmt.Errorf("it would take too long to compile: it has %d branches, or all together too many; make its functions smaller", n)
+	}
+	return checked, err
 }
 
 func (g *rewriter) readTypes(r *reader) {

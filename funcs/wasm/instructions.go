@@ -6,41 +6,56 @@ import "fmt"
 // over.
 var checkpoint = []byte{0x03, 0x40, 0x0b}
 
+// longBranches is what an instruction counts as that works on as many bytes or
+// entries as the guest likes: wazero makes loops of it. 4,000 in one function took
+// 26 s to compile where as many loops took 1.1 s, and both grow with the square.
+const longBranches = 5
+
 // appendChecked appends the instructions of a function body to dst, with a
 // checkpoint before each that works on as many bytes or entries as the guest
-// likes: a thousand of them in a row would else take seconds.
-func appendChecked(dst, code []byte) ([]byte, error) {
+// likes: a thousand of them in a row would else take seconds. It counts branches,
+// see [maxBranchSquares].
+func appendChecked(dst, code []byte) (checked []byte, branches uint64, err error) {
 	r := &reader{b: code}
 	for len(r.b) > 0 && r.err == nil {
 		from := r.b
-		long := r.instruction()
+		n, long := r.instruction()
 		if r.err != nil {
 			break
 		}
-		if long {
+		if branches += n; long {
 			dst = append(dst, checkpoint...)
 		}
 		dst = append(dst, from[:len(from)-len(r.b)]...)
 	}
-	return dst, r.err
+	return dst, branches, r.err
 }
 
-// instruction passes over one instruction and reports whether its time depends
-// on its operands.
-func (r *reader) instruction() (long bool) {
+// instruction passes over one instruction, and returns how many branches it counts
+// as and whether its time depends on its operands.
+func (r *reader) instruction() (branches uint64, long bool) {
 	switch op := r.byte(); {
+	case op == 0x00, op == 0x05, op == 0x0f: // unreachable, else, return
+		return 1, false
 	case op == 0x02, op == 0x03, op == 0x04: // block, loop, if
 		r.leb() // a type index is signed
-	case op == 0x0c, op == 0x0d, op == 0x10: // br, br_if, call
+		return 1, false
+	case op == 0x0c, op == 0x0d: // br, br_if
 		r.u32()
+		return 1, false
 	case op == 0x0e: // br_table
-		for range r.count() {
+		n := r.count()
+		for range n {
 			r.u32()
 		}
+		r.u32()
+		return 1 + uint64(n)/4, false
+	case op == 0x10: // call
 		r.u32()
 	case op == 0x11: // call_indirect
 		r.u32()
 		r.u32()
+		return 1, false
 	case op == 0x1c: // select with types
 		r.bytes(r.count())
 	case op >= 0x20 && op <= 0x26: // local, global and table access
@@ -60,14 +75,16 @@ func (r *reader) instruction() (long bool) {
 	case op == 0xd2: // ref.func
 		r.u32()
 	case op == 0xfc:
-		return r.bulk(r.u32())
+		if r.bulk(r.u32()) {
+			return longBranches, true
+		}
 	case op == 0xfd:
 		r.vector(r.u32())
-	case op <= 0x01, op == 0x05, op == 0x0b, op == 0x0f, op == 0x1a, op == 0x1b, op >= 0x45 && op <= 0xc4, op == 0xd1:
+	case op == 0x01, op == 0x0b, op == 0x1a, op == 0x1b, op >= 0x45 && op <= 0xc4, op == 0xd1:
 	default:
 		r.fail(fmt.Errorf("unknown instruction %#x", op))
 	}
-	return false
+	return 0, false
 }
 
 // bulk passes over the operands of an instruction with prefix 0xfc.

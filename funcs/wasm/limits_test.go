@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -104,6 +105,29 @@ func TestLongInstructions(t *testing.T) {
 	}
 }
 
+// TestCompileTimeIsBounded has modules that would take minutes to compile.
+func TestCompileTimeIsBounded(t *testing.T) {
+	e, err := NewEngine(t.Context(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close(t.Context())
+	for name, one := range map[string][]byte{
+		"memory.fill": append(push(nil, 64, 0, 1), 0xfc, 11, 0),
+		"loop":        {0x03, 0x40, 0x0b},
+		"if":          {0x41, 0, 0x04, 0x40, 0x0b},
+		"br_if":       {0x41, 0, 0x0d, 0},
+		"br_table":    append(append([]byte{0x02, 0x40, 0x41, 0, 0x0e, 16}, make([]byte, 17)...), 0x0b),
+		"return":      {0x41, 0, 0x04, 0x40, 0x42, 0, 0x0f, 0x0b},
+		"unreachable": {0x41, 0, 0x04, 0x40, 0x00, 0x0b},
+	} {
+		a := assembly{body: bytes.Repeat(one, 20_000)}
+		if _, err := e.Load(t.Context(), a.module()); err == nil || !strings.Contains(err.Error(), "too long to compile") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestTablesAreBoundedTogether has a guest with many tables, each of which would
 // grow to as much as one may have.
 func TestTablesAreBoundedTogether(t *testing.T) {
@@ -145,7 +169,7 @@ func TestInstructionsAreWhole(t *testing.T) {
 					t.Fatal(err)
 				}
 				code := body[end:]
-				checked, err := appendChecked(nil, code)
+				checked, _, err := appendChecked(nil, code)
 				if err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
@@ -156,7 +180,7 @@ func TestInstructionsAreWhole(t *testing.T) {
 		}
 	}
 	for _, bad := range [][]byte{{0xfc, 99}, {0xfd, 0x80, 4}, {0xfe, 0}, {0x41}, {0x41, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0}, binary.AppendUvarint([]byte{0x0e}, 1<<30)} {
-		if out, err := appendChecked(nil, bad); err == nil {
+		if out, _, err := appendChecked(nil, bad); err == nil {
 			t.Errorf("%x became %x", bad, out)
 		}
 	}
