@@ -29,8 +29,8 @@ const (
 
 	// maxBranchSquares bounds the sum, over all functions of a module, of the
 	// square of a function's branches, because wazero takes time in proportion to
-	// it: at the bound up to 20 s, which nothing can cut short. A program of
-	// 3,653 functions that holds most of Go's library has 52 million.
+	// it, which nothing can cut short: modules at half the bound took 3.5 to 10 s.
+	// A program of 3,653 functions that holds much of Go's library has 52 million.
 	maxBranchSquares = 1 << 28
 
 	depthExport = "hpmq.depth"

@@ -24,7 +24,7 @@ func TestWindowModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"push": func(t *rapid.T) {
 				if w.room() == 0 {
-					t.Skip("full")
+					t.Skip("the window is full: rapid takes another action")
 				}
 				seq++
 				done := rapid.Bool().Draw(t, "done")
