@@ -23,7 +23,7 @@ func (n *node) rememberAgents(ctx context.Context) error {
 	var kept []netip.AddrPort
 	if raw, err := os.ReadFile(path); err == nil && json.Unmarshal(raw, &kept) == nil {
 		n.overlay.Knock(kept)
-		wait(ctx, nil)
+		sleep(ctx, retryInterval, nil)
 		n.overlay.Knock(kept) // the first may be lost
 	}
 	for ctx.Err() == nil {
@@ -34,7 +34,7 @@ func (n *node) rememberAgents(ctx context.Context) error {
 			}
 			kept = now
 		}
-		wait(ctx, nil) // many may come or go at once
+		sleep(ctx, retryInterval, nil) // many may come or go at once
 		select {
 		case <-ctx.Done():
 		case <-changed:

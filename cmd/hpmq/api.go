@@ -55,6 +55,7 @@ func (n *node) controlAPI() http.Handler {
 	handle(mux, "POST /v1/identities/{id}/tickets/void", n.voidTickets)
 	handle(mux, "POST /v1/identities/{id}/revoke", n.revoke)
 	handle(mux, "POST /v1/identities/{id}/replace", n.replace)
+	handle(mux, "POST /v1/records/await", n.awaitRecorded)
 	handle(mux, "GET /v1/clients", func(*http.Request, struct{}) ([]clientReply, error) { return n.clients(), nil })
 	handle(mux, "POST /v1/identities/{id}/kick", n.kick)
 	handle(mux, "GET /v1/passwords", func(*http.Request, struct{}) ([]passwordReply, error) { return n.listPasswords(), nil })
@@ -178,7 +179,9 @@ func (n *node) voidTickets(r *http.Request, _ struct{}) (*voidReply, error) {
 		return nil, err
 	}
 	known, _ := n.directory.Identity(id)
-	return &voidReply{ID: id.String(), Enrolled: known.State == directory.Active}, nil
+	a := &voidReply{ID: id.String(), Enrolled: known.State == directory.Active}
+	a.Records = n.directory.Tip().Count
+	return a, nil
 }
 
 func (n *node) identities() []identityReply {
@@ -220,14 +223,12 @@ func (n *node) revoke(r *http.Request, q revokeRequest) (*revokeReply, error) {
 	}
 	rec, _ := n.directory.Revocation(id)
 	known, _ := n.directory.Identity(id)
-	bound := "connected sites know it now; a site that is cut off knows it when it is back"
-	if !known.NotAfter.IsZero() {
-		bound += ", and the certificate ends at " + known.NotAfter.UTC().Format(time.RFC3339) + " at the latest"
-	}
-	return &revokeReply{ID: id.String(), Generation: rec.Generation, Bound: bound}, nil
+	a := &revokeReply{ID: id.String(), Generation: rec.Generation, NotAfter: known.NotAfter}
+	a.Records = n.directory.Tip().Count
+	return a, nil
 }
 
-func (n *node) replace(r *http.Request, _ struct{}) (*identityReply, error) {
+func (n *node) replace(r *http.Request, _ struct{}) (*replaceReply, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -239,7 +240,9 @@ func (n *node) replace(r *http.Request, _ struct{}) (*identityReply, error) {
 		return nil, err
 	}
 	p, _ := n.directory.Identity(id)
-	return &identityReply{ID: id.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation, NotAfter: p.NotAfter}, nil
+	a := &replaceReply{identityReply: identityReply{ID: id.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation, NotAfter: p.NotAfter}}
+	a.Records = n.directory.Tip().Count
+	return a, nil
 }
 
 // lookup finds an identity's labels and site for policy, whether or not it may

@@ -80,7 +80,9 @@ func (n *node) watchDirectory(ctx context.Context, from uint64) error {
 			if n.authority == nil {
 				if _, err := n.policy.Apply(rec.Files); err != nil {
 					n.log.WithError(err).Error("the fabric's new policy does not compile here; the one before it stays")
+					continue
 				}
+				n.directory.SetPolicyInForce(rec.Version)
 			}
 		case directory.Function:
 			wake(n.changes.functions)

@@ -132,6 +132,7 @@ type statusReply struct {
 	Broker      map[string]int64 `json:"broker"`
 	Policy      policyStatus     `json:"policy"`
 	Directory   directoryStatus  `json:"directory"`
+	Nodes       []nodeRecords    `json:"nodes"` // the others, as far as they told this one
 	Peers       []peerStatus     `json:"peers"`
 	Links       []linkStatus     `json:"links"`
 	Functions   []functionStatus `json:"functions"`
@@ -210,6 +211,8 @@ type ticketReply struct {
 }
 
 type voidReply struct {
+	recordedReply
+
 	ID       string `json:"id"`
 	Enrolled bool   `json:"enrolled"` // somebody holds a certificate of that name
 }
@@ -230,9 +233,16 @@ type revokeRequest struct {
 }
 
 type revokeReply struct {
-	ID         string `json:"id"`
-	Generation uint64 `json:"generation"`
-	Bound      string `json:"bound"` // when the revocation holds everywhere, in words
+	recordedReply
+
+	ID         string    `json:"id"`
+	Generation uint64    `json:"generation"`
+	NotAfter   time.Time `json:"certificate_not_after"` // of its last certificate: nothing takes it after that
+}
+
+type replaceReply struct {
+	recordedReply
+	identityReply
 }
 
 type whyRequest struct {

@@ -73,13 +73,22 @@ func newDeviceRevokeCommand() *cobra.Command {
 	revoke := &cobra.Command{
 		Use:   "revoke NAME",
 		Short: "End an identity everywhere: sessions, forwards, renewal",
+		Long: `End an identity everywhere: sessions, forwards, renewal.
+The revocation is on disk when the command prints it. Then the command waits for
+the other nodes to say that they have it, and lists those that have not: they go
+on as before until they are connected again. The exit code is 0 either way.`,
 		Example: `  hpmq device revoke pump-7
-  hpmq device revoke user:anna --reason "left the company"`,
+  hpmq device revoke user:anna --reason "left the company"
+  hpmq device revoke pump-7 --wait 1m      # a site is about to come back`,
 		Args: cobra.ExactArgs(1),
 	}
 	addOutputFlag(revoke)
+	addWaitFlag(revoke)
 	reason := revoke.Flags().String("reason", "", "`why`, for the record")
 	revoke.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkWait(cmd); err != nil {
+			return err
+		}
 		c, err := dialControl(cmd)
 		if err != nil {
 			return err
@@ -89,8 +98,15 @@ func newDeviceRevokeCommand() *cobra.Command {
 		if err := c.post(cmd.Context(), path, revokeRequest{Reason: *reason}, &a); err != nil {
 			return err
 		}
+		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, a.ID); err != nil {
+			return err
+		}
 		return printAnswer(cmd, a, func(w io.Writer) {
-			fmt.Fprintf(w, "revoked %s (generation %d and older)\n%s\n", a.ID, a.Generation, a.Bound)
+			fmt.Fprintf(w, "revoked %s (generation %d and older)\n", a.ID, a.Generation)
+			a.print(w)
+			if len(a.Missing) > 0 && !a.NotAfter.IsZero() {
+				fmt.Fprintf(w, "its certificate ends at %s\n", a.NotAfter.UTC().Format(time.RFC3339))
+			}
 		})
 	}
 	return revoke
@@ -105,16 +121,24 @@ Whatever holds the old key is revoked. Then make a ticket for the same name.`,
 		Args: cobra.ExactArgs(1),
 	}
 	addOutputFlag(replace)
+	addWaitFlag(replace)
 	replace.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkWait(cmd); err != nil {
+			return err
+		}
 		c, err := dialControl(cmd)
 		if err != nil {
 			return err
 		}
-		var a identityReply
+		var a replaceReply
 		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(args[0])+"/replace", struct{}{}, &a); err != nil {
 			return err
 		}
+		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, a.ID); err != nil {
+			return err
+		}
 		return printAnswer(cmd, a, func(w io.Writer) {
+			a.print(w)
 			fmt.Fprintf(w, "%s may be enrolled again: hpmq enroll ticket --name %s\n", a.ID, args[0])
 		})
 	}

@@ -57,7 +57,11 @@ hpmq device revoke.`,
 		Args: cobra.ExactArgs(1),
 	}
 	addOutputFlag(void)
+	addWaitFlag(void)
 	void.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkWait(cmd); err != nil {
+			return err
+		}
 		name := args[0]
 		switch t, err := identity.ParseTicket(name); {
 		case err == nil:
@@ -73,7 +77,11 @@ hpmq device revoke.`,
 		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(name)+"/tickets/void", struct{}{}, &a); err != nil {
 			return err
 		}
+		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, ""); err != nil {
+			return err
+		}
 		return printAnswer(cmd, a, func(w io.Writer) {
+			a.print(w)
 			fmt.Fprintf(w, "the tickets for %s that were made until now are void\n", a.ID)
 			if a.Enrolled {
 				fmt.Fprintf(w, "somebody is enrolled as that; to end it: hpmq device revoke %s\n", a.ID)

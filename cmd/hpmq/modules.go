@@ -89,7 +89,7 @@ func (n *node) module(ctx context.Context, f directory.Function) ([]byte, error)
 	if !errors.Is(err, fs.ErrNotExist) {
 		n.log.WithError(err).Warn("function module damaged, fetching it again")
 	}
-	for _, source := range n.directorySources() {
+	for _, source := range n.connectedNodes() {
 		if code, err := n.fetchModule(ctx, source, f); err == nil {
 			_, err = n.modules.save(code)
 			return code, err

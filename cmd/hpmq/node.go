@@ -281,7 +281,8 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 		run("directory head", n.directory.Run)
 		run("policy record", n.republish)
 	} else {
-		run("replication", n.followDirectory)
+		run("replication", n.replicate)
+		run("site ticket", n.dialBootstrap)
 		run("announcement", n.announceAddresses)
 	}
 	remove, err := announce(n.cfg.DataDir, n.id.Name)

@@ -18,6 +18,8 @@ func (n *node) applyPolicy() {
 	if rec, ok := n.directory.Policy(); ok {
 		if _, err := n.policy.Apply(rec.Files); err != nil {
 			n.log.WithError(err).Error("the directory's policy does not compile here; everything is denied")
+		} else {
+			n.directory.SetPolicyInForce(rec.Version)
 		}
 	}
 	if n.authority == nil {
@@ -83,9 +85,13 @@ func (n *node) recordPolicy() error {
 	old, _ := n.directory.Policy()
 	hash := directory.HashFiles(files)
 	if old.Hash == hash {
+		n.directory.SetPolicyInForce(old.Version)
 		return nil
 	}
 	_, err := n.directory.Put(directory.Policy{Version: old.Version + 1, Files: files, Hash: hash})
+	if err == nil {
+		n.directory.SetPolicyInForce(old.Version + 1)
+	}
 	return err
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"sync"
@@ -16,7 +17,7 @@ import (
 
 // What nodes say to each other about the directory, one protocol a question.
 const (
-	protocolDirectory = "hpmq-directory/1" // records, from a node that has them
+	protocolDirectory = "hpmq-directory/2" // records and heads, from a node that has them
 	protocolEnrol     = "hpmq-enrol/1"     // enrolments, renewals and node addresses, to a CA
 )
 
@@ -29,57 +30,36 @@ const (
 // serveDirectory answers one replica until it goes away.
 func (n *node) serveDirectory(ctx context.Context, s *overlay.Stream) {
 	defer s.Close()
-	if err := n.directory.Serve(ctx, s); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
+	if err := n.directory.Serve(ctx, s.PeerID(), s); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
 		n.log.WithField(logfield.Peer, s.PeerID().String()).WithError(err).Debug("replica went away")
 	}
 }
 
-// followDirectory keeps this node's replica up to date, from a CA while one is
-// reachable, else from any node.
-func (n *node) followDirectory(ctx context.Context) error {
-	told := map[identity.ID]string{} // what was logged last about each source
-	for ctx.Err() == nil {
-		changed := n.overlay.Changed()
-		for _, source := range n.directorySources() {
-			err := n.followOnce(ctx, source)
-			if err == nil || ctx.Err() != nil || told[source] == err.Error() {
-				continue
-			}
-			told[source] = err.Error()
-			log := n.log.WithField(logfield.Peer, source.String()).WithError(err)
-			if _, diverged := errors.AsType[*directory.DivergedError](err); diverged {
-				log.Error("directory: this node and another hold different histories; one of them was restored from an old copy")
-				continue
-			}
-			log.Info("directory: lost the source, trying again")
-		}
-		wait(ctx, changed)
-	}
-	return nil
+// directoryMesh is the mesh as the directory sees it.
+type directoryMesh struct{ *node }
+
+// Sources implements directory.Mesh.
+func (m directoryMesh) Sources() ([]identity.ID, <-chan struct{}) {
+	changed := m.overlay.Changed()
+	return m.connectedNodes(), changed
 }
 
-// wait returns when changed is closed, it is time to try again, or ctx is done.
-func wait(ctx context.Context, changed <-chan struct{}) {
-	t := time.NewTimer(retryInterval)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-changed:
-	case <-t.C:
-	}
-}
-
-func (n *node) followOnce(ctx context.Context, source identity.ID) error {
-	s, err := n.overlay.Open(ctx, source, protocolDirectory)
+// Open implements directory.Mesh.
+func (m directoryMesh) Open(ctx context.Context, id identity.ID) (io.ReadWriteCloser, error) {
+	s, err := m.overlay.Open(ctx, id, protocolDirectory)
 	if err != nil {
-		return err
+		return nil, err // not s: a nil *Stream is not a nil io.ReadWriteCloser
 	}
-	defer s.Close()
-	return n.directory.Follow(ctx, s)
+	return s, nil
 }
 
-// directorySources are the connected nodes, CAs first.
-func (n *node) directorySources() []identity.ID {
+// replicate keeps this node's copy of the directory up to date.
+func (n *node) replicate(ctx context.Context) error {
+	return n.directory.Replicate(ctx, directoryMesh{n})
+}
+
+// connectedNodes are the nodes that this one is connected to, CAs first.
+func (n *node) connectedNodes() []identity.ID {
 	var cas, others []identity.ID
 	for _, p := range n.overlay.Peers() {
 		switch {
@@ -123,7 +103,7 @@ func (n *node) announceAddresses(ctx context.Context) error {
 			return nil
 		}
 		n.log.WithError(err).Debug("addresses not announced yet")
-		wait(ctx, changed)
+		sleep(ctx, retryInterval, changed)
 	}
 	return nil
 }
@@ -132,7 +112,7 @@ func (n *node) announceAddresses(ctx context.Context) error {
 // to this node and for its own.
 func (n *node) askCA(ctx context.Context) (io.ReadWriteCloser, error) {
 	err := errors.New("not connected to a node that is a CA")
-	for _, peer := range n.directorySources() {
+	for _, peer := range n.connectedNodes() {
 		if known := len(n.directory.Nodes()) > 0; known && !n.isCA(peer) {
 			continue
 		}
@@ -151,14 +131,10 @@ func (n *node) serveCA(ctx context.Context, s *overlay.Stream) {
 	}
 }
 
-// keepPeers stays connected to every node of the directory, and to the
-// addresses of the site ticket until the first records have arrived.
+// keepPeers stays connected to every node of the directory.
 func (n *node) keepPeers(ctx context.Context) error {
 	var keeping sync.WaitGroup
 	defer keeping.Wait()
-	if len(n.bootstrap) > 0 {
-		keeping.Go(func() { n.dialBootstrap(ctx) })
-	}
 	kept := map[identity.ID]bool{n.id: true}
 	for r, err := range n.directory.Watch(ctx, 0) {
 		if err != nil {
@@ -192,20 +168,59 @@ func (n *node) keepPeer(ctx context.Context, id identity.ID) {
 	}
 }
 
-// dialBootstrap connects to whoever answers at the addresses that came with the
-// certificate, until the directory knows a node besides this one.
-func (n *node) dialBootstrap(ctx context.Context) {
-	for ctx.Err() == nil && len(n.directory.Nodes()) == 0 {
+// Without a new head for quietTime the addresses of the site ticket are dialled
+// again, at first after quietPause, then half as often each time down to once in
+// quietPauseMax: the nodes that the directory knows may all have moved.
+const (
+	quietTime     = 2 * directory.HeadInterval
+	quietPause    = 2 * time.Second
+	quietPauseMax = time.Minute
+)
+
+// quiet reports whether the writer of the directory was not heard for too long.
+func (n *node) quiet() bool { return n.directory.Stale() > quietTime }
+
+// dialBootstrap connects to the nodes that answer at the addresses of the site
+// ticket, until the first records have arrived, and whenever the writer is not
+// heard. keepPeers dials the addresses that the directory knows.
+func (n *node) dialBootstrap(ctx context.Context) error {
+	pause := quietPause
+	for ctx.Err() == nil {
 		changed := n.overlay.Changed()
-		if len(n.directorySources()) == 0 {
-			for _, addr := range n.bootstrap {
-				if _, err := n.overlay.Dial(ctx, addr, identity.ID{}); err == nil {
-					break
-				} else if ctx.Err() == nil {
-					n.log.WithField(logfield.Remote, addr).WithError(err).Warn("cannot reach the inviting node's mesh port yet")
-				}
-			}
+		switch {
+		case !n.quiet():
+			pause = quietPause
+			sleep(ctx, quietTime/4, nil)
+		case len(n.directory.Nodes()) > 0:
+			n.tryBootstrap(ctx, n.log.Debug)
+			sleep(ctx, pause, nil)
+			pause = min(2*pause, quietPauseMax)
+		case len(n.connectedNodes()) == 0:
+			n.tryBootstrap(ctx, n.log.Warn)
+			sleep(ctx, retryInterval, changed)
+		default: // the first records are on their way
+			sleep(ctx, retryInterval, changed)
 		}
-		wait(ctx, changed)
+	}
+	return nil
+}
+
+// tryBootstrap dials each address of the site ticket once.
+func (n *node) tryBootstrap(ctx context.Context, log func(...any)) {
+	for _, addr := range n.bootstrap {
+		if _, err := n.overlay.Dial(ctx, addr, identity.ID{}); err != nil && ctx.Err() == nil {
+			log(fmt.Sprintf("cannot reach the mesh port of the inviting node at %s yet: %v", addr, err))
+		}
+	}
+}
+
+// sleep returns after d, when woken is closed, or when ctx is done.
+func sleep(ctx context.Context, d time.Duration, woken <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-woken:
+	case <-t.C:
 	}
 }

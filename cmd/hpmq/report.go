@@ -18,11 +18,11 @@ func (n *node) status() *statusReply {
 		PID: os.Getpid(), Started: n.started, Certificate: n.store.SVID().NotAfter(), CA: n.authority != nil,
 		Listeners: n.listeners(), Broker: n.brokerCounters(), Functions: n.functionList(),
 		Directory: directoryStatus{Records: n.directory.Tip().Count, Signed: head.Time(), Writer: n.directory.Writable()},
-		Peers:     n.peers(), Links: n.linkList(), Warnings: []string{},
+		Nodes:     n.nodeRecords(), Peers: n.peers(), Links: n.linkList(), Warnings: []string{},
 	}
 	s.Policy = n.policyStatus()
-	if stale := n.directory.Stale(); !n.directory.Writable() && stale > 5*time.Minute {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("the directory's writer was last heard of %s ago; policy and revocations may be older than they are elsewhere", stale.Round(time.Second)))
+	if n.quiet() {
+		s.Warnings = append(s.Warnings, n.quietWarning())
 	}
 	if text := n.policyUnrecorded.Load(); text != nil {
 		s.Warnings = append(s.Warnings, "the newest policy is in force on this node only: "+*text)
@@ -31,6 +31,15 @@ func (n *node) status() *statusReply {
 		s.Warnings = append(s.Warnings, "this node's certificate is due for renewal; is a CA node reachable?")
 	}
 	return s
+}
+
+// quietWarning says since when the writer is not heard.
+func (n *node) quietWarning() string {
+	const then = "; policy and revocations may be older here than they are elsewhere"
+	if n.directory.Head().UnixMilli == 0 {
+		return "the directory's writer has not been heard of yet" + then
+	}
+	return fmt.Sprintf("the directory's writer was last heard of %s ago", n.directory.Stale().Round(time.Second)) + then
 }
 
 func (n *node) policyStatus() policyStatus {

@@ -59,7 +59,7 @@ func (n *node) keepSlice(ctx context.Context, id identity.ID) {
 		changed := n.changes.slices.wait()
 		if err := n.pushSlice(ctx, id); err != nil {
 			n.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice not accepted yet")
-			wait(ctx, changed)
+			sleep(ctx, retryInterval, changed)
 			continue
 		}
 		select {

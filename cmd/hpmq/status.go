@@ -52,6 +52,9 @@ func printStatus(w io.Writer, s *statusReply, now time.Time) {
 	}
 	fmt.Fprintf(w, "  directory  %d records, head %s (%s)\n", s.Directory.Records, signed, writer)
 	fmt.Fprintf(w, "  identity   certificate expires in %s\n", ago(s.Certificate, now))
+	for _, r := range s.Nodes {
+		fmt.Fprintf(w, "  node       %s (%s) %s\n", r.Site, r.Node, r.state(s.Directory.Records, now))
+	}
 	for _, l := range s.Links {
 		fmt.Fprintf(w, "  link       %s (%s) %s: %d filters wanted there, %d queued, %d sent, %d received, %d dropped\n",
 			l.Site, l.Peer, l.State, l.Interest, l.Queued, l.Sent, l.Received, l.Dropped)

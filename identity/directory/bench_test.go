@@ -42,7 +42,7 @@ func BenchmarkApply(b *testing.B) {
 		b.StopTimer()
 		r := newReplica(b)
 		b.StartTimer()
-		if err := r.acceptRecords(body); err != nil {
+		if _, err := r.acceptRecords(body); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
 )
 
@@ -57,7 +58,12 @@ type Directory struct {
 	spans   []span // spans[i] is where record i+1 lies
 	tip     Point
 	head    keptHead
-	changed chan struct{} // closed and replaced when tip or head move
+	changed chan struct{} // closed and replaced when tip, head or policyInForce move
+
+	policyInForce uint64 // version that this node acts by
+
+	replicas replicas // nodes that follow this one
+	sources  sources  // nodes that this one follows
 }
 
 // Open opens the directory log at path, or begins one, and checks it. root is
@@ -66,9 +72,19 @@ func Open(path string, root ed25519.PublicKey, opts Options) (*Directory, error)
 	if len(root) != ed25519.PublicKeySize {
 		return nil, fmt.Errorf("directory root key of %d bytes, want %d", len(root), ed25519.PublicKeySize)
 	}
+	d := newDirectory(path, root, opts)
+	if err := d.load(); err != nil {
+		return nil, fmt.Errorf("open directory: %w", err)
+	}
+	return d, nil
+}
+
+func newDirectory(path string, root ed25519.PublicKey, opts Options) *Directory {
 	d := &Directory{
 		path: path, signer: opts.Signer, now: opts.Now, log: opts.Log,
 		index: newIndex(root), changed: make(chan struct{}),
+		replicas: replicas{last: map[identity.ID]Replica{}, streams: map[identity.ID]int{}, changed: make(chan struct{})},
+		sources:  sources{all: map[*source]struct{}{}, changed: make(chan struct{})},
 	}
 	if d.now == nil {
 		d.now = time.Now
@@ -78,10 +94,7 @@ func Open(path string, root ed25519.PublicKey, opts Options) (*Directory, error)
 		silent.SetOutput(io.Discard)
 		d.log = silent
 	}
-	if err := d.load(); err != nil {
-		return nil, fmt.Errorf("open directory: %w", err)
-	}
-	return d, nil
+	return d
 }
 
 func (d *Directory) load() error {

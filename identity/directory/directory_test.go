@@ -305,7 +305,7 @@ func TestUnknownKindIsCarried(t *testing.T) {
 	if e.raw, err = e.sign(rootKey); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.acceptRecords(e.raw); err != nil {
+	if _, err := w.acceptRecords(e.raw); err != nil {
 		t.Fatal(err)
 	}
 	mustPut(t, w, somePolicy(1))

@@ -7,8 +7,14 @@
 // replica whose log is a verified prefix of the writer's. Records form a hash
 // chain, so that the signature of the newest vouches for all before it, and
 // the chain of signers begins with the key that every enrolment ticket pins.
-// Every [HeadInterval] the writer signs a [Head]; its age tells a replica, also
-// one that just restarted, how far behind it may be.
+// Every [HeadInterval], and after each change, the writer signs a [Head]; its age
+// tells a replica, also one that just restarted, how far behind it may be.
+//
+// A replica follows all nodes that it is connected to ([Directory.Replicate]).
+// Each tells heads and new records; history that is missing is fetched from one
+// at a time, for a turn of three seconds. No choice of a source is made that
+// lasts: an earlier version stayed with one source while its stream lived, and two
+// replicas that had chosen each other heard nothing of the writer any more.
 //
 // A record is on disk, synced, before [Directory.Put] returns, before a replica
 // counts it, and before anybody is told. What a log holds is never given up to
@@ -16,6 +22,7 @@
 // refused with both positions named, and an operator decides.
 //
 // The package decides what is a valid record and in which order records apply.
-// It knows no network (streams are given to it), no certificates and no policy
-// language; what a change means for live sessions is for those who [Directory.Watch].
+// It knows no certificates, no policy language, and the network only as a [Mesh]
+// that opens streams. A change's meaning for live sessions is decided by the
+// callers of [Directory.Watch].
 package directory

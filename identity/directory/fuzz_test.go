@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
 func FuzzRecord(f *testing.F) {
@@ -57,6 +56,29 @@ func (m *memoryFile) Truncate(size int64) error {
 func (m *memoryFile) Sync() error  { return nil }
 func (m *memoryFile) Close() error { return nil }
 
+// fuzzReplica is a replica without a disk but for its head.
+func fuzzReplica(path string) *Directory {
+	d := newDirectory(path, publicKey(rootKey), Options{})
+	d.file = &logFile{file: &memoryFile{[]byte(logMagic)}, size: int64(len(logMagic))}
+	return d
+}
+
+// messages writes frames as a stream has them.
+func messages(f *testing.F, all ...message) []byte {
+	var stream bytes.Buffer
+	for _, m := range all {
+		if err := writeMessage(&stream, m.t, m.body); err != nil {
+			f.Fatal(err)
+		}
+	}
+	return stream.Bytes()
+}
+
+type message struct {
+	t    frameType
+	body []byte
+}
+
 func FuzzFollow(f *testing.F) {
 	w := newWriter(f)
 	mustPut(f, w, everyKind()...)
@@ -64,41 +86,52 @@ func FuzzFollow(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if err := w.signHead(); err != nil {
-		f.Fatal(err)
-	}
+	mustSignHead(f, w)
 	head, err := encoding.Marshal(w.Head())
 	if err != nil {
 		f.Fatal(err)
 	}
-	var stream bytes.Buffer
-	for _, m := range []struct {
-		t    frameType
-		body []byte
-	}{{frameRecords, body}, {frameHead, head}} {
-		if err := writeMessage(&stream, m.t, m.body); err != nil {
-			f.Fatal(err)
-		}
-	}
-	f.Add(stream.Bytes())
+	f.Add(messages(f, message{frameRecords, body}, message{frameHead, head}))
+	f.Add(messages(f, message{frameHead, head}, message{200, []byte("from a later version")}, message{frameAnswer, body}))
 	f.Add([]byte{byte(frameRefused), 1, 0, 0, 0, 0xa0})
 	f.Add([]byte{byte(frameRecords), 0xff, 0xff, 0xff, 0xff})
 	path := filepath.Join(f.TempDir(), "log")
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := &Directory{
-			path: path, now: time.Now, index: newIndex(publicKey(rootKey)), changed: make(chan struct{}),
-			file: &logFile{file: &memoryFile{[]byte(logMagic)}, size: int64(len(logMagic))},
-		}
-		err := r.follow(nopStream{struct {
-			io.Reader
-			io.Writer
-		}{bytes.NewReader(b), io.Discard}})
-		if err == nil {
+		r := fuzzReplica(path)
+		if err := r.listen(r.sources.add(node("w")), bytes.NewReader(b)); err == nil {
 			t.Fatal("a stream that ended gave no error")
 		}
 		for seq := uint64(1); seq <= r.Tip().Count; seq++ {
 			if got, err := r.Record(seq); err != nil || got.verify(publicKey(rootKey)) != nil {
 				t.Fatalf("stored record %d: %v", seq, err)
+			}
+		}
+	})
+}
+
+func FuzzServe(f *testing.F) {
+	w := newWriter(f)
+	mustPut(f, w, everyKind()...)
+	report, err := encoding.Marshal(Report{Point: w.Tip(), Policy: 3})
+	if err != nil {
+		f.Fatal(err)
+	}
+	at, err := encoding.Marshal(Point{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(messages(f, message{frameHello, report}, message{frameFetch, at}, message{frameReport, report}))
+	f.Add(messages(f, message{frameHello, report}, message{frameHello, report}))
+	f.Add([]byte{byte(frameFetch), 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		rw := nopStream{struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(b), io.Discard}}
+		_ = w.Serve(t.Context(), node("r"), rw)
+		for _, r := range w.Replicas() {
+			if here, ok, err := w.pointAt(r.Point.Count); err != nil || !ok || here != r.Point {
+				t.Fatalf("believed a report of %v", r.Point)
 			}
 		}
 	})

@@ -13,8 +13,15 @@ import (
 	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
-// HeadInterval is how often the writer signs a head.
+// HeadInterval is how often the writer signs a head when nothing changes.
 const HeadInterval = time.Minute
+
+// headPause is the least time between two heads, and headRetry the time after
+// one that could not be kept.
+const (
+	headPause = time.Second
+	headRetry = 10 * time.Second
+)
 
 const maxHead = 1 << 10
 
@@ -95,24 +102,49 @@ func (d *Directory) Stale() time.Duration {
 	return max(d.now().Sub(kept.seen()), 0)
 }
 
-// Run signs a head at once and then every [HeadInterval] until ctx is done. On
-// a replica it only waits.
+// Run signs a head at once, after each change of the log, and every
+// [HeadInterval], until ctx is done. A head tells other nodes that there is a
+// record, so heads follow records within [headPause]. On a replica Run only
+// waits.
 func (d *Directory) Run(ctx context.Context) error {
 	if !d.Writable() {
 		<-ctx.Done()
 		return nil
 	}
-	tick := time.NewTicker(HeadInterval)
-	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
+		pause := headPause
 		if err := d.signHead(); err != nil {
 			// Replicas see the age of the head grow; records still flow.
 			d.log.WithError(err).Error("cannot sign a directory head")
+			pause = headRetry
+		}
+		d.awaitHeadDue(ctx, pause)
+	}
+	return nil
+}
+
+// awaitHeadDue returns when it is time for the next head: not before pause is
+// over.
+func (d *Directory) awaitHeadDue(ctx context.Context, pause time.Duration) {
+	earliest, latest := time.NewTimer(pause), time.NewTimer(HeadInterval)
+	defer earliest.Stop()
+	defer latest.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-earliest.C:
+	}
+	for {
+		p := d.progress()
+		if p.tip != p.head.Point {
+			return
 		}
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+			return
+		case <-latest.C:
+			return
+		case <-p.changed:
 		}
 	}
 }
@@ -134,23 +166,33 @@ func (d *Directory) signHead() error {
 	return d.storeHead(h)
 }
 
-// acceptHead takes in a head that a peer sent. It follows the records that it
-// vouches for, so one that goes beyond them, or contradicts them, is refused.
+// verifyHead reports whether the signer of h is known here. It is an error if the
+// signer did not make h.
+func (d *Directory) verifyHead(h Head) (known bool, err error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if _, known := d.index.signer(h.Signer); !known {
+		return false, nil
+	}
+	return true, h.verify(&d.index)
+}
+
+// acceptHead keeps a verified head if it is the newest and this log goes as far
+// as it vouches for. One that contradicts the log is refused.
 func (d *Directory) acceptHead(h Head) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
-	if err := h.verify(&d.index); err != nil {
-		return err
-	}
 	if h.UnixMilli <= d.head.Head.UnixMilli {
 		return nil // of old news, from a replica that lags
 	}
 	here, ok, err := d.pointAt(h.Point.Count)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if !ok || here != h.Point {
-		return &DivergedError{Here: d.tip, There: h.Point}
+	case !ok:
+		return nil // the records are on their way
+	case here != h.Point:
+		return &DivergedError{Here: d.Tip(), There: h.Point}
 	}
 	return d.storeHead(h)
 }

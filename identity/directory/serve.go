@@ -6,131 +6,209 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"github.com/hpmq/hpmq/identity"
 )
 
 // streamBatch is how many bytes of records a server puts into one message, if
 // the first does not exceed it alone.
-const streamBatch = 256 << 10
+const streamBatch = 64 << 10
 
-var errTalks = errors.New("directory stream: the follower sent more than its hello")
-
-// Serve answers one follower: it sends what the follower lacks, then new
-// records and heads as they come. It returns when ctx is done or the follower
-// leaves, nil in both cases, and closes rw. A follower whose log contradicts
-// this one is told so and gets nothing: see [DivergedError].
-func (d *Directory) Serve(ctx context.Context, rw io.ReadWriteCloser) error {
+// Serve answers the node follower: it tells the newest head and each new record
+// as they come, and sends older records one batch for each fetch. It returns
+// when ctx is done or the follower leaves, nil in both cases, and closes rw. A
+// follower whose log contradicts this one is told so and gets nothing: see
+// [DivergedError].
+func (d *Directory) Serve(ctx context.Context, follower identity.ID, rw io.ReadWriteCloser) error {
 	defer rw.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, func() { rw.Close() })
 	defer stop()
-	follower, err := readHello(rw)
+	first, err := readHello(rw)
 	if err != nil {
 		if ctx.Err() != nil || errors.Is(err, io.EOF) {
 			return nil
 		}
 		return fmt.Errorf("serve directory: %w", err)
 	}
+	f := &feed{d: d, follower: follower, wake: make(chan struct{}, 1)}
+	d.replicas.begin(follower)
+	defer d.replicas.end(follower)
+	f.setReport(first)
 	var reader sync.WaitGroup
-	reader.Go(func() { cancel(awaitEnd(rw)) }) // ends with rw
-	err = d.feed(ctx, rw, follower)
+	reader.Go(func() { cancel(f.listen(rw)) }) // ends with rw
+	err = f.run(ctx, rw)
 	ended := context.Cause(ctx)
 	rw.Close()
 	reader.Wait()
 
 	_, diverged := errors.AsType[*DivergedError](err)
+	_, protocol := errors.AsType[*protocolError](ended)
 	switch {
 	case diverged:
 		return fmt.Errorf("serve directory: %w", err)
-	case errors.Is(ended, errTalks):
-		return errTalks
+	case protocol:
+		return fmt.Errorf("serve directory: %w", ended)
 	case err == nil || ended != nil:
 		return nil
 	}
 	return fmt.Errorf("serve directory: %w", err)
 }
 
-func readHello(r io.Reader) (Point, error) {
+// protocolError tells a peer that breaks the protocol from one that left.
+type protocolError struct{ err error }
+
+// Error implements error.
+func (e *protocolError) Error() string { return e.err.Error() }
+
+func readHello(r io.Reader) (Report, error) {
 	t, body, err := readMessage(r)
 	if err != nil {
-		return Point{}, err
+		return Report{}, err
 	}
 	if t != frameHello {
-		return Point{}, fmt.Errorf("directory stream: message of type %d in place of the hello", t)
+		return Report{}, fmt.Errorf("directory stream: message of type %d in place of the hello", t)
 	}
-	return decodePoint(body)
+	return decodeReport(body)
 }
 
-// awaitEnd waits for the follower to go away; it has nothing more to say.
-func awaitEnd(r io.Reader) error {
-	var b [1]byte
-	if n, err := io.ReadFull(r, b[:]); n == 0 {
-		return err
-	}
-	return errTalks
+// feed is one follower's stream. One goroutine reads, one writes.
+type feed struct {
+	d        *Directory
+	follower identity.ID
+	wake     chan struct{} // capacity 1: the writer has something to look at
+
+	mu     sync.Mutex // guards all below
+	report Report
+	fetch  *Point // asked for and not answered
 }
 
-// feed sends the follower all it lacks, until ctx is done.
-func (d *Directory) feed(ctx context.Context, w io.Writer, at Point) error {
-	if err := d.meet(ctx, w, at); err != nil {
-		return err
+// listen takes the follower's reports and fetches until the stream ends. Of
+// several fetches that wait only the newest is answered.
+func (f *feed) listen(r io.Reader) error {
+	for {
+		t, body, err := readMessage(r)
+		if err != nil {
+			return err
+		}
+		switch t {
+		case frameReport:
+			report, err := decodeReport(body)
+			if err != nil {
+				return &protocolError{err}
+			}
+			f.setReport(report)
+		case frameFetch:
+			at, err := decodePoint(body)
+			if err != nil {
+				return &protocolError{err}
+			}
+			f.mu.Lock()
+			f.fetch = &at
+			f.mu.Unlock()
+			f.poke()
+		case frameHello, frameRecords, frameHead, frameRefused, frameAnswer:
+			return &protocolError{fmt.Errorf("directory stream: message of type %d from a follower", t)}
+		}
 	}
-	next := at.Count + 1
+}
+
+func (f *feed) setReport(r Report) {
+	f.mu.Lock()
+	f.report = r
+	f.mu.Unlock()
+	f.poke()
+}
+
+func (f *feed) poke() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next takes the fetch that waits, if any, and returns the newest report.
+func (f *feed) next() (Report, *Point) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fetch := f.fetch
+	f.fetch = nil
+	return f.report, fetch
+}
+
+// run sends to the follower until ctx is done. Records that were in the log
+// before the stream began are sent on request only: as a rule the follower has
+// them, and if not it asks one of its sources and not all.
+func (f *feed) run(ctx context.Context, w io.Writer) error {
+	push := f.d.Tip().Count + 1
+	var told Report
 	var sent Head
 	for ctx.Err() == nil {
-		p := d.progress()
+		p := f.d.progress()
+		report, fetch := f.next()
+		if report != told {
+			if err := f.check(w, report.Point); err != nil {
+				return err
+			}
+			f.d.replicas.note(f.follower, report, f.d.now())
+			told = report
+		}
+		push = max(push, report.Point.Count+1)
+		var err error
 		switch {
-		case next <= p.tip.Count:
-			body, n, err := d.batch(next, p.tip.Count)
-			if err != nil {
-				return err
-			}
-			if err := writeMessage(w, frameRecords, body); err != nil {
-				return err
-			}
-			next += n
+		case fetch != nil:
+			err = f.answer(w, *fetch, p.tip.Count)
 		case p.head.UnixMilli > sent.UnixMilli:
-			body, err := encoding.Marshal(p.head)
-			if err != nil {
-				return err
-			}
-			if err := writeMessage(w, frameHead, body); err != nil {
-				return err
-			}
+			err = writeValue(w, frameHead, p.head)
 			sent = p.head
+		case push <= p.tip.Count:
+			push, err = f.push(w, push, p.tip.Count)
 		default:
 			select {
 			case <-ctx.Done():
 			case <-p.changed:
+			case <-f.wake:
 			}
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// meet makes sure that the follower's log is a prefix of this one. A follower
-// that is ahead of the writer never can be; one that is ahead of a replica may
-// have to wait until the replica has caught up.
-func (d *Directory) meet(ctx context.Context, w io.Writer, at Point) error {
-	for {
-		p := d.progress()
-		here, ok, err := d.pointAt(at.Count)
-		if err != nil {
-			return err
-		}
-		if ok && here == at {
-			return nil
-		}
-		if ok || d.Writable() {
-			err := writePoint(w, frameRefused, p.tip)
-			return errors.Join(&DivergedError{Here: p.tip, There: at}, err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.changed:
-		}
+// check makes sure that a follower's position does not contradict this log. A
+// follower may be ahead of a replica, never of the writer.
+func (f *feed) check(w io.Writer, at Point) error {
+	here, ok, err := f.d.pointAt(at.Count)
+	if err != nil {
+		return err
 	}
+	if ok && here == at || !ok && !f.d.Writable() {
+		return nil
+	}
+	tip := f.d.Tip()
+	return errors.Join(&DivergedError{Here: tip, There: at}, writeValue(w, frameRefused, tip))
+}
+
+func (f *feed) answer(w io.Writer, at Point, last uint64) error {
+	if err := f.check(w, at); err != nil {
+		return err
+	}
+	body, _, err := f.d.batch(at.Count+1, last)
+	if err != nil {
+		return err
+	}
+	return writeMessage(w, frameAnswer, body)
+}
+
+func (f *feed) push(w io.Writer, first, last uint64) (next uint64, err error) {
+	body, n, err := f.d.batch(first, last)
+	if err != nil {
+		return first, err
+	}
+	return first + n, writeMessage(w, frameRecords, body)
 }
 
 // batch returns the raw records from first on that fit into one message.

@@ -43,9 +43,6 @@ func (s *stage) add(e entry, p Payload) {
 // admit checks a record that somebody else made against what x holds and
 // returns its content.
 func (x *index) admit(e *entry, tip Point, clock hlc, signature bool) (Payload, error) {
-	if e.Seq != tip.Count+1 || e.Prev != tip.Hash {
-		return nil, &DivergedError{Here: tip, There: Point{e.Seq - 1, e.Prev}}
-	}
 	key, ok := x.signer(e.Signer)
 	if !ok {
 		return nil, fmt.Errorf("record %d: signer %x is not in the chain of signers", e.Seq, e.Signer)
@@ -54,6 +51,10 @@ func (x *index) admit(e *entry, tip Point, clock hlc, signature bool) (Payload, 
 		if err := e.verify(key); err != nil {
 			return nil, err
 		}
+	}
+	// After the signature: a forger must not be able to raise this alarm.
+	if e.Seq != tip.Count+1 || e.Prev != tip.Hash {
+		return nil, &DivergedError{Here: tip, There: Point{e.Seq - 1, e.Prev}}
 	}
 	if want := x.version(slot{e.Kind, e.Key}) + 1; e.Version != want {
 		return nil, fmt.Errorf("record %d: version %d of %s %q, want %d", e.Seq, e.Version, e.Kind, e.Key, want)
