@@ -10,34 +10,80 @@ import (
 	"time"
 )
 
-// fabric is two sites, each a machine of its own, joined and linked.
+// fabric is three sites, each a machine of its own, joined and linked.
 type fabric struct {
-	net                 *network
-	paris, lyon         *host
-	parisNode, lyonNode *process
+	net                           *network
+	paris, lyon, oslo             *host
+	parisNode, lyonNode, osloNode *process
 }
 
-// newFabric starts paris with its CA, and lyon with a site ticket.
+// newFabric starts paris with its CA, and lyon and oslo with site tickets.
 func newFabric(t *testing.T) *fabric {
 	t.Helper()
 	net := newNetwork(t)
-	f := &fabric{net: net, paris: net.addHost("paris"), lyon: net.addHost("lyon")}
+	f := &fabric{net: net, paris: net.addHost("paris"), lyon: net.addHost("lyon"), oslo: net.addHost("oslo")}
 	f.parisNode = f.paris.up(t, "--site", "paris")
-	ticket := f.paris.ticket(t, "site", "invite", "lyon")
-	f.lyonNode = f.lyon.up(t, "--site", "lyon", "--join", ticket)
+	f.lyonNode = f.lyon.join(t, f.paris)
+	f.osloNode = f.oslo.join(t, f.paris)
 	f.awaitLinks(t)
 	return f
 }
 
-// awaitLinks waits until both sites say that their link is up.
+// join starts a node that joins the fabric of ca as the site of its host's name.
+func (h *host) join(t *testing.T, ca *host) *process {
+	t.Helper()
+	return h.up(t, "--site", h.name, "--join", ca.ticket(t, "site", "invite", h.name))
+}
+
+func (f *fabric) sites() []*host { return []*host{f.paris, f.lyon, f.oslo} }
+
+// awaitLinks waits until every site says that its links are up.
 func (f *fabric) awaitLinks(t *testing.T) {
 	t.Helper()
-	for _, h := range []*host{f.paris, f.lyon} {
-		eventually(t, 30*time.Second, h.name+" has a link", func() bool {
-			links := h.status(t).Links
-			return len(links) == 1 && links[0].State == "up"
-		})
+	for _, h := range f.sites() {
+		h.awaitLinks(t, len(f.sites())-1)
 	}
+}
+
+// awaitLinks waits until h says that its links to so many sites are up.
+func (h *host) awaitLinks(t *testing.T, sites int) {
+	t.Helper()
+	eventually(t, 30*time.Second, h.name+" has its links", func() bool {
+		up := 0
+		for _, l := range h.status(t).Links {
+			if l.State == "up" {
+				up++
+			}
+		}
+		return up == sites
+	})
+}
+
+// linkStatus is what the tests read of a link.
+type linkStatus struct {
+	Site     string
+	State    string
+	Interest int
+	Queued   int
+	Dropped  int
+}
+
+// nodeRecords is what the tests read of how far another node is.
+type nodeRecords struct {
+	Site            string
+	Connected       bool
+	Records, Policy int
+}
+
+// linkToLyon is the link of h to lyon.
+func (h *host) linkToLyon(t *testing.T) linkStatus {
+	t.Helper()
+	for _, l := range h.status(t).Links {
+		if l.Site == "lyon" {
+			return l
+		}
+	}
+	return linkStatus{}
 }
 
 // up starts a node and waits until it serves.
@@ -113,15 +159,12 @@ func (d *device) mustPub(t *testing.T, h *host, topic, payload string) {
 
 // status is what the tests read of hpmq status -o json.
 type status struct {
-	Node  string
-	ID    string
-	Site  string
-	Links []struct {
-		State    string
-		Interest int
-		Queued   int
-		Dropped  int
-	}
+	Node      string
+	ID        string
+	Site      string
+	Links     []linkStatus
+	Nodes     []nodeRecords
+	Warnings  []string
 	Broker    map[string]int
 	Directory struct{ Records int }
 	Policy    struct {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestScene is the main job from end to end: two sites and a device, each a
+// TestScene is the main job from end to end: three sites and a device, each a
 // machine of its own, and a router between them.
 func TestScene(t *testing.T) {
 	need(t, "mosquitto", "mosquitto_pub", "mosquitto_sub")
@@ -19,7 +19,7 @@ func TestScene(t *testing.T) {
 	web := buildProgram(t, "quickstart/web")
 
 	net := newNetwork(t)
-	s := &scene{paris: net.addHost("paris"), lyon: net.addHost("lyon"), device: net.addHost("device"), web: web}
+	s := &scene{paris: net.addHost("paris"), lyon: net.addHost("lyon"), oslo: net.addHost("oslo"), device: net.addHost("device"), web: web}
 
 	s.startSites(t)
 	s.enrolDevice(t)
@@ -31,28 +31,32 @@ func TestScene(t *testing.T) {
 }
 
 type scene struct {
-	paris, lyon, device *host
-	web                 string   // path of the device's web server
-	parisNode           *process // hpmq up
-	subscriber          *process // stock mosquitto_sub at lyon
-	printed             []string // the words of the command line that hpmq-enroll printed
+	paris, lyon, oslo, device *host
+
+	web        string   // path of the device's web server
+	parisNode  *process // hpmq up
+	subscriber *process // stock mosquitto_sub at lyon
+	printed    []string // the words of the command line that hpmq-enroll printed
 }
 
-// startSites is step 1: a CA at paris, and lyon joins with a site ticket.
+// startSites is step 1: a CA at paris, and the others join with site tickets. The
+// CA restarts once before anything else happens.
 func (s *scene) startSites(t *testing.T) {
-	s.parisNode = s.paris.start(t, "hpmq", "up", "--site", "paris")
-	s.parisNode.waitLine("ready in", 20*time.Second)
-	ticket := s.paris.ticket(t, "site", "invite", "lyon")
-	s.lyon.start(t, "hpmq", "up", "--site", "lyon", "--join", ticket).waitLine("ready in", 20*time.Second)
-	for _, h := range []*host{s.paris, s.lyon} {
-		eventually(t, 20*time.Second, h.name+" has a link", func() bool {
-			links := h.status(t).Links
-			return len(links) == 1 && links[0].State == "up"
-		})
+	s.parisNode = s.paris.up(t, "--site", "paris")
+	s.lyon.join(t, s.paris)
+	s.oslo.join(t, s.paris)
+	sites := []*host{s.paris, s.lyon, s.oslo}
+	for _, h := range sites {
+		h.awaitLinks(t, 2)
+	}
+	s.parisNode.stop()
+	s.parisNode = s.paris.up(t)
+	for _, h := range sites {
+		h.awaitLinks(t, 2)
 	}
 	s.subscriber = s.lyon.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "site/#", "-v", "-q", "1")
 	eventually(t, 10*time.Second, "paris knows what lyon wants", func() bool {
-		return s.paris.status(t).Links[0].Interest > 0
+		return s.paris.linkToLyon(t).Interest > 0
 	})
 }
 
@@ -269,7 +273,7 @@ func (s *scene) cutLink(t *testing.T) {
 	if len(got) != messages {
 		t.Errorf("lyon received %d messages, want %d", len(got), messages)
 	}
-	if dropped := s.paris.status(t).Links[0].Dropped; dropped != 0 {
+	if dropped := s.paris.linkToLyon(t).Dropped; dropped != 0 {
 		t.Errorf("the link dropped %d messages", dropped)
 	}
 }
@@ -295,9 +299,11 @@ func (s *scene) revoke(t *testing.T) {
 	if r := s.device.try(t, "mosquitto_pub", append(s.credentials(), "-q", "1", "-t", "site/paris/pump-7/raw", "-m", "x")...); r.code == 0 {
 		t.Error("a revoked device published")
 	}
-	lyon := strings.ReplaceAll(strings.Join(s.credentials(), " "), s.paris.address, s.lyon.address)
-	if r := s.device.try(t, "mosquitto_pub", append(strings.Fields(lyon), "-q", "1", "-t", "site/paris/pump-7/raw", "-m", "x")...); r.code == 0 {
-		t.Error("a revoked device published at the other site")
+	for _, h := range []*host{s.lyon, s.oslo} {
+		there := strings.ReplaceAll(strings.Join(s.credentials(), " "), s.paris.address, h.address)
+		if r := s.device.try(t, "mosquitto_pub", append(strings.Fields(there), "-q", "1", "-t", "site/paris/pump-7/raw", "-m", "x")...); r.code == 0 {
+			t.Errorf("a revoked device published at %s", h.name)
+		}
 	}
 	if r := s.device.try(t, "hpmq-enroll", "renew", "--force", "--out", "pump-7"); r.code != 4 {
 		t.Errorf("renewal of a revoked device: exit code %d, want 4\n%s", r.code, r.stderr)
