@@ -55,6 +55,7 @@ func (n *node) controlAPI() http.Handler {
 	handle(mux, "POST /v1/identities/{id}/tickets/void", n.voidTickets)
 	handle(mux, "POST /v1/identities/{id}/revoke", n.revoke)
 	handle(mux, "POST /v1/identities/{id}/replace", n.replace)
+	handle(mux, "POST /v1/sites/{site}/remove", n.removeSite)
 	handle(mux, "POST /v1/records/await", n.awaitRecorded)
 	handle(mux, "GET /v1/clients", func(*http.Request, struct{}) ([]clientReply, error) { return n.clients(), nil })
 	handle(mux, "POST /v1/identities/{id}/kick", n.kick)
@@ -218,12 +219,34 @@ func (n *node) revoke(r *http.Request, q revokeRequest) (*revokeReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := n.authority.Revoke(id, q.Reason); err != nil {
+	if err := n.authority.Revoke(id, authority.RevokeOptions{Reason: q.Reason, ClearRetained: q.ClearRetained}); err != nil {
 		return nil, err
 	}
 	rec, _ := n.directory.Revocation(id)
 	known, _ := n.directory.Identity(id)
 	a := &revokeReply{ID: id.String(), Generation: rec.Generation, NotAfter: known.NotAfter}
+	a.Records = n.directory.Tip().Count
+	return a, nil
+}
+
+// removeSite ends a site's nodes for good.
+func (n *node) removeSite(r *http.Request, _ struct{}) (*removeSiteReply, error) {
+	if err := n.onCA(); err != nil {
+		return nil, err
+	}
+	a := &removeSiteReply{Site: r.PathValue("site"), Nodes: []string{}}
+	ended, err := n.authority.RemoveSite(a.Site)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ended {
+		a.Nodes = append(a.Nodes, id.Name)
+	}
+	for p := range n.directory.Identities() {
+		if p.ID.Kind != identity.Node && p.Site == a.Site && p.State == directory.Active {
+			a.Left++
+		}
+	}
 	a.Records = n.directory.Tip().Count
 	return a, nil
 }

@@ -229,7 +229,16 @@ type identityReply struct {
 }
 
 type revokeRequest struct {
-	Reason string `json:"reason"`
+	Reason        string `json:"reason"`
+	ClearRetained bool   `json:"clear_retained"`
+}
+
+type removeSiteReply struct {
+	recordedReply
+
+	Site  string   `json:"site"`
+	Nodes []string `json:"nodes"`           // that were ended
+	Left  int      `json:"identities_left"` // that have their home there and stay
 }
 
 type revokeReply struct {

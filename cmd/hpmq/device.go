@@ -79,12 +79,14 @@ the other nodes to say that they have it, and lists those that have not: they go
 on as before until they are connected again. The exit code is 0 either way.`,
 		Example: `  hpmq device revoke pump-7
   hpmq device revoke user:anna --reason "left the company"
+  hpmq device revoke pump-7 --reason stolen --clear-retained
   hpmq device revoke pump-7 --wait 1m      # a site is about to come back`,
 		Args: cobra.ExactArgs(1),
 	}
 	addOutputFlag(revoke)
 	addWaitFlag(revoke)
 	reason := revoke.Flags().String("reason", "", "`why`, for the record")
+	clearRetained := revoke.Flags().Bool("clear-retained", false, "clear the retained messages that it published, at every site")
 	revoke.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := checkWait(cmd); err != nil {
 			return err
@@ -95,7 +97,7 @@ on as before until they are connected again. The exit code is 0 either way.`,
 		}
 		var a revokeReply
 		path := "/v1/identities/" + url.PathEscape(args[0]) + "/revoke"
-		if err := c.post(cmd.Context(), path, revokeRequest{Reason: *reason}, &a); err != nil {
+		if err := c.post(cmd.Context(), path, revokeRequest{Reason: *reason, ClearRetained: *clearRetained}, &a); err != nil {
 			return err
 		}
 		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, a.ID); err != nil {

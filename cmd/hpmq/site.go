@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base32"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 
 func newSiteCommand() *cobra.Command {
 	site := &cobra.Command{Use: "site", Short: "Bring other places into the fabric"}
-	site.AddCommand(newSiteInviteCommand(), newSiteListCommand())
+	site.AddCommand(newSiteInviteCommand(), newSiteListCommand(), newSiteRemoveCommand())
 	return site
 }
 
@@ -69,4 +71,42 @@ func newSiteListCommand() *cobra.Command {
 		})
 	}
 	return list
+}
+
+func newSiteRemoveCommand() *cobra.Command {
+	remove := &cobra.Command{
+		Use:   "remove SITE",
+		Short: "End a site: its nodes, and what waits for it at the other sites",
+		Long: `End a site for good: its nodes are revoked, and the other sites forget what waits
+for it. Devices and people who have their home there stay enrolled. A node that
+joins as this site later begins with nothing.`,
+		Example: "  hpmq site remove lyon",
+		Args:    cobra.ExactArgs(1),
+	}
+	addOutputFlag(remove)
+	addWaitFlag(remove)
+	remove.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := checkWait(cmd); err != nil {
+			return err
+		}
+		c, err := dialControl(cmd)
+		if err != nil {
+			return err
+		}
+		var a removeSiteReply
+		if err := c.post(cmd.Context(), "/v1/sites/"+url.PathEscape(args[0])+"/remove", struct{}{}, &a); err != nil {
+			return err
+		}
+		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, ""); err != nil {
+			return err
+		}
+		return printAnswer(cmd, a, func(w io.Writer) {
+			fmt.Fprintf(w, "removed site %s and its nodes: %s\n", a.Site, cmp.Or(strings.Join(a.Nodes, ", "), "none was left"))
+			a.print(w)
+			if a.Left > 0 {
+				fmt.Fprintf(w, "%d identities have their home there and stay; see: hpmq device list\n", a.Left)
+			}
+		})
+	}
+	return remove
 }

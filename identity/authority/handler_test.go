@@ -85,7 +85,7 @@ func TestDeviceLife(t *testing.T) {
 			if gen, _ := identity.Generation(store.SVID().Leaf()); gen != 2 || store.SVID().Leaf().Equal(before) {
 				t.Errorf("generation %d after a renewal", gen)
 			}
-			if err := l.Revoke(device("pump-7"), "lost"); err != nil {
+			if err := l.Revoke(device("pump-7"), RevokeOptions{Reason: "lost"}); err != nil {
 				t.Fatal(err)
 			}
 			wantRefusal(t, renewer.Renew(t.Context()), http.StatusForbidden, "lost")

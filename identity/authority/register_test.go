@@ -49,7 +49,7 @@ func TestRegister(t *testing.T) {
 	_, err = l.Enrol(t.Context(), request(t, l.ticket(t, identity.Device, "meter-1"), csrFor(t, newDeviceKey(t), meter)))
 	wantRefusal(t, err, http.StatusConflict, "another key")
 
-	if err := l.Revoke(meter, "stolen"); err != nil {
+	if err := l.Revoke(meter, RevokeOptions{Reason: "stolen"}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = l.Register(meter, nil, "")

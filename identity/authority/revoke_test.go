@@ -16,7 +16,7 @@ import (
 // it brings, so that it is what connections end with.
 func TestRevocationComesFirst(t *testing.T) {
 	for name, end := range map[string]func(*lab, identity.ID) error{
-		"revoke":  func(l *lab, id identity.ID) error { return l.Revoke(id, "stolen") },
+		"revoke":  func(l *lab, id identity.ID) error { return l.Revoke(id, RevokeOptions{Reason: "stolen"}) },
 		"replace": func(l *lab, id identity.ID) error { return l.Replace(id) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -40,10 +40,10 @@ func TestRevokeAndReplace(t *testing.T) {
 	l := newLab(t)
 	s := l.enrol(t, "pump-7")
 	spare := l.ticket(t, identity.Device, "pump-7")
-	if err := l.Revoke(s.ID, "stolen"); err != nil {
+	if err := l.Revoke(s.ID, RevokeOptions{Reason: "stolen"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Revoke(s.ID, "again"); err != nil {
+	if err := l.Revoke(s.ID, RevokeOptions{Reason: "again"}); err != nil {
 		t.Errorf("revoke again: %v", err)
 	}
 	if r, ok := l.dir.Revocation(s.ID); !ok || r.Reason != "stolen" || !l.dir.Revoked(s.ID, 1) {
@@ -81,10 +81,10 @@ func TestRevokeAndReplace(t *testing.T) {
 	if !l.dir.Revoked(s.ID, gen) {
 		t.Error("the replaced key still counts")
 	}
-	if err := l.Revoke(paris, ""); err == nil {
+	if err := l.Revoke(paris, RevokeOptions{}); err == nil {
 		t.Error("the CA's own node was revoked")
 	}
-	if err := l.Revoke(device("nobody"), ""); !errors.Is(err, ErrUnknown) {
+	if err := l.Revoke(device("nobody"), RevokeOptions{}); !errors.Is(err, ErrUnknown) {
 		t.Errorf("unknown: %v", err)
 	}
 }
@@ -122,7 +122,7 @@ func TestAnnounce(t *testing.T) {
 	if err := l.Announce(lyon, good); err != nil {
 		t.Error(err)
 	}
-	if err := l.Revoke(lyon, "stolen"); err != nil {
+	if err := l.Revoke(lyon, RevokeOptions{Reason: "stolen"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Announce(lyon, good); !isRefusal(err) {
@@ -144,7 +144,7 @@ func TestAnswerNamesNearestNodesFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := l.Revoke(identity.ID{TrustDomain: domain, Kind: identity.Node, Name: "nice"}, ""); err != nil {
+	if err := l.Revoke(identity.ID{TrustDomain: domain, Kind: identity.Node, Name: "nice"}, RevokeOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	text, err := l.Mint(&identity.Ticket{Kind: identity.Device, Name: "pump-7", Site: "lyon", Addrs: []string{"x:1"}})
@@ -157,5 +157,60 @@ func TestAnswerNamesNearestNodesFirst(t *testing.T) {
 	}
 	if diff := cmp.Diff(answer.MQTT, []string{"lyon:8883", "10.0.0.1:8883", "berlin:8883"}); diff != "" || answer.Site != "lyon" {
 		t.Errorf("site %q, %s", answer.Site, diff)
+	}
+}
+
+// TestRemoveSite ends all nodes of a site but never the CA's own.
+func TestRemoveSite(t *testing.T) {
+	l := newLab(t)
+	lyon := identity.ID{TrustDomain: domain, Kind: identity.Node, Name: "lyon-1"}
+	second := identity.ID{TrustDomain: domain, Kind: identity.Node, Name: "lyon-2"}
+	if _, err := l.dir.Put(
+		directory.Identity{ID: lyon, Site: "lyon", State: directory.Active, Generation: 4, SPKI: [32]byte{4}},
+		directory.Identity{ID: second, Site: "lyon", State: directory.Revoked, Generation: 1, SPKI: [32]byte{5}},
+	); err != nil {
+		t.Fatal(err)
+	}
+	pump := l.enrol(t, "pump-7")
+	ended, err := l.RemoveSite("lyon")
+	if err != nil || len(ended) != 1 || ended[0] != lyon {
+		t.Fatalf("ended %v, %v; want %v", ended, err, lyon)
+	}
+	if p, _ := l.dir.Identity(lyon); p.State != directory.Revoked || !l.dir.Revoked(lyon, 4) {
+		t.Errorf("%s is %s", lyon.Short(), p.State)
+	}
+	if got := l.dir.RemovedSites(); len(got) != 1 || got[0] != "lyon" {
+		t.Errorf("removed sites %v", got)
+	}
+	if p, _ := l.dir.Identity(pump.ID); p.State != directory.Active {
+		t.Errorf("a device of another site is %s", p.State)
+	}
+	if ended, err := l.RemoveSite("lyon"); err != nil || len(ended) != 0 {
+		t.Errorf("again: %v, %v", ended, err)
+	}
+	if _, err := l.RemoveSite("nowhere"); !errors.Is(err, ErrUnknown) {
+		t.Errorf("an unknown site: %v", err)
+	}
+	own, _ := l.dir.Identity(paris)
+	if _, err := l.RemoveSite(own.Site); err == nil {
+		t.Error("the CA removed its own site")
+	}
+}
+
+// TestRevokeClearsRetainedLater lets an operator add the wish to a revocation.
+func TestRevokeClearsRetainedLater(t *testing.T) {
+	l := newLab(t)
+	s := l.enrol(t, "pump-7")
+	for _, clearing := range []bool{false, true, true} {
+		before := l.dir.Tip().Count
+		if err := l.Revoke(s.ID, RevokeOptions{Reason: "stolen", ClearRetained: clearing}); err != nil {
+			t.Fatal(err)
+		}
+		if r, _ := l.dir.Revocation(s.ID); r.ClearRetained != clearing || r.Reason != "stolen" {
+			t.Errorf("after a revocation with clearing %t: %+v", clearing, r)
+		}
+		if old, _ := l.dir.Revocation(s.ID); clearing && old.ClearRetained && l.dir.Tip().Count > before+1 {
+			t.Error("more was recorded than the wish")
+		}
 	}
 }

@@ -90,6 +90,7 @@ func everyKind() []Payload {
 		Function{Name: "normalise", SHA256: [32]byte{1}, Size: 9},
 		TicketUse{TicketID: "01J", ID: device("pump-7"), Uses: 1, SPKI: [32]byte{2}},
 		Void{ID: device("pump-7"), UnixMilli: 5},
+		Site{Name: "oslo", Removed: true},
 	}
 }
 

@@ -22,6 +22,7 @@ type index struct {
 	functions   map[string]Function
 	tickets     map[string]TicketUse
 	voids       map[identity.ID]Void
+	sites       map[string]Site
 	policy      *Policy
 }
 
@@ -36,6 +37,7 @@ func newIndex(root ed25519.PublicKey) index {
 		functions:   map[string]Function{},
 		tickets:     map[string]TicketUse{},
 		voids:       map[identity.ID]Void{},
+		sites:       map[string]Site{},
 	}
 }
 
@@ -60,6 +62,8 @@ func (x *index) apply(r *Record, p Payload) {
 		x.functions[p.Name] = p
 	case TicketUse:
 		x.tickets[p.TicketID] = p
+	case Site:
+		x.sites[p.Name] = p
 	case Void:
 		if p.UnixMilli >= x.voids[p.ID].UnixMilli {
 			x.voids[p.ID] = p
@@ -222,6 +226,20 @@ func (d *Directory) Void(id identity.ID) (Void, bool) {
 	defer d.mu.RUnlock()
 	v, ok := d.index.voids[id]
 	return v, ok
+}
+
+// RemovedSites returns the sites that an operator removed. One of them may have a
+// node again.
+func (d *Directory) RemovedSites() []string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	var names []string
+	for name, s := range d.index.sites {
+		if s.Removed {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Signers returns the keys whose signatures are accepted, in no order.

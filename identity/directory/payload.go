@@ -28,11 +28,12 @@ const (
 	KindFunction   Kind = "function"
 	KindTicket     Kind = "ticket"
 	KindVoid       Kind = "void"
+	KindSite       Kind = "site"
 )
 
 // Payload is the content of a record: one of [Signer], [Identity], [Node],
-// [Revocation], [Policy], [Function], [TicketUse], [Void], or [Opaque] when the kind is
-// unknown here.
+// [Revocation], [Policy], [Function], [TicketUse], [Void], [Site], or [Opaque] when
+// the kind is unknown here.
 type Payload interface {
 	// slot names the record's place: a newer record in the same slot follows
 	// the older one.
@@ -98,6 +99,9 @@ type Revocation struct {
 	Generation uint64      `cbor:"2,keyasint"`
 	Reason     string      `cbor:"3,keyasint,omitempty"`
 	Time       time.Time   `cbor:"4,keyasint"`
+
+	// ClearRetained asks each node to clear the retained messages that ID published.
+	ClearRetained bool `cbor:"5,keyasint,omitempty"`
 }
 
 // Policy is the set of policy files in force. The newest wins.
@@ -130,6 +134,13 @@ type Void struct {
 	UnixMilli int64       `cbor:"2,keyasint"`
 }
 
+// Site tells of a site that an operator has removed: nothing waits for it any
+// more. A node that joins as this site afterwards begins anew.
+type Site struct {
+	Name    string `cbor:"1,keyasint"`
+	Removed bool   `cbor:"2,keyasint,omitempty"`
+}
+
 // Time returns up to when tickets are void, by the writer's clock.
 func (p Void) Time() time.Time { return time.UnixMilli(p.UnixMilli).UTC() }
 
@@ -156,6 +167,7 @@ func (p Policy) slot() slot     { return slot{KindPolicy, "policy"} }
 func (p Function) slot() slot   { return slot{KindFunction, p.Name} }
 func (p TicketUse) slot() slot  { return slot{KindTicket, p.TicketID} }
 func (p Void) slot() slot       { return slot{KindVoid, p.ID.String()} }
+func (p Site) slot() slot       { return slot{KindSite, p.Name} }
 func (p Opaque) slot() slot     { return slot(p) }
 
 func (p Signer) check() error {
@@ -219,6 +231,13 @@ func (p Void) check() error {
 	return nil
 }
 
+func (p Site) check() error {
+	if p.Name == "" {
+		return errors.New("site without a name")
+	}
+	return nil
+}
+
 func (p Opaque) check() error {
 	return fmt.Errorf("records of kind %q are not written by this version", p.Kind)
 }
@@ -243,6 +262,8 @@ func (r *Record) Decode() (Payload, error) {
 		return decodeAs[TicketUse](r)
 	case KindVoid:
 		return decodeAs[Void](r)
+	case KindSite:
+		return decodeAs[Site](r)
 	default:
 		return Opaque{Kind: r.Kind, Key: r.Key}, nil
 	}

@@ -83,6 +83,7 @@ func (x *index) draft() index {
 		functions:   map[string]Function{},
 		tickets:     map[string]TicketUse{},
 		voids:       map[identity.ID]Void{},
+		sites:       map[string]Site{},
 	}
 }
 

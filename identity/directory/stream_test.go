@@ -103,9 +103,9 @@ func TestFollow(t *testing.T) {
 	mustPut(t, w, everyKind()...)
 	mustSignHead(t, w)
 	stop := connect(t, w, r)
-	waitFor(t, r, 7)
+	waitFor(t, r, w.Tip().Count)
 	mustPut(t, w, somePolicy(2)) // pushed
-	waitFor(t, r, 8)
+	waitFor(t, r, w.Tip().Count)
 	if serve, follow := stop(); serve != nil || follow != nil {
 		t.Errorf("serve: %v, follow: %v", serve, follow)
 	}
