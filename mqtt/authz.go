@@ -45,8 +45,9 @@ type Rights interface {
 	Publish(topic string, qos byte, retain bool, size int) Verdict
 	// Subscribe decides a Topic Filter, without $share/<name>/.
 	Subscribe(filter string) Verdict
-	// Receive decides the delivery of topic to a subscription that was granted
-	// with Verdict.Filtered.
+	// Receive decides whether p may have messages of topic: some grant lets it
+	// subscribe to the topic, and no deny hides that. It is asked for subscriptions
+	// that were granted with Verdict.Filtered, and for what waited while rights changed.
 	Receive(topic string) Verdict
 	// Will decides a will, at CONNECT and when it fires.
 	Will(topic string, qos byte, retain bool, size int) Verdict

@@ -87,6 +87,8 @@ type outgoing struct {
 	name string
 	from *session // nil if o carries a message
 	qos  byte
+
+	epoch uint64 // of the route of a PUBLISH
 }
 
 // set makes o carry m, unless it does already. One that came as a PUBLISH does not

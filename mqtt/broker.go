@@ -75,6 +75,7 @@ type Broker struct {
 	open    atomic.Int64  // connections, with or without CONNECT
 	stopped atomic.Bool   // no timer acts any more
 	policy  atomic.Uint64 // changes before sessions are looked over for a new policy
+	settled settled
 	epoch   atomic.Uint64 // changes with all that routes remember beside the tree
 
 	tree *topic.Tree[subscriber, *subscription]

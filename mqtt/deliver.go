@@ -37,6 +37,9 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 	}
 	s.mu.Lock()
 	if s.behind || s.late > 0 || len(s.volatile) > 0 || s.window.room() <= 0 || !s.sendNew(bt, c, f, 0) {
+		if bt.out.from != nil && bt.out.epoch != s.b.epoch.Load() {
+			s.judge() // it was routed by what was known before a change
+		}
 		s.wait(store.Delivery{Message: bt.out.message(), QoS: qos, Retain: retain, IDs: ids})
 	}
 	s.mu.Unlock()
@@ -183,6 +186,7 @@ func (s *session) pump(bt *batch) {
 			s.keepInflight(late)
 			s.mu.Lock()
 		}
+		s.endJudging()
 		if !s.pumpMore {
 			break
 		}
@@ -240,6 +244,10 @@ func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[
 			s.skip(e.Seq, dropExpired)
 			continue
 		}
+		if s.judging != 0 && !s.mayStillReceive(e.Message.Topic) {
+			s.skip(e.Seq, dropDenied)
+			continue
+		}
 		bt.out.set(e.Message)
 		f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
 		if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
@@ -280,7 +288,7 @@ func (s *session) keepInflight(late []store.Entry) {
 		s.mu.Lock()
 		s.late--
 		s.sendLate(bt, late, err == nil)
-		more := err == nil && s.late == 0 && (s.behind || len(s.volatile) > 0)
+		more := err == nil && s.late == 0 && (s.behind || len(s.volatile) > 0 || len(s.done) > 0)
 		if err != nil {
 			s.schedule(lateTimer, lateRetry, s.refill)
 		}
@@ -313,6 +321,12 @@ func (s *session) sendLate(bt *batch, late []store.Entry, known bool) {
 		if slot == nil || slot.seq != e.Seq || slot.state != reserved || !slot.live {
 			continue // a newer connection has it
 		}
+		if s.judging != 0 && !s.mayStillReceive(e.Message.Topic) {
+			s.window.free(slot)
+			s.done = append(s.done, e.Seq)
+			s.lose(dropDenied)
+			continue
+		}
 		if known {
 			slot.state = unsent
 		}
@@ -334,6 +348,10 @@ func (s *session) pumpVolatile(bt *batch, c *conn) {
 		d := &s.volatile[n]
 		if d.Message.Expired(time.Now()) { // [MQTT-3.3.2-5]
 			s.lose(dropExpired)
+			continue
+		}
+		if s.judging != 0 && !s.mayStillReceive(d.Message.Topic) {
+			s.lose(dropDenied)
 			continue
 		}
 		bt.out.set(d.Message)
@@ -384,6 +402,9 @@ func (s *session) resume(bt *batch, c *conn, late *[]store.Entry) bool {
 			if !ok {
 				return false
 			}
+			if slot.state == released {
+				break // it was withheld
+			}
 			if slot.state = sent; len(*late) > 0 {
 				slot.state = reserved
 			}
@@ -409,6 +430,9 @@ func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (aga
 		return false, false
 	}
 	e := got[0]
+	if s.judging != 0 && !s.mayStillReceive(e.Message.Topic) {
+		return s.withhold(bt, c, old), true
+	}
 	bt.out.set(e.Message)
 	f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
 	if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
@@ -421,6 +445,20 @@ func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (aga
 		return true, true
 	}
 	return true, c.push(bt, f, old.id, old.state == sent)
+}
+
+// withhold drops a PUBLISH that the client may not be sent again, and reports
+// whether its exchange goes on: a client that has the first one of QoS 2 takes its
+// identifier for used until PUBREL. The caller holds mu.
+func (s *session) withhold(bt *batch, c *conn, old slot) (more bool) {
+	s.lose(dropDenied)
+	if old.qos < 2 || old.state != sent {
+		s.done = append(s.done, old.seq)
+		return false
+	}
+	s.window.get(old.id).state = released
+	c.send(bt, &packet.Pubrel{PacketID: old.id})
+	return true
 }
 
 // settle tells the store what the client is done with. Nobody waits for it: a

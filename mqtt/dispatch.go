@@ -102,6 +102,7 @@ func (g *group) dispatch(bt *batch, l *loan) bool {
 		g.drop(l, dropExpired) // [MQTT-3.3.2-5]
 		return true
 	}
+	l.epoch = g.b.epoch.Load()
 	members, first := g.inTurn()
 	var got [lent]int // answers, by kind
 	denied := 0
@@ -124,9 +125,15 @@ func (g *group) dispatch(bt *batch, l *loan) bool {
 	case got[full] > 0:
 		return false
 	case denied > 0 && absent != nil && got[tooLarge] == 0 && !g.refused.Load(): // those who are there may not have it, and need not wait
-		g.move(absent, l, false, l.to(absent))
+		absent.session.expect()
+		g.move(absent, l, l.to(absent))
 		return true
-	case denied == len(members), got[tooLarge] > 0:
+	case len(members) == 0: // those that there are sleep
+		return false
+	case denied == len(members):
+		g.drop(l, dropDenied)
+		return true
+	case got[tooLarge] > 0:
 		g.drop(l, dropMember)
 		return true
 	}
@@ -183,7 +190,7 @@ func (g *group) lend(bt *batch, m *subscription, l *loan) answer {
 		if !s.owe(c, f.Size()) {
 			return full
 		}
-		g.move(m, l, true, d)
+		g.move(m, l, d)
 	}
 	return lent
 }

@@ -18,11 +18,12 @@ const (
 	dropMemory                     // the broker's memory was full
 	dropMember                     // no member of a shared subscription could take it
 	dropFailed                     // of QoS 0: a function or the store failed, and there is nobody to tell
+	dropDenied                     // it waited, and the policy of now does not let the session have it
 	dropReasons
 )
 
 // dropWords name the reasons in metrics and reports.
-var dropWords = [dropReasons]string{"away", "slow", "queue", "too_large", "expired", "memory", "no_member", "failed"}
+var dropWords = [dropReasons]string{"away", "slow", "queue", "too_large", "expired", "memory", "no_member", "failed", "denied"}
 
 // dropAdvice says what to do about a reason.
 var dropAdvice = [dropReasons]string{
@@ -33,6 +34,7 @@ var dropAdvice = [dropReasons]string{
 	dropExpired:  "publishers set a message expiry shorter than the client's absence or delay",
 	dropMemory:   "raise the limit memory, or end what waits: hpmq clients shows for whom",
 	dropMember:   "no member of the shared subscription was connected with room",
+	dropDenied:   "a policy took the right away while the message waited: see hpmq why IDENTITY receive TOPIC",
 	dropFailed:   "look for what the log says of the store and of functions",
 }
 

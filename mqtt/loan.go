@@ -13,6 +13,7 @@ type loan struct {
 	seq   uint64 // in the store's queue; 0 is not there
 	order uint64
 	last  *session // that was sent it
+	epoch uint64   // of the broker, before a member was chosen
 }
 
 // to is l as a member receives it. [MQTT-4.8.2-3]
@@ -61,6 +62,14 @@ func (s *session) owe(c *conn, size int) bool {
 	}
 	s.owed++
 	return true
+}
+
+// expect reserves room for a message that becomes the session's own, wherever its
+// client is.
+func (s *session) expect() {
+	s.mu.Lock()
+	s.owed++
+	s.mu.Unlock()
 }
 
 func (s *session) disown() {
@@ -154,14 +163,12 @@ func (s *session) review() {
 }
 
 // move makes messages the member's own, in place of l: a persistent session
-// keeps them before they are sent. owed tells that room for one was reserved.
-func (g *group) move(m *subscription, l *loan, owed bool, messages ...store.Delivery) {
+// keeps them before they are sent. Room for one was reserved.
+func (g *group) move(m *subscription, l *loan, messages ...store.Delivery) {
 	s := m.session
 	keep := s.persistent()
 	done := func(err error) {
-		if owed {
-			s.disown()
-		}
+		s.disown()
 		g.moved(s, l, messages, keep, err)
 	}
 	if !keep && l.seq == 0 {
@@ -200,12 +207,22 @@ func (g *group) moved(s *session, l *loan, messages []store.Delivery, keep bool,
 		}
 		return
 	}
+	if g.late(s, l) {
+		g.restock(bt, l)
+		return
+	}
 	for i, d := range messages {
 		if !s.sendOwn(bt, d) && i == 0 {
 			g.restock(bt, l)
 			return
 		}
 	}
+}
+
+// late reports whether the session may no longer have l, which it was to get when
+// a function or the store has answered.
+func (g *group) late(s *session, l *loan) bool {
+	return l.epoch != g.b.epoch.Load() && !s.mayStillReceive(l.Message.Topic)
 }
 
 // sendOwn is deliver for a message that others want too: it reports whether the
@@ -274,14 +291,18 @@ func (g *group) ask(m *subscription, l *loan) {
 
 // answered sends what the functions made of l.
 func (g *group) answered(bt *batch, m *subscription, l *loan, d *delivery) {
+	if g.late(m.session, l) {
+		m.session.disown()
+		g.giveBack(l)
+		return
+	}
 	messages := append([]store.Delivery{d.Delivery}, d.more...)
 	last := -1 // of QoS 1: its PUBACK ends the loan
 	for i, x := range messages {
 		switch x.QoS {
 		case 2:
 			if !d.gone {
-				m.session.disown()
-				g.move(m, l, true, messages...)
+				g.move(m, l, messages...)
 				return
 			}
 		case 1:

@@ -41,8 +41,9 @@ func (d *delivery) keep(tx store.Tx) {
 	}
 }
 
-// send hands the delivery to its session.
-func (d *delivery) send(bt *batch) {
+// send hands the delivery to its session. stale tells that rights may be newer
+// than it; what goes through a queue is judged when it leaves that.
+func (d *delivery) send(bt *batch, stale bool) {
 	if d.gone {
 		return
 	}
@@ -57,13 +58,17 @@ func (d *delivery) send(bt *batch) {
 		d.session.pump(bt)
 		return
 	}
-	d.sendOne(bt, d.Delivery)
+	d.sendOne(bt, d.Delivery, stale)
 	for _, x := range d.more {
-		d.sendOne(bt, x)
+		d.sendOne(bt, x, stale)
 	}
 }
 
-func (d *delivery) sendOne(bt *batch, x store.Delivery) {
+func (d *delivery) sendOne(bt *batch, x store.Delivery, stale bool) {
+	if stale && !d.session.mayStillReceive(x.Message.Topic) {
+		d.session.lose(dropDenied)
+		return
+	}
 	bt.out.set(x.Message)
 	if d.patient {
 		d.session.deliverPatiently(bt, x)
@@ -75,9 +80,11 @@ func (d *delivery) sendOne(bt *batch, x store.Delivery) {
 // route is steps 6 to 8: the upstream chain's answer becomes outputs, each finds
 // its receivers, and the chains of those are asked.
 func (p *pipeline) route(e *entry) {
+	stale := e.stale(p.b)
+	e.epoch = p.b.epoch.Load()
 	switch {
 	case e.replay != nil:
-		p.replay(e)
+		p.replay(e, stale)
 	case e.m != nil:
 		p.outputs(e)
 	}
@@ -166,16 +173,22 @@ func (d *delivery) carry(m *store.Message) {
 	d.persist = d.QoS > 0 && d.session.persistent()
 }
 
-// replay makes deliveries of retained messages that a SUBSCRIBE asked for.
-func (p *pipeline) replay(e *entry) {
-	e.outs = []output{{deliveries: make([]delivery, len(e.replay))}}
-	for i, r := range e.replay {
-		e.outs[0].deliveries[i] = delivery{
+// replay makes deliveries of retained messages that a SUBSCRIBE asked for. stale
+// tells that rights may be newer than that.
+func (p *pipeline) replay(e *entry, stale bool) {
+	deliveries := make([]delivery, 0, len(e.replay))
+	for _, r := range e.replay {
+		if stale && !p.owner.mayStillReceive(r.Message.Topic) {
+			p.owner.lose(dropDenied)
+			continue
+		}
+		deliveries = append(deliveries, delivery{
 			Delivery: r, session: p.owner, granted: r.QoS, rap: true, patient: true,
 			persist:    r.QoS > 0 && p.owner.persistent(),
 			downstream: p.b.boundDownstream(p.owner, r.Message.Topic),
-		}
+		})
 	}
+	e.outs = []output{{deliveries: deliveries}}
 }
 
 // askDownstream is step 8: the receiving session's chain sees the message once,
@@ -185,7 +198,12 @@ func (p *pipeline) askDownstream(e *entry, d *delivery) {
 	e.pending++
 	p.mu.Unlock()
 	p.b.opts.Filter.Submit(Downstream, d.session.principal, d.Message, func(r FilterResult) {
+		denied := e.stale(p.b) && !d.session.mayStillReceive(d.Message.Topic)
 		p.b.applyDownstream(d, r) // d is this callback's alone until it is counted
+		if denied && !d.gone {
+			d.gone, d.more = true, nil
+			d.session.lose(dropDenied)
+		}
 		p.answered(e)
 		p.run()
 	})

@@ -69,6 +69,7 @@ type entry struct {
 	done     func(error)       // of [Broker.Inject] and [Broker.Publish]
 	result   FilterResult      // of the upstream chain
 	outs     []output          //
+	epoch    uint64            // of the broker, when receivers were found; of a replay, before it was asked for
 	pending  int               // downstream answers missing; guarded by pipeline.mu
 	matched  bool              // somebody gets it
 	code     packet.ReasonCode // of the acknowledgement
@@ -250,6 +251,9 @@ func (p *pipeline) settle(e *entry, err error) {
 	p.mu.Unlock()
 }
 
+// stale reports whether rights may be newer than e's receivers.
+func (e *entry) stale(b *Broker) bool { return e.epoch != b.epoch.Load() }
+
 // received reports whether e is a QoS 2 message that will not be refused: its
 // identifier is the client's to use again otherwise.
 func (e *entry) received() bool { return e.qos == 2 && e.err == nil && !e.code.Failed() }
@@ -324,9 +328,10 @@ func (p *pipeline) finish(e *entry) {
 		p.b.lose(dropFailed)
 	}
 	if e.err == nil {
+		stale := e.stale(p.b)
 		for i := range e.outs {
 			for j := range e.outs[i].deliveries {
-				e.outs[i].deliveries[j].send(p.batch)
+				e.outs[i].deliveries[j].send(p.batch, stale)
 			}
 		}
 	}

@@ -277,7 +277,7 @@ func (c *conn) explain(reason string) packet.Properties {
 // carry makes o the message of p, which waits for nobody.
 func (o *outgoing) carry(p *packet.Publish, r *route, s *session) {
 	o.pub.TopicName, o.pub.Payload, o.pub.Properties = p.TopicName, p.Payload, p.Properties
-	o.msg, o.name, o.from, o.qos = nil, r.topic, s, p.QoS
+	o.msg, o.name, o.from, o.qos, o.epoch = nil, r.topic, s, p.QoS, r.epoch
 	o.reset()
 }
 

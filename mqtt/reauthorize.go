@@ -1,19 +1,21 @@
 package mqtt
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/packet"
-	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// Reauthorize applies a new policy to everyone: sessions get new rights and lose
-// the subscriptions that are no longer granted, and their clients are
-// disconnected with the reason. Rates hold from now on, and an identity that has
-// more connections than it may loses the newest.
+// Reauthorize applies a new policy to everyone: sessions get new rights,
+// subscriptions that are no longer granted sleep, and their clients are
+// disconnected with the reason; those that sleep and are granted again wake. What
+// waits is judged by the new rights when it is sent. Rates hold from now on, and an
+// identity that has more connections than it may loses the newest.
 func (b *Broker) Reauthorize() {
+	change := b.settled.begun.Add(1)
 	b.policy.Add(1)
 	b.functionsMu.Lock()
 	clear(b.functions)
@@ -23,69 +25,80 @@ func (b *Broker) Reauthorize() {
 	}
 	b.shed()
 	b.Reroute() // last: routes made meanwhile may know old rights
+	b.settle(change)
 }
 
 func (b *Broker) reauthorize(s *session) {
-	p, c := s.principal, s.conn.Load()
-	if c != nil {
-		p = c.principal // the session may have begun with another credential
-	}
-	r := b.opts.Authorizer.Rights(p)
-	s.rights.Store(&r)
-	if c != nil && r != nil {
-		b.relimit(p.ID, r)
-	}
-	s.mu.Lock()
-	subs := make([]*subscription, 0, len(s.subs))
-	for _, sub := range s.subs {
-		subs = append(subs, sub)
-	}
-	s.mu.Unlock()
+	r, lost, woken := s.renewRights()
 	reason := ""
-	var lost []*subscription
-	for _, sub := range subs {
-		v := s.maySubscribe(sub.filter, sub.shared != groupKey{})
-		switch {
-		case !v.Allowed:
-			reason = "subscription " + sub.Filter + " is no longer granted: " + v.String()
-			lost = append(lost, sub)
-			s.unsubscribe(sub.Filter)
-		case v.Filtered != sub.filtered:
-			changed := *sub
-			changed.filtered = v.Filtered
-			s.replace(sub, &changed)
-		}
-	}
-	if len(lost) > 0 && s.stored.Load() {
-		b.opts.Store.Update(func(tx store.Tx) {
-			for _, sub := range lost {
-				tx.Unsubscribe(s.key, sub.Filter)
-			}
-		}, nil)
+	if len(lost) > 0 {
+		reason = lost[0]
+		b.count.deniedSubscribe.Add(uint64(len(lost)))
 	}
 	if r == nil {
 		reason = "the identity may no longer connect"
 	}
-	if c := s.conn.Load(); c != nil && reason != "" {
-		b.count.deniedSubscribe.Add(uint64(len(lost)))
+	c := s.conn.Load()
+	if c != nil && reason != "" {
 		b.log.WithFields(principalFields(s.principal)).WithField(logfield.Reason, reason).Warn("client disconnected by a new policy")
 		c.end(packet.NotAuthorized, reason)
 	}
+	if woken > 0 {
+		s.refill() // of what waited for a member
+	}
 }
 
-// replace swaps a subscription, unless the client changed it meanwhile.
-func (s *session) replace(old, sub *subscription) {
-	s.changing.Lock()
+// renewRights asks for the session's rights anew, has those subscriptions sleep
+// that are not granted any more, and wakes those that are again. It returns why
+// subscriptions were lost.
+func (s *session) renewRights() (r Rights, lost []string, woken int) {
+	s.changing.Lock() // the rights and what follows from them are of one moment
 	defer s.changing.Unlock()
+	p, c := s.principal, s.conn.Load()
+	if c != nil {
+		p = c.principal // the session may have begun with another credential
+	}
 	s.mu.Lock()
-	same := s.subs[old.Filter] == old
-	if same {
-		s.subs[old.Filter] = sub
-	}
+	s.judge() // before the rights count
+	subs := slices.Collect(maps.Values(s.subs))
 	s.mu.Unlock()
-	if same {
-		s.b.subscribe(sub)
+	r = s.b.opts.Authorizer.Rights(p)
+	s.rights.Store(&r)
+	if c != nil && r != nil {
+		s.b.relimit(p.ID, r)
 	}
+	for _, sub := range subs {
+		v := s.maySubscribe(sub.filter, sub.shared != groupKey{})
+		if v.Allowed != sub.asleep && v.Filtered == sub.filtered {
+			continue
+		}
+		changed := *sub
+		changed.filtered, changed.asleep = v.Filtered, !v.Allowed
+		if !s.replace(&changed) {
+			return r, lost, woken
+		}
+		switch {
+		case changed.asleep && !sub.asleep:
+			lost = append(lost, "subscription "+sub.Filter+" is no longer granted: "+v.String())
+		case sub.asleep && !changed.asleep:
+			woken++
+		}
+	}
+	return r, lost, woken
+}
+
+// replace swaps the subscription of a filter, and reports false if the session has
+// ended. The caller holds changing.
+func (s *session) replace(sub *subscription) bool {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return false
+	}
+	s.subs[sub.Filter] = sub
+	s.mu.Unlock()
+	s.b.subscribe(sub)
+	return true
 }
 
 // Removal says which of an identity's sessions [Broker.Disconnect] ends, and how.

@@ -50,6 +50,7 @@ func (b *Broker) restore(kept store.Session) {
 	s := newSession(b, Principal{ID: id, ClientID: kept.Key.ClientID}, kept.Key)
 	r := b.opts.Authorizer.Rights(s.principal)
 	s.rights.Store(&r)
+	s.judge() // the policy may be another one than when the broker ended
 	s.stored.Store(true)
 	s.expiry.Store(kept.Expiry)
 	s.setWill(kept.Will)
@@ -72,11 +73,7 @@ func (b *Broker) restoreSubscription(s *session, kept store.Subscription) {
 		return // it was valid when it was kept
 	}
 	v := s.maySubscribe(filter, shared)
-	if !v.Allowed {
-		b.opts.Store.Update(func(tx store.Tx) { tx.Unsubscribe(s.key, kept.Filter) }, nil)
-		return
-	}
-	sub := &subscription{Subscription: kept, session: s, filter: filter, filtered: v.Filtered}
+	sub := &subscription{Subscription: kept, session: s, filter: filter, filtered: v.Filtered, asleep: !v.Allowed}
 	b.complete(sub, name, shared)
 	s.subscribe(sub)
 }

@@ -18,6 +18,7 @@ type subscription struct {
 	group    *group   // in the tree, in place of its members
 	ids      []uint32 // the subscription identifier, if any
 	filtered bool     // each topic is asked for; see [Verdict]
+	asleep   bool     // the policy of now does not grant it: it is kept, and gets nothing
 }
 
 // subscriber is the key of an entry in the subscription tree: a session, or a
@@ -113,12 +114,18 @@ func (b *Broker) boundDownstream(s *session, name string) bool {
 // mayReceive asks the policy about a topic that a deny may hide from one of the
 // session's subscriptions.
 func (s *session) mayReceive(name string) bool {
-	r := s.may()
-	if r == nil || !r.Receive(name).Allowed {
+	if !s.mayStillReceive(name) {
 		s.b.count.deniedReceive.Add(1)
 		return false
 	}
 	return true
+}
+
+// mayStillReceive asks the policy about a message that waited for the session
+// while the policy changed.
+func (s *session) mayStillReceive(name string) bool {
+	r := s.may()
+	return r != nil && r.Receive(name).Allowed
 }
 
 // ReservedTopic reports whether name belongs to the broker: nobody may publish

@@ -54,6 +54,7 @@ type session struct {
 	behind   bool     // the store's queue may hold more than was read
 	pumping  bool     // one goroutine is in pump
 	pumpMore bool     // it has to look once more
+	judging  uint64   // what waits is judged again before it is sent, see [session.judge]; 0 is not
 	will     *store.Message
 	delay    uint32 // Will Delay Interval, seconds
 	held     int    // bytes that the broker's memory counts for all this, but volatile

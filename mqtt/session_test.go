@@ -516,7 +516,11 @@ func TestSubscriptionsEndOnce(t *testing.T) {
 		change, end func(sub *subscription)
 	}{
 		{"session ends", false, func(sub *subscription) { s.subscribe(sub) }, func(*subscription) { s.end(false, 0) }},
-		{"client unsubscribes", true, func(sub *subscription) { s.replace(old, sub) }, func(*subscription) { s.unsubscribe("a") }},
+		{"client unsubscribes", true, func(sub *subscription) {
+			s.changing.Lock()
+			defer s.changing.Unlock()
+			s.replace(sub)
+		}, func(*subscription) { s.unsubscribe("a") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for range 20 {

@@ -40,6 +40,7 @@ type group struct {
 
 	mu      sync.Mutex // guards all below
 	members []*subscription
+	asleep  map[*session]struct{} // whose subscriptions sleep
 	turn    int
 	kept    bool    // the store has the queue
 	ready   []*loan // that no member has, oldest first: given back, or never in the store
@@ -59,7 +60,7 @@ type group struct {
 const shareIdentity = "$share"
 
 func newGroup(b *Broker, of groupKey, kept bool, id string) *group {
-	g := &group{b: b, of: of, kept: kept}
+	g := &group{b: b, of: of, kept: kept, asleep: make(map[*session]struct{})}
 	if id == "" {
 		id = ulid.Make().String()
 	}
@@ -85,17 +86,25 @@ func (b *Broker) allGroups() []*group {
 	return slices.Collect(maps.Values(b.groups))
 }
 
-// put adds a member or replaces its subscription, and returns how many there are.
-func (g *group) put(sub *subscription) (members int) {
+// put adds a member or replaces its subscription. One that sleeps is no member
+// until it wakes, but what waits stays for it.
+func (g *group) put(sub *subscription) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if i := g.position(sub.session); i >= 0 {
+	i := g.position(sub.session)
+	if sub.asleep {
+		g.leave(i)
+		g.asleep[sub.session] = struct{}{}
+		return
+	}
+	delete(g.asleep, sub.session)
+	if i >= 0 {
 		g.members = slices.Clone(g.members) // others read without the lock
 		g.members[i] = sub
-	} else {
-		g.members = append(slices.Clip(g.members), sub)
+		return
 	}
-	return len(g.members)
+	g.members = append(slices.Clip(g.members), sub)
+	g.stuck.Store(true) // what waited for a member
 }
 
 func (g *group) size() int { return len(g.all()) }
@@ -106,14 +115,21 @@ func (g *group) all() []*subscription {
 	return g.members
 }
 
-// remove takes a member out and returns how many are left.
-func (g *group) remove(s *session) (members int) {
+// remove takes a member out and returns how many are left, those that sleep
+// included.
+func (g *group) remove(s *session) (left int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if i := g.position(s); i >= 0 {
+	g.leave(g.position(s))
+	delete(g.asleep, s)
+	return len(g.members) + len(g.asleep)
+}
+
+// leave takes the member at a position out, if that is one. The caller holds mu.
+func (g *group) leave(i int) {
+	if i >= 0 {
 		g.members = slices.Concat(g.members[:i], g.members[i+1:])
 	}
-	return len(g.members)
 }
 
 func (g *group) position(s *session) int {
@@ -153,7 +169,8 @@ func (g *group) review() {
 	}
 }
 
-// end forgets what waits for the group: it has no member any more.
+// end forgets what waits for the group: it has no member any more, nor one that
+// sleeps.
 func (g *group) end() {
 	g.mu.Lock()
 	kept := g.kept

@@ -145,6 +145,7 @@ type SessionInfo struct {
 	KeepAlive     time.Duration
 	Expiry        time.Duration // after the connection; negative: never
 	Subscriptions []string
+	Asleep        int               // of them: the policy does not grant them now
 	Inflight      int               // sent, not acknowledged
 	Queued        int               // waiting, those in flight included for a persistent session
 	Dropped       uint64            // messages that the session lost
@@ -179,8 +180,10 @@ func (s *session) info() SessionInfo {
 	if s.expiry.Load() == never {
 		i.Expiry = -1
 	}
-	for f := range s.subs {
-		i.Subscriptions = append(i.Subscriptions, f)
+	for f, sub := range s.subs {
+		if i.Subscriptions = append(i.Subscriptions, f); sub.asleep {
+			i.Asleep++
+		}
 	}
 	slices.Sort(i.Subscriptions)
 	if c := s.conn.Load(); c != nil {

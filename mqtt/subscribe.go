@@ -13,7 +13,7 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	if err := p.Decode(c.version, flags, body); err != nil {
 		return err
 	}
-	policy := c.b.policy.Load()
+	policy, epoch := c.b.policy.Load(), c.b.epoch.Load()
 	ack := &packet.Suback{PacketID: p.PacketID}
 	granted, why := c.grantAll(&p, ack)
 	if err := c.keepSubscriptions(granted, ack); err != nil {
@@ -32,7 +32,7 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	}
 	c.own.pumpGroups(&c.batch)
 	if len(replay) > 0 {
-		c.own.pipe.push(&entry{stage: filtered, replay: replay})
+		c.own.pipe.push(&entry{stage: filtered, replay: replay, epoch: epoch})
 	}
 	return nil
 }
@@ -178,8 +178,8 @@ func (s *session) subscribe(sub *subscription) (replaced bool) {
 	return old != nil
 }
 
-// subscribe puts sub where messages are matched, and tells the other sites of a
-// filter that is new here.
+// subscribe puts sub where messages are matched, unless it sleeps, and tells the
+// other sites of a filter that is new here.
 func (b *Broker) subscribe(sub *subscription) {
 	if sub.filter == deniedTopic {
 		b.notices.add(sub)
@@ -187,6 +187,10 @@ func (b *Broker) subscribe(sub *subscription) {
 	}
 	b.interestMu.Lock()
 	defer b.interestMu.Unlock()
+	if sub.asleep && sub.shared == (groupKey{}) {
+		b.unmatch(sub)
+		return
+	}
 	if sub.shared == (groupKey{}) {
 		if _, replaced := b.tree.Add(sub.filter, subscriber{session: sub.session}, sub); !replaced {
 			b.interested(sub.filter, 1)
@@ -201,15 +205,38 @@ func (b *Broker) subscribe(sub *subscription) {
 		b.groups[sub.shared] = g
 	}
 	before := g.size()
-	if g.put(sub) > before {
-		b.interested(sub.filter, 1)
+	g.put(sub)
+	if sub.asleep {
+		sub.session.leave(g)
+	} else {
+		sub.session.join(g)
 	}
-	sub.session.join(g)
+	b.regroup(g, before)
+}
+
+// regroup follows a change of a group's members, of which there were before. The
+// caller holds interestMu.
+func (b *Broker) regroup(g *group, before int) {
+	now := g.size()
+	if now != before {
+		b.interested(g.of.filter, now-before)
+	}
 	g.review()
-	if before == 0 {
-		b.tree.Add(sub.filter, subscriber{group: g}, &subscription{filter: sub.filter, group: g})
+	switch {
+	case before == 0 && now > 0:
+		b.tree.Add(g.of.filter, subscriber{group: g}, &subscription{filter: g.of.filter, group: g})
+	case before > 0 && now == 0:
+		b.tree.Remove(g.of.filter, subscriber{group: g})
 	}
 	b.epoch.Add(1) // the group's members are not the tree's
+}
+
+// unmatch takes a subscription that is not shared out of the tree, if it is there.
+// The caller holds interestMu.
+func (b *Broker) unmatch(sub *subscription) {
+	if _, removed := b.tree.Remove(sub.filter, subscriber{session: sub.session}); removed {
+		b.interested(sub.filter, -1)
+	}
 }
 
 // unsubscribe takes sub away from where messages are matched [MQTT-3.10.4-2].
@@ -221,9 +248,7 @@ func (b *Broker) unsubscribe(sub *subscription) {
 	b.interestMu.Lock()
 	defer b.interestMu.Unlock()
 	if sub.shared == (groupKey{}) {
-		if _, removed := b.tree.Remove(sub.filter, subscriber{session: sub.session}); removed {
-			b.interested(sub.filter, -1)
-		}
+		b.unmatch(sub)
 		return
 	}
 	g := b.groups[sub.shared]
@@ -232,17 +257,12 @@ func (b *Broker) unsubscribe(sub *subscription) {
 	}
 	before := g.size()
 	left := g.remove(sub.session)
-	if left < before {
-		b.interested(sub.filter, -1)
-	}
 	sub.session.leave(g)
-	g.review()
+	b.regroup(g, before)
 	if left == 0 {
 		delete(b.groups, sub.shared)
-		b.tree.Remove(sub.filter, subscriber{group: g})
 		g.end()
 	}
-	b.epoch.Add(1)
 }
 
 // interested counts the subscriptions of a filter and tells the other sites of

@@ -1,0 +1,297 @@
+package mqtt
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
+)
+
+// waiting is a client for which messages wait: "1" and "3" of a/open and, between
+// them, "2" of a/hide.
+type waiting struct {
+	*world
+	t     *testing.T
+	kept  *store.Memory
+	chain *chain
+	sub   *client
+	begun []*packet.Publish // what the client has of them, unacknowledged
+	conn  func(*packet.Connect)
+	v     packet.Version
+}
+
+func (x *waiting) open() {
+	w := newWorld(x.t, func(o *Options) {
+		o.Store, o.Filter = x.kept, x.chain
+		if x.world != nil {
+			o.Authorizer = x.rules
+		}
+	})
+	if x.world != nil {
+		w.rules = x.rules
+	}
+	x.world = w
+}
+
+func (x *waiting) connectSub(change ...func(*packet.Connect)) {
+	x.sub = x.connect(x.v, "sub", append([]func(*packet.Connect){x.conn}, change...)...)
+}
+
+func (x *waiting) publishThree(qos byte) {
+	pub := x.connect(packet.V5, "pub")
+	for i, topic := range []string{"a/open", "a/hide", "a/open"} {
+		pub.publish(topic, fmt.Sprint(i+1), qos, uint16(i+1))
+		if qos == 2 {
+			pub.send(&packet.Pubrel{PacketID: uint16(i + 1)})
+		}
+	}
+	x.counters() // all is through
+	pub.bye()
+}
+
+// hold notes what the client gets and acknowledges nothing.
+func (x *waiting) hold() {
+	for p := x.sub.next(); p != nil; p = x.sub.next() {
+		x.begun = append(x.begun, p.(*packet.Publish))
+	}
+}
+
+// drain returns the payloads that the client gets from now on and finishes every
+// exchange. It reports whether the client was sent away meanwhile.
+func (x *waiting) drain() (got []string, refused bool) {
+	has := make(map[uint16]bool) // of QoS 2
+	for _, p := range x.begun {
+		has[p.PacketID] = true
+	}
+	for p := x.sub.next(); p != nil; p = x.sub.next() {
+		switch p := p.(type) {
+		case *packet.Publish:
+			got = append(got, string(p.Payload))
+			has[p.PacketID] = true
+			x.sub.acknowledge(p)
+		case *packet.Pubrel:
+			if !has[p.PacketID] {
+				x.t.Errorf("PUBREL of %d, which the client does not have", p.PacketID)
+			}
+			delete(has, p.PacketID)
+			x.sub.send(&packet.Pubcomp{PacketID: p.PacketID})
+		case *packet.Disconnect:
+			refused = true
+		}
+	}
+	return got, refused || x.sub.ended()
+}
+
+// acknowledge begins the end of an exchange, see drain.
+func (c *client) acknowledge(p *packet.Publish) {
+	switch p.QoS {
+	case 1:
+		c.send(&packet.Puback{PacketID: p.PacketID})
+	case 2:
+		c.send(&packet.Pubrec{PacketID: p.PacketID})
+	}
+}
+
+// ways are those in which messages wait.
+var ways = []struct {
+	name       string
+	expiry     uint32
+	connected  bool // it waits while its client is here
+	away       bool // and while it is not
+	begun      int  // how many the client has before the change
+	subscribes []packet.Subscription
+	fill       func(x *waiting)
+	change     []func(*packet.Connect)
+}{
+	{
+		name: "queue", expiry: 1000, away: true, subscribes: []packet.Subscription{filter("a/#", 2)},
+		fill: func(x *waiting) { x.sub.close(); x.publishThree(1) },
+	},
+	{
+		name: "queue of QoS 2", expiry: 1000, away: true, subscribes: []packet.Subscription{filter("a/#", 2)},
+		fill: func(x *waiting) { x.sub.close(); x.publishThree(2) },
+	},
+	{
+		name: "window", expiry: 1000, connected: true, away: true, begun: 1, subscribes: []packet.Subscription{filter("a/#", 1)},
+		fill: func(x *waiting) { x.publishThree(1) }, change: []func(*packet.Connect){quota(1)},
+	},
+	{
+		name: "volatile", connected: true, begun: 1, subscribes: []packet.Subscription{filter("a/#", 1)},
+		fill: func(x *waiting) { x.publishThree(1) }, change: []func(*packet.Connect){quota(1)},
+	},
+	{
+		name: "resend of QoS 1", expiry: 1000, away: true, begun: 3, subscribes: []packet.Subscription{filter("a/#", 1)},
+		fill: func(x *waiting) { x.publishThree(1) },
+	},
+	{
+		name: "resend of QoS 2", expiry: 1000, away: true, begun: 3, subscribes: []packet.Subscription{filter("a/#", 2)},
+		fill: func(x *waiting) { x.publishThree(2) },
+	},
+	{
+		name: "shared", expiry: 1000, away: true, subscribes: []packet.Subscription{filter("$share/g/a/#", 1)},
+		fill: func(x *waiting) { x.sub.close(); x.publishThree(1) },
+	},
+	{
+		name: "shared of QoS 2", expiry: 1000, connected: true, away: true, begun: 1, subscribes: []packet.Subscription{filter("$share/g/a/#", 2)},
+		fill: func(x *waiting) { x.publishThree(2) }, change: []func(*packet.Connect){quota(1)},
+	},
+	{
+		name: "retained", expiry: 1000, connected: true, away: true, begun: 1,
+		fill: func(x *waiting) {
+			pub := x.connect(packet.V5, "pub")
+			for i, topic := range []string{"a/open", "a/hide", "a/zopen"} {
+				p := message(topic, fmt.Sprint(i+1), 1, uint16(i+1))
+				p.Retain = true
+				pub.send(p)
+				want[*packet.Puback](pub)
+			}
+			for _, f := range []string{"a/open", "a/hide", "a/zopen"} { // in this order
+				x.sub.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{filter(f, 1)}})
+				for p := x.sub.next(); p != nil; p = x.sub.next() {
+					if p, ok := p.(*packet.Publish); ok {
+						x.begun = append(x.begun, p)
+					}
+				}
+			}
+			pub.bye()
+		}, change: []func(*packet.Connect){quota(1)},
+	},
+	{
+		name: "function", expiry: 1000, connected: true, away: true, subscribes: []packet.Subscription{filter("slow/#", 1), filter("a/#", 1)},
+		fill: func(x *waiting) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
+	},
+	{
+		name: "function, volatile", connected: true, subscribes: []packet.Subscription{filter("slow/#", 1), filter("a/#", 1)},
+		fill: func(x *waiting) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
+	},
+	{
+		name: "function of a group", connected: true, subscribes: []packet.Subscription{filter("$share/g/a/#", 1)},
+		fill: func(x *waiting) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
+	},
+}
+
+// changesOfPolicy are those that the client has no right to what waits after, or
+// has it again.
+var changesOfPolicy = []struct {
+	name    string
+	apply   func(r *rules)
+	again   func(r *rules)
+	allowed []string
+	reason  bool // the client is sent away
+}{
+	{name: "grant removed", reason: true, apply: func(r *rules) { r.subscribe = []string{"subx=a/#", "subx=a/open", "subx=a/hide", "subx=a/zopen"} }},
+	{name: "deny added", allowed: []string{"1", "3"}, apply: func(r *rules) { r.receive = []string{"subx=a/hide"} }},
+	{
+		name: "given back", allowed: []string{"1", "2", "3"}, reason: true,
+		apply: func(r *rules) { r.subscribe = []string{"subx=a/#", "subx=a/open", "subx=a/hide", "subx=a/zopen"} },
+		again: func(r *rules) { r.subscribe = nil },
+	},
+	{name: "of others", allowed: []string{"1", "2", "3"}, apply: func(r *rules) { r.publish = []string{"x"} }},
+}
+
+// TestWaitingIsJudgedAgain takes rights away while messages wait.
+func TestWaitingIsJudgedAgain(t *testing.T) {
+	for _, way := range ways {
+		for _, change := range changesOfPolicy {
+			for _, state := range []string{"connected", "away", "restarted"} {
+				if state == "connected" && !way.connected || state != "connected" && !way.away {
+					continue
+				}
+				if way.name == "function" && state == "restarted" {
+					continue // it answers before the broker ends
+				}
+				t.Run(way.name+"/"+change.name+"/"+state, func(t *testing.T) {
+					each(t, func(t *testing.T, w *world, v packet.Version) {
+						w.close()
+						if v == packet.V311 && slices.Contains([]string{"window", "volatile", "retained", "shared of QoS 2"}, way.name) {
+							return // there is no Receive Maximum
+						}
+						x := &waiting{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newChain(), conn: func(p *packet.Connect) {
+							p.CleanStart = p.CleanStart && way.expiry == 0
+							if v == packet.V5 {
+								expiry(way.expiry)(p)
+							}
+						}}
+						x.open()
+						defer func() { x.close() }()
+						x.connectSub(way.change...)
+						if len(way.subscribes) > 0 {
+							x.sub.subscribe(way.subscribes...)
+						}
+						way.fill(x)
+						x.hold()
+						if len(x.begun) != way.begun {
+							t.Fatalf("the client has %d before the change", len(x.begun))
+						}
+						if state != "connected" {
+							x.sub.close()
+						}
+						if state == "restarted" {
+							x.close()
+							x.rules.set(change.apply)
+							x.open()
+						} else {
+							x.rules.set(change.apply)
+							x.b.Reauthorize()
+						}
+						if change.again != nil {
+							x.rules.set(change.again)
+							x.b.Reauthorize()
+						}
+						for q := x.chain.take(); len(q) > 0; q = x.chain.take() {
+							for _, q := range q {
+								q.answer(FilterResult{})
+							}
+						}
+						x.finish(state == "connected", way.expiry > 0, strings.HasPrefix(way.name, "shared"), change.reason, change.allowed)
+					})
+				})
+			}
+		}
+	}
+}
+
+// finish has the client get what it may, and compares.
+func (x *waiting) finish(connected, persistent, shared, sentAway bool, allowed []string) {
+	x.t.Helper()
+	waits := []string{"1", "2", "3"}
+	if connected && sentAway {
+		if _, refused := x.drain(); !refused {
+			x.t.Error("the client was not told")
+		}
+		if !persistent {
+			return
+		}
+	}
+	if connected && !sentAway {
+		for _, p := range x.begun {
+			x.sub.acknowledge(p)
+			waits = waits[1:]
+		}
+		if n := len(x.begun); len(allowed) > 0 {
+			allowed = allowed[n:]
+		}
+	} else {
+		x.connectSub(resume)
+	}
+	got, refused := x.drain()
+	if refused {
+		x.t.Error("the client was sent away again")
+	}
+	if !slices.Equal(got, allowed) {
+		x.t.Errorf("got %v, want %v", got, allowed)
+	}
+	denied := len(waits) - len(allowed)
+	if shared && len(allowed) == 0 {
+		denied = len(x.begun) // the rest waits for a member that wakes
+	}
+	if got := x.counters().Drops["denied"]; got != uint64(denied) {
+		x.t.Errorf("%d counted as denied, want %d", got, denied)
+	}
+	if n := x.kept.QueueStats(store.SessionKey{Identity: testID("subx").String(), ClientID: "sub"}).Messages; n != 0 {
+		x.t.Errorf("%d stay in the queue", n)
+	}
+}
