@@ -116,8 +116,9 @@ type Receiver struct {
 	Why       string // it does not, or under which condition; may be empty
 }
 
-// Receivers returns the subscriptions here that match name, and whether a
-// message published to it would reach them. It counts nothing.
+// Receivers returns the subscriptions here that match name, those that sleep
+// included, and whether a message published to it would reach them. It counts
+// nothing.
 func (b *Broker) Receivers(name string) []Receiver {
 	var found []Receiver
 	for _, sub := range b.tree.Match(nil, name) {
@@ -136,9 +137,27 @@ func (b *Broker) Receivers(name string) []Receiver {
 			found = append(found, r)
 		}
 	}
+	for _, s := range b.all() {
+		found = append(found, s.sleepers(name)...)
+	}
 	slices.SortFunc(found, func(x, y Receiver) int {
 		return cmp.Or(cmp.Compare(x.Identity.String(), y.Identity.String()), cmp.Compare(x.ClientID, y.ClientID), cmp.Compare(x.Filter, y.Filter))
 	})
+	return found
+}
+
+// sleepers returns the session's subscriptions that match name and sleep.
+func (s *session) sleepers(name string) (found []Receiver) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sub := range s.subs {
+		if sub.asleep && topic.Match(sub.filter, name) {
+			found = append(found, Receiver{
+				Identity: s.principal.ID, ClientID: s.principal.ClientID, Filter: sub.Filter, QoS: sub.QoS,
+				Connected: s.connected(), Why: "the subscription sleeps: the policy does not grant it",
+			})
+		}
+	}
 	return found
 }
 

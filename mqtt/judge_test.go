@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -294,4 +296,282 @@ func (x *waiting) finish(connected, persistent, shared, sentAway bool, allowed [
 	if n := x.kept.QueueStats(store.SessionKey{Identity: testID("subx").String(), ClientID: "sub"}).Messages; n != 0 {
 		x.t.Errorf("%d stay in the queue", n)
 	}
+}
+
+// TestJudgedAfterCommit changes the policy while a message is on its way to the
+// store: neither the session that keeps nothing nor the one that does may have it,
+// whatever else has the latter look into its queue meanwhile.
+func TestJudgedAfterCommit(t *testing.T) {
+	kept := &heldStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+		keeps, clean := w.connect(packet.V5, "keeps", expiry(1000)), w.connect(packet.V5, "clean")
+		pub := w.connect(packet.V5, "pub")
+		keeps.subscribe(filter("a/#", 1))
+		clean.subscribe(filter("a/#", 1))
+		kept.hold()
+		pub.publish("a/hide", "x", 1, 1)
+		w.counters()
+		w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
+		w.b.Reauthorize()
+		w.counters()
+		w.refillAll()
+		kept.commit() // visible, but nobody was told
+		w.refillAll()
+		keeps.silence()
+		kept.tell()
+		keeps.silence()
+		clean.silence()
+		if got := w.counters().Drops["denied"]; got != 2 {
+			t.Errorf("%d counted, want 2", got)
+		}
+
+		w.rules.set(func(r *rules) { r.receive = nil })
+		w.b.Reauthorize()
+		pub.exchange("a/open", "y", 1)
+		for _, c := range []*client{keeps, clean} {
+			c.finish(c.wantMessage("y"))
+		}
+		for _, s := range w.b.all() {
+			s.mu.Lock()
+			if s.judging != 0 && s.key.ClientID == "keeps" {
+				t.Error("still asks about each message")
+			}
+			s.mu.Unlock()
+		}
+	})
+}
+
+// TestLateIdentifiersAreJudged changes the policy while the store keeps the
+// identifier of a message of QoS 2 that was about to be sent.
+func TestLateIdentifiersAreJudged(t *testing.T) {
+	kept := &heldStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("a/#", 2))
+		kept.hold()
+		pub.publish("a/hide", "1", 2, 1)
+		kept.commit()
+		kept.tellOnly() // it is in the queue
+		w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
+		w.b.Reauthorize()
+		w.refillAll()
+		kept.commit()
+		kept.tell()
+		want[*packet.Pubrec](pub)
+		pub.exchange("a/open", "2", 1)
+		sub.finish(sub.wantMessage("2"))
+		sub.silence()
+		if c := w.counters(); c.Drops["denied"] != 1 || c.Store.Queued != 0 {
+			t.Errorf("dropped %v, %d stay", c.Drops, c.Store.Queued)
+		}
+	})
+}
+
+// refillAll has each session look for what waits.
+func (w *world) refillAll() {
+	synctest.Wait()
+	for _, s := range w.b.all() {
+		s.refill()
+	}
+	synctest.Wait()
+}
+
+// TestRoutedBefore delivers a message that found its receivers just before a change.
+func TestRoutedBefore(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", quota(1)), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("a/#", 1))
+		pub.exchange("a/open", "1", 1)
+		first := sub.wantMessage("1")
+		var from *session
+		for _, s := range w.b.all() {
+			if s.key.ClientID == "pub" {
+				from = s
+			}
+		}
+		var cache routeCache
+		r := cache.get(w.b, "a/hide", from)
+		w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
+		w.b.Reauthorize()
+		w.refillAll()
+		bt := getBatch(w.b)
+		bt.out.carry(&packet.Publish{TopicName: []byte("a/hide"), Payload: []byte("2"), QoS: 1}, r, from)
+		bt.fanOut(r, 1, false)
+		bt.done()
+		sub.finish(first)
+		sub.silence()
+		if got := w.counters().Drops["denied"]; got != 1 {
+			t.Errorf("%d counted, want 1", got)
+		}
+	})
+}
+
+// TestReplayIsJudged changes the policy while retained messages wait behind what
+// their subscriber has published.
+func TestReplayIsJudged(t *testing.T) {
+	f := newChain("upstream slow")
+	bubble(t, filtered1(f), func(t *testing.T, w *world) {
+		pub := w.connect(packet.V5, "pub")
+		for _, topic := range []string{"a/hide", "a/open"} {
+			p := message(topic, topic, 0, 0)
+			p.Retain = true
+			pub.send(p)
+		}
+		sub := w.connect(packet.V5, "sub")
+		sub.publish("slow/x", "x", 0, 0)
+		sub.subscribe(filter("a/#", 1))
+		w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
+		w.b.Reauthorize()
+		for _, q := range f.take() {
+			q.answer(FilterResult{})
+		}
+		sub.wantMessage("a/open")
+		sub.silence()
+		if got := w.counters().Drops["denied"]; got != 1 {
+			t.Errorf("%d counted, want 1", got)
+		}
+	})
+}
+
+// TestDerivedIsJudged: what a function made of a message goes with it.
+func TestDerivedIsJudged(t *testing.T) {
+	for _, session := range kinds {
+		f := newChain("downstream a")
+		bubble(t, filtered1(f), func(t *testing.T, w *world) {
+			sub, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V5, "pub")
+			sub.subscribe(filter("a/#", 1))
+			pub.publish("a/hide", "1", 1, 1)
+			pub.publish("a/open", "2", 1, 2)
+			q := f.take()
+			w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
+			w.b.Reauthorize()
+			for _, q := range q {
+				q.answer(emit("derived", string(q.m.Payload)))
+			}
+			sub.finish(sub.wantMessage("2"))
+			sub.silence()
+			if got := w.counters().Drops["denied"]; got != 1 {
+				t.Errorf("%d counted, want 1", got)
+			}
+		})
+	}
+}
+
+// TestMovedIsJudged changes the policy while the store makes a message of QoS 2 a
+// persistent member's own.
+func TestMovedIsJudged(t *testing.T) {
+	kept := &heldStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+		sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
+		sub.subscribe(filter("$share/g/a", 2))
+		kept.hold()
+		pub.publish("a", "x", 2, 1)
+		kept.commit()
+		kept.tellOnly() // it is in the group's queue, and on its way to the member's
+		w.rules.set(func(r *rules) { r.receive = []string{"subx=a"} })
+		w.b.Reauthorize()
+		w.refillAll()
+		kept.commit()
+		kept.tell()
+		sub.silence()
+		if c := w.counters(); c.Drops["denied"] != 1 || c.Store.Queued != 0 {
+			t.Errorf("dropped %v, %d stay", c.Drops, c.Store.Queued)
+		}
+	})
+}
+
+// TestSharedMoveIsJudged changes the policy while the store makes a message of QoS
+// 2 a member's own: a member that keeps nothing leaves it to another.
+func TestSharedMoveIsJudged(t *testing.T) {
+	kept := &heldStore{Memory: store.NewMemory(store.Limits{})}
+	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
+		clean, keeps := w.connect(packet.V5, "clean"), w.connect(packet.V5, "keeps", expiry(1000))
+		pub := w.connect(packet.V5, "pub")
+		clean.subscribe(filter("$share/g/a", 2))
+		keeps.subscribe(filter("$share/g/a", 2))
+		keeps.close()
+		pub.publish("a", "x", 2, 1)
+		pub.next() // PUBREC
+		if p := clean.next(); p == nil {
+			t.Fatal("nothing came")
+		}
+		kept.hold()
+		pub.publish("a", "y", 2, 2)
+		kept.commit()
+		kept.tellOnly() // it is in the group's queue, and on its way to the member's
+		w.rules.set(func(r *rules) { r.receive = []string{"cleanx=a"} })
+		w.b.Reauthorize()
+		kept.commit()
+		kept.tell()
+		for p := clean.next(); p != nil; p = clean.next() {
+			t.Errorf("got %s", show(p))
+		}
+		keeps = w.connect(packet.V5, "keeps", resume, expiry(1000))
+		keeps.finish(keeps.wantMessage("y"))
+	})
+}
+
+// heldStore is a store that a test has commit, and tell so, when it likes.
+type heldStore struct {
+	*store.Memory
+
+	mu    sync.Mutex // guards all below
+	held  bool
+	jobs  []*job
+	tells []*job
+}
+
+func (s *heldStore) Update(add func(store.Tx), done func(error)) {
+	s.mu.Lock()
+	held := s.held
+	if held {
+		s.jobs = append(s.jobs, &job{add: add, done: done})
+	}
+	s.mu.Unlock()
+	if !held {
+		s.Memory.Update(add, done)
+	}
+}
+
+// hold comes after all that was sent before.
+func (s *heldStore) hold() {
+	synctest.Wait()
+	s.mu.Lock()
+	s.held = true
+	s.mu.Unlock()
+}
+
+// commit makes visible what waits.
+func (s *heldStore) commit() {
+	synctest.Wait()
+	s.mu.Lock()
+	jobs := s.jobs
+	s.tells, s.jobs = append(s.tells, jobs...), nil
+	s.mu.Unlock()
+	for _, j := range jobs {
+		s.Memory.Update(j.add, func(err error) { j.err = err })
+	}
+}
+
+// tellOnly tells of what was committed.
+func (s *heldStore) tellOnly() {
+	s.mu.Lock()
+	tells := s.tells
+	s.tells = nil
+	s.mu.Unlock()
+	for _, j := range tells {
+		if j.done != nil {
+			j.done(j.err)
+		}
+	}
+	synctest.Wait()
+}
+
+// tell ends hold.
+func (s *heldStore) tell() {
+	s.mu.Lock()
+	s.held = false
+	s.mu.Unlock()
+	s.commit()
+	s.tellOnly()
 }
