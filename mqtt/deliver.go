@@ -186,6 +186,7 @@ func (s *session) pump(bt *batch) {
 			s.keepInflight(late)
 			s.mu.Lock()
 		}
+		s.releaseWithheld(c)
 		s.endJudging()
 		if !s.pumpMore {
 			break
@@ -430,8 +431,8 @@ func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (aga
 		return false, false
 	}
 	e := got[0]
-	if s.judging != 0 && !s.mayStillReceive(e.Message.Topic) {
-		return s.withhold(bt, c, old), true
+	if !s.mayStillReceive(e.Message.Topic) { // it may have gone out before rights changed
+		return s.withhold(old), true
 	}
 	bt.out.set(e.Message)
 	f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
@@ -449,16 +450,31 @@ func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (aga
 
 // withhold drops a PUBLISH that the client may not be sent again, and reports
 // whether its exchange goes on: a client that has the first one of QoS 2 takes its
-// identifier for used until PUBREL. The caller holds mu.
-func (s *session) withhold(bt *batch, c *conn, old slot) (more bool) {
+// identifier for used until PUBREL, which pump sends. The caller holds mu.
+func (s *session) withhold(old slot) (more bool) {
 	s.lose(dropDenied)
 	if old.qos < 2 || old.state != sent {
 		s.done = append(s.done, old.seq)
 		return false
 	}
 	s.window.get(old.id).state = released
-	c.send(bt, &packet.Pubrel{PacketID: old.id})
+	s.withheld = append(s.withheld, old)
 	return true
+}
+
+// releaseWithheld sends PUBREL for what was withheld. The caller holds mu, which is
+// let go.
+func (s *session) releaseWithheld(c *conn) {
+	if len(s.withheld) == 0 {
+		return
+	}
+	withheld := s.withheld
+	s.withheld = nil
+	s.mu.Unlock()
+	for _, x := range withheld {
+		c.releaseKept(x.id, x.seq)
+	}
+	s.mu.Lock()
 }
 
 // settle tells the store what the client is done with. Nobody waits for it: a

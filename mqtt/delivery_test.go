@@ -22,7 +22,8 @@ import (
 const seeds = 60
 
 // TestDelivery compares the broker with what a naive model of it promises, over a
-// store that answers late and refuses now and then, and over kills of the broker.
+// store that answers late and refuses now and then, over changes of the policy and
+// over kills of the broker.
 // Clients connect, drop, take over and resume, and acknowledge late or never.
 func TestDelivery(t *testing.T) {
 	for seed := range uint64(seeds) {
@@ -60,7 +61,9 @@ type trial struct {
 	lost     int                 // kills that took transactions that nobody waited for
 	order    []*sending
 	wills    []*testament
-	moment   int // counts what happens
+	hidden   map[string]int // by what nobody may receive now: since which moment
+	shown    map[string]int // by what nobody was to receive: until which moment
+	moment   int            // counts what happens
 	story    []string
 }
 
@@ -140,6 +143,7 @@ type player struct {
 	quota      int
 	connecting time.Time
 	refusedAt  int64 // refusals at CONNECT
+	began      int   // moment of CONNECT
 	will       *testament
 	late       []*testament // of connections that are over, since the last CONNACK
 	owed       []packet.Packet
@@ -169,7 +173,7 @@ func (c *stallingConn) Read(b []byte) (int, error) {
 }
 
 func newTrial(t *testing.T, seed uint64) *trial {
-	tr := &trial{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), messages: map[string]*sending{}}
+	tr := &trial{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), messages: map[string]*sending{}, hidden: map[string]int{}, shown: map[string]int{}}
 	tr.outbox = []int{1, 200, 2000, 1 << 20}[tr.rnd.IntN(4)]
 	tr.inflight = []uint16{1, 2, 20}[tr.rnd.IntN(3)]
 	tr.start(t, nil)
@@ -197,6 +201,71 @@ func (t *trial) start(tt *testing.T, kept []func(store.Tx)) {
 		o.Store, o.Outbox, o.Inflight = t.store, t.outbox, t.inflight
 	})
 	t.rules.set(func(r *rules) { r.publish = []string{"t/denied"} })
+	t.applyHidden()
+}
+
+// hideable are topics that a deny hides, and a filter that is not granted.
+var hideable = []string{"t/2", "s/2", "r/#"}
+
+// hideOrShow changes the policy. What nobody may receive any more does not come,
+// unless it was on its way to the client.
+func (t *trial) hideOrShow(what string) {
+	if _, hidden := t.hidden[what]; hidden {
+		delete(t.hidden, what)
+		t.shown[what] = t.moment
+	} else {
+		t.hidden[what] = t.moment
+	}
+	t.applyHidden()
+	t.tell("hidden: %v", t.hidden)
+	if _, hidden := t.hidden[what]; hidden {
+		t.hidden[what] = t.moment
+	}
+}
+
+func (t *trial) applyHidden() {
+	t.rules.set(func(r *rules) {
+		r.receive, r.subscribe = nil, nil
+		for what := range t.hidden {
+			if strings.HasSuffix(what, "#") {
+				r.subscribe = append(r.subscribe, what)
+			} else {
+				r.receive = append(r.receive, what)
+			}
+		}
+	})
+	t.b.Reauthorize()
+}
+
+// hides returns which of hideable a topic is.
+func hides(name string) string {
+	for _, what := range hideable {
+		if topic.Match(what, name) {
+			return what
+		}
+	}
+	return ""
+}
+
+// wasHidden reports whether m may have been dropped by a policy.
+func (t *trial) wasHidden(m *sending) bool {
+	_, now := t.hidden[hides(m.topic)]
+	return now || t.shown[hides(m.topic)] >= m.first
+}
+
+// mayBeSentAway reports whether a subscription that sleeps may have ended the
+// client's connection.
+func (p *player) mayBeSentAway() bool {
+	_, now := p.hidden["r/#"]
+	return now || p.shown["r/#"] >= p.began
+}
+
+// mayHave fails if the client was sent a message that it may not receive.
+func (p *player) mayHave(x *packet.Publish) {
+	since, hidden := p.hidden[hides(string(x.TopicName))]
+	if m := p.messages[string(x.Payload)]; hidden && m != nil && max(m.first, p.began) > since {
+		p.fail("%s: %.20s came at %d, hidden since %d", p.name, m.payload, p.moment, since)
+	}
 }
 
 // add has one more client take part.
@@ -242,6 +311,8 @@ func (t *trial) step() {
 		t.refusing.Store(!t.refusing.Load() && t.seed%2 == 0)
 	case n == 45:
 		t.kill()
+	case n < 48:
+		t.hideOrShow(hideable[t.rnd.IntN(len(hideable))])
 	default:
 		t.players[t.rnd.IntN(len(t.players))].act()
 	}
@@ -322,6 +393,7 @@ func (p *player) connect(clean bool) {
 		p.quota = 1 << 16
 	}
 	p.tell("%s connects (%d), clean %v", p.name, p.conns, p.clean)
+	p.began = p.moment
 	if p.withWill {
 		p.bequeath(c)
 	}
@@ -384,6 +456,7 @@ func (p *player) lose(how string) {
 	case how == "refused":
 		w.verdict = mustNotCome
 		w.never = true
+	case p.mayBeSentAway():
 	case how == "leave" && welcome:
 		w.verdict = mustNotCome
 	case !welcome, how == "thrown out":
@@ -454,6 +527,9 @@ func (p *player) handle(x packet.Packet) {
 	case *packet.Pubcomp:
 		p.completed(x.PacketID)
 	case *packet.Disconnect:
+		if x.ReasonCode == packet.NotAuthorized && len(p.hidden)+len(p.shown) > 0 {
+			return // a subscription sleeps
+		}
 		if (x.ReasonCode != packet.UnspecifiedError || p.refusals.Load() == 0) && (x.ReasonCode != packet.SessionTakenOver || !p.hasty) {
 			p.fail("%s: %s", p.name, show(x))
 		}
@@ -627,6 +703,7 @@ func (p *player) answer(n int) {
 func (p *player) receive(x *packet.Publish) {
 	name := string(x.Payload)
 	p.tell("%s: PUBLISH %.20s to %s at %d as %d, dup %v, retain %v", p.name, name, x.TopicName, x.QoS, x.PacketID, x.Dup, x.Retain)
+	p.mayHave(x)
 	r := receipt{x, p.session, p.conns}
 	if x.QoS == 0 {
 		p.got = append(p.got, r)
@@ -655,6 +732,9 @@ func (p *player) receive(x *packet.Publish) {
 // settle lets all become quiet: everybody is back and has answered.
 func (t *trial) settle() {
 	t.refusing.Store(false)
+	for what := range t.hidden {
+		t.hideOrShow(what)
+	}
 	wait(time.Minute + slack) // wills that are due
 	for round := range 12 {
 		for _, p := range t.players {
@@ -809,14 +889,14 @@ func (t *trial) judgeMessage(m *sending) {
 			member = member || p.pinned && have && since < m.first
 			continue
 		}
-		if m.taken() && m.qos > 0 && !got && p.wants(m) {
+		if m.taken() && m.qos > 0 && !got && p.wants(m) && !t.wasHidden(m) {
 			t.fail("%s: %.20s did not come", p.name, m.payload)
 		}
 	}
 	if m.topic[0] != 's' || m.qos == 0 {
 		return
 	}
-	if m.taken() && member && members == 0 && !risk {
+	if m.taken() && member && members == 0 && !risk && !t.wasHidden(m) {
 		t.fail("no member got %.20s", m.payload)
 	}
 	if m.qos == 2 && onlyTwo && members > 1 {

@@ -91,7 +91,13 @@ func (c *conn) handlePubrec(flags byte, body []byte) error {
 		c.send(&c.batch, &c.scratch.answer)
 		return nil
 	}
-	id := p.PacketID
+	c.releaseKept(p.PacketID, seq)
+	return nil
+}
+
+// releaseKept sends PUBREL for an entry of the queue once the store knows that.
+func (c *conn) releaseKept(id uint16, seq uint64) {
+	s := c.own
 	c.after(func(tx store.Tx) {
 		tx.Inflight(s.key, seq, store.Sent{PacketID: id, Released: true})
 	}, &packet.Pubrel{PacketID: id}, func() {
@@ -101,7 +107,6 @@ func (c *conn) handlePubrec(flags byte, body []byte) error {
 			slot.state = sent
 		}
 	})
-	return nil
 }
 
 // after sends answer once a change is kept. If it cannot be kept, undo is called

@@ -8,9 +8,10 @@ import (
 // What waits for a session is judged again when it is sent, if rights are newer
 // than the look at them that let it wait. A change of rights marks each session
 // before its new rights count, and the session asks about each message that leaves
-// a queue, or is sent again, as long as it is marked. The mark goes once the
-// session has nothing that waits and the change is settled: all that found its
-// receivers before the change has been delivered.
+// a queue as long as it is marked. The mark goes once the session has nothing that
+// waits and the change is settled: all that found its receivers before the change
+// has been delivered. What is sent again, over another connection, is always asked
+// about.
 
 // settled counts changes of rights and knows which of them are settled.
 type settled struct {
@@ -88,7 +89,7 @@ func (s *session) endJudging() {
 	if s.judging == 0 || s.judging > s.b.settled.change.Load()+1 {
 		return
 	}
-	if s.behind || s.pumpMore || s.late > 0 || s.owed > 0 || len(s.volatile) > 0 || s.window.used != s.window.live {
+	if s.behind || s.pumpMore || s.late > 0 || s.owed > 0 || len(s.volatile) > 0 {
 		return
 	}
 	s.judging = 0

@@ -46,6 +46,7 @@ type session struct {
 	volatile []store.Delivery  // waiting for room, not kept by the store
 	volBytes int
 	read     uint64   // last entry of the store's queue that was sent or dropped
+	withheld []slot   // of QoS 2, whose PUBREL has to be sent
 	done     []uint64 // entries acknowledged since the last batch
 	repaid   []*loan  // the same, of the queues of shared subscriptions
 	owed     int      // messages on their way that have room reserved
