@@ -52,6 +52,20 @@ func (b *Broker) retained(filter string) []*store.Message {
 // message, as if a client had published it. It returns how many are gone for
 // good, also when ctx ends it or the store refuses.
 func (b *Broker) ClearRetained(ctx context.Context, filter string, by identity.ID) (cleared int, err error) {
+	return b.clearRetained(ctx, b.retained(filter), by)
+}
+
+// ClearRetainedOf removes the retained messages that publisher published, as
+// [Broker.ClearRetained] does: for an identity that was revoked. What publisher
+// goes on to publish meanwhile is not seen, so its connections end before. Topics
+// that begin with $ are left out.
+func (b *Broker) ClearRetainedOf(ctx context.Context, publisher, by identity.ID) (cleared int, err error) {
+	name := publisher.String()
+	theirs := slices.DeleteFunc(b.retained("#"), func(m *store.Message) bool { return m.Publisher != name })
+	return b.clearRetained(ctx, theirs, by)
+}
+
+func (b *Broker) clearRetained(ctx context.Context, found []*store.Message, by identity.ID) (cleared int, err error) {
 	const atOnce = 256
 	answers := make(chan error, atOnce) // done never blocks: at most as many are under way
 	pending := 0
@@ -64,7 +78,7 @@ func (b *Broker) ClearRetained(ctx context.Context, filter string, by identity.I
 			err = e
 		}
 	}
-	for _, m := range b.retained(filter) {
+	for _, m := range found {
 		if err != nil || ctx.Err() != nil {
 			break
 		}

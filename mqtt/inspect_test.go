@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
 )
 
 func TestRetainedInfo(t *testing.T) {
@@ -44,6 +45,46 @@ func TestRetainedInfo(t *testing.T) {
 		watch.wantMessage("")
 		if left := slices.Collect(w.b.Retained("#")); len(left) != 1 || left[0].Topic != "b" {
 			t.Errorf("left %+v", left)
+		}
+	})
+}
+
+// TestClearRetainedOf clears what one identity left, also by way of another site,
+// and nothing else.
+func TestClearRetainedOf(t *testing.T) {
+	far := &farSite{wants: "a/#"}
+	bubble(t, func(o *Options) { o.Forwarder = far }, func(t *testing.T, w *world) {
+		lost, other := w.connect(packet.V5, "lost"), w.connect(packet.V5, "other")
+		for _, m := range []struct {
+			from  *client
+			topic string
+		}{{lost, "a/1"}, {lost, "a/2"}, {lost, "b"}, {lost, "over"}, {other, "a/3"}, {other, "over"}} {
+			p := message(m.topic, "x", 1, 1)
+			p.Retain = true
+			m.from.send(p)
+			want[*packet.Puback](m.from)
+		}
+		w.b.Inject(&store.Message{Topic: "c", Retain: true, Payload: []byte("x"), Publisher: testID("lostx").String()}, true, nil, nil)
+		watch := w.connect(packet.V5, "watch")
+		watch.subscribe(filter("b", 0))
+		watch.wantMessage("x")
+		if n, err := w.b.ClearRetainedOf(t.Context(), testID("lostx"), testID("operator")); n != 4 || err != nil {
+			t.Fatalf("cleared %d, %v", n, err)
+		}
+		watch.wantMessage("")
+		var left []string
+		for m := range w.b.Retained("#") {
+			left = append(left, m.Topic)
+		}
+		if want := []string{"a/3", "over"}; !slices.Equal(left, want) {
+			t.Errorf("left %v, want %v", left, want)
+		}
+		told := w.b.opts.Store.Outbound("far", 0, make([]store.Outbound, 0, 10))
+		if n := len(told); n != 5 || len(told[3].Message.Payload)+len(told[4].Message.Payload) > 0 || !told[3].Message.Retain {
+			t.Errorf("the other site got %v", told)
+		}
+		if n, err := w.b.ClearRetainedOf(t.Context(), testID("lostx"), testID("operator")); n != 0 || err != nil {
+			t.Errorf("cleared %d again, %v", n, err)
 		}
 	})
 }

@@ -406,6 +406,41 @@ func TestRoutedBefore(t *testing.T) {
 	})
 }
 
+// TestSentBeforeIsNotSentAgain ends a connection, after a change, that has messages
+// from before it. A message of QoS 2 comes once, also when the right is given back
+// and the broker is killed.
+func TestSentBeforeIsNotSentAgain(t *testing.T) {
+	for _, qos := range []byte{1, 2} {
+		j := &journal{Memory: store.NewMemory(store.Limits{})}
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(o *Options) { o.Store = j })
+			sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
+			sub.subscribe(filter("a/#", qos))
+			pub.exchange("a/hide", "x", qos)
+			sub.wantMessage("x")
+			w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
+			w.b.Reauthorize()
+			w.refillAll() // nothing waits
+			sub.close()
+			sub = w.connect(packet.V5, "sub", expiry(1000), resume)
+			if qos == 2 {
+				want[*packet.Pubrel](sub) // which has the client forget the identifier
+			}
+			sub.silence()
+			kept := j.killed(len(j.all))
+			w.close()
+
+			w = newWorld(t, func(o *Options) { o.Store = kept }) // the right is given back
+			defer w.close()
+			sub = w.connect(packet.V5, "sub", expiry(1000), resume)
+			if qos == 2 {
+				want[*packet.Pubrel](sub)
+			}
+			sub.silence()
+		})
+	}
+}
+
 // TestReplayIsJudged changes the policy while retained messages wait behind what
 // their subscriber has published.
 func TestReplayIsJudged(t *testing.T) {

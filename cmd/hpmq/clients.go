@@ -26,6 +26,7 @@ type clientReply struct {
 	Protocol      string            `json:"protocol"`
 	Since         time.Time         `json:"since"` // of the connection, or of its end
 	Subscriptions []string          `json:"subscriptions"`
+	Asleep        int               `json:"asleep"` // of subscriptions: the policy does not grant them now
 	Inflight      int               `json:"inflight"`
 	Queued        int               `json:"queued"`
 	Dropped       uint64            `json:"dropped"`
@@ -76,7 +77,7 @@ func printClients(w io.Writer, all []clientReply, now time.Time) {
 			state = "MQTT " + s.Protocol + " from " + s.Remote
 		}
 		rows = append(rows, []string{
-			s.ID, plainText(s.ClientID), state, fmt.Sprint(len(s.Subscriptions)), fmt.Sprint(s.Queued + s.Inflight),
+			s.ID, plainText(s.ClientID), state, subscribed(s), fmt.Sprint(s.Queued + s.Inflight),
 			dropped(s), fmt.Sprint(s.Denied), throttled(s),
 		})
 	}
@@ -123,6 +124,15 @@ waits for it. To keep it out everywhere: hpmq device revoke WHO.`,
 	return kick
 }
 
+// subscribed tells how many subscriptions a session has, and how many of them sleep:
+// 3 (asleep 1).
+func subscribed(s clientReply) string {
+	if s.Asleep == 0 {
+		return fmt.Sprint(len(s.Subscriptions))
+	}
+	return fmt.Sprintf("%d (asleep %d)", len(s.Subscriptions), s.Asleep)
+}
+
 // dropped tells how many messages a session lost and why: 12 (slow 10, expired 2).
 func dropped(s clientReply) string {
 	if len(s.Drops) == 0 {
@@ -153,7 +163,7 @@ func (n *node) clients() []clientReply {
 		}
 		out = append(out, clientReply{
 			ID: s.Identity.String(), ClientID: s.ClientID, Connected: s.Connected, Remote: s.Remote, Protocol: s.Protocol,
-			Since: s.Since, Subscriptions: s.Subscriptions, Inflight: s.Inflight, Queued: s.Queued,
+			Since: s.Since, Subscriptions: s.Subscriptions, Asleep: s.Asleep, Inflight: s.Inflight, Queued: s.Queued,
 			Dropped: s.Dropped, Drops: s.Drops, Denied: s.Denied,
 			Throttled: s.Throttled, ThrottledBy: s.ThrottledBy,
 		})

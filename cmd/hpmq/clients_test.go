@@ -15,3 +15,14 @@ func TestClientIDsArePlain(t *testing.T) {
 		t.Errorf("printed %q", out)
 	}
 }
+
+// TestClientsAsleep: a subscription that sleeps is counted among the others.
+func TestClientsAsleep(t *testing.T) {
+	var b strings.Builder
+	printClients(&b, []clientReply{
+		{ID: "spiffe://lab.test/device/pump-7", Subscriptions: []string{"a", "b", "c"}, Asleep: 1, Dropped: 2, Drops: map[string]uint64{"denied": 2}},
+	}, time.Now())
+	if out := b.String(); !strings.Contains(out, "3 (asleep 1)") || !strings.Contains(out, "2 (denied 2)") {
+		t.Errorf("printed %q", out)
+	}
+}
