@@ -55,8 +55,8 @@ const (
 // entry is one message on its way. What is not said to be guarded belongs to the
 // pusher before push and to the goroutine in run after it.
 type entry struct {
-	stage stage          // guarded by pipeline.mu
 	conn  *conn          // that the acknowledgement is for; guarded by pipeline.mu
+	stage stage          // guarded by pipeline.mu
 	acked bool           // it was given; guarded by pipeline.mu
 	qos   byte           // of the acknowledgement; 0 has none
 	id    uint16         // packet identifier to acknowledge
