@@ -32,6 +32,11 @@
 // enters the group's queue in step 9, and the group gives it to one member, whose
 // downstream chain sees it then (group.pump in dispatch.go).
 //
+// # When rights change
+//
+// [Broker.Reauthorize] has subscriptions sleep that the policy does not grant any
+// more, and has sessions ask again about what waits for them, see judge.go.
+//
 // # Who runs what
 //
 // Each connection has one reader. It delivers into the outboxes of the receivers
@@ -53,5 +58,5 @@
 // last. session.record and then session.changing come before all of them; a will
 // gives the first back in another goroutine. No callback, policy question, store
 // access or socket call runs under session.mu, outbox.mu or pipeline.mu, but for the
-// reads of a resumed session's queue.
+// reads of a resumed session's queue and [Rights.Receive] about what leaves it.
 package mqtt

@@ -20,15 +20,21 @@ func (b *Broker) Reauthorize() {
 	b.functionsMu.Lock()
 	clear(b.functions)
 	b.functionsMu.Unlock()
+	asleep := 0
 	for _, s := range b.all() {
-		b.reauthorize(s)
+		asleep += b.reauthorize(s)
+	}
+	if asleep > 0 {
+		b.log.WithField(logfield.Asleep, asleep).WithField(logfield.Hint, "hpmq clients shows whose; they wake if a later policy grants them").
+			Warn("subscriptions sleep: the new policy does not grant them")
 	}
 	b.shed()
 	b.Reroute() // last: routes made meanwhile may know old rights
 	b.settle(change)
 }
 
-func (b *Broker) reauthorize(s *session) {
+// reauthorize returns how many of the session's subscriptions began to sleep.
+func (b *Broker) reauthorize(s *session) (asleep int) {
 	r, lost, woken := s.renewRights()
 	reason := ""
 	if len(lost) > 0 {
@@ -46,6 +52,7 @@ func (b *Broker) reauthorize(s *session) {
 	if woken > 0 {
 		s.refill() // of what waited for a member
 	}
+	return len(lost)
 }
 
 // renewRights asks for the session's rights anew, has those subscriptions sleep

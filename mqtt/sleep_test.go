@@ -6,6 +6,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
@@ -159,6 +160,33 @@ func TestSubscriptionAsleep(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSleepIsLogged: an operator hears of a change that has many subscriptions sleep
+// in one line, once.
+func TestSleepIsLogged(t *testing.T) {
+	log, hook := recordedLog()
+	bubble(t, func(o *Options) { o.Log = log }, func(t *testing.T, w *world) {
+		for _, who := range []string{"a", "b"} {
+			c := w.connect(packet.V5, who, expiry(1000))
+			c.subscribe(filter("b/#", 1), filter("c", 1))
+			c.close()
+		}
+		w.rules.set(func(r *rules) { r.subscribe = []string{"b/#"} })
+		w.b.Reauthorize()
+		w.b.Reauthorize()
+		lines := 0
+		for _, e := range hook.AllEntries() {
+			if n, ok := e.Data[logfield.Asleep]; ok {
+				if lines++; n != 2 {
+					t.Errorf("%v began to sleep, want 2", n)
+				}
+			}
+		}
+		if lines != 1 {
+			t.Errorf("%d lines", lines)
+		}
+	})
 }
 
 // TestReceiversAsleep: an operator who asks who gets a topic is told who sleeps.

@@ -17,6 +17,7 @@ const (
 	File     = "file"      // path of a file
 	Version  = "version"   // version of a policy, record or module
 	Dropped  = "dropped"   // how many messages were
+	Asleep   = "asleep"    // how many subscriptions began to sleep
 	Until    = "until"     // when something ends
 	Hint     = "hint"      // what to do about it, for people
 )
