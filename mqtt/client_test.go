@@ -20,7 +20,6 @@ import (
 	"github.com/hpmq/hpmq/internal/memnet"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
-	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // rules is an Authorizer that allows everything but what it lists.
@@ -73,18 +72,6 @@ func (r *ruleRights) Publish(topic string, _ byte, _ bool, _ int) Verdict {
 	return r.answer(r.publish, topic)
 }
 func (r *ruleRights) Subscribe(filter string) Verdict { return r.answer(r.subscribe, filter) }
-func (r *ruleRights) Receive(name string) Verdict {
-	for _, f := range r.subscribe {
-		who, f, mine := strings.Cut(f, "=")
-		if !mine {
-			who, f = r.who, who
-		}
-		if who == r.who && topic.Match(f, name) {
-			return r.answer([]string{name}, name)
-		}
-	}
-	return r.answer(r.receive, name)
-}
 func (r *ruleRights) Will(topic string, _ byte, _ bool, _ int) Verdict {
 	return r.answer(r.will, topic)
 }

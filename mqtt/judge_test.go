@@ -10,7 +10,22 @@ import (
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
+
+// Receive looks at the filters that are not granted too.
+func (r *ruleRights) Receive(name string) Verdict {
+	for _, f := range r.subscribe {
+		who, f, mine := strings.Cut(f, "=")
+		if !mine {
+			who, f = r.who, who
+		}
+		if who == r.who && topic.Match(f, name) {
+			return r.answer([]string{name}, name)
+		}
+	}
+	return r.answer(r.receive, name)
+}
 
 // waiting is a client for which messages wait: "1" and "3" of a/open and, between
 // them, "2" of a/hide.
@@ -44,8 +59,8 @@ func (x *waiting) connectSub(change ...func(*packet.Connect)) {
 
 func (x *waiting) publishThree(qos byte) {
 	pub := x.connect(packet.V5, "pub")
-	for i, topic := range []string{"a/open", "a/hide", "a/open"} {
-		pub.publish(topic, fmt.Sprint(i+1), qos, uint16(i+1))
+	for i, name := range []string{"a/open", "a/hide", "a/open"} {
+		pub.publish(name, fmt.Sprint(i+1), qos, uint16(i+1))
 		if qos == 2 {
 			pub.send(&packet.Pubrel{PacketID: uint16(i + 1)})
 		}
@@ -144,8 +159,8 @@ var ways = []struct {
 		name: "retained", expiry: 1000, connected: true, away: true, begun: 1,
 		fill: func(x *waiting) {
 			pub := x.connect(packet.V5, "pub")
-			for i, topic := range []string{"a/open", "a/hide", "a/zopen"} {
-				p := message(topic, fmt.Sprint(i+1), 1, uint16(i+1))
+			for i, name := range []string{"a/open", "a/hide", "a/zopen"} {
+				p := message(name, fmt.Sprint(i+1), 1, uint16(i+1))
 				p.Retain = true
 				pub.send(p)
 				want[*packet.Puback](pub)
@@ -447,8 +462,8 @@ func TestReplayIsJudged(t *testing.T) {
 	f := newChain("upstream slow")
 	bubble(t, filtered1(f), func(t *testing.T, w *world) {
 		pub := w.connect(packet.V5, "pub")
-		for _, topic := range []string{"a/hide", "a/open"} {
-			p := message(topic, topic, 0, 0)
+		for _, name := range []string{"a/hide", "a/open"} {
+			p := message(name, name, 0, 0)
 			p.Retain = true
 			pub.send(p)
 		}
