@@ -40,6 +40,36 @@ func TestRecordsReachEverySite(t *testing.T) {
 		}
 	}
 	f.siteAway(t, device)
+	f.clearRetained(t, device)
+}
+
+// clearRetained: what a stolen device left behind goes with it, at every site that
+// has it.
+func (f *fabric) clearRetained(t *testing.T, device *host) {
+	t.Helper()
+	thief := device.enrol(t, f.paris, "pump-10")
+	for _, h := range f.sites() {
+		h.start(t, "hpmq", "sub", "-t", "site/#")
+	}
+	f.awaitIdentity(t, f.lyon, "pump-10")
+	eventually(t, 10*time.Second, "every site wants it", func() bool {
+		for _, l := range f.paris.status(t).Links {
+			if l.Interest == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	retained := func(h *host) int { return h.status(t).Broker["retained"] }
+	before := retained(f.lyon)
+	thief.run(t, "mosquitto_pub", thief.flags(f.paris, "-q", "1", "-r", "-t", "site/paris/pump-10/state", "-m", "mine")...)
+	for _, h := range f.sites() {
+		eventually(t, 10*time.Second, h.name+" has a copy", func() bool { return retained(h) == before+1 })
+	}
+	f.revoke(t, "pump-10", "--clear-retained")
+	for _, h := range f.sites() {
+		eventually(t, 10*time.Second, h.name+" has cleared it", func() bool { return retained(h) == before })
+	}
 }
 
 func (f *fabric) awaitIdentity(t *testing.T, h *host, name string) {

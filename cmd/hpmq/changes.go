@@ -17,12 +17,13 @@ import (
 type changes struct {
 	rights    chan struct{} // policy or labels: sessions and slices are judged anew
 	functions chan struct{} // the set of functions
+	cleanUp   chan struct{} // a record asks for work that takes time
 	slices    broadcast     // agents' slices
 	sites     broadcast     // which sites there are, and which are reached
 }
 
 func newChanges() *changes {
-	return &changes{rights: make(chan struct{}, 1), functions: make(chan struct{}, 1), slices: broadcast{c: make(chan struct{})}, sites: broadcast{c: make(chan struct{})}}
+	return &changes{rights: make(chan struct{}, 1), functions: make(chan struct{}, 1), cleanUp: make(chan struct{}, 1), slices: broadcast{c: make(chan struct{})}, sites: broadcast{c: make(chan struct{})}}
 }
 
 // broadcast wakes up everybody who waits.
@@ -67,6 +68,7 @@ func (n *node) watchDirectory(ctx context.Context, from uint64) error {
 		case directory.Revocation:
 			n.remote.identitiesChanged()
 			n.end(rec)
+			wake(n.changes.cleanUp)
 			n.changes.slices.fire()
 		case directory.Identity:
 			n.remote.identitiesChanged()

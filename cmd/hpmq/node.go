@@ -270,6 +270,7 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	run("reload", n.reloadOnHangup)
 	run("rights", n.applyRights)
 	run("function changes", n.applyFunctions)
+	run("clean-up", n.cleanUp)
 	run("gossip", n.gossip.Run)
 	run("mesh peers", n.keepPeers)
 	run("mesh changes", n.relayMeshChanges)

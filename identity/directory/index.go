@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 
 	"github.com/hpmq/hpmq/identity"
 )
@@ -191,6 +192,13 @@ func (d *Directory) Revocation(id identity.ID) (Revocation, bool) {
 	defer d.mu.RUnlock()
 	r, ok := d.index.revocations[id]
 	return r, ok
+}
+
+// Revocations returns the revocation of each identity that has one, in no order.
+func (d *Directory) Revocations() []Revocation {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return slices.Collect(maps.Values(d.index.revocations))
 }
 
 // Policy returns the policy in force.
