@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,14 +21,11 @@ import (
 // that site knows, so who may roam is policy's to say, with session.site.
 //
 // That site acknowledged the message by the policy and the directory that it had.
-// Where ours are older the message waits for them (link.ErrUnsettled); where they
-// are newer, the policies before count as well, for a day.
+// Where ours are older the message waits for them (link.ErrUnsettled). Where they
+// are newer, a deny holds at once, and a grant that is gone is excused for what was
+// sent before it went: see pastpolicy.go.
 
-const (
-	pastPolicyTime = 24 * time.Hour
-	maxPastPolicy  = 8
-	maxRemote      = 4096 // publishers whose rights are kept; then all are compiled anew
-)
+const maxRemote = 4096 // publishers whose rights are kept; then all are compiled anew
 
 // remote decides what other sites may send.
 type remote struct {
@@ -34,19 +33,16 @@ type remote struct {
 	site     string // ours
 	known    func(identity.ID) (directory.Identity, bool)
 	policy   func() *policy.Set
+	records  func() iter.Seq2[uint64, directory.Policy] // see policyRecords
 	retained func(filter string) []*store.Message
 
 	mu         sync.Mutex // guards all below
 	set        *policy.Set
+	since      uint64    // hybrid clock of the record of set
 	past       []pastSet // newest first
 	rights     map[publisherAt]*remoteRights
 	generation uint64 // of rights: what was compiled from older ones is not kept
-}
-
-// pastSet is a policy that was replaced.
-type pastSet struct {
-	set   *policy.Set
-	until time.Time // it counts
+	stamps     stamps
 }
 
 // publisherAt is a publisher at the site where it published.
@@ -56,38 +52,69 @@ type publisherAt struct{ publisher, site string }
 type remoteRights struct {
 	subject policy.Subject
 	now     *policy.Session
+	since   uint64              // when now came in force
 	past    func() []pastRights // compiled when first needed
 }
 
 type pastRights struct {
-	*policy.Session
-	until time.Time
+	*pastSet
+
+	session *policy.Session
 }
 
+// newRemote knows the policies before the one in force from the directory: what
+// waited at another site may come after a restart of this node.
 func newRemote(n *node) *remote {
+	records := func() iter.Seq2[uint64, directory.Policy] { return policyRecords(n.directory) }
 	return &remote{
-		domain: n.id.TrustDomain, site: n.site, known: n.directory.Identity, policy: n.policy.Set, retained: n.messages.Retained,
-		set: n.policy.Set(), rights: make(map[publisherAt]*remoteRights),
+		domain: n.id.TrustDomain, site: n.site, known: n.directory.Identity, policy: n.policy.Set,
+		records: records, retained: n.messages.Retained,
+		set: n.policy.Set(), past: pastPolicies(records(), n.id.TrustDomain, time.Now()),
+		rights: make(map[publisherAt]*remoteRights), stamps: stamps{},
 	}
 }
 
 // policyChanged keeps the policy that was replaced for a while.
 func (r *remote) policyChanged() {
 	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	set := r.policy() // under mu: of two changes at once the later stays
-	if set == r.set {
-		return
-	}
-	past := []pastSet{{r.set, now.Add(pastPolicyTime)}}
-	for _, p := range r.past {
-		if len(past) < maxPastPolicy && now.Before(p.until) {
-			past = append(past, p)
+	for {
+		set := r.policy()
+		if r.install(set, r.recorded(set, now), now) {
+			return
 		}
 	}
-	r.set, r.past = set, past
+}
+
+// recorded returns the clock of the record that brought set.
+func (r *remote) recorded(set *policy.Set, now time.Time) uint64 {
+	hash := directory.HashFiles(set.Files())
+	for clock, p := range r.records() {
+		if p.Hash == hash {
+			return clock
+		}
+	}
+	return uint64(now.UnixMilli()) << 16
+}
+
+// install puts set in the place of the policy before it, unless a newer one has
+// come meanwhile.
+func (r *remote) install(set *policy.Set, since uint64, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.policy() != set:
+		return false
+	case r.set == set:
+		return true
+	}
+	past := slices.Clone(r.past) // sessions of the past hold the other
+	if r.set.Len() > 0 { // not the one that denies everything, before the first
+		past = append([]pastSet{newPastSet(r.set, since, now)}, past...)
+	}
+	past = slices.DeleteFunc(past, func(p pastSet) bool { return !now.Before(p.until) })
+	r.set, r.since, r.past = set, since, past[:min(len(past), maxPastPolicy)]
 	r.forget()
+	return true
 }
 
 // identitiesChanged makes the rights of all publishers be asked for anew.
@@ -104,22 +131,41 @@ func (r *remote) forget() {
 }
 
 // accept implements link.Options.Accept.
-func (r *remote) accept(_ identity.ID, m *store.Message) error {
-	x, err := r.of(publisherAt{m.Publisher, m.Origin.Site})
-	if err != nil {
-		return err
-	}
-	d := publishes(x.now, m)
-	if d.Allowed || r.clearsOwn(x.subject.ID, m) {
-		return nil
-	}
-	now := time.Now()
-	for _, p := range x.past() {
-		if now.Before(p.until) && publishes(p.Session, m).Allowed {
-			return nil
+func (r *remote) accept(sender identity.ID, m *store.Message) error {
+	key := publisherAt{m.Publisher, m.Origin.Site}
+	r.mu.Lock()
+	stamp := r.stamps.raise(sender, m)
+	x := r.rights[key]
+	r.mu.Unlock()
+	if x == nil {
+		var err error
+		if x, err = r.compile(key); err != nil {
+			return err
 		}
 	}
-	return fmt.Errorf("publisher %s at %s: %s: %w", x.subject.ID.Short(), m.Origin.Site, d.Reason(), link.ErrUnsettled)
+	if publishes(x.now, m).Allowed || r.clearsOwn(x.subject.ID, m) || x.excused(m, stamp, time.Now()) {
+		return nil
+	}
+	err := fmt.Errorf("publisher %s at %s: %s", x.subject.ID.Short(), m.Origin.Site, publishes(x.now, m).Reason())
+	if olderThan(m.HLC, x.since) {
+		return err // all that its site knew then is known here
+	}
+	return fmt.Errorf("%w: %w", err, link.ErrUnsettled)
+}
+
+// excused reports whether a policy of the past let m be sent, and no deny of the
+// one in force forbids it.
+func (x *remoteRights) excused(m *store.Message, stamp uint64, now time.Time) bool {
+	published, left := !asPublish(x.now, m).Denied(), !asWill(x.now, m).Denied()
+	if !published && !left {
+		return false
+	}
+	for _, p := range x.past() {
+		if p.counts(stamp, now) && (published && asPublish(p.session, m).Allowed || left && asWill(p.session, m).Allowed) {
+			return true
+		}
+	}
+	return false
 }
 
 // stays implements link.Options.Stays: who runs this node may publish more here
@@ -136,14 +182,22 @@ func (r *remote) stays(m *store.Message) bool {
 
 // publishes asks whether m may have been published, or been left behind.
 func publishes(x *policy.Session, m *store.Message) policy.Decision {
-	d := x.Publish(m.Topic, m.QoS, m.Retain, len(m.Payload))
+	d := asPublish(x, m)
 	if d.Allowed {
 		return d
 	}
-	if w := x.Will(m.Topic, m.QoS, m.Retain, len(m.Payload)); w.Allowed {
+	if w := asWill(x, m); w.Allowed {
 		return w
 	}
 	return d
+}
+
+func asPublish(x *policy.Session, m *store.Message) policy.Decision {
+	return x.Publish(m.Topic, m.QoS, m.Retain, len(m.Payload))
+}
+
+func asWill(x *policy.Session, m *store.Message) policy.Decision {
+	return x.Will(m.Topic, m.QoS, m.Retain, len(m.Payload))
 }
 
 // clears reports whether m is a node's order to remove a retained message, as
@@ -175,19 +229,27 @@ func (r *remote) clearsForeign(id identity.ID, m *store.Message) bool {
 // of returns the rights of a publisher.
 func (r *remote) of(key publisherAt) (*remoteRights, error) {
 	r.mu.Lock()
-	x, generation, set, past := r.rights[key], r.generation, r.set, r.past
+	x := r.rights[key]
 	r.mu.Unlock()
 	if x != nil {
 		return x, nil
 	}
+	return r.compile(key)
+}
+
+// compile makes the rights of a publisher and keeps them until they change.
+func (r *remote) compile(key publisherAt) (*remoteRights, error) {
+	r.mu.Lock()
+	generation, set, since, past := r.generation, r.set, r.since, r.past
+	r.mu.Unlock()
 	sub, err := r.subject(key)
 	if err != nil {
 		return nil, err
 	}
-	x = &remoteRights{subject: sub, now: set.Session(sub), past: sync.OnceValue(func() []pastRights {
+	x := &remoteRights{subject: sub, now: set.Session(sub), since: since, past: sync.OnceValue(func() []pastRights {
 		var all []pastRights
-		for _, p := range past {
-			all = append(all, pastRights{p.set.Session(sub), p.until})
+		for i := range past {
+			all = append(all, pastRights{&past[i], past[i].set.Session(sub)})
 		}
 		return all
 	})}
@@ -221,8 +283,10 @@ func (r *remote) subject(key publisherAt) (policy.Subject, error) {
 	switch {
 	case !ok:
 		return sub, fmt.Errorf("publisher %s is not enrolled: %w", id.Short(), link.ErrUnsettled)
-	case known.State == directory.Revoked:
-		return sub, fmt.Errorf("publisher %s is revoked", id.Short())
+	case known.State == directory.Replaced:
+		return sub, fmt.Errorf("publisher %s gave up its key: %w", id.Short(), link.ErrUnsettled) // it may be enrolled again
+	case known.State != directory.Active:
+		return sub, fmt.Errorf("publisher %s is %s", id.Short(), known.State)
 	case id.Kind == identity.Node && known.Site != key.site:
 		return sub, fmt.Errorf("publisher %s is a node of %s, not of %s", id.Short(), known.Site, key.site)
 	}

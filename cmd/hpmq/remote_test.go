@@ -2,10 +2,15 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"iter"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
@@ -34,6 +39,7 @@ grant "will" {
 // newTestRemote is the remote of site home.
 func newTestRemote(t *testing.T) (*remote, func(more string)) {
 	t.Helper()
+	var recorded []recordedPolicy // newest first
 	entry := func(short, site string, state directory.State) directory.Identity {
 		id, err := identity.ParseShort("lab.test", short)
 		if err != nil {
@@ -49,11 +55,20 @@ func newTestRemote(t *testing.T) (*remote, func(more string)) {
 		entry("user:admin", "home", directory.Active),
 		entry("node:home-1", "home", directory.Active), entry("node:lyon-1", "lyon", directory.Active),
 		entry("device:pump-7", "home", directory.Active), entry("device:pump-6", "home", directory.Active), entry("device:lost", "home", directory.Revoked),
-		entry("device:valve", "home", directory.Replaced), entry("function:f", "home", directory.Active),
+		entry("device:valve", "home", directory.Active), entry("device:swapped", "home", directory.Replaced), entry("function:f", "home", directory.Active),
 	}
 	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
 	r := &remote{
-		domain: "lab.test", site: "home", policy: live.Set, rights: make(map[publisherAt]*remoteRights), set: live.Set(),
+		domain: "lab.test", site: "home", policy: live.Set, rights: make(map[publisherAt]*remoteRights), set: live.Set(), stamps: stamps{},
+		records: func() iter.Seq2[uint64, directory.Policy] {
+			return func(yield func(uint64, directory.Policy) bool) {
+				for _, p := range recorded {
+					if !yield(p.clock, p.Policy) {
+						return
+					}
+				}
+			}
+		},
 		known: func(id identity.ID) (directory.Identity, bool) {
 			for _, p := range all {
 				if p.ID == id {
@@ -69,6 +84,8 @@ func newTestRemote(t *testing.T) (*remote, func(more string)) {
 	apply := func(more string) {
 		t.Helper()
 		files := map[string][]byte{"main.hcl": policy.Default(), "more.hcl": []byte(more)}
+		p := directory.Policy{Files: files, Hash: directory.HashFiles(files)}
+		recorded = append([]recordedPolicy{{p, clockNow()}}, recorded...)
 		if found, err := live.Apply(files); err != nil {
 			t.Fatal(found)
 		}
@@ -78,11 +95,20 @@ func newTestRemote(t *testing.T) (*remote, func(more string)) {
 	return r, apply
 }
 
+type recordedPolicy struct {
+	directory.Policy
+
+	clock uint64
+}
+
+// clockNow is a hybrid clock's reading.
+func clockNow() uint64 { return uint64(time.Now().UnixMilli()) << 16 }
+
 // from is a message that site sends in the name of publisher.
 func from(site, publisher, topic string) *store.Message {
 	return &store.Message{
 		Topic: topic, Payload: []byte("x"), QoS: 1, Publisher: "spiffe://lab.test/" + publisher,
-		Origin: store.Origin{Site: site, Epoch: 1, Seq: 1},
+		Origin: store.Origin{Site: site, Epoch: 1, Seq: 1}, HLC: clockNow(),
 	}
 }
 
@@ -106,6 +132,7 @@ func TestRemote(t *testing.T) {
 		{"the same, there", from("home", "device/valve", "site/home/valve/set"), "allowed"},
 		{"a will", from("lyon", "device/valve", "gone/valve"), "allowed"},
 		{"a new device", from("lyon", "device/new", "site/lyon/new/raw"), "unsettled"},
+		{"a device whose key was given up", from("lyon", "device/swapped", "site/home/swapped/raw"), "unsettled"},
 		{"a revoked device", from("lyon", "device/lost", "site/home/lost/raw"), "refused"},
 		{"this machine, of that site", from("lyon", "service/local", "site/lyon/valve/set"), "allowed"},
 		{"this machine, of another site", from("lyon", "service/local", "site/home/valve/set"), "unsettled"},
@@ -125,14 +152,7 @@ func TestRemote(t *testing.T) {
 			r, _ := newTestRemote(t)
 			for range 2 { // compiled, and remembered
 				err := r.accept(identity.ID{}, tt.m)
-				got := "refused"
-				switch {
-				case err == nil:
-					got = "allowed"
-				case errors.Is(err, link.ErrUnsettled):
-					got = "unsettled"
-				}
-				if got != tt.want {
+				if got := outcome(err); got != tt.want {
 					t.Errorf("%s (%v), want %s", got, err, tt.want)
 				}
 			}
@@ -140,35 +160,210 @@ func TestRemote(t *testing.T) {
 	}
 }
 
-// TestRemoteUnderAnOlderPolicy: what a site took before it heard of a new policy
-// is not lost, and a right that was taken away ends.
-func TestRemoteUnderAnOlderPolicy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r, apply := newTestRemote(t)
-		m := from("lyon", "device/pump-6", "site/home/pump-6/raw")
-		deny := `deny "quiet" {
+// TestRemoteAfterAChange: a deny holds at once. A grant that is gone is excused for
+// what was sent before, for a day, also after a restart, unless the sender has sent
+// something newer.
+func TestRemoteAfterAChange(t *testing.T) {
+	const (
+		granted = `grant "loan" {
   to     = ["device:pump-6"]
-  topics { publish = ["site/#"] }
+  topics { publish = ["loan/#"] }
 }
 `
-		apply(deny)
-		<-time.After(pastPolicyTime - time.Second)
-		if err := r.accept(identity.ID{}, m); err != nil {
-			t.Errorf("refused within a day: %v", err)
+		denied = granted + `deny "quiet" {
+  to     = ["device:pump-6"]
+  topics { publish = ["loan/#"] }
+}
+`
+		willDenied = `deny "quiet" {
+  to     = ["device:pump-6"]
+  topics { will = ["loan/#"] }
+}
+`
+	)
+	before, after := -time.Minute, time.Minute
+	for _, tt := range []struct {
+		name    string
+		change  string        // in place of the grant
+		sent    time.Duration // from the change
+		newer   time.Duration // what the sender sent earlier; 0: nothing
+		arrives time.Duration
+		want    string
+	}{
+		{"grant gone, sent before", "", before, 0, 2 * time.Minute, "allowed"},
+		{"grant gone, sent before, nearly a day late", "", before, 0, pastPolicyTime - time.Second, "allowed"},
+		{"grant gone, sent before, a day late", "", before, 0, pastPolicyTime, "refused"},
+		{"grant gone, sent while its record travelled", "", time.Second, 0, 2 * time.Minute, "allowed"},
+		{"grant gone, sent after", "", after, 0, 2 * time.Minute, "unsettled"},
+		{"grant gone, stamp goes back", "", before, after, 2 * time.Minute, "refused"},
+		{"grant gone, stamp goes back, all before", "", 2 * before, before, 2 * time.Minute, "allowed"},
+		{"deny, sent before", denied, before, 0, 2 * time.Minute, "refused"},
+		{"deny, sent after", denied, after, 0, 2 * time.Minute, "unsettled"},
+		{"deny, stamp goes back", denied, before, after, 2 * time.Minute, "refused"},
+		{"deny of wills and grant gone, sent before", willDenied, before, 0, 2 * time.Minute, "allowed"},
+		{"deny of wills and grant gone, sent after", willDenied, after, 0, 2 * time.Minute, "unsettled"},
+	} {
+		for _, restarted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, restarted %v", tt.name, restarted), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r, apply := newTestRemote(t)
+					apply(granted)
+					<-time.After(time.Hour)
+					apply(tt.change)
+					changed := time.Now()
+					at := func(d time.Duration, topic string) *store.Message {
+						m := from("lyon", "device/pump-6", topic)
+						m.HLC = uint64(changed.Add(d).UnixMilli()) << 16
+						return m
+					}
+					if restarted {
+						restart(r)
+					}
+					<-time.After(tt.arrives)
+					lyon := identity.ID{Name: "lyon-1"}
+					if tt.newer != 0 {
+						if err := r.accept(lyon, at(tt.newer, "site/home/pump-6/raw")); err != nil {
+							t.Fatal(err)
+						}
+					}
+					err := r.accept(lyon, at(tt.sent, "loan/x"))
+					if got := outcome(err); got != tt.want {
+						t.Errorf("%s (%v), want %s", got, err, tt.want)
+					}
+				})
+			})
 		}
-		<-time.After(2 * time.Second)
-		if err := r.accept(identity.ID{}, m); err == nil {
-			t.Error("accepted after a day")
+	}
+}
+
+// restart makes r what it is after a restart of the node.
+func restart(r *remote) {
+	empty := policy.NewLive(policy.LiveOptions{TrustDomain: r.domain}).Set()
+	r.set, r.since, r.stamps, r.past = empty, 0, stamps{}, pastPolicies(r.records(), r.domain, time.Now())
+	r.policyChanged()
+}
+
+// outcome says what became of a message.
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "allowed"
+	case errors.Is(err, link.ErrUnsettled):
+		return "unsettled"
+	}
+	return "refused"
+}
+
+func TestPastPoliciesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, apply := newTestRemote(t)
+		for i := range 2 * maxPastPolicy {
+			<-time.After(time.Minute)
+			apply(fmt.Sprintf("# %d", i))
 		}
-		apply("")
-		for range 2 * maxPastPolicy {
-			apply(deny)
-			apply("")
+		kept := func(when string, want int) {
+			t.Helper()
+			if n := len(r.past); n != want {
+				t.Errorf("%s: %d policies are kept, want %d", when, n, want)
+			}
 		}
-		if n := len(r.past); n != maxPastPolicy {
-			t.Errorf("%d policies are kept, want %d", n, maxPastPolicy)
-		}
+		kept("as they came", maxPastPolicy)
+		restart(r)
+		kept("after a restart", maxPastPolicy)
+		<-time.After(pastPolicyTime - 3*time.Minute)
+		restart(r)
+		kept("a day later", 3)
+		apply("# the last")
+		kept("after one more change", 4)
 	})
+}
+
+// TestPastPolicyOfAWrongClock: a record from the future excuses no longer than one
+// of today, and one from far ahead excuses nothing after a restart.
+func TestPastPolicyOfAWrongClock(t *testing.T) {
+	now := time.Now()
+	clock := func(d time.Duration) uint64 { return uint64(now.Add(d).UnixMilli()) << 16 }
+	if p := newPastSet(nil, clock(time.Hour), now); !p.counts(clock(0), now.Add(pastPolicyTime-time.Second)) || p.counts(clock(0), now.Add(pastPolicyTime)) {
+		t.Errorf("counts until %v, want a day from %v", p.until, now)
+	}
+	files := map[string][]byte{"main.hcl": policy.Default()}
+	records := func(yield func(uint64, directory.Policy) bool) {
+		for yield(clock(30*365*24*time.Hour), directory.Policy{Files: files}) { //nolint:revive // until it is enough
+		}
+	}
+	if past := pastPolicies(records, "lab.test", now); len(past) > 0 {
+		t.Errorf("%d policies count", len(past))
+	}
+}
+
+// TestPolicyRecords reads the policies of a directory, newest first.
+func TestPolicyRecords(t *testing.T) {
+	n := newTestNode(t)
+	for v := range uint64(4) {
+		files := map[string][]byte{"main.hcl": fmt.Appendf(nil, "# %d", v)}
+		id := identity.ID{TrustDomain: "lab.test", Kind: identity.Device, Name: fmt.Sprint("d", v)}
+		if _, err := n.directory.Put(
+			directory.Identity{ID: id, State: directory.Active, Generation: 1},
+			directory.Policy{Version: v + 1, Files: files, Hash: directory.HashFiles(files)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []uint64
+	last := uint64(math.MaxUint64)
+	for clock, p := range policyRecords(n.directory) {
+		if clock >= last {
+			t.Errorf("clock %d after %d", clock, last)
+		}
+		got, last = append(got, p.Version), clock
+	}
+	if diff := cmp.Diff([]uint64{4, 3, 2, 1}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestStamps: the highest numbered stamp of a node's epoch counts.
+func TestStamps(t *testing.T) {
+	s := stamps{}
+	lyon, paris := identity.ID{Name: "lyon-1"}, identity.ID{Name: "paris-1"}
+	for _, tt := range []struct {
+		name             string
+		sender           identity.ID
+		epoch, seq, sent uint64
+		want             uint64
+	}{
+		{"first", lyon, 1, 1, 10, 10},
+		{"forward", lyon, 1, 2, 20, 20},
+		{"back", lyon, 1, 3, 15, 20},
+		{"without a number", lyon, 1, 0, 90, 90},
+		{"the log, overtaken by it", lyon, 1, 4, 30, 30},
+		{"without a number, back", lyon, 1, 0, 10, 30},
+		{"another node", paris, 1, 1, 5, 5},
+		{"another epoch", lyon, 2, 1, 7, 7},
+	} {
+		m := &store.Message{HLC: tt.sent, Origin: store.Origin{Epoch: tt.epoch, Seq: tt.seq}}
+		if got := s.raise(tt.sender, m); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+	for i := range 2 * maxRemote {
+		s.raise(identity.ID{Name: fmt.Sprint(i)}, &store.Message{HLC: 1, Origin: store.Origin{Epoch: 1, Seq: 1}})
+	}
+	if len(s) > maxRemote {
+		t.Errorf("%d nodes are remembered", len(s))
+	}
+}
+
+func TestAcceptDoesNotAllocate(t *testing.T) {
+	r, _ := newTestRemote(t)
+	m := from("lyon", "device/pump-7", "site/home/pump-7/raw")
+	lyon := identity.ID{Name: "lyon-1"}
+	if n := testing.AllocsPerRun(100, func() {
+		if err := r.accept(lyon, m); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
 
 // TestRemoteHasTheNewestPolicy: of two changes at once the later stays in force,
