@@ -15,6 +15,10 @@ type LiveOptions struct {
 	Dir         string // the directory of policy files; "" for a node that is sent its policy
 	TrustDomain string
 
+	// Record is called with sound files before they come into force. After an error
+	// they do not, and Run tries again. It must not call the Live. Nil records
+	// nothing.
+	Record func(files map[string][]byte) error
 	// OnChange is called after a new set is in force, by whoever brought it;
 	// [Live.Set] returns it, or an even newer one. Nil is allowed.
 	OnChange func()
@@ -29,7 +33,10 @@ type Live struct {
 	options LiveOptions
 	set     atomic.Pointer[Set]
 
-	applying sync.Mutex // one Apply at a time; no callback runs under it
+	applying sync.Mutex // one Apply at a time; of the callbacks only Record runs under it
+	// unrecorded is sound and not in force, as Record failed; nil for none. It is
+	// guarded by applying.
+	unrecorded *Set
 }
 
 // NewLive returns a Live that denies everything until Apply or Reload gives it
@@ -62,15 +69,31 @@ func (l *Live) Apply(files map[string][]byte) (Diagnostics, error) {
 func (l *Live) apply(files map[string][]byte) (changed bool, found Diagnostics) {
 	l.applying.Lock()
 	defer l.applying.Unlock()
-	if len(files) > 0 && HashFiles(files) == l.Set().Hash() {
+	s, hash := l.unrecorded, HashFiles(files)
+	l.unrecorded = nil
+	if len(files) > 0 && hash == l.Set().Hash() {
 		return false, nil
 	}
-	s, found := Check(files, l.options.TrustDomain)
-	if s == nil {
-		return false, found.In(l.options.Dir)
+	if s == nil || s.Hash() != hash {
+		if s, found = Check(files, l.options.TrustDomain); s == nil {
+			return false, found.In(l.options.Dir)
+		}
+	}
+	if l.options.Record != nil {
+		if err := l.options.Record(files); err != nil {
+			l.unrecorded = s
+			return false, asDiagnostics(fmt.Errorf("not in force, as it cannot be recorded: %w", err))
+		}
 	}
 	l.set.Store(s)
 	return true, found.In(l.options.Dir)
+}
+
+// waits reports whether a policy waits for being recorded.
+func (l *Live) waits() bool {
+	l.applying.Lock()
+	defer l.applying.Unlock()
+	return l.unrecorded != nil
 }
 
 // Reload reads the directory and applies it, as Apply does.
@@ -86,7 +109,8 @@ func (l *Live) Reload() (Diagnostics, error) {
 // or a checkout makes many changes that mean one.
 const settle = 100 * time.Millisecond
 
-// retry is how often a directory that went away is looked for.
+// retry is how often a directory that went away is looked for, and what could not
+// be recorded is tried again.
 const retry = 2 * time.Second
 
 // Run applies the directory whenever it changes, until ctx is done. Without a
@@ -121,7 +145,9 @@ func (l *Live) Run(ctx context.Context) error {
 			if w.Add(l.options.Dir) != nil {
 				quiet.Reset(retry)
 			}
-			rejected = l.reload(rejected)
+			if rejected = l.reload(rejected); l.waits() {
+				quiet.Reset(retry)
+			}
 		}
 	}
 }

@@ -2,9 +2,11 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -118,5 +120,66 @@ func TestLiveApply(t *testing.T) {
 	}
 	if got := string(l.Set().Files()["main.hcl"]); got != onlyA {
 		t.Errorf("Files: %q", got)
+	}
+}
+
+// TestLiveRecordsFirst: what cannot be recorded is not in force, and Run goes on
+// trying.
+func TestLiveRecordsFirst(t *testing.T) {
+	dir := t.TempDir()
+	save := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "main.hcl"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var l *Live
+	var full atomic.Bool
+	changed, rejected := make(chan struct{}, 10), make(chan Diagnostics, 10)
+	inForce := func(text string) bool { return string(l.Set().Files()["main.hcl"]) == text }
+	l = NewLive(LiveOptions{
+		Dir: dir, TrustDomain: "lab.test",
+		Record: func(files map[string][]byte) error {
+			if inForce(string(files["main.hcl"])) {
+				t.Error("in force before it is recorded")
+			}
+			if full.Load() {
+				return errors.New("no space left on device")
+			}
+			return nil
+		},
+		OnChange: func() { changed <- struct{}{} },
+		OnReject: func(d Diagnostics) { rejected <- d },
+	})
+	save(onlyA)
+	if _, err := l.Reload(); err != nil || !inForce(onlyA) {
+		t.Fatal(err)
+	}
+	<-changed
+	full.Store(true)
+	save(onlyB)
+	if found, err := l.Reload(); err == nil || !strings.Contains(found.Error(), "no space left") || !inForce(onlyA) {
+		t.Errorf("in force without a record: %v", err)
+	}
+	save(onlyA) // the policy in force takes the other's place
+	if _, err := l.Reload(); err != nil || l.waits() {
+		t.Errorf("the policy in force: %v", err)
+	}
+	save(onlyB)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.Run(ctx) }()
+	if d := <-rejected; !strings.Contains(d.Error(), "cannot be recorded: no space left") {
+		t.Errorf("rejected with %v", d)
+	}
+	full.Store(false)
+	<-changed
+	if d := <-rejected; len(d) > 0 || !inForce(onlyB) {
+		t.Errorf("not in force, or still rejected: %v", d)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -55,11 +55,7 @@ type node struct {
 	policy      *policy.Live
 	policySince atomic.Pointer[time.Time]
 	policyError atomic.Pointer[string] // why the newest files are not in force
-	publishing  sync.Mutex             // one publishPolicy at a time
-	// policyUnrecorded says why the policy in force is in no other node's
-	// directory yet; nil when it is.
-	policyUnrecorded atomic.Pointer[string]
-	changes          *changes
+	changes     *changes
 
 	overlay   *overlay.Node
 	gossip    *gossip.Gossip
@@ -219,7 +215,7 @@ func (n *node) openBroker() (err error) {
 	}
 	options := policy.LiveOptions{TrustDomain: n.id.TrustDomain, OnChange: n.policyChanged, OnReject: n.policyRejected}
 	if n.authority != nil {
-		options.Dir = policyDir(n.cfg.DataDir)
+		options.Dir, options.Record = policyDir(n.cfg.DataDir), n.recordPolicy
 	}
 	n.policy = policy.NewLive(options)
 	n.remote = newRemote(n)
@@ -280,7 +276,6 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	run("agents", n.rememberAgents)
 	if n.authority != nil {
 		run("directory head", n.directory.Run)
-		run("policy record", n.republish)
 	} else {
 		run("replication", n.replicate)
 		run("site ticket", n.dialBootstrap)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/policy"
 )
 
@@ -16,25 +17,32 @@ func newPolicyCommand() *cobra.Command {
 	return cmd
 }
 
-// policyDomain stands for the trust domain where files are checked away from a
-// node. Files that name another one are checked as its.
-const policyDomain = "example.internal"
+// anyDomain compiles files for the trust domain that they name, or for any.
+const anyDomain = ""
 
-// readPolicy reads the directory given, or that of the node that cmd means.
-func readPolicy(cmd *cobra.Command, args []string) (dir string, files map[string][]byte, err error) {
+// readPolicy reads the directory given, for whichever trust domain it names, or
+// that of the node that cmd means, for the node's.
+func readPolicy(cmd *cobra.Command, args []string) (dir, domain string, files map[string][]byte, err error) {
 	if len(args) == 1 {
-		dir = args[0]
+		dir, domain = args[0], anyDomain
 	} else {
 		data, err := findDataDir(cmd)
 		if err != nil {
-			return "", nil, fail(exitUsage, "name the directory: hpmq policy check policy/", err)
+			return "", "", nil, fail(exitUsage, "name the directory: hpmq policy check policy/", err)
 		}
 		dir = policyDir(data)
+		s, err := readSettings(data)
+		if err != nil {
+			return dir, "", nil, err
+		}
+		if s != nil { // nil: the directory of no node yet
+			domain = s.TrustDomain
+		}
 	}
 	if files, err = policy.ReadDir(dir); err != nil {
-		return dir, nil, fail(exitUsage, "", err)
+		return dir, "", nil, fail(exitUsage, "", err)
 	}
-	return dir, files, nil
+	return dir, domain, files, nil
 }
 
 type checkReply struct {
@@ -53,11 +61,14 @@ func newPolicyCheckCommand() *cobra.Command {
 	}
 	addOutputFlag(check)
 	check.RunE = func(cmd *cobra.Command, args []string) error {
-		dir, files, err := readPolicy(cmd, args)
+		dir, domain, files, err := readPolicy(cmd, args)
 		if err != nil {
 			return err
 		}
-		set, found := policy.Check(files, policyDomain)
+		set, found := policy.Check(files, domain)
+		if err := directory.CheckPolicySize(files); err != nil {
+			set, found = nil, append(found, policy.Diagnostic{Severity: policy.SeverityError, Summary: err.Error()})
+		}
 		found = found.In(dir)
 		a := checkReply{OK: set != nil, Diagnostics: found}
 		if set != nil {
@@ -91,11 +102,11 @@ func newPolicyTestCommand() *cobra.Command {
 	}
 	addOutputFlag(test)
 	test.RunE = func(cmd *cobra.Command, args []string) error {
-		dir, files, err := readPolicy(cmd, args)
+		dir, domain, files, err := readPolicy(cmd, args)
 		if err != nil {
 			return err
 		}
-		set, found := policy.Load(files, policyDomain)
+		set, found := policy.Load(files, domain)
 		if err := found.In(dir).Err(); err != nil {
 			return fail(exitUsage, "", err)
 		}

@@ -30,69 +30,31 @@ func (n *node) applyPolicy() {
 	}
 }
 
-// policyChanged runs after a new policy came into force: on a CA node it
-// becomes the fabric's.
+// recordPolicy makes a policy the fabric's before it comes into force on this CA
+// node, so that no node is ahead of the others for want of room.
+func (n *node) recordPolicy(files map[string][]byte) error {
+	old, _ := n.directory.Policy()
+	hash := directory.HashFiles(files)
+	if old.Hash == hash {
+		return nil
+	}
+	_, err := n.directory.Put(directory.Policy{Version: old.Version + 1, Files: files, Hash: hash})
+	return err
+}
+
+// policyChanged runs after a new policy came into force.
 func (n *node) policyChanged() {
 	n.remote.policyChanged()
 	now := time.Now()
 	n.policySince.Store(&now)
 	n.policyError.Store(nil)
 	if n.authority != nil {
-		if err := n.publishPolicy(); err != nil {
-			n.log.WithError(err).Error("the new policy holds on this node only: it could not be recorded")
-		}
+		n.directory.SetPolicyInForce(n.policyVersion())
 	}
 	n.log.WithField(logfield.Version, n.policyVersion()).Info("policy in force")
 	wake(n.changes.rights)
 	wake(n.changes.functions)
 	n.changes.slices.fire()
-}
-
-// publishPolicy records the policy in force, and keeps what is in the way for
-// status and for republish.
-func (n *node) publishPolicy() error {
-	n.publishing.Lock()
-	defer n.publishing.Unlock()
-	err := n.recordPolicy()
-	if err == nil {
-		n.policyUnrecorded.Store(nil)
-		return nil
-	}
-	text := err.Error()
-	n.policyUnrecorded.Store(&text)
-	return err
-}
-
-// republish goes on trying to record a policy that the other nodes do not have
-// yet: a right that was taken away must not stay there because a disk was full.
-func (n *node) republish(ctx context.Context) error {
-	tick := time.NewTicker(5 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		if n.policyUnrecorded.Load() != nil && n.publishPolicy() == nil {
-			n.log.WithField(logfield.Version, n.policyVersion()).Info("policy recorded")
-		}
-	}
-}
-
-func (n *node) recordPolicy() error {
-	files := n.policy.Set().Files()
-	old, _ := n.directory.Policy()
-	hash := directory.HashFiles(files)
-	if old.Hash == hash {
-		n.directory.SetPolicyInForce(old.Version)
-		return nil
-	}
-	_, err := n.directory.Put(directory.Policy{Version: old.Version + 1, Files: files, Hash: hash})
-	if err == nil {
-		n.directory.SetPolicyInForce(old.Version + 1)
-	}
-	return err
 }
 
 func (n *node) policyVersion() uint64 {

@@ -107,8 +107,8 @@ func (r *remote) install(set *policy.Set, since uint64, now time.Time) bool {
 	case r.set == set:
 		return true
 	}
-	past := slices.Clone(r.past) // sessions of the past hold the other
-	if r.set.Len() > 0 { // not the one that denies everything, before the first
+	past := slices.Clone(r.past) // compile may have handed out the other
+	if r.set.Len() > 0 {         // the first set denies everything
 		past = append([]pastSet{newPastSet(r.set, since, now)}, past...)
 	}
 	past = slices.DeleteFunc(past, func(p pastSet) bool { return !now.Before(p.until) })

@@ -24,9 +24,6 @@ func (n *node) status() *statusReply {
 	if n.quiet() {
 		s.Warnings = append(s.Warnings, n.quietWarning())
 	}
-	if text := n.policyUnrecorded.Load(); text != nil {
-		s.Warnings = append(s.Warnings, "the newest policy is in force on this node only: "+*text)
-	}
 	if identity.Due(n.store.SVID(), time.Now()) {
 		s.Warnings = append(s.Warnings, "this node's certificate is due for renewal; is a CA node reachable?")
 	}
