@@ -124,7 +124,7 @@ func (r *reader) topics(u *rule, b *hclsyntax.Block) {
 	t := topics{maxQoS: 2}
 	names := actionNames[:]
 	if !u.deny {
-		names = slices.Concat(names, []string{"max_qos", "max_size"})
+		names = slices.Concat(names, []string{"except", "max_qos", "max_size"})
 	}
 	r.known(b.Body, "topics", names, nil)
 	n := 0
@@ -132,6 +132,7 @@ func (r *reader) topics(u *rule, b *hclsyntax.Block) {
 		t.filters[a] = r.filters(b.Body, a.String(), a)
 		n += len(t.filters[a])
 	}
+	r.receives(u, &t, b)
 	if q, at, ok := r.integer(b.Body, "max_qos"); ok && (q < 0 || q > 2) {
 		r.errorf(at, "max_qos is 0, 1 or 2")
 	} else if ok {
@@ -156,7 +157,9 @@ func (r *reader) filters(b *hclsyntax.Body, name string, a action) []template {
 			r.errorf(e.Range(), "%q: %v", t.text, err)
 			continue
 		}
-		if a != subscribe && strings.HasPrefix(t.text, "$SYS") {
+		if a == receive && strings.HasPrefix(t.text, "$") {
+			r.warnf(e.Range(), "%q can never match: what begins with $ stays at its site", t.text)
+		} else if a != subscribe && strings.HasPrefix(t.text, "$SYS") {
 			r.warnf(e.Range(), "%q can never match: clients cannot publish there", t.text)
 		}
 		out = append(out, t)

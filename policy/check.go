@@ -235,6 +235,9 @@ func (r *reader) subject(e hclsyntax.Expression, where string) Subject {
 		r.errorf(e.Range(), "%s needs id = \"device:…\"", where)
 		return sub
 	}
+	if name, ok := strings.CutPrefix(id.text, sitePrefix); ok {
+		return r.siteNamed(name, f, id.at)
+	}
 	var err error
 	if sub.ID, err = identity.ParseShort(r.set.domain(), id.text); err != nil {
 		r.errorf(id.at, "%v", err)

@@ -95,6 +95,11 @@ func (d Decision) noGrant() string {
 		tail = fmt.Sprintf("%s is not given: %s", refused.rule.cite, refused.problem)
 	case d.exceeds(near) != "":
 		return clip(d.exceeds(near)+" of "+near.rule.cite, maxReason)
+	case d.action == receive:
+		tail = fmt.Sprintf("nearest: %s %s %s", near.rule.cite, near.action.verb(), near.filter)
+		if rule, except := d.x.leftOut(d.object); rule != nil {
+			tail = fmt.Sprintf("%s leaves out %s", rule.cite, except)
+		}
 	default:
 		tail = fmt.Sprintf("nearest: %s %s %s", near.rule.cite, near.action.verb(), near.filter)
 	}

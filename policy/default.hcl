@@ -9,7 +9,7 @@
 #
 # Put more *.hcl files next to this one; they are read together.
 
-version = 1
+version = 2 # from 2 on, grants say what sites receive
 
 # --- groups -----------------------------------------------------------------
 # A group selects identities by name (members = ["device:plc-*"]) or by the
@@ -93,6 +93,22 @@ grant "guest" {
     will      = ["demo/#"]
     retain    = ["demo/#"]
     subscribe = ["demo/#"]
+  }
+}
+
+# --- sites ------------------------------------------------------------------
+# What a site receives of messages published at others; what begins with $ never
+# leaves its site. `except` takes from its own block alone and denies nothing: each
+# site gets everything but other sites' commands, and its own branch whole.
+
+grant "sites" {
+  to = ["site:*"]
+  topics {
+    receive = ["#"]
+    except  = ["site/+/+/cmd/#"]
+  }
+  topics {
+    receive = ["site/${id.site}/#"]
   }
 }
 
@@ -192,4 +208,14 @@ test "a guest has the demo branch only" {
   as    = { id = "service:guest", site = "home" }
   allow = ["publish demo/hi", "subscribe demo/#"]
   deny  = ["publish site/home/x", "subscribe #"]
+}
+
+test "a site receives its own commands and no other's" {
+  as = { id = "site:lyon" }
+  allow = [
+    "receive site/lyon/valve/cmd/open",
+    "receive site/home/pump-7/raw",
+    "receive demo/hi",
+  ]
+  deny = ["receive site/home/pump-7/cmd/open"]
 }

@@ -90,7 +90,7 @@ func (s *Set) Explain(sub Subject, action, object string, lookup func(identity.I
 // actionOf is the right that a question is about; for a refused retained
 // publish, the one that was missing.
 func actionOf(word string, d Decision) action {
-	if word == "retain" {
+	if word == "retain" || word == "receive" {
 		return d.action
 	}
 	if i := slices.Index(actionNames[:], word); i >= 0 {
@@ -117,6 +117,9 @@ func (s *Set) explainTopic(e *Explanation, x *Session, a action, object string) 
 			return
 		}
 		n := Near{Rule: f.rule.cite, Right: a.verb() + " " + f.filter, Why: f.problem}
+		if len(f.except) > 0 {
+			n.Right += " except " + strings.Join(f.except, ", ")
+		}
 		if f.problem != "" {
 			e.NotGiven = append(e.NotGiven, n)
 			return
@@ -135,7 +138,7 @@ func (s *Set) explainTopic(e *Explanation, x *Session, a action, object string) 
 			break
 		}
 		if _, selected := slices.BinarySearch(mine, int32(i)); !selected && !r.deny {
-			if f := r.wouldGrant(&x.member.Subject, a, object); f != "" {
+			if f := r.wouldGrant(x, a, object); f != "" {
 				e.Others = append(e.Others, Near{Rule: r.cite, Right: a.verb() + " " + f, To: r.to.String()})
 			}
 		}
@@ -145,13 +148,13 @@ func (s *Set) explainTopic(e *Explanation, x *Session, a action, object string) 
 
 // wouldGrant returns the filter by which r would allow the question if it were
 // given to sub, or "".
-func (r *rule) wouldGrant(sub *Subject, a action, object string) string {
+func (r *rule) wouldGrant(x *Session, a action, object string) string {
 	for i := range r.topics {
-		if r.topics[i].functions {
+		if r.topics[i].functions || slices.ContainsFunc(x.exceptions(&r.topics[i]), func(f string) bool { return covers(f, object) }) {
 			continue
 		}
 		for k := range r.topics[i].filters[a] {
-			f, problem := r.topics[i].filters[a][k].expand(sub)
+			f, problem := r.topics[i].filters[a][k].expand(&x.member.Subject)
 			if problem == "" && !strings.HasPrefix(f, "$share/") && covers(f, object) {
 				return f
 			}
@@ -208,6 +211,9 @@ func overlap(a, b string) bool {
 	return t.overlaps(b, asked{}) >= 0
 }
 
+// site reports whether the explanation is of what a site receives.
+func (e *Explanation) site() bool { return strings.HasPrefix(e.Subject, sitePrefix) }
+
 // String returns the explanation for people, one fact a line.
 func (e Explanation) String() string {
 	var b strings.Builder
@@ -230,6 +236,8 @@ func (e Explanation) String() string {
 			continue // said already
 		case n.Overlap && e.Action == "connect":
 			how = "reaches it, on other ports"
+		case n.Overlap && e.site():
+			how = "leaves it out"
 		case n.Overlap:
 			how = "overlaps, but does not cover"
 		}

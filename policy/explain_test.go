@@ -29,7 +29,12 @@ func TestWhy(t *testing.T) {
 		var b strings.Builder
 		for line := range strings.Lines(asks) {
 			f := strings.Fields(line)
-			sub := subject(t, f[0])
+			var sub Subject
+			if name, ok := strings.CutPrefix(f[0], sitePrefix); ok {
+				sub = s.Site(name)
+			} else {
+				sub = subject(t, f[0])
+			}
 			for ; strings.Contains(f[1], "="); f = f[1:] {
 				k, v, _ := strings.Cut(f[1], "=")
 				sub.Labels[k] = v

@@ -112,11 +112,15 @@ type pendingGroup struct {
 
 var (
 	topAttributes = []string{"version", "trust_domain"}
-	topBlocks     = []string{"group", "grant", "deny", "binding", "test"}
+	topBlocks     = []string{"group", "grant", "deny", "binding", "sites", "test"}
 )
 
 func (r *reader) blocks(body *hclsyntax.Body) {
 	for _, b := range body.Blocks {
+		if b.Type == "sites" {
+			r.sites(b)
+			continue
+		}
 		if !slices.Contains(topBlocks, b.Type) || !r.define(b) {
 			continue
 		}
@@ -204,13 +208,27 @@ func (r *reader) bounded(name string, src []byte) bool {
 
 // header checks the attributes at the top of a file.
 func (r *reader) header(body *hclsyntax.Body) {
-	if v, at, ok := r.integer(body, "version"); ok && v != 1 {
-		r.errorf(at, "version %d of the policy language is not known; this program reads version 1", v)
+	if v, at, ok := r.integer(body, "version"); ok {
+		r.version(int(v), at)
 	}
 	if td, at, ok := r.text(body, "trust_domain"); ok && r.set.trustDomain != "" && td != r.set.trustDomain {
 		r.errorf(at, "this policy is for trust domain %q, not for %q", td, r.set.trustDomain)
 	} else if ok && r.set.trustDomain == "" {
 		r.set.trustDomain = td
+	}
+}
+
+// version takes over the version that a file names. Which one holds is about all
+// files, so they must not differ.
+func (r *reader) version(v int, at hcl.Range) {
+	switch {
+	case v < 1 || v > boundSites:
+		r.errorf(at, "version %d of the policy language is not known; this program reads versions 1 and %d", v, boundSites)
+	case r.set.version != 0 && r.set.version != v:
+		first := r.set.versionAt
+		r.errorf(at, "version %d here, and %d at %s:%d: the files of a policy have one version", v, r.set.version, first.Filename, first.Start.Line)
+	default:
+		r.set.version, r.set.versionAt = v, at
 	}
 }
 

@@ -13,6 +13,7 @@ func (s *Set) lint(r *report) {
 			r.warnf(g.at, "group %q is never used", g.name)
 		}
 	}
+	s.lintSites(r)
 	s.lintShadowed(r)
 }
 

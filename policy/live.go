@@ -43,7 +43,7 @@ type Live struct {
 // a policy.
 func NewLive(options LiveOptions) *Live {
 	l := &Live{options: options}
-	empty := &Set{trustDomain: options.TrustDomain}
+	empty := &Set{trustDomain: options.TrustDomain, version: boundSites} // sites are denied everything, too
 	empty.index()
 	l.set.Store(empty)
 	return l

@@ -29,7 +29,7 @@ type pattern struct {
 }
 
 var (
-	kinds       = []string{string(identity.Device), string(identity.Node), string(identity.User), string(identity.Service), string(identity.Function)}
+	kinds       = []string{string(identity.Device), string(identity.Node), string(identity.User), string(identity.Service), string(identity.Function), string(siteKind)}
 	nameGlob    = regexp.MustCompile(`^[a-z0-9._@*-]+$`)
 	groupName   = regexp.MustCompile(`^[a-z0-9][a-z0-9._@-]{0,62}$`)
 	everyone    = pattern{text: "*", glob: true}

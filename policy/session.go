@@ -18,6 +18,8 @@ type Session struct {
 	limits *Limits // nil for most
 	allow  [actions]tree
 	deny   *[actions]tree // noDenies for most
+
+	excepting []excepting // of a site
 }
 
 var noDenies [actions]tree
@@ -66,7 +68,16 @@ func (x *Session) add(rule int32, deny bool, t *topics) {
 		}
 		trees = x.deny
 	}
+	if len(t.except) > 0 {
+		if x.has(receive) {
+			x.addExcepting(rule, t)
+		}
+		return
+	}
 	for a := range actions {
+		if !x.has(a) {
+			continue
+		}
 		for i := range t.filters[a] {
 			f, problem := x.expand(&t.filters[a][i], deny)
 			if problem != "" {
@@ -80,6 +91,10 @@ func (x *Session) add(rule int32, deny bool, t *topics) {
 		}
 	}
 }
+
+// has reports whether rights of this kind are for the session's identity: a site
+// receives, and does nothing else.
+func (x *Session) has(a action) bool { return (a == receive) == (x.member.ID.Kind == siteKind) }
 
 func (x *Session) expand(t *template, deny bool) (filter, problem string) {
 	filter, problem = t.expand(&x.member.Subject)
@@ -167,6 +182,9 @@ func (x *Session) Subscribe(filter string) Decision {
 // Receive decides the delivery of a message on topic to a subscription of the
 // session. Only subscriptions whose [Decision.Filtered] was set need to ask.
 func (x *Session) Receive(topic string) Decision {
+	if x.member.ID.Kind == siteKind {
+		return x.siteReceive(topic)
+	}
 	d := Decision{x: x, action: subscribe, object: topic, delivery: true}
 	if r := x.deny[subscribe].match(topic, asked{}); r >= 0 {
 		return d.deniedBy(r)
@@ -214,6 +232,7 @@ type rightFilter struct {
 	rule    *rule
 	action  action
 	filter  string // expanded; as written when problem is set
+	except  []string
 	problem string // why it is not given
 	maxQoS  byte
 	maxSize int64
@@ -239,8 +258,11 @@ func (x *Session) each(f func(rightFilter)) {
 				continue
 			}
 			for a := range actions {
+				if !x.has(a) {
+					continue
+				}
 				for k := range t.filters[a] {
-					rf := rightFilter{rule: r, action: a, problem: problem, maxQoS: t.maxQoS, maxSize: t.maxSize}
+					rf := rightFilter{rule: r, action: a, problem: problem, except: x.exceptions(t), maxQoS: t.maxQoS, maxSize: t.maxSize}
 					var missing string
 					if rf.filter, missing = x.expand(&t.filters[a][k], r.deny); missing != "" {
 						rf.filter = t.filters[a][k].text

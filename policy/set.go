@@ -15,6 +15,9 @@ import (
 // Set is a compiled policy. It never changes and is safe for concurrent use.
 type Set struct {
 	trustDomain string
+	version     int       // of the language; 0 where no file says
+	versionAt   hcl.Range // the attribute
+	onUnknown   string    // of the sites block; "" where none says
 	files       map[string][]byte
 	hash        [32]byte
 	groups      []*group
@@ -52,6 +55,7 @@ type rule struct {
 // topics is one topics block, or the topics of a function block.
 type topics struct {
 	filters   [actions][]template
+	except    []template // left out of what is received
 	maxQoS    byte
 	maxSize   int64
 	functions bool // for identities of kind function only
@@ -65,16 +69,17 @@ const (
 	subscribe
 	will
 	retain
+	receive // of sites; other identities receive what they subscribe to
 	actions // how many
 )
 
-var actionNames = [actions]string{"publish", "subscribe", "will", "retain"}
+var actionNames = [actions]string{"publish", "subscribe", "will", "retain", "receive"}
 
 func (a action) String() string { return actionNames[a] }
 
 // verb is what a rule with such a filter does: "… publishes site/#".
 func (a action) verb() string {
-	return [actions]string{"publishes", "subscribes", "sets wills on", "retains on"}[a]
+	return [actions]string{"publishes", "subscribes", "sets wills on", "retains on", "receives"}[a]
 }
 
 // functionBlock is what a grant gives to, or a deny takes from, a function

@@ -211,7 +211,7 @@ func TestSessionAgainstScan(t *testing.T) {
 	})
 	rapid.Check(t, func(rt *rapid.T) {
 		rules := rapid.SliceOfN(rule, 0, 5).Draw(rt, "rules")
-		src := "group \"g\" { members = [\"device:a\", \"user:b\"] }\n"
+		src := "version = 2\ngroup \"g\" { members = [\"device:a\", \"user:b\"] }\n"
 		for i, m := range rules {
 			src += m.source(i)
 		}
@@ -266,6 +266,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(plant)
 	f.Add("grant \"a\" {\n to = [\"*\"]\n when = id.labels[\"x\"] != null ? !(1 < 2) : \"${id.name}\" == \"x\"\n topics { publish = [\"$share/${id.site}/a\", <<E\nx\nE\n] } }")
 	f.Add("test \"t\" {\n as = { id = \"device:a\", labels = { (\"x\") = \"y\" } }\n deny = [\"connect device:x tcp/22\", \"subscribe $share/a/b\"]\n}")
+	f.Add("version = 2\nsites {\n on_unknown = \"refuse\"\n}\ngrant \"s\" {\n to = [\"site:*\"]\n topics {\n receive = [\"#\"]\n except = [\"${id.labels.x}/+\"]\n }\n}\ndeny \"d\" {\n to = [\"site:lyon\"]\n topics { receive = [\"a/${id.site}\"] }\n}\ntest \"t\" {\n as = { id = \"site:lyon\" }\n deny = [\"receive a/lyon\"]\n}")
 	f.Add("binding \"b\" {\n function = \"f\"\n on = \"upstream\"\n topics = [\"a/#\"]\n to = [\"device:*\"]\n order = 1e400\n}")
 	f.Fuzz(func(t *testing.T, src string) {
 		s, found := Check(map[string][]byte{"main.hcl": []byte(src)}, "lab.test")
@@ -281,7 +282,11 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		x := s.Session(subject(t, "device:a", "role", "sensor"))
-		for _, d := range []Decision{x.Publish("site/home/a", 1, true, 9), x.Subscribe("$share/g/site/#"), x.Receive("a"), s.Connect(subject(t, "user:a"), x.Subject(), "tcp", 22)} {
+		lyon := s.SiteReceives("lyon")
+		if got := lyon.Receive("a/lyon").Allowed; got && !lyon.Overlaps("a/lyon") || !got && lyon.Covers("a/lyon") {
+			t.Fatalf("received %v, overlaps %v, covers %v", got, lyon.Overlaps("a/lyon"), lyon.Covers("a/lyon"))
+		}
+		for _, d := range []Decision{lyon.Receive("site/home/a"), x.Publish("site/home/a", 1, true, 9), x.Subscribe("$share/g/site/#"), x.Receive("a"), s.Connect(subject(t, "user:a"), x.Subject(), "tcp", 22)} {
 			if r := d.Reason(); r == "" || len(r) > maxReason {
 				t.Fatalf("reason %q", r)
 			}

@@ -202,9 +202,9 @@ func TestDamagedBackup(t *testing.T) {
 		backup []byte
 		says   string
 	}{
-		"policy":       {flip(at("version = 1")), "policy/main.hcl: its checksum differs"},
+		"policy":       {flip(at("version = 2")), "policy/main.hcl: its checksum differs"},
 		"manifest":     {flip(at(`"trust_domain"`) + 30), "manifest.json: its checksum differs"},
-		"cut short":    {whole[:at("version = 1")], "policy/main.hcl: it is cut short"},
+		"cut short":    {whole[:at("version = 2")], "policy/main.hcl: it is cut short"},
 		"without end":  {whole[:len(whole)-4096], "it is cut short"},
 		"no backup":    {[]byte("hello"), "damaged at its beginning"},
 		"empty":        {nil, "cut short"},

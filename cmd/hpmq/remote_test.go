@@ -288,7 +288,7 @@ func TestPastPolicyOfAWrongClock(t *testing.T) {
 	}
 	files := map[string][]byte{"main.hcl": policy.Default()}
 	records := func(yield func(uint64, directory.Policy) bool) {
-		for yield(clock(30*365*24*time.Hour), directory.Policy{Files: files}) { //nolint:revive // until it is enough
+		for yield(clock(30*365*24*time.Hour), directory.Policy{Files: files}) {
 		}
 	}
 	if past := pastPolicies(records, "lab.test", now); len(past) > 0 {
