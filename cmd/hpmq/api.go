@@ -279,6 +279,9 @@ func (n *node) lookup(id identity.ID) (policy.Subject, bool) {
 }
 
 func (n *node) why(q whyRequest) (*policy.Explanation, error) {
+	if name, ok := strings.CutPrefix(q.Who, "site:"); ok {
+		return n.whySite(name, q)
+	}
 	id, err := identity.ParseShort(n.id.TrustDomain, q.Who)
 	if err != nil {
 		return nil, fail(exitUsage, "", err)
@@ -301,6 +304,27 @@ func (n *node) why(q whyRequest) (*policy.Explanation, error) {
 	if n.isLocal(id) && !e.Allowed && e.Rule == "" && q.publishes() {
 		e.Allowed, e.Reason = true, "who runs a node may publish what no deny forbids, at its site; other sites do not get it: "+e.Reason
 		e.Limits = set.Session(sub).Limits().List()
+	}
+	return &e, nil
+}
+
+// whySite says whether a site may receive from others.
+func (n *node) whySite(name string, q whyRequest) (*policy.Explanation, error) {
+	const usage = "hpmq why site:lyon receive TOPIC"
+	set := n.policy.Set()
+	sub, err := n.knownSite(name, set)
+	switch {
+	case err != nil:
+		return nil, err
+	case q.Action != "receive":
+		return nil, fail(exitUsage, usage, errors.New("a site only receives; its devices, users and service:local do the rest"))
+	}
+	e, err := set.Explain(sub, q.Action, q.Object, n.lookup)
+	if err != nil {
+		return nil, fail(exitUsage, usage, err)
+	}
+	if strings.HasPrefix(q.Object, "$") {
+		e = policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Groups: e.Groups, Reason: "what begins with $ stays at its site"}
 	}
 	return &e, nil
 }

@@ -144,7 +144,8 @@ ACTION is publish, subscribe, will, retain, receive or connect. The exit code is
 0 when it is allowed and 4 when it is denied.`,
 		Example: `  hpmq why pump-7 publish site/home/valve/set
   hpmq why pump-7 subscribe 'site/home/pump-7/cmd/#'
-  hpmq why user:anna connect pump-7:8080`,
+  hpmq why user:anna connect pump-7:8080
+  hpmq why site:lyon receive site/home/pump-7/cmd/open`,
 		Args: cobra.ExactArgs(3),
 	}
 	addOutputFlag(why)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/overlay/gossip"
+	"github.com/hpmq/hpmq/policy"
 )
 
 // status gathers what "hpmq status" shows.
@@ -23,6 +24,9 @@ func (n *node) status() *statusReply {
 	s.Policy = n.policyStatus()
 	if n.quiet() {
 		s.Warnings = append(s.Warnings, n.quietWarning())
+	}
+	if n.policy.Set().Version() == 1 {
+		s.Warnings = append(s.Warnings, policy.UnboundSites)
 	}
 	if identity.Due(n.store.SVID(), time.Now()) {
 		s.Warnings = append(s.Warnings, "this node's certificate is due for renewal; is a CA node reachable?")
