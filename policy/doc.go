@@ -6,7 +6,8 @@
 // [Session] per connected identity and asks it one question per PUBLISH, per
 // SUBSCRIBE and, for filtered subscriptions, per delivery; the overlay asks
 // [Set.Connect] once per flow and hands agents their [Set.Slice]; the function
-// manager asks [Set.Bindings]. Nothing is interpreted per message.
+// manager asks [Set.Bindings]; a link takes [Set.SiteReceives] per site and asks it
+// once per message. Nothing is interpreted per message.
 //
 // # Rules
 //
@@ -25,6 +26,9 @@
 //     $share/group/f, which grants that shared subscription only.
 //   - limits bound an identity as a whole: of those in several grants the lowest
 //     counts, and to give more to one, except it from the grant that limits.
+//   - receive is of sites, site:NAME, which do nothing else: a message goes to a
+//     site when one topics block gives it and no deny of receive matches. except
+//     leaves topics out of its own block. Before version 2 sites receive everything.
 //   - a leading + or # never matches a topic that begins with $.
 //
 // # When an identity lacks a value
