@@ -143,14 +143,25 @@ func (r *remote) accept(sender identity.ID, m *store.Message) error {
 			return err
 		}
 	}
-	if publishes(x.now, m).Allowed || r.clearsOwn(x.subject.ID, m) || x.excused(m, stamp, time.Now()) {
+	d := publishes(x.now, m)
+	if d.Allowed || r.clearsOwn(x.subject.ID, m) || x.excused(m, stamp, time.Now()) {
 		return nil
 	}
-	err := fmt.Errorf("publisher %s at %s: %s", x.subject.ID.Short(), m.Origin.Site, publishes(x.now, m).Reason())
-	if olderThan(m.HLC, x.since) {
-		return err // all that its site knew then is known here
+	err := fmt.Errorf("publisher %s at %s: %s", x.subject.ID.Short(), m.Origin.Site, d.Reason())
+	if x.settles(m, d) {
+		return err
 	}
 	return fmt.Errorf("%w: %w", err, link.ErrUnsettled)
+}
+
+// settles reports whether the answer d stays: m is older than the policy in force,
+// so what its site knew is known here. A deny stays for what was under way as well,
+// which would hold up the link at each new deny.
+func (x *remoteRights) settles(m *store.Message, d policy.Decision) bool {
+	if d.Denied() {
+		return !olderThan(x.since, m.HLC)
+	}
+	return m.HLC < x.since
 }
 
 // excused reports whether a policy of the past let m be sent, and no deny of the

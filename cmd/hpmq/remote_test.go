@@ -150,6 +150,7 @@ func TestRemote(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, _ := newTestRemote(t)
+			tt.m.HLC = clockNow()
 			for range 2 { // compiled, and remembered
 				err := r.accept(identity.ID{}, tt.m)
 				if got := outcome(err); got != tt.want {
@@ -198,6 +199,7 @@ func TestRemoteAfterAChange(t *testing.T) {
 		{"grant gone, stamp goes back", "", before, after, 2 * time.Minute, "refused"},
 		{"grant gone, stamp goes back, all before", "", 2 * before, before, 2 * time.Minute, "allowed"},
 		{"deny, sent before", denied, before, 0, 2 * time.Minute, "refused"},
+		{"deny, sent while its record travelled", denied, time.Second, 0, 2 * time.Minute, "refused"},
 		{"deny, sent after", denied, after, 0, 2 * time.Minute, "unsettled"},
 		{"deny, stamp goes back", denied, before, after, 2 * time.Minute, "refused"},
 		{"deny of wills and grant gone, sent before", willDenied, before, 0, 2 * time.Minute, "allowed"},
