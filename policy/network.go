@@ -45,6 +45,11 @@ func (r *reader) network(u *rule, b *hclsyntax.Block) {
 		r.errorf(b.Body.Attributes["to"].NameRange, "dst and to are two words for the same: give one")
 	}
 	r.selector(b.Body, dst, &n.dst)
+	for _, p := range n.dst.patterns {
+		if strings.HasPrefix(p.name, sitePrefix) {
+			r.errorf(b.Body.Attributes[dst].Expr.Range(), "a site has no ports: name its devices, as %q or by a group of labels", "device:*")
+		}
+	}
 	for _, l := range r.texts(b.Body, ports) {
 		p, err := parsePorts(l.text)
 		if err != nil {

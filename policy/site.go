@@ -231,6 +231,11 @@ func (r *reader) siteNamed(name string, f map[string]literal, at hcl.Range) Subj
 // lintSites warns of policies under which sites receive more, or less, than the
 // writer will think.
 func (s *Set) lintSites(r *report) {
+	for _, u := range s.rules {
+		if u.onlySites() && u.moreThanReceives() {
+			r.warnf(u.at, "%s: a site only receives, the rest has no effect", u.cite)
+		}
+	}
 	switch {
 	case r.errors > 0: // what keeps the policy out of force is told alone
 		return
@@ -243,6 +248,17 @@ func (s *Set) lintSites(r *report) {
 	}) {
 		r.add(SeverityWarning, s.versionAt, fmt.Sprintf("no grant has receive: sites get nothing from one another, from version %d on", boundSites), "")
 	}
+}
+
+func (u *rule) onlySites() bool {
+	return !slices.ContainsFunc(u.to.text, func(t string) bool { return !strings.HasPrefix(t, sitePrefix) })
+}
+
+// moreThanReceives reports whether the rule holds something that is not for sites.
+func (u *rule) moreThanReceives() bool {
+	return len(u.network) > 0 || u.function != nil || u.limits != nil || slices.ContainsFunc(u.topics, func(t topics) bool {
+		return slices.ContainsFunc(t.filters[:receive], func(f []template) bool { return len(f) > 0 })
+	})
 }
 
 // UnboundSites is the warning about a policy of version 1.

@@ -87,29 +87,33 @@ func (s *stamps) raise(sender identity.ID, m *store.Message) uint64 {
 	return m.HLC
 }
 
-// policyRecords returns the policies that d holds with their clocks, newest
-// first.
-func policyRecords(d *directory.Directory) iter.Seq2[uint64, directory.Policy] {
+// policyRecords returns the policies of d that were recorded since a time, and the
+// one before them if there are any, with their clocks, newest first. It reads back
+// over a day of records, and further only when the policy changed in that day.
+func policyRecords(d *directory.Directory, since time.Time) iter.Seq2[uint64, directory.Policy] {
 	return func(yield func(uint64, directory.Policy) bool) {
+		some := false
 		for seq := d.Tip().Count; seq > 0; seq-- {
 			rec, err := d.Record(seq)
-			if err != nil {
-				return // what is not kept excuses nothing
+			recent := !rec.Time().Before(since)
+			if err != nil || !recent && !some {
+				return // what cannot be read excuses nothing
 			}
 			if rec.Kind != directory.KindPolicy {
 				continue
 			}
 			content, err := rec.Decode()
 			p, ok := content.(directory.Policy)
-			if err != nil || !ok || !yield(rec.HLC, p) || rec.Version == 1 {
+			if err != nil || !ok || !yield(rec.HLC, p) || !recent || rec.Version == 1 {
 				return
 			}
+			some = true
 		}
 	}
 }
 
 // pastPolicies compiles the policies of records that were replaced within
-// pastPolicyTime. It reads no further back than it must.
+// pastPolicyTime.
 func pastPolicies(records iter.Seq2[uint64, directory.Policy], domain string, now time.Time) []pastSet {
 	var past []pastSet
 	replaced := uint64(0)

@@ -38,7 +38,7 @@ type remote struct {
 
 	mu         sync.Mutex // guards all below
 	set        *policy.Set
-	since      uint64    // hybrid clock of the record of set
+	since      uint64    // hybrid clock of the record of set; 0 is long ago
 	past       []pastSet // newest first
 	rights     map[publisherAt]*remoteRights
 	generation uint64 // of rights: what was compiled from older ones is not kept
@@ -52,7 +52,7 @@ type publisherAt struct{ publisher, site string }
 type remoteRights struct {
 	subject policy.Subject
 	now     *policy.Session
-	since   uint64              // when now came in force
+	since   uint64              // when now came in force; 0 is long ago
 	past    func() []pastRights // compiled when first needed
 }
 
@@ -65,7 +65,9 @@ type pastRights struct {
 // newRemote knows the policies before the one in force from the directory: what
 // waited at another site may come after a restart of this node.
 func newRemote(n *node) *remote {
-	records := func() iter.Seq2[uint64, directory.Policy] { return policyRecords(n.directory) }
+	records := func() iter.Seq2[uint64, directory.Policy] {
+		return policyRecords(n.directory, time.Now().Add(-pastPolicyTime))
+	}
 	return &remote{
 		domain: n.id.TrustDomain, site: n.site, known: n.directory.Identity, policy: n.policy.Set,
 		records: records, retained: n.messages.Retained,
@@ -79,21 +81,22 @@ func (r *remote) policyChanged() {
 	now := time.Now()
 	for {
 		set := r.policy()
-		if r.install(set, r.recorded(set, now), now) {
+		if r.install(set, r.recorded(set), now) {
 			return
 		}
 	}
 }
 
-// recorded returns the clock of the record that brought set.
-func (r *remote) recorded(set *policy.Set, now time.Time) uint64 {
+// recorded returns the clock of the record that brought set, or 0 when it is too old
+// to matter.
+func (r *remote) recorded(set *policy.Set) uint64 {
 	hash := directory.HashFiles(set.Files())
 	for clock, p := range r.records() {
 		if p.Hash == hash {
 			return clock
 		}
 	}
-	return uint64(now.UnixMilli()) << 16
+	return 0
 }
 
 // install puts set in the place of the policy before it, unless a newer one has

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"iter"
 	"math"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -298,28 +300,48 @@ func TestPastPolicyOfAWrongClock(t *testing.T) {
 	}
 }
 
-// TestPolicyRecords reads the policies of a directory, newest first.
+// TestPolicyRecords reads the policies of a directory, newest first, as far back as
+// they can matter.
 func TestPolicyRecords(t *testing.T) {
-	n := newTestNode(t)
-	for v := range uint64(4) {
+	signer := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+	d, err := directory.Open(filepath.Join(t.TempDir(), "log"), signer.Public().(ed25519.PublicKey),
+		directory.Options{Signer: signer, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	start := now
+	for v := range uint64(5) { // one an hour, and a device after each
 		files := map[string][]byte{"main.hcl": fmt.Appendf(nil, "# %d", v)}
 		id := identity.ID{TrustDomain: "lab.test", Kind: identity.Device, Name: fmt.Sprint("d", v)}
-		if _, err := n.directory.Put(
-			directory.Identity{ID: id, State: directory.Active, Generation: 1},
-			directory.Policy{Version: v + 1, Files: files, Hash: directory.HashFiles(files)}); err != nil {
+		if _, err := d.Put(
+			directory.Policy{Version: v + 1, Files: files, Hash: directory.HashFiles(files)},
+			directory.Identity{ID: id, State: directory.Active, Generation: 1}); err != nil {
 			t.Fatal(err)
 		}
+		now = now.Add(time.Hour)
 	}
-	var got []uint64
-	last := uint64(math.MaxUint64)
-	for clock, p := range policyRecords(n.directory) {
-		if clock >= last {
-			t.Errorf("clock %d after %d", clock, last)
+	for _, tt := range []struct {
+		name  string
+		since time.Time
+		want  []uint64
+	}{
+		{"all", start, []uint64{5, 4, 3, 2, 1}},
+		{"those of two hours, and the one before", start.Add(3 * time.Hour), []uint64{5, 4, 3}},
+		{"none", start.Add(5 * time.Hour), nil},
+	} {
+		var got []uint64
+		last := uint64(math.MaxUint64)
+		for clock, p := range policyRecords(d, tt.since) {
+			if clock >= last {
+				t.Errorf("%s: clock %d after %d", tt.name, clock, last)
+			}
+			got, last = append(got, p.Version), clock
 		}
-		got, last = append(got, p.Version), clock
-	}
-	if diff := cmp.Diff([]uint64{4, 3, 2, 1}, got); diff != "" {
-		t.Error(diff)
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("%s: %s", tt.name, diff)
+		}
 	}
 }
 
