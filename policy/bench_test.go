@@ -123,3 +123,27 @@ func BenchmarkConnect(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkSiteReceive is the question of a link for each message and site, by the
+// first policy.
+func BenchmarkSiteReceive(b *testing.B) {
+	s, found := Check(map[string][]byte{"main.hcl": Default()}, "lab.test")
+	if s == nil {
+		b.Fatal(found)
+	}
+	lyon := s.SiteReceives("lyon")
+	for topic, want := range map[string]bool{
+		"site/home/pump-7/raw":      true, // by the block with exceptions
+		"site/lyon/pump-7/raw":      true, // by its own branch
+		"site/home/pump-7/cmd/open": false,
+	} {
+		b.Run(topic, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if lyon.Receive(topic).Allowed != want {
+					b.Fatal(topic)
+				}
+			}
+		})
+	}
+}
