@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// TestChangeWhileCut: of what a site took before it heard of a change, a grant that
-// is gone loses nothing, also when the other node restarts meanwhile; a deny holds.
+// TestChangeWhileCut: a site takes messages before it hears of a change of policy. A
+// grant that is gone loses none of them, also when the other node restarts
+// meanwhile; a deny refuses them.
 func TestChangeWhileCut(t *testing.T) {
 	need(t, "mosquitto", "mosquitto_pub", "mosquitto_sub")
 	f := newFabric(t)

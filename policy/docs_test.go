@@ -9,7 +9,7 @@ import (
 )
 
 // TestDocumentedPolicy puts the examples of docs/policy.md together: they are one
-// sound policy, whose own tests pass and of which nothing is warned.
+// sound policy without warnings, and its tests pass.
 func TestDocumentedPolicy(t *testing.T) {
 	page, err := os.ReadFile("../docs/policy.md")
 	if err != nil {

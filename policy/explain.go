@@ -211,7 +211,7 @@ func overlap(a, b string) bool {
 	return t.overlaps(b, asked{}) >= 0
 }
 
-// site reports whether the explanation is of what a site receives.
+// site reports whether the explanation is about a site.
 func (e *Explanation) site() bool { return strings.HasPrefix(e.Subject, sitePrefix) }
 
 // String returns the explanation for people, one fact a line.

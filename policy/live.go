@@ -109,8 +109,8 @@ func (l *Live) Reload() (Diagnostics, error) {
 // or a checkout makes many changes that mean one.
 const settle = 100 * time.Millisecond
 
-// retry is how often a directory that went away is looked for, and what could not
-// be recorded is tried again.
+// retry is how often a directory that went away is looked for, and the record of a
+// policy is tried again.
 const retry = 2 * time.Second
 
 // Run applies the directory whenever it changes, until ctx is done. Without a

@@ -123,8 +123,8 @@ func TestLiveApply(t *testing.T) {
 	}
 }
 
-// TestLiveRecordsFirst: what cannot be recorded is not in force, and Run goes on
-// trying.
+// TestLiveRecordsFirst: a policy that cannot be recorded is not in force, and Run
+// goes on trying.
 func TestLiveRecordsFirst(t *testing.T) {
 	dir := t.TempDir()
 	save := func(text string) {

@@ -55,7 +55,7 @@ type rule struct {
 // topics is one topics block, or the topics of a function block.
 type topics struct {
 	filters   [actions][]template
-	except    []template // left out of what is received
+	except    []template // left out of receive
 	maxQoS    byte
 	maxSize   int64
 	functions bool // for identities of kind function only
@@ -69,7 +69,7 @@ const (
 	subscribe
 	will
 	retain
-	receive // of sites; other identities receive what they subscribe to
+	receive // of sites; other identities receive by subscribe
 	actions // how many
 )
 

@@ -19,17 +19,17 @@ const (
 	siteKind   identity.Kind = "site"
 	sitePrefix               = string(siteKind) + ":"
 
-	// boundSites is the version of the language from which on a site receives what
-	// grants give, and nothing else. Before, each site receives everything.
+	// boundSites is the version of the language from which on a site receives by
+	// grants alone. Before, each site receives everything.
 	boundSites = 2
 )
 
 // unboundSites stands for the rule by which a site receives everything.
 const unboundSites = "policy version 1, by which each site receives everything"
 
-// What becomes of messages for a site that never said what it wants.
+// The fates of messages for a site whose interest was never heard.
 const (
-	QueueUnknown  = "queue"  // what its grants let it receive waits for it
+	QueueUnknown  = "queue"  // all that its grants let it receive waits for it
 	RefuseUnknown = "refuse" // nothing is kept for it
 )
 
@@ -37,8 +37,8 @@ const (
 // they name none.
 func (s *Set) Version() int { return max(s.version, 1) }
 
-// OnUnknownSite returns what becomes of messages for a site that never said what it
-// wants: [QueueUnknown], which is the default, or [RefuseUnknown].
+// OnUnknownSite returns the fate of messages for a site with no known interest:
+// [QueueUnknown], which is the default, or [RefuseUnknown].
 func (s *Set) OnUnknownSite() string { return cmp.Or(s.onUnknown, QueueUnknown) }
 
 // Site returns a site as policy sees it.
@@ -46,8 +46,8 @@ func (s *Set) Site(name string) Subject {
 	return Subject{ID: identity.ID{TrustDomain: s.domain(), Kind: siteKind, Name: name}, Site: name, SessionSite: name}
 }
 
-// SiteRights is what one site may receive from others. It never changes and is safe
-// for concurrent use; take a new one when the [Set] changes.
+// SiteRights decides which messages of other sites one site receives. It never
+// changes and is safe for concurrent use; take a new one when the [Set] changes.
 type SiteRights struct{ session *Session }
 
 // SiteReceives compiles the rights of a site.
@@ -95,7 +95,7 @@ func (r *SiteRights) Overlaps(filter string) bool {
 }
 
 // excepting is a topics block with `except`, as it holds for a site. The exceptions
-// belong to this block alone: another may give what it leaves out.
+// belong to this block alone: another block may give the same topics.
 type excepting struct {
 	rule            int32
 	receive, except tree
@@ -133,8 +133,8 @@ func (x *Session) siteReceive(topic string) Decision {
 	return d
 }
 
-// addExcepting indexes a topics block with exceptions. An exception whose value is
-// missing takes any in its place, as a deny does.
+// addExcepting indexes a topics block with exceptions. In an exception a missing
+// value means any, as in a deny.
 func (x *Session) addExcepting(rule int32, t *topics) {
 	e := excepting{rule: rule}
 	for i := range t.filters[receive] {
@@ -176,7 +176,7 @@ func (x *Session) leftOut(topic string) (rule *rule, except string) {
 	return nil, ""
 }
 
-// receives reads what of a topics block concerns sites.
+// receives checks receive of a topics block and reads its except.
 func (r *reader) receives(u *rule, t *topics, b *hclsyntax.Block) {
 	attribute := b.Body.Attributes[receive.String()]
 	if attribute != nil && r.set.version < boundSites {
@@ -237,7 +237,7 @@ func (s *Set) lintSites(r *report) {
 		}
 	}
 	switch {
-	case r.errors > 0: // what keeps the policy out of force is told alone
+	case r.errors > 0: // errors are told alone
 		return
 	case s.version < boundSites:
 		r.add(SeverityWarning, s.versionAt, UnboundSites, "")

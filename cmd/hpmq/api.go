@@ -308,7 +308,7 @@ func (n *node) why(q whyRequest) (*policy.Explanation, error) {
 	return &e, nil
 }
 
-// whySite says whether a site may receive from others.
+// whySite says whether a site may receive a message.
 func (n *node) whySite(name string, q whyRequest) (*policy.Explanation, error) {
 	const usage = "hpmq why site:lyon receive TOPIC"
 	set := n.policy.Set()

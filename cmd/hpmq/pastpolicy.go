@@ -16,10 +16,11 @@ import (
 //
 // A stamp is the hybrid clock of the sending site, the time of a change that of
 // the CA node which recorded it. Both follow wall clocks, and neither runs behind
-// its own. A site whose clock is slow, or which lies, has its messages taken for
-// older: that is bounded by the stamps that it sent before, and by
-// pastPolicyTime on our own clock. A site whose clock is fast has messages that
-// waited taken for new ones: beyond clockTolerance they are refused.
+// its own. Messages of a site with a slow clock, or of a site that lies, count as
+// older: the bounds are the stamps that it sent before, and pastPolicyTime on our
+// own clock. Messages of a site with a fast clock count as newer: beyond
+// clockTolerance they are refused. A site can pull the clocks of its peers ahead by
+// up to a day (mqtt/hlc.go), which excuses less and never more.
 
 const (
 	pastPolicyTime = 24 * time.Hour
@@ -38,8 +39,8 @@ type pastSet struct {
 	until    time.Time // it counts, by our own clock
 }
 
-// newPastSet bounds what a policy excuses. A record whose time lies ahead of our
-// clock counts from now.
+// newPastSet bounds how long a policy excuses. A record from ahead of our clock
+// counts from now.
 func newPastSet(set *policy.Set, replaced uint64, now time.Time) pastSet {
 	from := clockTime(replaced)
 	if now.Before(from) {
@@ -60,15 +61,15 @@ func clockTime(clock uint64) time.Time { return time.UnixMilli(int64(clock >> 16
 func olderThan(a, b uint64) bool { return clockTime(a).Add(clockTolerance).Before(clockTime(b)) }
 
 // stamps keeps the highest stamp of each sending node, so that a node which has
-// sent something new cannot claim that the next message is old. A restart of this
-// node forgets them.
+// sent a new message cannot claim that the next one is old. A restart of this node
+// forgets them.
 type stamps map[identity.ID]epochStamp
 
 type epochStamp struct{ epoch, highest uint64 }
 
 // raise returns the stamp that m counts with, and remembers it. Only numbered
-// messages are remembered: those without a number overtake the log, whose
-// messages would seem new.
+// messages are remembered: a message without a number overtakes the log, and the
+// messages of the log would then seem new.
 func (s *stamps) raise(sender identity.ID, m *store.Message) uint64 {
 	at := (*s)[sender]
 	if at.epoch != m.Origin.Epoch {
@@ -97,7 +98,7 @@ func policyRecords(d *directory.Directory, since time.Time) iter.Seq2[uint64, di
 			rec, err := d.Record(seq)
 			recent := !rec.Time().Before(since)
 			if err != nil || !recent && !some {
-				return // what cannot be read excuses nothing
+				return // a record that cannot be read excuses nothing
 			}
 			if rec.Kind != directory.KindPolicy {
 				continue

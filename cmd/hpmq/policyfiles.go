@@ -31,7 +31,7 @@ func (n *node) applyPolicy() {
 }
 
 // recordPolicy makes a policy the fabric's before it comes into force on this CA
-// node, so that no node is ahead of the others for want of room.
+// node, so that a lack of room leaves no node ahead of another.
 func (n *node) recordPolicy(files map[string][]byte) error {
 	old, _ := n.directory.Policy()
 	hash := directory.HashFiles(files)

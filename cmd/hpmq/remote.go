@@ -22,7 +22,7 @@ import (
 //
 // That site acknowledged the message by the policy and the directory that it had.
 // Where ours are older the message waits for them (link.ErrUnsettled). Where they
-// are newer, a deny holds at once, and a grant that is gone is excused for what was
+// are newer, a deny holds at once, and a grant that is gone is excused for messages
 // sent before it went: see pastpolicy.go.
 
 const maxRemote = 4096 // publishers whose rights are kept; then all are compiled anew
@@ -62,8 +62,8 @@ type pastRights struct {
 	session *policy.Session
 }
 
-// newRemote knows the policies before the one in force from the directory: what
-// waited at another site may come after a restart of this node.
+// newRemote knows the policies before the one in force from the directory: messages
+// that waited at another site may come after a restart of this node.
 func newRemote(n *node) *remote {
 	records := func() iter.Seq2[uint64, directory.Policy] {
 		return policyRecords(n.directory, time.Now().Add(-pastPolicyTime))
@@ -157,9 +157,9 @@ func (r *remote) accept(sender identity.ID, m *store.Message) error {
 	return fmt.Errorf("%w: %w", err, link.ErrUnsettled)
 }
 
-// settles reports whether the answer d stays: m is older than the policy in force,
-// so what its site knew is known here. A deny stays for what was under way as well,
-// which would hold up the link at each new deny.
+// settles reports whether the refusal d is for good: m is older than the policy in
+// force, so this node knows all that the site knew when it took m. A deny refuses
+// messages under way for good as well: else each new deny would hold up a link.
 func (x *remoteRights) settles(m *store.Message, d policy.Decision) bool {
 	if d.Denied() {
 		return !olderThan(x.since, m.HLC)

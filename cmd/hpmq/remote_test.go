@@ -164,8 +164,8 @@ func TestRemote(t *testing.T) {
 }
 
 // TestRemoteAfterAChange: a deny holds at once. A grant that is gone is excused for
-// what was sent before, for a day, also after a restart, unless the sender has sent
-// something newer.
+// messages sent before, for a day, also after a restart, unless the sender has sent
+// a newer one.
 func TestRemoteAfterAChange(t *testing.T) {
 	const (
 		granted = `grant "loan" {
@@ -189,7 +189,7 @@ func TestRemoteAfterAChange(t *testing.T) {
 		name    string
 		change  string        // in place of the grant
 		sent    time.Duration // from the change
-		newer   time.Duration // what the sender sent earlier; 0: nothing
+		newer   time.Duration // an earlier message of the sender; 0: none
 		arrives time.Duration
 		want    string
 	}{
@@ -240,14 +240,14 @@ func TestRemoteAfterAChange(t *testing.T) {
 	}
 }
 
-// restart makes r what it is after a restart of the node.
+// restart puts r in the state after a restart of the node.
 func restart(r *remote) {
 	empty := policy.NewLive(policy.LiveOptions{TrustDomain: r.domain}).Set()
 	r.set, r.since, r.stamps, r.past = empty, 0, stamps{}, pastPolicies(r.records(), r.domain, time.Now())
 	r.policyChanged()
 }
 
-// outcome says what became of a message.
+// outcome names the answer of accept.
 func outcome(err error) string {
 	switch {
 	case err == nil:

@@ -10,8 +10,8 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// sitesMay says what other sites may receive, by the policy in force. The rights of
-// a site are compiled once per policy. It is safe for concurrent use.
+// sitesMay decides by the policy in force which messages other sites receive. The
+// rights of a site are compiled once per policy. It is safe for concurrent use.
 type sitesMay struct {
 	policy func() *policy.Set
 

@@ -5,8 +5,8 @@ import (
 	"math"
 )
 
-// CheckPolicySize says why files are too many or too large for one policy record,
-// whatever its version. A policy must fit: it reaches the other nodes no other way.
+// CheckPolicySize says why files are too many or too large for one policy record of
+// any version. A policy must fit: it reaches the other nodes no other way.
 func CheckPolicySize(files map[string][]byte) error {
 	p := Policy{Version: math.MaxUint64, Files: files, Hash: HashFiles(files)}
 	payload, err := encoding.Marshal(p)

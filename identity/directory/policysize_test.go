@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestCheckPolicySize: what fits is what Put takes.
+// TestCheckPolicySize: files fit exactly when Put takes them.
 func TestCheckPolicySize(t *testing.T) {
 	many := map[string][]byte{}
 	for i := range 5000 {
