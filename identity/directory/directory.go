@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -62,8 +63,9 @@ type Directory struct {
 
 	policyInForce uint64 // version that this node acts by
 
-	replicas replicas // nodes that follow this one
-	sources  sources  // nodes that this one follows
+	refused  atomic.Uint64 // see [Directory.Refused]
+	replicas replicas      // nodes that follow this one
+	sources  sources       // nodes that this one follows
 }
 
 // Open opens the directory log at path, or begins one, and checks it. root is
@@ -153,6 +155,10 @@ func (d *Directory) Close() error {
 
 // Writable reports whether this is the writer.
 func (d *Directory) Writable() bool { return d.signer != nil }
+
+// Refused counts the messages of other nodes that were not taken: forged, torn or
+// contradicting ones, and records that the disk did not keep.
+func (d *Directory) Refused() uint64 { return d.refused.Load() }
 
 // Tip returns how far this copy goes.
 func (d *Directory) Tip() Point {

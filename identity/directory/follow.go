@@ -92,6 +92,7 @@ func (d *Directory) listen(s *source, r io.Reader) error {
 			return err
 		}
 		if err := d.take(s, t, body); err != nil {
+			d.refused.Add(1)
 			return err
 		}
 	}

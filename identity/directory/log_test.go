@@ -183,6 +183,25 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// TestReplicaOnFullDisk takes nothing by half, counts it, and goes on once there is
+// room.
+func TestReplicaOnFullDisk(t *testing.T) {
+	w, r := newWriter(t), newReplica(t)
+	mustPut(t, w, everyKind()...)
+	mustSignHead(t, w)
+	disk := &faultyFile{storage: r.file.file, room: 100}
+	r.file.file = disk
+	_, follow := runToEnd(t, w, r)
+	if !errors.Is(follow, syscall.ENOSPC) || r.Tip().Count != 0 || r.Refused() != 1 {
+		t.Errorf("on a full disk: %v, %d records, %d refused", follow, r.Tip().Count, r.Refused())
+	}
+	disk.room = -1
+	replicate(t, w, r)
+	if diff := diffContent(r, w); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestFailedSyncEndsWriting(t *testing.T) {
 	for _, disk := range []*faultyFile{
 		{room: -1, syncErr: syscall.EIO},

@@ -45,6 +45,9 @@ func (d *Directory) Serve(ctx context.Context, follower identity.ID, rw io.ReadW
 
 	_, diverged := errors.AsType[*DivergedError](err)
 	_, protocol := errors.AsType[*protocolError](ended)
+	if diverged || protocol {
+		d.refused.Add(1)
+	}
 	switch {
 	case diverged:
 		return fmt.Errorf("serve directory: %w", err)

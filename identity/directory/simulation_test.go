@@ -328,6 +328,9 @@ func simulate(t *testing.T, seed uint64) {
 			checked++
 		}
 		s.checkReports(reached, want)
+		if s.nodes[0].d.Refused() != 0 {
+			t.Errorf("the writer refused %d messages", s.nodes[0].d.Refused())
+		}
 	}
 	if checked == 0 {
 		t.Error("no node was ever reached: nothing is shown")
