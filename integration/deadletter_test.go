@@ -23,7 +23,7 @@ func TestDeadLetter(t *testing.T) {
 	letters := f.paris.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "$hpmq/func/normalise/dlq")
 	lyon := f.lyon.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "$hpmq/func/#", "-t", "site/#", "-v", "-q", "1")
 	eventually(t, 10*time.Second, "all subscribers are there", func() bool {
-		return f.paris.status(t).Broker["subscriptions"] == 1 && f.paris.linkToLyon(t).Interest > 0
+		return f.paris.status(t).Broker["subscriptions"] == 1 && f.paris.link(t, "lyon").Interest > 0
 	})
 
 	pump.mustPub(t, f.paris, "site/paris/pump-7/raw", "not a frame") // dead-letter: acknowledged

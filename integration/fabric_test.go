@@ -75,11 +75,11 @@ type nodeRecords struct {
 	Records, Policy int
 }
 
-// linkToLyon is the link of h to lyon.
-func (h *host) linkToLyon(t *testing.T) linkStatus {
+// link is the link of h to another site.
+func (h *host) link(t *testing.T, site string) linkStatus {
 	t.Helper()
 	for _, l := range h.status(t).Links {
-		if l.Site == "lyon" {
+		if l.Site == site {
 			return l
 		}
 	}

@@ -20,7 +20,7 @@ grant "loan" {
 `)
 	eventually(t, 10*time.Second, "lyon has the grant", func() bool { return f.lyon.status(t).Policy.Version == 2 })
 	sub := f.paris.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "loan/#", "-t", "demo/#", "-v", "-q", "1", "-c", "-i", "watcher")
-	eventually(t, 10*time.Second, "lyon hears of the subscriber", func() bool { return f.lyon.status(t).Links[0].Interest == 2 })
+	eventually(t, 10*time.Second, "lyon hears of the subscriber", func() bool { return f.lyon.link(t, "paris").Interest == 2 })
 
 	f.lyon.cut()
 	for _, topic := range []string{"loan/open", "loan/shut"} {

@@ -23,7 +23,7 @@ func TestRestart(t *testing.T) {
 	lyonSub := f.lyon.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "site/#", "-v", "-q", "1")
 	commands := f.paris.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "site/paris/pump-7/cmd/#", "-v")
 	eventually(t, 10*time.Second, "both subscribers count", func() bool {
-		return f.paris.status(t).Broker["clients"] == 1 && f.paris.linkToLyon(t).Interest > 0
+		return f.paris.status(t).Broker["clients"] == 1 && f.paris.link(t, "lyon").Interest > 0
 	})
 	before, known := f.paris.status(t), f.paris.identities(t)
 
@@ -34,7 +34,7 @@ func TestRestart(t *testing.T) {
 	f.awaitLinks(t)
 	stopTraffic()
 	checkKept(t, f.paris, before, known)
-	eventually(t, 10*time.Second, "lyon's wishes are known again", func() bool { return f.paris.linkToLyon(t).Interest > 0 })
+	eventually(t, 10*time.Second, "lyon's wishes are known again", func() bool { return f.paris.link(t, "lyon").Interest > 0 })
 	pump.mustPub(t, f.paris, "site/paris/pump-7/raw", `{"paris":"again"}`)
 	lyonSub.waitLine(`"paris":"again"`, 10*time.Second) // through the function and the link
 	eventually(t, 10*time.Second, "the client at paris is back", func() bool { return f.paris.status(t).Broker["clients"] == 1 })
@@ -48,7 +48,7 @@ func TestRestart(t *testing.T) {
 	f.awaitLinks(t)
 	stopTraffic()
 	checkKept(t, f.lyon, before, known)
-	eventually(t, 10*time.Second, "lyon's subscriber is back", func() bool { return f.paris.linkToLyon(t).Interest > 0 })
+	eventually(t, 10*time.Second, "lyon's subscriber is back", func() bool { return f.paris.link(t, "lyon").Interest > 0 })
 	pump.mustPub(t, f.paris, "site/paris/pump-7/raw", `{"lyon":"again"}`)
 	lyonSub.waitLine(`"lyon":"again"`, 10*time.Second)
 }

@@ -56,7 +56,7 @@ func (s *scene) startSites(t *testing.T) {
 	}
 	s.subscriber = s.lyon.start(t, "mosquitto_sub", "-h", "127.0.0.1", "-t", "site/#", "-v", "-q", "1")
 	eventually(t, 10*time.Second, "paris knows what lyon wants", func() bool {
-		return s.paris.linkToLyon(t).Interest > 0
+		return s.paris.link(t, "lyon").Interest > 0
 	})
 }
 
@@ -273,7 +273,7 @@ func (s *scene) cutLink(t *testing.T) {
 	if len(got) != messages {
 		t.Errorf("lyon received %d messages, want %d", len(got), messages)
 	}
-	if dropped := s.paris.linkToLyon(t).Dropped; dropped != 0 {
+	if dropped := s.paris.link(t, "lyon").Dropped; dropped != 0 {
 		t.Errorf("the link dropped %d messages", dropped)
 	}
 }
