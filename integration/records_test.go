@@ -66,7 +66,7 @@ func (f *fabric) clearRetained(t *testing.T, device *host) {
 	for _, h := range f.sites() {
 		eventually(t, 10*time.Second, h.name+" has a copy", func() bool { return retained(h) == before+1 })
 	}
-	f.revoke(t, "pump-10", "--clear-retained")
+	f.paris.revoke(t, "pump-10", "--clear-retained")
 	for _, h := range f.sites() {
 		eventually(t, 10*time.Second, h.name+" has cleared it", func() bool { return retained(h) == before })
 	}
@@ -98,9 +98,9 @@ type recorded struct {
 	}
 }
 
-func (f *fabric) revoke(t *testing.T, name string, flags ...string) (r recorded) {
+func (h *host) revoke(t *testing.T, name string, flags ...string) (r recorded) {
 	t.Helper()
-	out := f.paris.run(t, "hpmq", append([]string{"device", "revoke", name, "-o", "json"}, flags...)...)
+	out := h.run(t, "hpmq", append([]string{"device", "revoke", name, "-o", "json"}, flags...)...)
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func (f *fabric) revoke(t *testing.T, name string, flags ...string) (r recorded)
 // revoked: once the command has listed all sites, none takes the device.
 func (f *fabric) revoked(t *testing.T, pump *device) {
 	t.Helper()
-	if r := f.revoke(t, pump.dir); len(r.HeldBy) != 2 || len(r.Missing) != 0 {
+	if r := f.paris.revoke(t, pump.dir); len(r.HeldBy) != 2 || len(r.Missing) != 0 {
 		t.Errorf("the revocation is known at %v, not at %v; want it at two others", r.HeldBy, r.Missing)
 	}
 	for _, h := range f.sites() {
@@ -133,7 +133,7 @@ func (f *fabric) siteAway(t *testing.T, device *host) {
 	pump := device.enrol(t, f.paris, "pump-9")
 	f.awaitIdentity(t, f.oslo, "pump-9")
 	f.oslo.cut()
-	r := f.revoke(t, "pump-9", "--wait", "2s")
+	r := f.paris.revoke(t, "pump-9", "--wait", "2s")
 	if len(r.HeldBy) != 1 || r.HeldBy[0].Site != "lyon" || len(r.Missing) != 1 || r.Missing[0].Site != "oslo" {
 		t.Errorf("oslo is cut off: known at %v, missing at %v", r.HeldBy, r.Missing)
 	}
