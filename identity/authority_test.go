@@ -168,6 +168,10 @@ func (a *authority) issue(id identity.ID, csr *x509.CertificateRequest, gen uint
 		a.t.Error(err)
 	}
 	now, by := a.now(), a.ca
+	issued, err := identity.IssuedExtension(now)
+	if err != nil {
+		a.t.Error(err)
+	}
 	if a.by != nil {
 		by = a.by
 	}
@@ -175,7 +179,7 @@ func (a *authority) issue(id identity.ID, csr *x509.CertificateRequest, gen uint
 		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: id.Name}, URIs: csr.URIs,
 		NotBefore: now.Add(-identity.Backdate), NotAfter: now.Add(a.life), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:     []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-		ExtraExtensions: []pkix.Extension{ext},
+		ExtraExtensions: []pkix.Extension{ext, issued},
 	}, by.Root, csr.PublicKey, by.Key)
 	if err != nil {
 		a.t.Error(err)

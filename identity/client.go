@@ -163,9 +163,9 @@ func (c *apiClient) post(ctx context.Context, path string, body any) (*EnrolResp
 	return answer, nil
 }
 
-// tryEach calls try with one address after the other until one answers: with
-// success, or with a refusal that no other address would lift.
-func tryEach[T any](addrs []string, try func(addr string) (T, error)) (T, error) {
+// tryEach calls try with one address, or another way, after the other until one
+// answers: with success, or with a refusal that no other would lift.
+func tryEach[A, T any](addrs []A, try func(addr A) (T, error)) (T, error) {
 	var zero T
 	var all error
 	for _, addr := range addrs {
@@ -201,8 +201,8 @@ func passing(err error) bool {
 // at random up to the limit so that a fleet does not come back at once. It tells
 // waiting about each wait. When ctx ends, or would end during the wait, it
 // returns the last failure.
-func retry[T any](ctx context.Context, waiting func(time.Duration, error), try func() (T, error)) (T, error) {
-	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
+func retry[T any](ctx context.Context, limit time.Duration, waiting func(time.Duration, error), try func() (T, error)) (T, error) {
+	for backoff := firstBackoff; ; backoff = max(min(2*backoff, limit), firstBackoff) {
 		got, err := try()
 		if err == nil || !passing(err) {
 			return got, err

@@ -40,7 +40,7 @@ func Enrol(ctx context.Context, t *Ticket, s *Store, o EnrolOptions) (*EnrolResp
 	}
 	defer unlock()
 	e := &enrolment{ticket: t, store: s, opts: o}
-	answer, err := retry(ctx, func(wait time.Duration, err error) {
+	answer, err := retry(ctx, maxBackoff, func(wait time.Duration, err error) {
 		o.Progress(fmt.Sprintf("      %v; next try in %s", err, wait.Round(100*time.Millisecond)))
 	}, func() (*EnrolResponse, error) {
 		return tryEach(t.Addrs, func(addr string) (*EnrolResponse, error) { return e.try(ctx, addr) })
@@ -168,7 +168,7 @@ func (e *enrolment) haveKey() error {
 }
 
 func (e *enrolment) save(svid *SVID, bundle *Bundle, answer *EnrolResponse) error {
-	record := &Enrolment{ID: svid.ID, Signer: e.ticket.Signer, API: e.ticket.Addrs}
+	record := &Enrolment{ID: svid.ID, Signer: e.ticket.Signer, API: e.ticket.Addrs, Ticket: e.ticket.Addrs}
 	record.update(answer)
 	if err := e.store.saveEnrolment(record); err != nil {
 		return err

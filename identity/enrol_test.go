@@ -45,7 +45,7 @@ func TestEnrol(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantRecord := &identity.Enrolment{
-			ID: ticket.Identity(), Site: "paris", Signer: ticketPub, API: ticket.Addrs,
+			ID: ticket.Identity(), Site: "paris", Signer: ticketPub, API: ticket.Addrs, Ticket: ticket.Addrs,
 			MQTT: []string{"localhost:8883"}, Mesh: []string{"127.0.0.1:7844"},
 		}
 		if diff := cmp.Diff(wantRecord, record); diff != "" {

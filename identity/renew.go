@@ -23,9 +23,12 @@ import (
 type Renewal func(context.Context, *RenewRequest) (*EnrolResponse, error)
 
 // HTTPRenewal returns a Renewal that tries the addresses (host:port of the
-// enrolment API) in turn and trusts src's roots. A nil dial is a net.Dialer.
-func HTTPRenewal(src Source, addrs []string, dial Dialer) Renewal {
+// enrolment API) in turn and trusts src's roots, whether or not the server's
+// certificate or our own has expired. The addresses are asked for each time. A
+// nil dial is a net.Dialer.
+func HTTPRenewal(src Source, addrs func() []string, dial Dialer) Renewal {
 	return func(ctx context.Context, req *RenewRequest) (*EnrolResponse, error) {
+		addrs := addrs()
 		if len(addrs) == 0 {
 			return nil, fmt.Errorf("%w: no address of the enrolment API is known", ErrUnreachable)
 		}
@@ -35,15 +38,24 @@ func HTTPRenewal(src Source, addrs []string, dial Dialer) Renewal {
 	}
 }
 
-// RenewAt returns when a certificate is due for renewal: after two thirds of
-// its life, give or take a tenth that is random among certificates but fixed
-// for each, so that a restart changes nothing and a fleet spreads out.
+// FirstRenewal returns a Renewal that goes the ways in turn until one brings an
+// answer, or a refusal that no other way would lift.
+func FirstRenewal(ways ...Renewal) Renewal {
+	return func(ctx context.Context, req *RenewRequest) (*EnrolResponse, error) {
+		return tryEach(ways, func(way Renewal) (*EnrolResponse, error) { return way(ctx, req) })
+	}
+}
+
+// RenewAt returns when a certificate is due for renewal: after a third of its
+// life, so that the authorities may be away for the rest of it. It is give or
+// take a tenth that is random among certificates but fixed for each, so that a
+// restart changes nothing and a fleet spreads out.
 func RenewAt(s *SVID) time.Time {
 	leaf := s.Leaf()
-	at := lifetime(s) * 2 / 3
+	at := lifetime(s) / 3
 	sum := sha256.Sum256(leaf.Raw)
 	spread := float64(binary.BigEndian.Uint32(sum[:])) / (1 << 32) // 0 to 1
-	return leaf.NotBefore.Add(time.Duration(float64(at) * (0.9 + 0.2*spread)))
+	return Issued(leaf).Add(time.Duration(float64(at) * (0.9 + 0.2*spread)))
 }
 
 // Due reports whether s should be renewed at now. A clock before the
@@ -67,6 +79,10 @@ type Renewer struct {
 // wakeUp bounds one sleep of Run, so that a suspended machine or a corrected
 // clock does not let a certificate expire.
 const wakeUp = time.Hour
+
+// maxRefusedPause bounds the pause after a refusal, which an operator may have
+// lifted meanwhile.
+const maxRefusedPause = 8 * time.Hour
 
 // Run renews the certificate whenever it is due, until ctx is done. Failures are
 // logged and tried again; an expired certificate is still tried, with its own
@@ -95,10 +111,10 @@ func (r *Renewer) Run(ctx context.Context) error {
 			}
 			log.WithField(logfield.SPIFFEID, svid.ID.String()).WithField(logfield.Reason, err.Error()).
 				Error("certificate renewal failed")
-			notBefore = time.Now().Add(lifetime(svid) / 20)
+			notBefore = time.Now().Add(min(lifetime(svid)/20, maxRefusedPause))
 			continue
 		}
-		notBefore = time.Now().Add(lifetime(r.Store.SVID()) / 2)
+		notBefore = time.Now().Add(lifetime(r.Store.SVID()) / 4) // before RenewAt, whatever its jitter
 	}
 }
 
@@ -127,7 +143,7 @@ func (r *Renewer) Renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = retry(ctx, func(wait time.Duration, err error) {
+	_, err = retry(ctx, min(maxBackoff, lifetime(svid)/20), func(wait time.Duration, err error) {
 		r.log().WithField(logfield.Reason, err.Error()).WithField("wait", wait).Warn("certificate renewal delayed")
 	}, func() (struct{}, error) { return struct{}{}, r.try(ctx, svid, p) })
 	return err
@@ -239,4 +255,5 @@ func (r *Renewer) log() logrus.FieldLogger {
 	return discard
 }
 
-func lifetime(s *SVID) time.Duration { return s.NotAfter().Sub(s.Leaf().NotBefore) }
+// lifetime is the life of s's certificate, from its issue on.
+func lifetime(s *SVID) time.Duration { return s.NotAfter().Sub(Issued(s.Leaf())) }

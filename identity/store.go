@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -54,10 +55,23 @@ type material struct {
 type Enrolment struct {
 	ID     ID       `json:"id"`
 	Site   string   `json:"site"`
-	Signer []byte   `json:"signer"` // the first directory signer, pinned by the ticket
-	API    []string `json:"api"`    // host:port to renew at
+	Signer []byte   `json:"signer"`           // the first directory signer, pinned by the ticket
+	API    []string `json:"api"`              // host:port to renew at
+	Ticket []string `json:"ticket,omitempty"` // the addresses of the ticket, for when no other answers
 	MQTT   []string `json:"mqtt,omitempty"`
 	Mesh   []string `json:"mesh,omitempty"`
+}
+
+// Addrs returns where to renew: the addresses of the newest answer, then those
+// of the ticket.
+func (e *Enrolment) Addrs() []string {
+	addrs := slices.Clone(e.API)
+	for _, addr := range e.Ticket {
+		if !slices.Contains(addrs, addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	return addrs
 }
 
 // OpenStore reads the identity in dir. A directory without one, or none at all,

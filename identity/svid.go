@@ -17,11 +17,18 @@ import (
 	"time"
 )
 
-// The validity that certificates are issued with.
+// The life that certificates are issued with, from the time of issue on.
 const (
-	DeviceLifetime = 7 * 24 * time.Hour // devices, nodes, services and functions
-	UserLifetime   = 8 * time.Hour      // people
-	Backdate       = time.Minute        // NotBefore lies this far in the past, for slow clocks
+	DeviceLifetime = 30 * 24 * time.Hour // devices, services and functions
+	NodeLifetime   = 30 * 24 * time.Hour
+	UserLifetime   = 8 * time.Hour // people
+)
+
+// NotBefore lies this far before the time of issue, for peers whose clocks are
+// slow.
+const (
+	Backdate     = 24 * time.Hour
+	UserBackdate = time.Hour
 )
 
 // Bounds on what a peer may send as a certificate chain or signing request.
@@ -38,6 +45,10 @@ const (
 // pieces). The ITU's own arc for UUIDs, 2.25, wants the UUID as one number of
 // 128 bits, which crypto/x509 refuses to parse.
 var generationOID = asn1.ObjectIdentifier{1, 2, 840, 113556, 1, 8000, 2554, 0xa83f, 0x5b0c, 0x3f0e, 0x4d4a, 0x9a0c, 0x6f1d2c, 0x7be953}
+
+// issuedOID marks the extension that holds a certificate's time of issue. It is
+// the UUID 1c7be2d4-58a1-4c0b-8f36-92d0a4e57b18 under the same arc.
+var issuedOID = asn1.ObjectIdentifier{1, 2, 840, 113556, 1, 8000, 2554, 0x1c7b, 0xe2d4, 0x58a1, 0x4c0b, 0x8f36, 0x92d0a4, 0xe57b18}
 
 // SVID is an identity with its proof: a certificate chain, leaf first and
 // without the root, and the leaf's private key. It never changes.
@@ -117,6 +128,35 @@ func GenerationExtension(gen uint64) (pkix.Extension, error) {
 		return pkix.Extension{}, fmt.Errorf("encode generation: %w", err)
 	}
 	return pkix.Extension{Id: generationOID, Value: der}, nil
+}
+
+// Issued returns when a certificate was issued. Its life counts from then, since
+// its NotBefore lies earlier. A certificate that does not say so is taken for
+// issued at its NotBefore.
+func Issued(cert *x509.Certificate) time.Time {
+	for _, ext := range cert.Extensions {
+		if !ext.Id.Equal(issuedOID) {
+			continue
+		}
+		var at time.Time
+		rest, err := asn1.UnmarshalWithParams(ext.Value, &at, "generalized")
+		if err != nil || len(rest) > 0 || at.Before(cert.NotBefore) || at.After(cert.NotAfter) {
+			break
+		}
+		return at
+	}
+	return cert.NotBefore
+}
+
+// IssuedExtension returns the non-critical extension that carries the time of
+// issue, a DER GeneralizedTime of whole seconds, for the template of a
+// certificate.
+func IssuedExtension(at time.Time) (pkix.Extension, error) {
+	der, err := asn1.MarshalWithParams(at.UTC().Truncate(time.Second), "generalized")
+	if err != nil {
+		return pkix.Extension{}, fmt.Errorf("encode time of issue: %w", err)
+	}
+	return pkix.Extension{Id: issuedOID, Value: der}, nil
 }
 
 // NewKey makes an ECDSA P-256 key, the only sort that certificates are issued

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/testca"
@@ -79,6 +80,24 @@ func TestGeneration(t *testing.T) {
 	for _, gen := range []uint64{0, 1<<62 + 1, 1 << 63} {
 		if _, err := identity.GenerationExtension(gen); err == nil {
 			t.Errorf("generation %d was accepted", gen)
+		}
+	}
+}
+
+func TestIssued(t *testing.T) {
+	ca := testca.New(t, "lab.test")
+	id := ca.ID(t, identity.Device, "pump-7")
+	if leaf := ca.SVID(t, id).Leaf(); !identity.Issued(leaf).Equal(leaf.NotBefore) {
+		t.Errorf("a certificate without the extension was issued at %v", identity.Issued(leaf))
+	}
+	now := time.Now().Truncate(time.Second)
+	if leaf := ca.SVID(t, id, testca.Issued(t, now.Add(999*time.Millisecond))).Leaf(); !identity.Issued(leaf).Equal(now) {
+		t.Errorf("issued at %v, want %v", identity.Issued(leaf), now)
+	}
+	// What lies outside of the validity is no time of issue.
+	for _, at := range []time.Time{now.Add(-time.Hour), now.Add(2 * time.Hour)} {
+		if leaf := ca.SVID(t, id, testca.Issued(t, at)).Leaf(); !identity.Issued(leaf).Equal(leaf.NotBefore) {
+			t.Errorf("issued at %v", identity.Issued(leaf))
 		}
 	}
 }

@@ -160,11 +160,9 @@ func (l *lite) run(ctx context.Context) error {
 // named.
 func (l *lite) renewer() *identity.Renewer {
 	return &identity.Renewer{
-		Store: l.store,
-		Log:   l.log,
-		Send: func(ctx context.Context, req *identity.RenewRequest) (*identity.EnrolResponse, error) {
-			return identity.HTTPRenewal(l.store, l.enrolment().API, nil)(ctx, req)
-		},
+		Store:   l.store,
+		Log:     l.log,
+		Send:    identity.HTTPRenewal(l.store, func() []string { return l.enrolment().Addrs() }, nil),
 		OnRenew: func(*identity.SVID) { l.link.certificateRenewed() },
 	}
 }

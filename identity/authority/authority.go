@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"errors"
@@ -26,9 +27,18 @@ type Options struct {
 	Node identity.ID // this node, which cannot be revoked here; required
 	Site string      // home site of identities whose ticket names none
 
-	Grace time.Duration      // zero means DefaultGrace
-	Now   func() time.Time   // nil means time.Now
-	Log   logrus.FieldLogger // issued, refused and suspicious requests; nil discards
+	Lifetimes Lifetimes
+	Grace     time.Duration      // zero means DefaultGrace
+	Now       func() time.Time   // nil means time.Now
+	Log       logrus.FieldLogger // issued, refused and suspicious requests; nil discards
+}
+
+// Lifetimes is how long certificates last from their issue on. A zero field
+// means the lifetime of package identity.
+type Lifetimes struct {
+	Device time.Duration // devices, services and functions
+	Node   time.Duration
+	User   time.Duration
 }
 
 // ErrUnknown is returned for an identity that the directory has never seen.
@@ -41,6 +51,7 @@ type Authority struct {
 	dir   *directory.Directory
 	node  identity.ID
 	site  string
+	life  Lifetimes
 	grace time.Duration
 	now   func() time.Time
 	log   logrus.FieldLogger
@@ -63,8 +74,14 @@ func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
 	}
 	a := &Authority{
 		keys: keys, dir: d, node: opts.Node, site: opts.Site, grace: opts.Grace, now: opts.Now, log: opts.Log,
-		db: &database{dir: d, asked: map[identity.ID]*grant{}}, kept: newLimiter[identity.ID](recordLimit),
+		db: &database{dir: d, asked: map[identity.ID]*grant{}},
+		life: Lifetimes{
+			Device: cmp.Or(opts.Lifetimes.Device, identity.DeviceLifetime),
+			Node:   cmp.Or(opts.Lifetimes.Node, identity.NodeLifetime),
+			User:   cmp.Or(opts.Lifetimes.User, identity.UserLifetime),
+		},
 	}
+	a.kept = newLimiter[identity.ID](recordsFor(min(a.life.Device, a.life.Node, a.life.User)))
 	if a.grace == 0 {
 		a.grace = DefaultGrace
 	}

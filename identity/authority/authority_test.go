@@ -217,8 +217,8 @@ func TestIssuedNodeCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := u.NotAfter().Sub(l.clock()); got != identity.UserLifetime {
-		t.Errorf("user certificate for %v", got)
+	if issued := identity.Issued(u.Leaf()); u.NotAfter().Sub(issued) != identity.UserLifetime || issued.Sub(u.Leaf().NotBefore) != identity.UserBackdate {
+		t.Errorf("user certificate from %v, issued at %v, to %v", u.Leaf().NotBefore, issued, u.NotAfter())
 	}
 	if _, err := l.Bundle().Verify(u.Chain, l.clock(), x509.ExtKeyUsageServerAuth); err == nil {
 		t.Error("a user may be a server")

@@ -42,8 +42,8 @@ func TestEnrol(t *testing.T) {
 	if gen, ok := identity.Generation(leaf); !ok || gen != 1 || answer.Generation != 1 {
 		t.Errorf("generation %d, %v, answer %d", gen, ok, answer.Generation)
 	}
-	if got := leaf.NotAfter.Sub(leaf.NotBefore); got != identity.DeviceLifetime+identity.Backdate {
-		t.Errorf("valid for %v", got)
+	if issued := identity.Issued(leaf); !issued.Equal(l.clock()) || issued.Sub(leaf.NotBefore) != identity.Backdate || leaf.NotAfter.Sub(issued) != identity.DeviceLifetime {
+		t.Errorf("issued at %v, valid from %v to %v", issued, leaf.NotBefore, leaf.NotAfter)
 	}
 	if len(leaf.DNSNames)+len(leaf.IPAddresses) > 0 || leaf.Subject.CommonName != "pump-7" || len(leaf.Subject.Names) != 1 {
 		t.Errorf("names %v %v %v", leaf.DNSNames, leaf.IPAddresses, leaf.Subject)

@@ -77,7 +77,7 @@ func TestDeviceLife(t *testing.T) {
 			if answer.ID != device("pump-7") || store.SVID().ID != device("pump-7") {
 				t.Errorf("enrolled as %v", answer.ID)
 			}
-			renewer := &identity.Renewer{Store: store, Send: identity.HTTPRenewal(store, []string{addr}, nil)}
+			renewer := &identity.Renewer{Store: store, Send: identity.HTTPRenewal(store, func() []string { return []string{addr} }, nil)}
 			before := store.SVID().Leaf()
 			if err := renewer.Renew(t.Context()); err != nil {
 				t.Fatal(err)

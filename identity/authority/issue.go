@@ -75,11 +75,7 @@ func (a *Authority) issue(ctx context.Context, p directory.Identity, csr *x509.C
 		return p, refuse(http.StatusConflict, "make a new key, each identity has its own",
 			"the key of this request belongs to %s", owner.ID.Short())
 	}
-	ext, err := identity.GenerationExtension(p.Generation)
-	if err != nil {
-		return p, err
-	}
-	leaf, err := a.template(p.ID, csr, ext)
+	leaf, err := a.template(p.ID, p.Generation, csr)
 	if err != nil {
 		return p, err
 	}
@@ -98,22 +94,35 @@ func (a *Authority) issue(ctx context.Context, p directory.Identity, csr *x509.C
 	return g.record, nil
 }
 
-func (a *Authority) template(id identity.ID, csr *x509.CertificateRequest, ext pkix.Extension) (*x509.Certificate, error) {
+// template is what the certificate of id at generation will say.
+func (a *Authority) template(id identity.ID, generation uint64, csr *x509.CertificateRequest) (*x509.Certificate, error) {
 	i, err := a.keys.current()
 	if err != nil {
 		return nil, err
 	}
-	lifetime, usage := identity.DeviceLifetime, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
-	if id.Kind == identity.User {
-		lifetime, usage = identity.UserLifetime, usage[:1]
+	lifetime, backdate, usage := a.life.Device, identity.Backdate, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	switch id.Kind {
+	case identity.User:
+		lifetime, backdate, usage = a.life.User, identity.UserBackdate, usage[:1]
+	case identity.Node:
+		lifetime = a.life.Node
+	case identity.Device, identity.Service, identity.Function:
 	}
-	now, since := a.now(), a.keys.root.NotBefore
+	now, since := a.now(), identity.Issued(a.keys.root)
 	if err := checkClock(now, since, "the CA was made on "+since.Format(time.RFC3339)); err != nil {
 		return nil, err
 	}
 	end := now.Add(lifetime)
 	if end.After(i.cert.NotAfter) {
 		end = i.cert.NotAfter
+	}
+	gen, err := identity.GenerationExtension(generation)
+	if err != nil {
+		return nil, err
+	}
+	issued, err := identity.IssuedExtension(now)
+	if err != nil {
+		return nil, err
 	}
 	return &x509.Certificate{
 		PublicKey:             csr.PublicKey,
@@ -122,12 +131,12 @@ func (a *Authority) template(id identity.ID, csr *x509.CertificateRequest, ext p
 		URIs:                  []*url.URL{id.URL()},
 		DNSNames:              csr.DNSNames,
 		IPAddresses:           csr.IPAddresses,
-		NotBefore:             now.Add(-identity.Backdate).Truncate(time.Second),
+		NotBefore:             now.Add(-backdate).Truncate(time.Second),
 		NotAfter:              end.Truncate(time.Second),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           usage,
 		BasicConstraintsValid: true,
-		ExtraExtensions:       []pkix.Extension{ext},
+		ExtraExtensions:       []pkix.Extension{gen, issued},
 	}, nil
 }
 

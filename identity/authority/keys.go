@@ -251,8 +251,9 @@ func (k *Keys) current() (issuer, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	cert, now := k.issuer.cert, k.now()
-	ends := cert.NotAfter.Sub(now) <= cert.NotAfter.Sub(cert.NotBefore)/3
-	ahead := now.Before(cert.NotBefore) && !now.Before(k.root.NotBefore) // before the root began, the clock is wrong now
+	issued := identity.Issued(cert)
+	ends := cert.NotAfter.Sub(now) <= cert.NotAfter.Sub(issued)/3
+	ahead := now.Before(issued) && !now.Before(identity.Issued(k.root)) // before the root was made, the clock is wrong now
 	if !ends && !ahead {
 		k.late = nil
 		return k.issuer, nil
@@ -309,10 +310,15 @@ func (k *Keys) chain(leaf *x509.Certificate) ([]*x509.Certificate, error) {
 
 func (k *Keys) newRoot(key crypto.Signer) (*x509.Certificate, error) {
 	now := k.now()
+	issued, err := identity.IssuedExtension(now)
+	if err != nil {
+		return nil, err
+	}
 	t := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: k.trustDomain + " root"},
 		NotBefore: now.Add(-identity.Backdate), NotAfter: now.Add(rootLifetime),
-		IsCA: true, BasicConstraintsValid: true,
+		ExtraExtensions: []pkix.Extension{issued},
+		IsCA:            true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	return certify(t, t, key.Public(), key)
@@ -324,6 +330,10 @@ func (k *Keys) newIntermediate(root *x509.Certificate, rootKey crypto.Signer) (i
 		return issuer{}, err
 	}
 	now := k.now()
+	issued, err := identity.IssuedExtension(now)
+	if err != nil {
+		return issuer{}, err
+	}
 	end := now.Add(intermediateLifetime)
 	if end.After(root.NotAfter) {
 		end = root.NotAfter
@@ -331,7 +341,8 @@ func (k *Keys) newIntermediate(root *x509.Certificate, rootKey crypto.Signer) (i
 	cert, err := certify(&x509.Certificate{
 		Subject:   pkix.Name{CommonName: k.trustDomain + " intermediate"},
 		NotBefore: now.Add(-identity.Backdate), NotAfter: end,
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
+		ExtraExtensions: []pkix.Extension{issued},
+		IsCA:            true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}, root, key.Public(), rootKey)
 	return issuer{cert, key}, err

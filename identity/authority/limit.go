@@ -18,6 +18,14 @@ var requestLimit = limit{rate: 20, burst: 100}
 // ones renew every few days.
 var recordLimit = limit{rate: rate.Every(10 * time.Minute), burst: 10}
 
+// recordsFor returns recordLimit for certificates that last for life or longer:
+// those of a lab end within minutes and are renewed more often.
+func recordsFor(life time.Duration) limit {
+	l := recordLimit
+	l.rate = max(l.rate, rate.Every(life/10))
+	return l
+}
+
 const maxLimited = 4096 // keys remembered
 
 type limit struct {

@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"strings"
@@ -117,6 +118,49 @@ func TestExpiredRenewal(t *testing.T) {
 	l.pass(identity.DeviceLifetime + DefaultGrace + time.Hour)
 	_, err = l.Renew(t.Context(), renewalOf(t, renewed, s.Key, "fedcba9876543210"))
 	wantRefusal(t, err, http.StatusForbidden, "grace")
+}
+
+// TestLifetimes has an authority for a lab: certificates of a minute, whose
+// renewals are not held to the bound for those of a month.
+func TestLifetimes(t *testing.T) {
+	l := newLab(t)
+	l.life = Lifetimes{Device: time.Minute, Node: 5 * time.Minute, User: 2 * time.Minute}
+	l.kept = newLimiter[identity.ID](recordsFor(time.Minute))
+	for kind, want := range map[identity.Kind]time.Duration{
+		identity.Device: time.Minute, identity.Service: time.Minute, identity.Node: 5 * time.Minute, identity.User: 2 * time.Minute,
+	} {
+		s, err := l.Issue(t.Context(), Local{ID: identity.ID{TrustDomain: domain, Kind: kind, Name: "x"}, Key: newDeviceKey(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.NotAfter().Sub(identity.Issued(s.Leaf())); got != want {
+			t.Errorf("%s for %v, want %v", kind, got, want)
+		}
+	}
+	s := l.enrol(t, "pump-7")
+	for i := range 60 {
+		l.pass(20 * time.Second)
+		answer, err := l.Renew(t.Context(), renewalOf(t, s, s.Key, fmt.Sprintf("request-%016d", i)))
+		if err != nil {
+			t.Fatalf("renewal %d: %v", i, err)
+		}
+		s = svid(t, answer, s.Key)
+	}
+}
+
+// TestSlowClocks has peers that verify a chain of a new fabric by clocks that
+// are behind or ahead.
+func TestSlowClocks(t *testing.T) {
+	l := newLab(t)
+	s := l.enrol(t, "pump-7")
+	for behind, want := range map[time.Duration]bool{
+		0: true, 10 * time.Minute: true, 23 * time.Hour: true, -10 * time.Minute: true,
+		30 * 365 * 24 * time.Hour: false, -30 * 365 * 24 * time.Hour: false,
+	} {
+		if _, err := l.Bundle().Verify(s.Chain, l.clock().Add(-behind), x509.ExtKeyUsageServerAuth); (err == nil) != want {
+			t.Errorf("a clock %v behind: %v", behind, err)
+		}
+	}
 }
 
 // TestExpiredUser: the lifetime of a login is its lifetime.

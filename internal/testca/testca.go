@@ -106,6 +106,16 @@ func Generation(t testing.TB, gen uint64) func(*x509.Certificate) {
 	return func(c *x509.Certificate) { c.ExtraExtensions = append(c.ExtraExtensions, ext) }
 }
 
+// Issued makes a certificate carry its time of issue.
+func Issued(t testing.TB, at time.Time) func(*x509.Certificate) {
+	t.Helper()
+	ext, err := identity.IssuedExtension(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *x509.Certificate) { c.ExtraExtensions = append(c.ExtraExtensions, ext) }
+}
+
 // Source is an identity.Source whose certificate a test can replace.
 type Source struct {
 	svid   atomic.Pointer[identity.SVID]
