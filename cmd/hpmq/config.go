@@ -11,10 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/mqtt/websocket"
 )
 
@@ -52,6 +54,12 @@ type Config struct {
 	LogLevel    logrus.Level
 	Limits      Limits
 
+	Lifetimes authority.Lifetimes // of the certificates that a CA issues
+	Grace     time.Duration       // after the end of a certificate, in which a CA still renews it
+	// OfflineMax is how old the directory's newest head may be for peers whose
+	// certificates have ended since to be served; zero serves none.
+	OfflineMax time.Duration
+
 	// ServerReference is where MQTT 5 clients are sent that this node cannot serve.
 	ServerReference string
 }
@@ -75,6 +83,9 @@ func (c *Config) check() error {
 	if err := checkReference("--server-reference", c.ServerReference); err != nil {
 		return err
 	}
+	if err := c.checkLifetimes(); err != nil {
+		return err
+	}
 	dir, err := filepath.Abs(c.DataDir)
 	if err != nil {
 		return fail(exitUsage, "", err)
@@ -85,6 +96,35 @@ func (c *Config) check() error {
 	}
 	if _, err := netip.ParseAddr(c.Advertise); err != nil && !hostPattern.MatchString(strings.ToLower(c.Advertise)) {
 		return usagef("--advertise %q: want a host name or an address, without a port", c.Advertise)
+	}
+	return nil
+}
+
+// The bounds on what a CA issues. A minute is for labs and tests. A certificate
+// longer than a quarter of a year would outlive what anybody remembers of it.
+const (
+	minLifetime = 30 * time.Second
+	maxLifetime = 90 * 24 * time.Hour
+	maxGrace    = 365 * 24 * time.Hour
+)
+
+func (c *Config) checkLifetimes() error {
+	for _, f := range []struct {
+		flag        string
+		value       time.Duration
+		least, most time.Duration
+	}{
+		{"--device-lifetime", c.Lifetimes.Device, minLifetime, maxLifetime},
+		{"--node-lifetime", c.Lifetimes.Node, minLifetime, maxLifetime},
+		{"--renewal-grace", c.Grace, time.Second, maxGrace},
+		{"--offline-max", c.OfflineMax, time.Second, maxGrace},
+	} {
+		if f.value == 0 { // the default, or for --offline-max never
+			continue
+		}
+		if f.value < f.least || f.value > f.most {
+			return usagef("%s %s: want %s to %s", f.flag, f.value, f.least, f.most)
+		}
 	}
 	return nil
 }

@@ -381,64 +381,6 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	return err
 }
 
-// renew keeps this node's certificate fresh, and that of the operator who
-// logged in here.
-func (n *node) renew(ctx context.Context) error {
-	send := identity.Renewal(n.relay.Renew)
-	if n.authority != nil {
-		send = n.authority.Renew
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		r := &identity.Renewer{Store: n.store, Send: send, Names: n.names, Log: n.log}
-		if !n.certified() { // moved to another address, or late
-			if err := r.Renew(ctx); err != nil && ctx.Err() == nil {
-				n.log.WithError(err).Warn("this node's certificate does not name all of its addresses yet")
-			}
-		}
-		return r.Run(ctx)
-	})
-	g.Go(func() error { return n.renewUser(ctx, send) })
-	return g.Wait()
-}
-
-// renewUser renews whoever hpmq login put there, also while the node runs.
-func (n *node) renewUser(ctx context.Context, send identity.Renewal) error {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	for {
-		if err := n.user.Reload(); err == nil && n.operatorDue() {
-			if err := n.renewOperator(ctx, send); err != nil && ctx.Err() == nil {
-				n.log.WithError(err).Warn("the operator's certificate was not renewed; hpmq login makes a new one")
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-func (n *node) operatorDue() bool {
-	return n.user.SVID() != nil && identity.Due(n.user.SVID(), time.Now())
-}
-
-func (n *node) renewOperator(ctx context.Context, send identity.Renewal) error {
-	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
-	defer cancel()
-	if n.authority != nil { // after a night's sleep there is nothing left to renew
-		if err := n.issueAdmin(ctx); err != nil {
-			return err
-		}
-	}
-	if !n.operatorDue() || !time.Now().Before(n.user.SVID().NotAfter()) {
-		return nil // renewed just now, or over: then only hpmq login helps
-	}
-	r := &identity.Renewer{Store: n.user, Send: send, Log: n.log}
-	return r.Renew(ctx)
-}
-
 // Close gives back what newNode opened.
 func (n *node) Close() {
 	for _, l := range []net.Listener{n.plain, n.unix, n.tlsPort, n.webSocket, n.web, n.control} {

@@ -28,8 +28,8 @@ func (n *node) status() *statusReply {
 	if n.policy.Set().Version() == 1 {
 		s.Warnings = append(s.Warnings, policy.UnboundSites)
 	}
-	if identity.Due(n.store.SVID(), time.Now()) {
-		s.Warnings = append(s.Warnings, "this node's certificate is due for renewal; is a CA node reachable?")
+	if text := certificateWarning(n.store.SVID(), time.Now()); text != "" {
+		s.Warnings = append(s.Warnings, text)
 	}
 	return s
 }
@@ -41,6 +41,24 @@ func (n *node) quietWarning() string {
 		return "the directory's writer has not been heard of yet" + then
 	}
 	return fmt.Sprintf("the directory's writer was last heard of %s ago", n.directory.Stale().Round(time.Second)) + then
+}
+
+// certificateWarning says what becomes of a node's certificate that was not
+// renewed in time, or "". Nodes and agents follow the offline rule; stock clients
+// go by their own clocks.
+func certificateWarning(svid *identity.SVID, now time.Time) string {
+	end := svid.NotAfter()
+	life := end.Sub(identity.Issued(svid.Leaf()))
+	switch at := end.UTC().Format(time.RFC3339); {
+	case now.After(end):
+		return "this node's certificate ended at " + at + ": stock clients refuse it; it is renewed as soon as a CA can be reached"
+	case now.After(end.Add(-life / 4)):
+		return "this node's certificate ends at " + at + ", and from then on stock clients refuse it: no CA could be reached to renew it"
+	case now.After(identity.RenewAt(svid).Add(life / 20)):
+		return "this node's certificate should have been renewed at " + identity.RenewAt(svid).UTC().Format(time.RFC3339) +
+			", and ends at " + at + ": is a CA node reachable?"
+	}
+	return ""
 }
 
 func (n *node) policyStatus() policyStatus {

@@ -232,7 +232,10 @@ func (n *node) openAuthority(ctx context.Context, s *settings) error {
 	if err != nil {
 		return err
 	}
-	if n.authority, err = authority.New(keys, n.directory, authority.Options{Node: n.id, Site: n.site, Log: n.log}); err != nil {
+	n.authority, err = authority.New(keys, n.directory, authority.Options{
+		Node: n.id, Site: n.site, Lifetimes: n.cfg.Lifetimes, Grace: n.cfg.Grace, Log: n.log,
+	})
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, issueTimeout)

@@ -51,7 +51,11 @@ func printStatus(w io.Writer, s *statusReply, now time.Time) {
 		signed = "signed " + ago(s.Directory.Signed, now)
 	}
 	fmt.Fprintf(w, "  directory  %d records, head %s (%s)\n", s.Directory.Records, signed, writer)
-	fmt.Fprintf(w, "  identity   certificate expires in %s\n", ago(s.Certificate, now))
+	if ends := ago(s.Certificate, now); now.After(s.Certificate) {
+		fmt.Fprintf(w, "  identity   certificate expired %s\n", ends)
+	} else {
+		fmt.Fprintf(w, "  identity   certificate expires in %s\n", ends)
+	}
 	for _, r := range s.Nodes {
 		fmt.Fprintf(w, "  node       %s (%s) %s\n", r.Site, r.Node, r.state(s.Directory.Records, now))
 	}

@@ -11,6 +11,9 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/authority"
 )
 
 func newUpCommand() *cobra.Command {
@@ -36,6 +39,10 @@ authority, this node's identity, an admin and a policy to start from. With
 	up.Flags().StringArrayVar(&cfg.Origins, "ws-origin", nil, "web `origin` whose pages may use MQTT over WebSocket, as https://console.example.org; may be repeated")
 	up.Flags().Var(proxiesValue{&cfg.Proxies}, "proxy", "proxies in front of mqtts or wss that send PROXY headers (version 2), as mqtts=10.0.0.5; may be repeated")
 	up.Flags().StringVar(&cfg.ServerReference, "server-reference", "", "other `servers` for MQTT 5 clients when this node goes down or is full, as HOST:PORT; several with spaces")
+	up.Flags().DurationVar(&cfg.OfflineMax, "offline-max", defaultOfflineMax, "how long `after` a CA was last heard of to serve peers whose certificates have ended since; 0 serves none")
+	up.Flags().DurationVar(&cfg.Lifetimes.Device, "device-lifetime", identity.DeviceLifetime, "how long a device's `certificate` lasts, on a CA node; minutes are for labs")
+	up.Flags().DurationVar(&cfg.Lifetimes.Node, "node-lifetime", identity.NodeLifetime, "how long a node's `certificate` lasts, on a CA node; minutes are for labs")
+	up.Flags().DurationVar(&cfg.Grace, "renewal-grace", authority.DefaultGrace, "how long `after` its end a CA node renews a certificate, with its own key")
 	level := up.Flags().String("log", "info", "`level`: error, warn, info or debug")
 	up.RunE = func(cmd *cobra.Command, _ []string) error {
 		var err error

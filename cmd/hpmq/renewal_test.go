@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/authority"
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/testca"
+)
+
+// fabric is the directory of home (a CA), lyon and paris, with the authority that
+// writes it.
+type testFabric struct {
+	directory *directory.Directory
+	authority *authority.Authority
+	now       time.Time
+}
+
+func newTestFabric(t *testing.T) *testFabric {
+	t.Helper()
+	f := &testFabric{now: time.Now()}
+	keys, err := authority.OpenKeys(filepath.Join(t.TempDir(), "ca"), "lab.test", f.clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.directory, err = directory.Open(filepath.Join(t.TempDir(), "log"), keys.SignerKey(), directory.Options{Signer: keys.Signer(), Now: f.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.directory.Close() })
+	if f.authority, err = authority.New(keys, f.directory, authority.Options{Node: testID(identity.Node, "home"), Site: "home", Now: f.clock}); err != nil {
+		t.Fatal(err)
+	}
+	for _, site := range []string{"home", "lyon", "paris"} {
+		f.issue(t, identity.Node, site, site)
+		rec := directory.Node{ID: testID(identity.Node, site), Site: site, API: []string{site + ":8883"}, Mesh: []string{site + ":7844"}}
+		if site == "home" {
+			rec.Roles = []string{roleCA}
+		}
+		if err := f.authority.Announce(rec.ID, rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
+}
+
+func (f *testFabric) clock() time.Time { return f.now }
+
+func (f *testFabric) issue(t *testing.T, kind identity.Kind, name, site string) *identity.SVID {
+	t.Helper()
+	key, err := identity.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	svid, err := f.authority.Issue(t.Context(), authority.Local{ID: testID(kind, name), Key: key, Site: site})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return svid
+}
+
+func testID(kind identity.Kind, name string) identity.ID {
+	return identity.ID{TrustDomain: "lab.test", Kind: kind, Name: name}
+}
+
+func TestRenewalAddrs(t *testing.T) {
+	f := newTestFabric(t)
+	store, err := identity.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{id: testID(identity.Node, "lyon"), site: "lyon", directory: f.directory, store: store, cfg: &Config{Advertise: "lyon"}}
+	second := directory.Node{ID: testID(identity.Node, "zz-lyon"), Site: "lyon", API: []string{"lyon2:8883"}}
+	f.issue(t, identity.Node, "zz-lyon", "lyon")
+	if err := f.authority.Announce(second.ID, second); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"home:8883", "lyon2:8883", "paris:8883"}, n.renewalAddrs()); diff != "" {
+		t.Error(diff)
+	}
+	if err := f.authority.Revoke(second.ID, "lost"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"home:8883", "paris:8883"}, n.renewalAddrs()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestCertificateWarning(t *testing.T) {
+	ca := testca.New(t, "lab.test")
+	issued := time.Now().Truncate(time.Second)
+	svid := ca.SVID(t, ca.ID(t, identity.Node, "lyon"), testca.ValidFor(time.Hour), testca.Issued(t, issued))
+	for after, want := range map[time.Duration]string{
+		10 * time.Minute: "",
+		20 * time.Minute: "",
+		30 * time.Minute: "should have been renewed",
+		50 * time.Minute: "from then on stock clients refuse it",
+		61 * time.Minute: "ended at",
+	} {
+		if got := certificateWarning(svid, issued.Add(after)); (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("after %s: %q", after, got)
+		}
+	}
+}
+
+func TestStatusExpired(t *testing.T) {
+	now := time.Now()
+	for end, want := range map[time.Time]string{
+		now.Add(24 * time.Hour):  "certificate expires in 24h",
+		now.Add(-24 * time.Hour): "certificate expired 24h ago",
+	} {
+		var out bytes.Buffer
+		printStatus(&out, &statusReply{Certificate: end}, now)
+		if !strings.Contains(out.String(), want+"\n") {
+			t.Errorf("%s", out.String())
+		}
+	}
+}
