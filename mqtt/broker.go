@@ -28,6 +28,7 @@ type Options struct {
 	Authorizer Authorizer         // decides every PUBLISH and SUBSCRIBE; required
 	Passwords  Passwords          // of clients without certificates; nil accepts none
 	Renewer    Renewer            // lets clients renew their credential; nil lets none
+	Outlives   Outlives           // serves clients whose credential has ended; nil serves none
 	Filter     Filter             // functions; nil runs none
 	Forwarder  Forwarder          // the way to other sites; nil has none
 	Log        logrus.FieldLogger // connection events and denials; nil discards them

@@ -64,7 +64,7 @@ type conn struct {
 
 	// Of the reader alone.
 	own      *session
-	lifetime *time.Timer // ends the connection with its credential
+	lifetime *lifetime // ends the connection with its credential
 	*turn
 	looped       bool    // the reader is an event loop
 	rest         *buffer // what a loop has read of a packet

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hpmq/hpmq/internal/logfield"
@@ -65,15 +66,58 @@ func (c *conn) handleAuth(flags byte, body []byte) error {
 	return nil
 }
 
+// Outlives reports whether a connection stays although its credential has ended:
+// p and nc are as in [Renewer]. It is asked at the end and every ten seconds from
+// then on, and must not block.
+type Outlives func(nc net.Conn, p Principal) bool
+
+// outlivesInterval is the time between two questions to [Options.Outlives].
+const outlivesInterval = 10 * time.Second
+
 // endAt ends the connection with the credential that it stands on.
 func (c *conn) endAt(until time.Time) {
 	if c.lifetime != nil {
-		c.lifetime.Stop()
+		c.lifetime.stop()
 		c.lifetime = nil
 	}
-	if !until.IsZero() {
-		c.lifetime = time.AfterFunc(time.Until(until), func() {
-			c.end(packet.MaximumConnectTime, "the certificate has ended: connect with the renewed one, or show it by AUTH before")
-		})
+	if until.IsZero() {
+		return
 	}
+	l, p := new(lifetime), c.principal
+	c.lifetime = l
+	l.start(time.Until(until), func() {
+		if outlives := c.b.opts.Outlives; outlives != nil && outlives(c.nc, p) {
+			l.again(outlivesInterval)
+			return
+		}
+		c.end(packet.MaximumConnectTime, "the certificate has ended: connect with the renewed one, or show it by AUTH before")
+	})
+}
+
+// lifetime is a timer that its own function may start again.
+type lifetime struct {
+	mu    sync.Mutex // guards timer
+	timer *time.Timer
+}
+
+func (l *lifetime) start(d time.Duration, f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timer = time.AfterFunc(d, f)
+}
+
+// again starts the timer unless it was stopped.
+func (l *lifetime) again(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Reset(d)
+	}
+}
+
+func (l *lifetime) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timer.Stop()
+	l.timer = nil
 }

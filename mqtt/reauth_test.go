@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,6 +91,40 @@ func TestReauthentication(t *testing.T) { // [MQTT-4.12.0-5] [MQTT-4.12.1-1] [MQ
 		c.silence()
 		c.close()
 		w.connect(packet.V5, "gone", method("hourly")).bye() // leaves no timer behind
+	})
+}
+
+// A connection stays beyond its credential's end while Outlives says so.
+func TestOutlives(t *testing.T) {
+	var stays atomic.Bool
+	stays.Store(true)
+	outlives := func(nc net.Conn, p Principal) bool {
+		if nc == nil || p.ClientID == "" {
+			t.Error("asked about nobody")
+		}
+		return stays.Load()
+	}
+	bubble(t, func(o *Options) { o.Outlives = outlives }, func(t *testing.T, w *world) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		synctest.Wait() // the listener before this one is served
+		l := memnet.Listen()
+		w.l = l
+		w.done.Go(func() {
+			if err := w.b.Serve(ctx, l, expiring); err != nil {
+				t.Errorf("serve: %v", err)
+			}
+		})
+		c, leaves := w.connect(packet.V5, "c"), w.connect(packet.V5, "leaves")
+		wait(2 * time.Hour)
+		leaves.bye() // leaves no timer behind
+		c.send(&packet.Pingreq{})
+		want[*packet.Pingresp](c)
+		stays.Store(false)
+		wait(outlivesInterval)
+		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.MaximumConnectTime {
+			t.Errorf("got %s", show(got))
+		}
 	})
 }
 
