@@ -67,10 +67,40 @@ func (b *Bundle) Verify(chain []*x509.Certificate, now time.Time, usage x509.Ext
 		KeyUsages:     []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
+		if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired && invalid.Cert != nil {
+			err = &TimeError{Cert: invalid.Cert, Now: now, err: invalid}
+		}
 		return ID{}, fmt.Errorf("certificate of %s: %w", id.Short(), err)
 	}
 	return id, nil
 }
+
+// TimeError says that a certificate, perhaps a genuine one, has ended or has not
+// begun at the time Now.
+type TimeError struct {
+	Cert *x509.Certificate
+	Now  time.Time
+	err  error
+}
+
+// Error names the clock, since a wrong one is the likely cause. Of the clock it
+// says the day only: a clock that matters is wrong by days, and the same refusal
+// at the next second is no news.
+func (e *TimeError) Error() string {
+	day := e.Now.UTC().Format(time.DateOnly)
+	if e.Early() {
+		return fmt.Sprintf("it was issued at %s, and this machine's clock says %s: is the clock right?",
+			Issued(e.Cert).UTC().Format(time.RFC3339), day)
+	}
+	return fmt.Sprintf("it has expired at %s, and this machine's clock says %s", e.Cert.NotAfter.UTC().Format(time.RFC3339), day)
+}
+
+// Unwrap returns what crypto/x509 said.
+func (e *TimeError) Unwrap() error { return e.err }
+
+// Early reports whether the certificate had not begun, which means that the clock
+// is wrong.
+func (e *TimeError) Early() bool { return e.Now.Before(e.Cert.NotBefore) }
 
 // WithinValidity returns the instant nearest to now at which every certificate
 // of chain is valid: now itself unless a clock or a certificate is off. Those

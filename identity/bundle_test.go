@@ -6,8 +6,10 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"math/big"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +55,38 @@ func TestBundleVerify(t *testing.T) {
 				t.Errorf("an identity came with the error: %v", got)
 			}
 		})
+	}
+}
+
+// TestWrongClock has clocks that are off by minutes, which not-before allows for,
+// and by years, which the refusal names. The refusal is the same at each try.
+func TestWrongClock(t *testing.T) {
+	ca := testca.New(t, "lab.test")
+	now := time.Now().Truncate(time.Second)
+	ca = future(t, ca, now)
+	root := *ca.Root
+	root.NotBefore = now.Add(-identity.Backdate)
+	ca = selfSign(t, ca, &root)
+	chain := ca.SVID(t, ca.ID(t, identity.Node, "paris"), between(now.Add(-identity.Backdate), now.Add(24*time.Hour)), testca.Issued(t, now)).Chain
+	const tenMinutes, thirtyYears = 10 * time.Minute, 30 * 365 * 24 * time.Hour
+	for off, want := range map[time.Duration]string{
+		-tenMinutes: "", tenMinutes: "",
+		-thirtyYears: "it was issued at " + now.UTC().Format(time.RFC3339) + ", and this machine's clock says " + now.Add(-thirtyYears).UTC().Format(time.DateOnly) + ": is the clock right?",
+		thirtyYears:  "it has expired at " + now.Add(24*time.Hour).UTC().Format(time.RFC3339) + ", and this machine's clock says " + now.Add(thirtyYears).UTC().Format(time.DateOnly),
+	} {
+		_, err := ca.Bundle().Verify(chain, now.Add(off), x509.ExtKeyUsageServerAuth)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("off by %s: %v, want %q", off, err, want)
+		}
+		wrong, ok := errors.AsType[*identity.TimeError](err)
+		if ok != (want != "") || ok && wrong.Early() != (off < 0) {
+			t.Errorf("off by %s: %v is a TimeError: %v", off, err, ok)
+		}
+		if again := now.Add(off + time.Second).UTC(); want != "" && again.Day() == now.Add(off).UTC().Day() {
+			if _, second := ca.Bundle().Verify(chain, again, x509.ExtKeyUsageServerAuth); second.Error() != err.Error() {
+				t.Errorf("%v a second after %v", second, err)
+			}
+		}
 	}
 }
 

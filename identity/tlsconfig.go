@@ -10,12 +10,13 @@ import (
 )
 
 // TLSOption adjusts a configuration made by [ServerConfig] or [ClientConfig]:
-// a [Revoked] function or [AllowTLS12].
+// a [Revoked] or [ServeEnded] function, or [AllowTLS12].
 type TLSOption interface{ apply(*tlsOptions) }
 
 type tlsOptions struct {
-	revoked Revoked
-	min     uint16
+	revoked    Revoked
+	serveEnded ServeEnded
+	min        uint16
 }
 
 // Revoked reports whether the identity behind a genuine leaf certificate has
@@ -24,6 +25,12 @@ type tlsOptions struct {
 type Revoked func(leaf *x509.Certificate) bool
 
 func (r Revoked) apply(o *tlsOptions) { o.revoked = r }
+
+// ServeEnded reports whether a peer is let in although its leaf, genuine in all
+// else, has ended. It runs in handshakes and must not block. Nil lets none in.
+type ServeEnded func(leaf *x509.Certificate) bool
+
+func (f ServeEnded) apply(o *tlsOptions) { o.serveEnded = f }
 
 // AllowTLS12 lets clients with older TLS stacks in, with forward secrecy and
 // AEAD ciphers only. It is for listeners that stock MQTT clients use.
@@ -57,7 +64,14 @@ func (o tlsOptions) check(src Source, chain []*x509.Certificate, usage x509.ExtK
 	if b == nil {
 		return ID{}, errNoSVID
 	}
-	id, err := b.Verify(chain, time.Now(), usage)
+	now := time.Now()
+	id, err := b.Verify(chain, now, usage)
+	if err != nil && o.serveEnded != nil && len(chain) > 0 && now.After(chain[0].NotAfter) {
+		late, lateErr := b.Verify(chain, WithinValidity(chain, now), usage)
+		if lateErr == nil && o.serveEnded(chain[0]) {
+			id, err = late, nil
+		}
+	}
 	if err != nil {
 		return ID{}, err
 	}
@@ -106,7 +120,8 @@ func ServerConfig(src Source, alpn []string, clientAuth tls.ClientAuthType, opts
 
 // resumeInTimeOnly makes a session ticket useless once the client certificate
 // behind it has expired: the client gets a full handshake, in which it shows
-// its new one, where VerifyConnection could only end the connection.
+// its new one, where VerifyConnection could only end the connection. One that
+// [ServeEnded] lets in has a full handshake at each connection.
 func resumeInTimeOnly(cfg *tls.Config) {
 	const tag = "hpmq-not-after:"
 	cfg.WrapSession = func(state tls.ConnectionState, session *tls.SessionState) ([]byte, error) {

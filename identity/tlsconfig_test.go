@@ -31,6 +31,11 @@ func TestHandshake(t *testing.T) {
 	ann := lab.Issue(t, lab.ID(t, identity.User, "ann"))
 	stale := lab.Issue(t, lyon.SVID().ID, testca.ValidFor(-time.Second))
 	stranger := other.Issue(t, lyon.SVID().ID)
+	serveStale := identity.ServeEnded(func(leaf *x509.Certificate) bool { return leaf.Equal(stale.SVID().Leaf()) })
+	serveNone := identity.ServeEnded(func(*x509.Certificate) bool { return false })
+	staleStranger := other.Issue(t, lyon.SVID().ID, testca.ValidFor(-time.Second))
+	serveAll := identity.ServeEnded(func(*x509.Certificate) bool { return true })
+	staleUser := lab.Issue(t, ann.SVID().ID, testca.ValidFor(-time.Second))
 	revoked := identity.Revoked(func(leaf *x509.Certificate) bool { return leaf.Subject.CommonName == "lyon" })
 	const must, may = tls.RequireAndVerifyClientCert, tls.VerifyClientCertIfGiven
 	any := identity.ID{}
@@ -51,6 +56,12 @@ func TestHandshake(t *testing.T) {
 		{"expired though optional", identity.ClientConfig(stale, nil, any), identity.ServerConfig(paris, nil, may), "expired"},
 		{"expired though only requested", identity.ClientConfig(stale, nil, any), identity.ServerConfig(paris, nil, tls.RequestClientCert), "expired"},
 		{"expired server", identity.ClientConfig(lyon, nil, any), identity.ServerConfig(stale, nil, must), "expired"},
+		{"expired client that is served", identity.ClientConfig(stale, nil, any), identity.ServerConfig(paris, nil, must, serveStale), ""},
+		{"expired server that is served", identity.ClientConfig(lyon, nil, any, serveStale), identity.ServerConfig(stale, nil, must), ""},
+		{"expired client that is not served", identity.ClientConfig(stale, nil, any), identity.ServerConfig(paris, nil, must, serveNone), "expired"},
+		{"expired client of another root", identity.ClientConfig(trusting{staleStranger, lab.Bundle()}, nil, any), identity.ServerConfig(paris, nil, must, serveAll), "expired"},
+		{"expired and revoked", identity.ClientConfig(stale, nil, any), identity.ServerConfig(paris, nil, must, serveAll, revoked), "revoked"},
+		{"expired user as server", identity.ClientConfig(lyon, nil, any, serveAll), identity.ServerConfig(staleUser, nil, must), "expired"},
 		{"client of another root", identity.ClientConfig(trusting{stranger, lab.Bundle()}, nil, any), identity.ServerConfig(paris, nil, must), "unknown authority"},
 		{"server of another root", identity.ClientConfig(lyon, nil, any), identity.ServerConfig(stranger, nil, must), "unknown authority"},
 		{"revoked client", identity.ClientConfig(lyon, nil, any), identity.ServerConfig(paris, nil, must, revoked), "node:lyon is revoked"},
@@ -130,9 +141,10 @@ func TestResumption(t *testing.T) {
 func testResumption(t *testing.T, version uint16) {
 	lab := testca.New(t, "lab.test")
 	paris, pump := lab.Issue(t, lab.ID(t, identity.Node, "paris")), lab.Issue(t, lab.ID(t, identity.Device, "pump-7"), testca.ValidFor(10*time.Minute))
-	var gone atomic.Bool
+	var gone, serve atomic.Bool
 	server := identity.ServerConfig(paris, nil, tls.RequireAnyClientCert, identity.AllowTLS12,
-		identity.Revoked(func(*x509.Certificate) bool { return gone.Load() }))
+		identity.Revoked(func(*x509.Certificate) bool { return gone.Load() }),
+		identity.ServeEnded(func(*x509.Certificate) bool { return serve.Load() }))
 	client := identity.ClientConfig(pump, nil, identity.ID{}, identity.AllowTLS12)
 	client.MaxVersion, client.ServerName, client.ClientSessionCache = version, "paris", tls.NewLRUClientSessionCache(4)
 	connect := func(step string, resumed, ok bool) {
@@ -152,6 +164,15 @@ func testResumption(t *testing.T, version uint16) {
 	pump.Set(lab.SVID(t, pump.SVID().ID))
 	connect("certificate of the session expired, new one at hand", false, true)
 	connect("new session", true, true)
+	<-time.After(2 * time.Hour)
+	paris.Set(lab.SVID(t, paris.SVID().ID))
+	serve.Store(true)
+	connect("ended, and served", false, true)
+	connect("ended, and served again", false, true)
+	serve.Store(false)
+	connect("ended, and not served any more", false, false)
+	pump.Set(lab.SVID(t, pump.SVID().ID))
+	connect("renewed", false, true)
 	gone.Store(true)
 	connect("revoked", true, false)
 }

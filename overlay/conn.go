@@ -39,7 +39,7 @@ type conn struct {
 	qc       *quic.Conn
 	peer     identity.ID
 	leaf     *x509.Certificate
-	notAfter time.Time // the earliest end of the certificates on both sides
+	notAfter time.Time // the earliest end of the peer's certificates; the peer minds ours
 	dialled  bool
 	since    time.Time
 
@@ -63,9 +63,9 @@ func (n *Node) newConn(qc *quic.Conn, dialled bool) (*conn, error) {
 	}
 	c := &conn{
 		node: n, qc: qc, peer: peer, leaf: state.PeerCertificates[0], dialled: dialled, since: time.Now(),
-		notAfter: n.opts.Source.SVID().NotAfter(), datagrams: make(chan []byte, datagramQueue),
+		notAfter: state.PeerCertificates[0].NotAfter, datagrams: make(chan []byte, datagramQueue),
 	}
-	for _, cert := range state.PeerCertificates {
+	for _, cert := range state.PeerCertificates[1:] {
 		if cert.NotAfter.Before(c.notAfter) {
 			c.notAfter = cert.NotAfter
 		}
@@ -107,7 +107,7 @@ func (n *Node) admit(c *conn) error {
 // serverConfig is the TLS side of accepting, which also counts and reports the
 // strangers.
 func (n *Node) serverConfig() *tls.Config {
-	cfg := identity.ServerConfig(n.opts.Source, []string{ALPN}, tls.RequireAnyClientCert)
+	cfg := identity.ServerConfig(n.opts.Source, []string{ALPN}, tls.RequireAnyClientCert, identity.ServeEnded(n.opts.ServeEnded))
 	cfg.SessionTicketsDisabled = true // every connection proves its certificate
 	verifyPeer := cfg.VerifyConnection
 	outer := cfg.Clone()
@@ -177,6 +177,15 @@ func (c *conn) close(code quic.ApplicationErrorCode, reason string) {
 	_ = c.qc.CloseWithError(code, reason) // never fails
 }
 
+// closeExpired ends c if its peer's certificate has ended by now, unless the peer
+// is served all the same. Then [Node.sweep] asks again.
+func (c *conn) closeExpired(now time.Time) {
+	if now.Before(c.notAfter) || c.node.opts.ServeEnded != nil && c.node.opts.ServeEnded(c.leaf) {
+		return
+	}
+	c.close(codeExpired, "certificate expired")
+}
+
 func (c *conn) ended() bool { return c.qc.Context().Err() != nil }
 
 func (c *conn) remote() netip.AddrPort {
@@ -204,7 +213,7 @@ func (c *conn) entry() *logrus.Entry {
 // and the streams that the peer opens. It returns when all of that has ended.
 func (c *conn) serve() {
 	ctx := c.qc.Context()
-	expiry := time.AfterFunc(time.Until(c.notAfter), func() { c.close(codeExpired, "certificate expired") })
+	expiry := time.AfterFunc(time.Until(c.notAfter), func() { c.closeExpired(time.Now()) })
 	c.entry().Info("overlay connection up")
 	c.node.work.Go(func() { c.receiveDatagrams(ctx) })
 	for {

@@ -91,7 +91,7 @@ func (n *Node) dial(ctx, wanted context.Context, to *net.UDPAddr, expect identit
 	handshake, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(wanted, cancel)()
-	cfg := identity.ClientConfig(n.opts.Source, []string{ALPN}, expect)
+	cfg := identity.ClientConfig(n.opts.Source, []string{ALPN}, expect, identity.ServeEnded(n.opts.ServeEnded))
 	qc, err := n.transport.Dial(handshake, to, cfg, n.opts.quicConfig(1))
 	if err != nil {
 		return nil, n.sock.explain(to, err)

@@ -216,9 +216,7 @@ func (n *Node) sweep(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			for _, c := range n.every() {
-				if now.After(c.notAfter) {
-					c.close(codeExpired, "certificate expired")
-				}
+				c.closeExpired(now)
 			}
 			for _, c := range n.duplicates(now) {
 				c.close(codeSuperseded, "superseded by a newer connection")

@@ -287,6 +287,41 @@ func TestCertificateExpires(t *testing.T) {
 	})
 }
 
+// A peer is served beyond its certificate's end while ServeEnded says so, on the
+// connection that it has and on new ones.
+func TestServeEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testca.New(t, "lab.test")
+		src := ca.Issue(t, ca.ID(t, identity.Node, "lyon"), testca.ValidFor(time.Minute))
+		var serve atomic.Bool
+		serve.Store(true)
+		m := &memnet{delay: time.Millisecond, ports: make(map[int]*memConn)}
+		paris := m.node(t, ca.Issue(t, ca.ID(t, identity.Node, "paris")), "127.0.0.1:1", func(o *Options) {
+			o.ServeEnded = func(leaf *x509.Certificate) bool { return serve.Load() && leaf.Equal(src.SVID().Leaf()) }
+		})
+		lyon := m.node(t, src, "127.0.0.1:2")
+		run(t, paris)
+		run(t, lyon)
+		dial(t, lyon, paris)
+		<-time.After(5 * time.Minute)
+		if !paris.Connected(lyon.ID()) || !lyon.Connected(paris.ID()) {
+			t.Error("the connection ended with the certificate")
+		}
+		paris.Disconnect(lyon.ID(), "for the test")
+		synctest.Wait()
+		dial(t, lyon, paris)
+		until(t, paris, "connected again", func() bool { return paris.Connected(lyon.ID()) })
+		serve.Store(false)
+		<-time.After(sweepInterval + time.Second)
+		if paris.Connected(lyon.ID()) {
+			t.Error("connected when it is served no more")
+		}
+		if _, err := lyon.Dial(timeout(t), paris.Addr().String(), paris.ID()); err == nil {
+			t.Error("connects when it is served no more")
+		}
+	})
+}
+
 func TestGarbagePackets(t *testing.T) {
 	ca := testca.New(t, "lab.test")
 	paris, lyon := start(t, ca, "paris"), start(t, ca, "lyon")

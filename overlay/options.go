@@ -51,6 +51,11 @@ type Options struct {
 	// a connection is made and again by [Node.Recheck]. Nil revokes nobody.
 	Revoked func(leaf *x509.Certificate) bool
 
+	// ServeEnded reports whether a peer is served although its certificate, genuine
+	// in all else, has ended. It is asked when a connection is made, and every ten
+	// seconds of one whose certificate has ended. Nil serves none.
+	ServeEnded func(leaf *x509.Certificate) bool
+
 	// DialOnly answers nobody who dials us: every connection is one that we made.
 	DialOnly bool
 

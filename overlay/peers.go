@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -163,9 +164,10 @@ type Peer struct {
 	Dialled  bool          // by us
 	Since    time.Time     // when the newest connection was made
 	RTT      time.Duration // smoothed
-	NotAfter time.Time     // when the connection ends at the latest
-	Conns    int           // live connections
-	Streams  int           // open streams on all of them
+	NotAfter time.Time     // when the peer's certificate ends
+	Leaf     *x509.Certificate
+	Conns    int // live connections
+	Streams  int // open streams on all of them
 }
 
 // Peers returns the connected peers in the order of their identities.
@@ -174,7 +176,7 @@ func (n *Node) Peers() []Peer {
 	peers := make([]Peer, 0, len(n.peers))
 	for id, conns := range n.peers {
 		c := conns[len(conns)-1]
-		p := Peer{ID: id, Remote: c.remote(), Dialled: c.dialled, Since: c.since, NotAfter: c.notAfter, Conns: len(conns)}
+		p := Peer{ID: id, Remote: c.remote(), Dialled: c.dialled, Since: c.since, NotAfter: c.notAfter, Leaf: c.leaf, Conns: len(conns)}
 		p.RTT = c.qc.ConnectionStats().SmoothedRTT
 		for _, c := range conns {
 			p.Streams += int(c.streams.Load())

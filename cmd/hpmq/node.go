@@ -51,6 +51,7 @@ type node struct {
 	directory *directory.Directory
 	authority *authority.Authority // nil on nodes that are not a CA
 	relay     *authority.Relay     // the way to one
+	offline   *offline
 
 	policy      *policy.Live
 	policySince atomic.Pointer[time.Time]
@@ -100,6 +101,7 @@ func newNode(ctx context.Context, cfg *Config, log *logrus.Logger) (_ *node, err
 		return nil, err
 	}
 	n.log = log.WithField("node", n.id.Name)
+	n.offline = newOffline(n.directory, cfg.OfflineMax)
 	if err := n.openOverlay(); err != nil {
 		return nil, err
 	}
@@ -144,7 +146,7 @@ func (n *node) listen() (err error) {
 
 func (n *node) openQUIC() (err error) {
 	port := portQUIC + n.cfg.Shift
-	conf := identity.ServerConfig(n.store, []string{"mqtt"}, tls.RequireAnyClientCert, identity.Revoked(n.revoked))
+	conf := identity.ServerConfig(n.store, []string{"mqtt"}, tls.RequireAnyClientCert, identity.Revoked(n.revoked), identity.ServeEnded(n.offline.serves))
 	gate := n.broker.NewGate()
 	n.quic, err = quic.Listen(net.JoinHostPort("", strconv.Itoa(port)), conf, quic.Options{
 		Log: n.log, Admits: func(remote net.Addr) bool { return gate.Admits(remote, nil) },
@@ -163,7 +165,7 @@ func (n *node) openOverlay() (err error) {
 	}
 	n.overlay, err = overlay.New(overlay.Options{
 		Source: n.store, Listen: net.JoinHostPort("", strconv.Itoa(port)), Log: n.log,
-		Revoked: n.revoked, Accept: n.acceptPeer, Authorizer: protocols{},
+		Revoked: n.revoked, ServeEnded: n.offline.serves, Accept: n.acceptPeer, Authorizer: protocols{},
 		ResetKey: resetKey,
 	})
 	if err != nil {
@@ -227,7 +229,7 @@ func (n *node) openBroker() (err error) {
 	})
 	o := n.cfg.Limits.Broker
 	o.Store, o.Authorizer, o.Passwords, o.Filter, o.Forwarder = n.messages, newAuthorizer(n), logins{n}, n.filter, n.links
-	o.Renewer = renewer{n.store.Bundle, n.revoked}
+	o.Renewer, o.Outlives = renewer{n.store.Bundle, n.revoked}, n.offline.outlives
 	o.Log, o.Version = n.log, "hpmq "+version
 	o.ServerReference = n.cfg.ServerReference
 	o.Memory = memoryCeiling(o.Memory, n.log)
@@ -272,6 +274,7 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	run("mesh changes", n.relayMeshChanges)
 	run("links", func(ctx context.Context) error { return n.links.Run(ctx, n.broker) })
 	run("renewal", n.renew)
+	run("offline rule", n.offline.run)
 	run("slices", n.pushSlices)
 	run("agents", n.rememberAgents)
 	if n.authority != nil {
@@ -326,7 +329,7 @@ func (n *node) serveClients(run func(string, func(context.Context) error)) error
 
 // openPort makes the TLS of a port that others reach.
 func (n *node) openPort(l net.Listener, name string, alpn ...string) *openPort {
-	conf := identity.ServerConfig(n.store, alpn, tls.RequestClientCert, identity.Revoked(n.revoked), identity.AllowTLS12)
+	conf := identity.ServerConfig(n.store, alpn, tls.RequestClientCert, identity.Revoked(n.revoked), identity.ServeEnded(n.offline.serves), identity.AllowTLS12)
 	conf.DynamicRecordSizingDisabled = true // whole records: a flush is what has gathered
 	p := newOpenPort(l, conf, n.log)
 	p.proxies, p.admits = n.cfg.Proxies[name], n.broker.NewGate().Admits

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,63 +14,8 @@ import (
 	"github.com/hpmq/hpmq/internal/testca"
 )
 
-// fabric is the directory of home (a CA), lyon and paris, with the authority that
-// writes it.
-type testFabric struct {
-	directory *directory.Directory
-	authority *authority.Authority
-	now       time.Time
-}
-
-func newTestFabric(t *testing.T) *testFabric {
-	t.Helper()
-	f := &testFabric{now: time.Now()}
-	keys, err := authority.OpenKeys(filepath.Join(t.TempDir(), "ca"), "lab.test", f.clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.directory, err = directory.Open(filepath.Join(t.TempDir(), "log"), keys.SignerKey(), directory.Options{Signer: keys.Signer(), Now: f.clock})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.directory.Close() })
-	if f.authority, err = authority.New(keys, f.directory, authority.Options{Node: testID(identity.Node, "home"), Site: "home", Now: f.clock}); err != nil {
-		t.Fatal(err)
-	}
-	for _, site := range []string{"home", "lyon", "paris"} {
-		f.issue(t, identity.Node, site, site)
-		rec := directory.Node{ID: testID(identity.Node, site), Site: site, API: []string{site + ":8883"}, Mesh: []string{site + ":7844"}}
-		if site == "home" {
-			rec.Roles = []string{roleCA}
-		}
-		if err := f.authority.Announce(rec.ID, rec); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return f
-}
-
-func (f *testFabric) clock() time.Time { return f.now }
-
-func (f *testFabric) issue(t *testing.T, kind identity.Kind, name, site string) *identity.SVID {
-	t.Helper()
-	key, err := identity.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	svid, err := f.authority.Issue(t.Context(), authority.Local{ID: testID(kind, name), Key: key, Site: site})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return svid
-}
-
-func testID(kind identity.Kind, name string) identity.ID {
-	return identity.ID{TrustDomain: "lab.test", Kind: kind, Name: name}
-}
-
 func TestRenewalAddrs(t *testing.T) {
-	f := newTestFabric(t)
+	f := newTestFabric(t, time.Now, authority.Lifetimes{})
 	store, err := identity.OpenStore(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,11 @@ func (n *node) status() *statusReply {
 		Nodes:     n.nodeRecords(), Peers: n.peers(), Links: n.linkList(), Warnings: []string{},
 	}
 	s.Policy = n.policyStatus()
-	if n.quiet() {
-		s.Warnings = append(s.Warnings, n.quietWarning())
+	if text := n.quietWarning(); text != "" {
+		s.Warnings = append(s.Warnings, text)
+	}
+	if ahead := time.Until(head.Time()); ahead > clockSkew {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("this machine's clock is %s behind the directory's writer: set it", ahead.Round(time.Second)))
 	}
 	if n.policy.Set().Version() == 1 {
 		s.Warnings = append(s.Warnings, policy.UnboundSites)
@@ -34,13 +37,28 @@ func (n *node) status() *statusReply {
 	return s
 }
 
-// quietWarning says since when the writer is not heard.
+// clockSkew is how far two clocks may be apart before it is worth a word.
+const clockSkew = 5 * time.Minute
+
+// quietWarning says since when the writer is not heard, and what that means, or "".
 func (n *node) quietWarning() string {
+	if !n.quiet() {
+		return ""
+	}
 	const then = "; policy and revocations may be older here than they are elsewhere"
 	if n.directory.Head().UnixMilli == 0 {
 		return "the directory's writer has not been heard of yet" + then
 	}
-	return fmt.Sprintf("the directory's writer was last heard of %s ago", n.directory.Stale().Round(time.Second)) + then
+	stale := n.directory.Stale()
+	text := fmt.Sprintf("the directory's writer was last heard of %s ago", stale.Round(time.Second)) + then
+	switch left := n.cfg.OfflineMax - stale; {
+	case n.cfg.OfflineMax == 0:
+	case left > 0:
+		text += fmt.Sprintf("; certificates that ended since are served for %s more (--offline-max)", left.Round(time.Second))
+	default:
+		text += "; certificates that ended since are not served any more (--offline-max)"
+	}
+	return text
 }
 
 // certificateWarning says what becomes of a node's certificate that was not
