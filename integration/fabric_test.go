@@ -166,8 +166,13 @@ type status struct {
 	Nodes     []nodeRecords
 	Warnings  []string
 	Broker    map[string]int
-	Directory struct{ Records int }
-	Policy    struct {
+	Directory struct {
+		Records int
+		Signed  time.Time
+	}
+	Certificate time.Time // its end
+	Warnings    []string
+	Policy      struct {
 		Version int
 		Error   string
 	}

@@ -22,6 +22,7 @@ func TestVersionsAreNotForEver(t *testing.T) {
 		newRules := func() *rules {
 			return &rules{
 				store: store, agent: access.NewAgent(access.AgentOptions{Source: store}), changed: func() {}, log: logTo(newOutput()),
+				judgeAt: func(identity.ID) time.Time { return time.Now() },
 			}
 		}
 		paris, lyon := ca.SVID(t, ca.ID(t, identity.Node, "paris")), ca.SVID(t, ca.ID(t, identity.Node, "lyon"))

@@ -104,6 +104,7 @@ type lite struct {
 
 	node   *overlay.Node
 	agent  *access.Agent
+	nodes  *nodes
 	rules  *rules
 	link   *link
 	report *report
@@ -121,10 +122,16 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 	}
 	l.report = &report{dir: store.Dir(), wake: make(chan struct{}, 1), status: l.status, log: log}
 	l.agent = access.NewAgent(access.AgentOptions{Source: store, Expose: expose, Log: log, OnChange: l.report.changed})
-	l.rules = &rules{store: store, agent: l.agent, changed: l.report.changed, log: log}
-	l.node, err = overlay.New(overlay.Options{Source: store, Listen: ":0", DialOnly: true, Log: log})
+	l.nodes = openNodes(store, log)
+	l.node, err = overlay.New(overlay.Options{
+		Source: store, Listen: ":0", DialOnly: true, ServeEnded: l.nodes.serves, Log: log,
+	})
 	if err != nil {
 		return nil, err
+	}
+	l.rules = &rules{
+		store: store, agent: l.agent, changed: l.report.changed, log: log,
+		judgeAt: func(node identity.ID) time.Time { return l.nodes.judgeAt(leafOf(l.node, node), time.Now()) },
 	}
 	l.node.Handle(access.Protocol, l.agent.Handle)
 	l.node.Handle(access.SliceProtocol, access.ReceiveSlice(l.rules.take))
@@ -148,6 +155,7 @@ func (l *lite) run(ctx context.Context) error {
 	g.Go(func() error { return l.node.Run(ctx) })
 	g.Go(func() error { return l.link.run(ctx) })
 	g.Go(func() error { return l.report.run(ctx) })
+	g.Go(func() error { return l.nodes.watch(ctx, l.node) })
 	if l.enrolled != nil {
 		g.Go(func() error { return l.renewer().Run(ctx) })
 	} else {

@@ -116,6 +116,7 @@ func (c *Config) checkLifetimes() error {
 	}{
 		{"--device-lifetime", c.Lifetimes.Device, minLifetime, maxLifetime},
 		{"--node-lifetime", c.Lifetimes.Node, minLifetime, maxLifetime},
+		{"--user-lifetime", c.Lifetimes.User, minLifetime, maxLifetime},
 		{"--renewal-grace", c.Grace, time.Second, maxGrace},
 		{"--offline-max", c.OfflineMax, time.Second, maxGrace},
 	} {

@@ -42,6 +42,7 @@ authority, this node's identity, an admin and a policy to start from. With
 	up.Flags().DurationVar(&cfg.OfflineMax, "offline-max", defaultOfflineMax, "how long `after` a CA was last heard of to serve peers whose certificates have ended since; 0 serves none")
 	up.Flags().DurationVar(&cfg.Lifetimes.Device, "device-lifetime", identity.DeviceLifetime, "how long a device's `certificate` lasts, on a CA node; minutes are for labs")
 	up.Flags().DurationVar(&cfg.Lifetimes.Node, "node-lifetime", identity.NodeLifetime, "how long a node's `certificate` lasts, on a CA node; minutes are for labs")
+	up.Flags().DurationVar(&cfg.Lifetimes.User, "user-lifetime", identity.UserLifetime, "how long a user's `certificate` lasts, on a CA node")
 	up.Flags().DurationVar(&cfg.Grace, "renewal-grace", authority.DefaultGrace, "how long `after` its end a CA node renews a certificate, with its own key")
 	level := up.Flags().String("log", "info", "`level`: error, warn, info or debug")
 	up.RunE = func(cmd *cobra.Command, _ []string) error {
