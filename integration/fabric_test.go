@@ -168,9 +168,9 @@ type status struct {
 	Broker    map[string]int
 	Directory struct {
 		Records int
-		Signed  time.Time
+		Signed  time.Time `json:"head_signed"`
 	}
-	Certificate time.Time // its end
+	Certificate time.Time `json:"certificate_not_after"`
 	Warnings    []string
 	Policy      struct {
 		Version int
