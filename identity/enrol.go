@@ -178,7 +178,7 @@ func (e *enrolment) save(svid *SVID, bundle *Bundle, answer *EnrolResponse) erro
 
 // update takes over what an answer says about the fabric.
 func (e *Enrolment) update(answer *EnrolResponse) {
-	e.Site, e.MQTT, e.Mesh = answer.Site, answer.MQTT, answer.Mesh
+	e.Site, e.MQTT, e.Mesh, e.Heard = answer.Site, answer.MQTT, answer.Mesh, Addresses{}
 	if len(answer.API) > 0 {
 		e.API = answer.API
 	}

@@ -225,15 +225,8 @@ func (r *Renewer) send(ctx context.Context, svid *SVID, request string, key cryp
 }
 
 func (r *Renewer) save(next *SVID, answer *EnrolResponse) error {
-	record, err := r.Store.Enrolment()
-	if err != nil {
+	if err := r.Store.ChangeEnrolment(func(e *Enrolment) { e.update(answer) }); err != nil {
 		return err
-	}
-	if record != nil {
-		record.update(answer)
-		if err := r.Store.saveEnrolment(record); err != nil {
-			return err
-		}
 	}
 	if err := r.Store.Save(next, r.Store.Bundle()); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -55,23 +56,44 @@ type material struct {
 type Enrolment struct {
 	ID     ID       `json:"id"`
 	Site   string   `json:"site"`
-	Signer []byte   `json:"signer"`           // the first directory signer, pinned by the ticket
-	API    []string `json:"api"`              // host:port to renew at
-	Ticket []string `json:"ticket,omitempty"` // the addresses of the ticket, for when no other answers
+	Signer []byte   `json:"signer"` // the first directory signer, pinned by the ticket
+	API    []string `json:"api"`    // host:port to renew at
 	MQTT   []string `json:"mqtt,omitempty"`
 	Mesh   []string `json:"mesh,omitempty"`
+
+	Ticket []string `json:"ticket,omitempty"` // the addresses of the ticket, for when no other answers
+	// Heard is what a node said since, which may not be true: it never takes the
+	// place of the others.
+	Heard Addresses `json:"heard,omitzero"`
 }
 
-// Addrs returns where to renew: the addresses of the newest answer, then those
-// of the ticket.
-func (e *Enrolment) Addrs() []string {
-	addrs := slices.Clone(e.API)
-	for _, addr := range e.Ticket {
-		if !slices.Contains(addrs, addr) {
-			addrs = append(addrs, addr)
+// Addresses are where nodes are reached, host:port, the nearest first.
+type Addresses struct {
+	API  []string `json:"api,omitempty"`
+	MQTT []string `json:"mqtt,omitempty"`
+	Mesh []string `json:"mesh,omitempty"`
+}
+
+// IsZero reports whether there are none.
+func (a Addresses) IsZero() bool { return len(a.API)+len(a.MQTT)+len(a.Mesh) == 0 }
+
+// Known returns every address that is known, the newest first, each once.
+func (e *Enrolment) Known() Addresses {
+	return Addresses{
+		API:  onlyOnce(e.Heard.API, e.API, e.Ticket),
+		MQTT: onlyOnce(e.Heard.MQTT, e.MQTT),
+		Mesh: onlyOnce(e.Heard.Mesh, e.Mesh),
+	}
+}
+
+func onlyOnce(lists ...[]string) []string {
+	var all []string
+	for _, addr := range slices.Concat(lists...) {
+		if !slices.Contains(all, addr) {
+			all = append(all, addr)
 		}
 	}
-	return addrs
+	return all
 }
 
 // OpenStore reads the identity in dir. A directory without one, or none at all,
@@ -264,6 +286,27 @@ func (s *Store) Enrolment() (*Enrolment, error) {
 		return nil, fmt.Errorf("%s: %w", s.path(EnrolmentFile), err)
 	}
 	return e, nil
+}
+
+// ChangeEnrolment lets change alter what was saved with the certificate, and
+// writes it if it did. A store that was filled without a ticket has nothing to
+// alter.
+func (s *Store) ChangeEnrolment(change func(*Enrolment)) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	e, err := s.Enrolment()
+	if err != nil || e == nil {
+		return err
+	}
+	was, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	change(e)
+	if now, err := json.Marshal(e); err != nil || bytes.Equal(was, now) {
+		return err
+	}
+	return s.saveEnrolment(e)
 }
 
 func (s *Store) saveEnrolment(e *Enrolment) error {

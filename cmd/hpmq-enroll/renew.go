@@ -31,7 +31,7 @@ func (c *command) renew(ctx context.Context) error {
 	}
 	log := logrus.New()
 	log.SetOutput(c.stderr)
-	r := identity.Renewer{Store: s, Send: identity.HTTPRenewal(s, record.Addrs, nil), Log: log}
+	r := identity.Renewer{Store: s, Send: identity.HTTPRenewal(s, func() []string { return record.Known().API }, nil), Log: log}
 	if err := r.Renew(ctx); err != nil {
 		return fmt.Errorf("renew %s: %w", svid.ID.Short(), err)
 	}

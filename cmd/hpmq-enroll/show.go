@@ -46,8 +46,9 @@ func summarize(s *identity.Store) (*summary, error) {
 		return sum, err
 	}
 	sum.Site = record.Site
-	sum.MQTT = append(sum.MQTT, record.MQTT...)
-	sum.Mesh = append(sum.Mesh, record.Mesh...)
+	known := record.Known()
+	sum.MQTT = append(sum.MQTT, known.MQTT...)
+	sum.Mesh = append(sum.Mesh, known.Mesh...)
 	sum.Topic = "site/" + record.Site + "/" + svid.ID.Name + "/raw"
 	return sum, nil
 }

@@ -135,6 +135,7 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 	}
 	l.node.Handle(access.Protocol, l.agent.Handle)
 	l.node.Handle(access.SliceProtocol, access.ReceiveSlice(l.rules.take))
+	l.node.Handle(access.AddressProtocol, access.ReceiveAddresses(l.learnAddresses))
 	l.link = &link{
 		node: l.node, addrs: l.addrs, giveUp: giveUp, renewed: make(chan struct{}, 1),
 		changed: l.report.changed, out: out, log: log,
@@ -170,9 +171,14 @@ func (l *lite) renewer() *identity.Renewer {
 	return &identity.Renewer{
 		Store:   l.store,
 		Log:     l.log,
-		Send:    identity.HTTPRenewal(l.store, func() []string { return l.enrolment().Addrs() }, nil),
+		Send:    identity.HTTPRenewal(l.store, func() []string { return l.enrolment().Known().API }, nil),
 		OnRenew: func(*identity.SVID) { l.link.certificateRenewed() },
 	}
+}
+
+// learnAddresses keeps where a node says that nodes are reached.
+func (l *lite) learnAddresses(_ identity.ID, a *access.Addresses) error {
+	return l.store.ChangeEnrolment(func(e *identity.Enrolment) { e.Heard = identity.Addresses(*a) })
 }
 
 // enrolment returns what the last enrolment or renewal said.
@@ -192,7 +198,7 @@ func (l *lite) addrs() []string {
 	case l.enrolled == nil:
 		return nil
 	}
-	return l.enrolment().Mesh
+	return l.enrolment().Known().Mesh
 }
 
 func (l *lite) status() status {

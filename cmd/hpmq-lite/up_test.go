@@ -13,12 +13,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
@@ -417,5 +419,47 @@ func TestConnectsAnewWithRenewedCertificate(t *testing.T) {
 	peers := s.node.Peers()
 	if len(peers) != 1 || peers[0].Conns != 2 || !peers[0].Since.After(before.Since) {
 		t.Errorf("connections: %+v, before: %+v", peers, before)
+	}
+}
+
+// A node tells of another that the agent does not know from its enrolment. The agent
+// keeps that, and what it knew.
+func TestLearnsAddresses(t *testing.T) {
+	s := newSite(t)
+	l, _, _ := s.up()
+	tell := func(a *access.Addresses) error {
+		t.Helper()
+		stream, err := s.node.Open(t.Context(), s.store.SVID().ID, access.AddressProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		return access.SendAddresses(t.Context(), stream, a)
+	}
+	paris := s.node.Addr().String()
+	if err := tell(&access.Addresses{API: []string{"lyon:8883"}, Mesh: []string{"lyon:7844", paris}}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"lyon:7844", paris}, l.addrs()); diff != "" {
+		t.Error(diff)
+	}
+	if got := l.enrolment().Known().API; !slices.Contains(got, "lyon:8883") {
+		t.Errorf("renews at %v", got)
+	}
+	for i := range 20 { // a node in wrong hands
+		if err := tell(&access.Addresses{Mesh: []string{fmt.Sprintf("evil:%d", i+1)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"evil:20", paris}, l.addrs()); diff != "" {
+		t.Error(diff)
+	}
+	for _, bad := range []*access.Addresses{
+		{Mesh: []string{"no port"}},
+		{API: slices.Repeat([]string{"a:1"}, access.MaxAddresses+1)},
+	} {
+		if err := tell(bad); err == nil {
+			t.Errorf("%v was taken", bad)
+		}
 	}
 }

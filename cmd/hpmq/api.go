@@ -156,7 +156,7 @@ func (n *node) mint(q ticketRequest) (*ticketReply, error) {
 		return nil, fail(exitUsage, "", err)
 	}
 	t := &identity.Ticket{
-		Kind: id.Kind, Name: id.Name, Addrs: []string{n.cfg.advertised(portTLS)}, Labels: q.Labels, Site: q.Site,
+		Kind: id.Kind, Name: id.Name, Labels: q.Labels, Site: q.Site,
 		NotAfter: time.Now().Add(ttl), Uses: 1,
 	}
 	text, err := n.authority.Mint(t)

@@ -20,10 +20,14 @@ type changes struct {
 	cleanUp   chan struct{} // a record asks for work that takes time
 	slices    broadcast     // agents' slices
 	sites     broadcast     // which sites there are, and which are reached
+	nodes     broadcast     // which nodes there are, and where
 }
 
 func newChanges() *changes {
-	return &changes{rights: make(chan struct{}, 1), functions: make(chan struct{}, 1), cleanUp: make(chan struct{}, 1), slices: broadcast{c: make(chan struct{})}, sites: broadcast{c: make(chan struct{})}}
+	return &changes{
+		rights: make(chan struct{}, 1), functions: make(chan struct{}, 1), cleanUp: make(chan struct{}, 1),
+		slices: broadcast{c: make(chan struct{})}, sites: broadcast{c: make(chan struct{})}, nodes: broadcast{c: make(chan struct{})},
+	}
 }
 
 // broadcast wakes up everybody who waits.
@@ -70,6 +74,7 @@ func (n *node) watchDirectory(ctx context.Context, from uint64) error {
 			n.end(rec)
 			wake(n.changes.cleanUp)
 			n.changes.slices.fire()
+			n.changes.nodes.fire()
 		case directory.Identity:
 			n.remote.identitiesChanged()
 			n.filter.reset()
@@ -78,6 +83,7 @@ func (n *node) watchDirectory(ctx context.Context, from uint64) error {
 			n.changes.sites.fire()
 		case directory.Node:
 			n.changes.sites.fire()
+			n.changes.nodes.fire()
 		case directory.Policy:
 			if n.authority == nil {
 				if _, err := n.policy.Apply(rec.Files); err != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -9,7 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hpmq/hpmq/identity"
-	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/identity/authority"
 )
 
 // How the certificates of this data directory are renewed.
@@ -86,18 +85,9 @@ const maxRenewalAddrs = 32
 // nodes of its site and other nodes, then what the last answer and the site ticket
 // said.
 func (n *node) renewalAddrs() []string {
-	nodes := slices.DeleteFunc(n.directory.Nodes(), func(rec directory.Node) bool {
-		return rec.ID == n.id || !n.knownNode(rec.ID)
-	})
-	slices.SortFunc(nodes, func(a, b directory.Node) int {
-		return cmp.Or(cmp.Compare(n.renewalRank(a), n.renewalRank(b)), cmp.Compare(a.ID.Name, b.ID.Name))
-	})
-	var addrs []string
-	for _, rec := range nodes {
-		addrs = append(addrs, rec.API...)
-	}
+	addrs := authority.AddressesOf(authority.Nearest(n.directory, n.id, n.site), maxRenewalAddrs).API
 	if e, err := n.store.Enrolment(); err == nil && e != nil {
-		addrs = append(addrs, e.Addrs()...)
+		addrs = append(addrs, e.Known().API...)
 	}
 	own := n.addresses().API
 	seen := map[string]bool{}
@@ -107,14 +97,4 @@ func (n *node) renewalAddrs() []string {
 		return known
 	})
 	return addrs[:min(len(addrs), maxRenewalAddrs)]
-}
-
-func (n *node) renewalRank(rec directory.Node) int {
-	switch {
-	case slices.Contains(rec.Roles, roleCA):
-		return 0
-	case rec.Site == n.site:
-		return 1
-	}
-	return 2
 }

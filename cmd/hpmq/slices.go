@@ -15,8 +15,9 @@ import (
 const slicePush = 5 * time.Second
 
 // pushSlices gives each agent that is connected here its inbound grants, and
-// gives them again when they change. Each connection has a goroutine, so that
-// an agent that does not answer holds up nobody.
+// gives them again when they change; the same for the addresses of nodes. Each
+// connection has goroutines of its own, so that an agent that does not answer
+// holds up nobody.
 func (n *node) pushSlices(ctx context.Context) error {
 	var pushing sync.WaitGroup
 	defer pushing.Wait()
@@ -41,6 +42,7 @@ func (n *node) pushSlices(ctx context.Context) error {
 			one, end := context.WithCancel(ctx)
 			served[id] = connection{since, end}
 			pushing.Go(func() { n.keepSlice(one, id) })
+			pushing.Go(func() { n.keepAddresses(one, id) })
 		}
 		select {
 		case <-ctx.Done():

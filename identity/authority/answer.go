@@ -1,11 +1,9 @@
 package authority
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
@@ -29,43 +27,9 @@ func (a *Authority) answer(p directory.Identity) (*identity.EnrolResponse, error
 		NotAfter:    chain[0].NotAfter.UTC(),
 		ServerTime:  a.now().UTC(),
 	}
-	for _, n := range a.nodesFor(p) {
-		r.API = addUpTo(maxListed, r.API, n.API)
-		r.MQTT = addUpTo(maxListed, r.MQTT, n.MQTT)
-		r.Mesh = addUpTo(maxListed, r.Mesh, n.Mesh)
-	}
+	at := AddressesOf(Nearest(a.dir, p.ID, p.Site), maxListed)
+	r.API, r.MQTT, r.Mesh = at.API, at.MQTT, at.Mesh
 	return r, nil
-}
-
-// nodesFor returns the nodes in the order in which p should try them: those of
-// its home site, this one, the others.
-func (a *Authority) nodesFor(p directory.Identity) []directory.Node {
-	nodes := slices.DeleteFunc(a.dir.Nodes(), func(n directory.Node) bool {
-		known, ok := a.dir.Identity(n.ID)
-		return n.ID == p.ID || !ok || known.State != directory.Active
-	})
-	rank := func(n directory.Node) int {
-		switch {
-		case n.Site == p.Site:
-			return 0
-		case n.ID == a.node:
-			return 1
-		}
-		return 2
-	}
-	slices.SortFunc(nodes, func(x, y directory.Node) int {
-		return cmp.Or(cmp.Compare(rank(x), rank(y)), cmp.Compare(x.ID.Name, y.ID.Name))
-	})
-	return nodes
-}
-
-func addUpTo(limit int, list, more []string) []string {
-	for _, s := range more {
-		if len(list) < limit && !slices.Contains(list, s) {
-			list = append(list, s)
-		}
-	}
-	return list
 }
 
 // refuse makes the error that a client sees.

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	stdlog "log"
 	"path/filepath"
 	"strings"
@@ -265,5 +266,59 @@ func TestNewRefuses(t *testing.T) {
 	elsewhere.TrustDomain = "other.test"
 	if _, err := New(l.keys, l.dir, Options{Node: elsewhere}); err == nil {
 		t.Error("an authority outside its trust domain")
+	}
+}
+
+// TestNearest: tickets and answers name the nodes of the home site first, then CAs,
+// then others.
+func TestNearest(t *testing.T) {
+	l := newLab(t)
+	node := func(name, site string, roles ...string) {
+		id := identity.ID{TrustDomain: domain, Kind: identity.Node, Name: name}
+		if _, err := l.Issue(t.Context(), Local{ID: id, Key: newDeviceKey(t), Site: site}); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Announce(id, directory.Node{ID: id, Site: site, API: []string{name + ":8883"}, Mesh: []string{name + ":7844"}, Roles: roles}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node("paris", "paris", "ca")
+	node("lyon", "lyon")
+	node("lyon-2", "lyon")
+	node("nice", "nice")
+	node("gone", "lyon")
+	if err := l.Revoke(identity.ID{TrustDomain: domain, Kind: identity.Node, Name: "gone"}, "lost"); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		kind       identity.Kind
+		name, site string
+		want       string
+	}{
+		{identity.Device, "pump-7", "lyon", "lyon:8883 lyon-2:8883 paris:8883 nice:8883"},
+		{identity.Device, "pump-8", "", "paris:8883 lyon:8883 lyon-2:8883 nice:8883"},
+		{identity.Node, "lyon-3", "lyon", "paris:8883 lyon:8883 lyon-2:8883 nice:8883"},
+	} {
+		text, err := l.Mint(&identity.Ticket{Kind: tt.kind, Name: tt.name, Site: tt.site})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticket, err := identity.ParseTicket(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(ticket.Addrs, " "); got != tt.want {
+			t.Errorf("ticket of %s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	for i := range 20 {
+		node(fmt.Sprintf("x%d", i), "far")
+	}
+	text, err := l.Mint(&identity.Ticket{Kind: identity.Device, Name: "pump-9", Site: "lyon"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ticket, err := identity.ParseTicket(text); err != nil || len(ticket.Addrs) != ticketAddrs || len(text) > 1000 {
+		t.Errorf("a ticket of %d characters, %v", len(text), err)
 	}
 }

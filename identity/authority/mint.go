@@ -15,15 +15,22 @@ import (
 // DefaultTicketLifetime is how long a ticket is good for unless it says so.
 const DefaultTicketLifetime = 24 * time.Hour
 
-// Mint completes t, signs it and returns the string to hand out. Kind, Name and
-// Addrs must be set; what else is empty gets a default, and the id, the trust
-// domain and the pins are always ours.
+// ticketAddrs bounds the addresses in a ticket, which people paste.
+const ticketAddrs = 8
+
+// Mint completes t, signs it and returns the string to hand out. Kind and Name
+// must be set; what else is empty gets a default, and the id, the trust domain and
+// the pins are always ours. The default of Addrs is what the directory says of
+// nodes: those of the home site first, since each passes an enrolment on.
 func (a *Authority) Mint(t *identity.Ticket) (string, error) {
 	t.TrustDomain = a.keys.trustDomain
 	t.ID = a.ticketID(t.Identity())
 	t.RootHash = sha256.Sum256(a.keys.root.Raw)
 	t.Signer = a.keys.SignerKey()
 	t.Site = a.orOwnSite(t.Site)
+	if len(t.Addrs) == 0 {
+		t.Addrs = AddressesOf(Nearest(a.dir, t.Identity(), t.Site), ticketAddrs).API
+	}
 	if t.NotAfter.IsZero() {
 		t.NotAfter = a.now().Add(DefaultTicketLifetime)
 	}
