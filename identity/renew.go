@@ -233,11 +233,18 @@ func (r *Renewer) save(next *SVID, answer *EnrolResponse) error {
 	}
 	r.log().WithField(logfield.SPIFFEID, next.ID.String()).WithField("not_after", next.NotAfter().UTC()).
 		Info("certificate renewed")
+	if off := time.Until(answer.ServerTime); !answer.ServerTime.IsZero() && off.Abs() > clockSkew {
+		r.log().WithField("behind", off.Round(time.Second).String()).
+			Warn("this machine's clock differs from the authority's: set it")
+	}
 	if r.OnRenew != nil {
 		r.OnRenew(next)
 	}
 	return nil
 }
+
+// clockSkew is how far two clocks may be apart before it is worth a word.
+const clockSkew = 5 * time.Minute
 
 func (r *Renewer) log() logrus.FieldLogger {
 	if r.Log != nil {

@@ -6,9 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/sirupsen/logrus"
+	logrustest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/testca"
@@ -376,4 +380,27 @@ func selfSign(t *testing.T, ca *testca.CA, template *x509.Certificate) *testca.C
 		t.Fatal(err)
 	}
 	return &testca.CA{Root: root, Key: ca.Key, Domain: ca.Domain}
+}
+
+// The answer says what the authority's clock says.
+func TestRenewNamesClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for behind, want := range map[time.Duration]int{0: 0, 4 * time.Minute: 0, 10 * time.Minute: 1, -10 * time.Minute: 1} {
+			a := newAuthority(t)
+			a.now = func() time.Time { return time.Now().Add(behind) }
+			log, lines := logrustest.NewNullLogger()
+			if err := (&identity.Renewer{Store: a.enrolledStore(), Send: a.send, Log: log}).Renew(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			warned := 0
+			for _, e := range lines.AllEntries() {
+				if e.Level == logrus.WarnLevel && strings.Contains(e.Message, "clock differs") {
+					warned++
+				}
+			}
+			if warned != want {
+				t.Errorf("%s behind: %d warnings", behind, warned)
+			}
+		}
+	})
 }

@@ -94,7 +94,7 @@ func (n *Node) dial(ctx, wanted context.Context, to *net.UDPAddr, expect identit
 	cfg := identity.ClientConfig(n.opts.Source, []string{ALPN}, expect, identity.ServeEnded(n.opts.ServeEnded))
 	qc, err := n.transport.Dial(handshake, to, cfg, n.opts.quicConfig(1))
 	if err != nil {
-		return nil, n.sock.explain(to, err)
+		return nil, n.sock.explain(to, n.handshakeError(err))
 	}
 	c, err := n.newConn(qc, true)
 	if err != nil {
@@ -103,7 +103,7 @@ func (n *Node) dial(ctx, wanted context.Context, to *net.UDPAddr, expect identit
 	}
 	if err := awaitWelcome(ctx, qc); err != nil {
 		c.close(codeProtocol, "no welcome")
-		return nil, fmt.Errorf("refused by %s: %w", c.peer.Short(), err)
+		return nil, fmt.Errorf("refused by %s: %w", c.peer.Short(), n.handshakeError(err))
 	}
 	if expect.IsZero() {
 		err = n.opts.Accept(c.peer)
@@ -116,6 +116,27 @@ func (n *Node) dial(ctx, wanted context.Context, to *net.UDPAddr, expect identit
 		return nil, err
 	}
 	return c, nil
+}
+
+// errNoAnswer is a dial that was not answered, whichever timer saw it first.
+var errNoAnswer = errors.New("no answer")
+
+// handshakeError puts a failed handshake in words that are the same each time, so
+// that it is told once. In TLS 1.3 a dialer hears of the verdict on its certificate
+// after its own handshake.
+func (n *Node) handshakeError(err error) error {
+	var idle *quic.IdleTimeoutError
+	var slow *quic.HandshakeTimeoutError
+	var transport *quic.TransportError
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &idle), errors.As(err, &slow):
+		return errNoAnswer
+	case errors.As(err, &transport) && transport.Remote && transport.ErrorCode.IsCryptoError():
+		leaf := n.opts.Source.SVID().Leaf()
+		return fmt.Errorf("it does not accept our certificate, issued at %s and good until %s: it is refused there, or a clock is wrong, here or there: %w",
+			identity.Issued(leaf).UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), err)
+	}
+	return err
 }
 
 func awaitWelcome(ctx context.Context, qc *quic.Conn) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -108,6 +109,7 @@ func (l *link) find(ctx context.Context) (identity.ID, string, error) {
 	if len(failed) == 0 {
 		return identity.ID{}, "", errors.New("no address of a node is known")
 	}
+	slices.Sort(failed) // the same words whichever failed first
 	return identity.ID{}, "", errors.New(strings.Join(failed, "; "))
 }
 

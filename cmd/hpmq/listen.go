@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/proxyproto"
@@ -145,12 +147,31 @@ func (p *openPort) sort(ctx context.Context, conn net.Conn) error {
 	}
 	secure := tls.Server(mqtt.Quick(conn), p.conf)
 	if err := secure.HandshakeContext(ctx); err != nil {
-		return fmt.Errorf("TLS handshake: %w", err)
+		return fmt.Errorf("TLS handshake: %w", p.clientRefusal(err, time.Now()))
 	}
 	if p.mqtt == nil || secure.ConnectionState().NegotiatedProtocol == "http/1.1" {
 		return p.http.hand(ctx, secure)
 	}
 	return p.mqtt.hand(ctx, secure)
+}
+
+// clientRefusal explains the alert of a client that does not accept this node's
+// certificate: unless its CA file is wrong, a clock is, or the certificate has ended.
+func (p *openPort) clientRefusal(err error, now time.Time) error {
+	alert, ok := errors.AsType[*net.OpError](err)
+	if !ok || alert.Op != "remote error" || !strings.HasSuffix(alert.Err.Error(), "certificate") {
+		return err
+	}
+	own, ownErr := p.conf.GetCertificate(nil)
+	if ownErr != nil || own.Leaf == nil {
+		return err
+	}
+	end := own.Leaf.NotAfter.UTC().Format(time.RFC3339)
+	if now.After(own.Leaf.NotAfter) {
+		return fmt.Errorf("%w: this node's certificate ended at %s", err, end)
+	}
+	return fmt.Errorf("%w: the client does not accept this node's certificate, issued at %s and good until %s; unless its CA file is wrong, its clock is",
+		err, identity.Issued(own.Leaf).UTC().Format(time.RFC3339), end)
 }
 
 // tlsHandshake is the first byte of TLS, and of nothing in HTTP.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -380,4 +381,38 @@ func TestWaitingRoom(t *testing.T) {
 			t.Fatal("somebody is left")
 		}
 	})
+}
+
+// A client whose clock is wrong refuses this node's certificate, and the log says so.
+func TestClientRefusal(t *testing.T) {
+	p, dial := startPort(t, func(*openPort) {})
+	lines := test.NewLocal(p.log.(*logrus.Logger))
+	conf := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return errors.New("not yet valid") }}
+	client := tls.Client(dial(), conf)
+	if client.Handshake() == nil {
+		t.Fatal("the client accepted")
+	}
+	reason := func() string {
+		for _, e := range lines.AllEntries() {
+			if err, ok := e.Data[logrus.ErrorKey].(error); ok {
+				return err.Error()
+			}
+		}
+		return ""
+	}
+	for reason() == "" {
+		runtime.Gosched()
+	}
+	if got := reason(); !strings.Contains(got, "its clock is") || !strings.Contains(got, "good until") {
+		t.Error(got)
+	}
+	alert := &net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")}
+	if got := p.clientRefusal(alert, time.Now().Add(48*time.Hour)); !strings.Contains(got.Error(), "this node's certificate ended at") || !errors.Is(got, alert) {
+		t.Error(got)
+	}
+	for _, other := range []error{io.EOF, &net.OpError{Op: "remote error", Err: errors.New("tls: internal error")}} {
+		if got := p.clientRefusal(other, time.Now()); got != other { //nolint:errorlint // the same, untouched
+			t.Error(got)
+		}
+	}
 }

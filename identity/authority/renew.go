@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"net/http"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -33,7 +34,7 @@ func (a *Authority) Renew(ctx context.Context, req *identity.RenewRequest) (*ide
 		return nil, refuse(http.StatusForbidden, "", "%v", err)
 	}
 	defer a.names.lock(id)()
-	p, err := a.renew(ctx, renewal{id: id, generation: gen, leaf: chain[0], csr: csr, request: req.ID})
+	p, err := a.renew(ctx, renewal{id: id, generation: gen, leaf: chain[0], csr: csr, request: req.ID, time: req.Time})
 	if err != nil {
 		return nil, err
 	}
@@ -47,7 +48,11 @@ type renewal struct {
 	leaf       *x509.Certificate
 	csr        *x509.CertificateRequest
 	request    string
+	time       time.Time // by the asker's clock
 }
+
+// clockSkew is how far two clocks may be apart before it is worth a word.
+const clockSkew = 5 * time.Minute
 
 // renew decides on a genuine request. The caller holds the name's lock.
 func (a *Authority) renew(ctx context.Context, r renewal) (directory.Identity, error) {
@@ -75,6 +80,10 @@ func (a *Authority) renew(ctx context.Context, r renewal) (directory.Identity, e
 	}
 	if !a.kept.take(r.id, a.now()) {
 		return p, tooOften(r.id)
+	}
+	if off := a.now().Sub(r.time); !r.time.IsZero() && off.Abs() > clockSkew {
+		a.log.WithFields(r.fields()).WithField("behind", off.Round(time.Second).String()).
+			Warn("the clock of the machine that asks for a renewal differs from this one's")
 	}
 	p.Request = r.request
 	p, err := a.issue(ctx, p, r.csr)

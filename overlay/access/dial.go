@@ -39,7 +39,7 @@ func ask(ctx context.Context, conn *tls.Conn, target identity.ID, req *request) 
 	var a answer
 	if err := readFrame(conn, &a); err != nil {
 		if alert := (*net.OpError)(nil); errors.As(err, &alert) && alert.Op == "remote error" {
-			return &Denied{Target: target, Reason: "it does not accept our certificate: " + alert.Err.Error()}
+			return &Denied{Target: target, Reason: "it does not accept our certificate, or its clock is wrong: " + alert.Err.Error()}
 		}
 		return errors.Join(sent, noEOF(err))
 	}
