@@ -22,6 +22,7 @@ const (
 // outlive is three sites with brief certificates: paris with the CA, lyon and nice.
 type outlive struct {
 	paris, lyon, nice *host
+	lyonNode          *process
 	pump, old, anna   *device // renewed by its agent; never renewed; a user
 	agent             *process
 }
@@ -42,9 +43,8 @@ func newOutlive(t *testing.T) *outlive {
 	o := &outlive{paris: net.addHost("paris"), lyon: net.addHost("lyon"), nice: net.addHost("nice")}
 	o.paris.up(t, "--site", "paris", "--device-lifetime", outliveDevice.String(),
 		"--node-lifetime", outliveNode.String(), "--user-lifetime", outliveDevice.String())
-	for _, h := range []*host{o.lyon, o.nice} {
-		h.up(t, "--site", h.name, "--join", o.paris.ticket(t, "site", "invite", h.name))
-	}
+	o.lyonNode = o.lyon.up(t, "--site", "lyon", "--join", o.paris.ticket(t, "site", "invite", "lyon"))
+	o.nice.up(t, "--site", "nice", "--join", o.paris.ticket(t, "site", "invite", "nice"))
 	o.old = net.addHost("old").enrolAt(t, o.paris, "old", "lyon")
 	o.pump = net.addHost("pump").enrolAt(t, o.paris, "pump-7", "lyon")
 	o.anna = &device{net.addHost("person"), "anna"}
@@ -177,9 +177,8 @@ func (o *outlive) meshGoesOn(t *testing.T) {
 		sub.waitLine(text, 20*time.Second)
 		eventually(t, 30*time.Second, "the agent is connected", func() bool { return o.pump.agent(t).Node != nil })
 		if i == 0 {
-			o.lyon.cut()
-			time.Sleep(35 * time.Second) // the idle timeout of the mesh: both sides connect anew
-			o.lyon.heal()
+			o.lyonNode.stop() // what it knows is on disk
+			o.lyonNode = o.lyon.up(t)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
@@ -41,7 +42,10 @@ func Handler(b Backend, log logrus.FieldLogger) http.Handler {
 		silent.SetOutput(io.Discard)
 		log = silent
 	}
-	h := &handler{backend: b, log: log, limit: newLimiter[netip.Prefix](requestLimit)}
+	h := &handler{
+		backend: b, log: log, limit: newLimiter[netip.Prefix](requestLimit),
+		failures: rate.NewLimiter(rate.Every(time.Minute), 3),
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+identity.RootsPath+"{hash}", h.roots)
 	mux.HandleFunc("POST "+identity.EnrolPath, func(w http.ResponseWriter, r *http.Request) { answer(h, w, r, b.Enrol) })
@@ -56,6 +60,8 @@ type handler struct {
 	backend Backend
 	log     logrus.FieldLogger
 	limit   *limiter[netip.Prefix]
+
+	failures *rate.Limiter // of log lines: while no CA can be reached, every device's renewal fails
 }
 
 func (h *handler) roots(w http.ResponseWriter, r *http.Request) {
@@ -104,7 +110,7 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	refusal := asRefusal(err)
 	log := h.log.WithFields(logrus.Fields{logfield.Remote: r.RemoteAddr, logfield.Reason: err.Error()})
 	switch {
-	case refusal.Status >= http.StatusInternalServerError:
+	case refusal.Status >= http.StatusInternalServerError && h.failures.Allow():
 		log.Error("enrolment request failed")
 	case refusal.Status == http.StatusForbidden || refusal.Status == http.StatusConflict:
 		log.Warn("enrolment request refused")

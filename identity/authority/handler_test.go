@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus/hooks/test"
+
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 )
@@ -252,12 +254,19 @@ func TestFailuresAreNotTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.dir.Close()
-	w := httptest.NewRecorder()
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, identity.EnrolPath, bytes.NewReader(body))
-	r.Header.Set("Content-Type", "application/json")
-	Handler(l, nil).ServeHTTP(w, r)
-	if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "directory") {
-		t.Errorf("status %d, body %s", w.Code, w.Body)
+	log, lines := test.NewNullLogger()
+	h := Handler(l, log)
+	for range 20 {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, identity.EnrolPath, bytes.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "directory") {
+			t.Fatalf("status %d, body %s", w.Code, w.Body)
+		}
+	}
+	if got := len(lines.AllEntries()); got == 0 || got > 5 {
+		t.Errorf("20 failures make %d lines", got)
 	}
 }
 
