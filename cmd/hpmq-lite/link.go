@@ -24,15 +24,20 @@ const (
 	giveUp    = 10 * time.Second       // default of link.giveUp
 	minSearch = 100 * time.Millisecond // smallest upper bound of the pause between rounds
 	maxSearch = 5 * time.Second        // largest
+
+	nearerInterval = time.Minute // between looks for a nearer node
 )
 
 // link holds the connection to a node. The addresses may be of one node or of
-// several; whichever answers is taken.
+// several, the nearest first; whichever answers is taken. From a node that is not
+// the nearest the agent moves on when a nearer one answers and nothing would be cut.
 type link struct {
 	node    *overlay.Node
 	addrs   func() []string
 	giveUp  time.Duration // without a connection until another node serves as well
 	renewed chan struct{} // one token: the certificate is new; drained by keep
+	moved   chan struct{} // one token: the addresses are new; drained by keep
+	busy    func() bool   // whether connections are open that a move would cut
 	changed func()
 	out     io.Writer // one line for each node found
 	log     logrus.FieldLogger
@@ -47,9 +52,11 @@ type link struct {
 func (l *link) run(ctx context.Context) error {
 	lost, lastErr := time.Now(), ""
 	for ctx.Err() == nil {
-		peer, addr, err := l.find(ctx)
+		found, err := l.find(ctx, l.addrs())
 		if err == nil {
-			l.keep(ctx, peer, addr)
+			for ok := true; ok; {
+				found, ok = l.keep(ctx, found)
+			}
 			lost, lastErr = time.Now(), ""
 			continue
 		}
@@ -69,17 +76,21 @@ func (l *link) run(ctx context.Context) error {
 	return nil
 }
 
+// reached is a node that answered at an address.
+type reached struct {
+	peer identity.ID
+	addr string
+}
+
 // find dials the addresses, one second after each other, and returns the first
 // that answers.
-func (l *link) find(ctx context.Context) (identity.ID, string, error) {
+func (l *link) find(ctx context.Context, addrs []string) (reached, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
-		peer identity.ID
-		addr string
-		err  error
+		reached
+		err error
 	}
-	addrs := l.addrs()
 	results := make(chan result, len(addrs))
 	var dials sync.WaitGroup
 	defer dials.Wait()
@@ -92,7 +103,7 @@ func (l *link) find(ctx context.Context) (identity.ID, string, error) {
 		case <-tick.C:
 		case r := <-results:
 			if r.err == nil {
-				return r.peer, r.addr, nil
+				return r.reached, nil
 			}
 			failed = append(failed, r.err.Error())
 		}
@@ -101,21 +112,22 @@ func (l *link) find(ctx context.Context) (identity.ID, string, error) {
 			started++
 			dials.Go(func() {
 				peer, err := l.node.Dial(ctx, addr, identity.ID{})
-				results <- result{peer, addr, err}
+				results <- result{reached{peer, addr}, err}
 			})
 			tick.Reset(stagger)
 		}
 	}
 	if len(failed) == 0 {
-		return identity.ID{}, "", errors.New("no address of a node is known")
+		return reached{}, errors.New("no address of a node is known")
 	}
 	slices.Sort(failed) // the same words whichever failed first
-	return identity.ID{}, "", errors.New(strings.Join(failed, "; "))
+	return reached{}, errors.New(strings.Join(failed, "; "))
 }
 
-// keep looks after the connection to one node, and returns when it has been
-// without one for long enough to look for another.
-func (l *link) keep(ctx context.Context, peer identity.ID, addr string) {
+// keep looks after the connection to one node. It returns when it has been without
+// one for long enough to look for another, or with the nearer node that answered.
+func (l *link) keep(ctx context.Context, at reached) (next reached, ok bool) {
+	peer, addr := at.peer, at.addr
 	ctx, cancel := context.WithCancel(ctx)
 	var keeper sync.WaitGroup
 	defer keeper.Wait()
@@ -129,6 +141,9 @@ func (l *link) keep(ctx context.Context, peer identity.ID, addr string) {
 	patience := time.NewTimer(l.giveUp)
 	defer patience.Stop()
 	defer l.set(peer, addr, time.Time{})
+	look := time.NewTicker(nearerInterval)
+	defer look.Stop()
+	nearer, looking := make(chan reached, 1), false
 	connected := false
 	for {
 		changed := l.node.Changed()
@@ -143,10 +158,29 @@ func (l *link) keep(ctx context.Context, peer identity.ID, addr string) {
 				patience.Reset(l.giveUp)
 			}
 		}
+		search := false
 		select {
 		case <-ctx.Done():
-			return
+			return reached{}, false
 		case <-changed:
+		case <-look.C:
+			search = true
+		case <-l.moved:
+			search = true
+		case next := <-nearer:
+			looking = false
+			switch {
+			case next.peer.IsZero():
+			case next.peer == peer:
+				addr = next.addr
+			case l.busy():
+				l.node.Disconnect(next.peer, "not needed now")
+			default:
+				cancel()
+				keeper.Wait() // or it would dial the node that is left
+				l.node.Disconnect(peer, "moved to a nearer node")
+				return next, true
+			}
 		case <-l.renewed:
 			// A connection ends with the certificates it was made with: the next
 			// one is there before, and streams on the old one may finish.
@@ -155,9 +189,37 @@ func (l *link) keep(ctx context.Context, peer identity.ID, addr string) {
 			}
 		case <-patience.C:
 			if !connected {
-				return
+				return reached{}, false
 			}
 		}
+		if search && !looking && connected && !l.busy() {
+			looking = true
+			keeper.Go(func() { nearer <- l.findNearer(ctx, addr) })
+		}
+	}
+}
+
+// findNearer returns a node that answers at an address before addr, if one does.
+func (l *link) findNearer(ctx context.Context, addr string) reached {
+	addrs := l.addrs()
+	if i := slices.Index(addrs, addr); i >= 0 {
+		addrs = addrs[:i]
+	}
+	if len(addrs) == 0 {
+		return reached{}
+	}
+	found, err := l.find(ctx, addrs)
+	if err != nil {
+		l.log.WithField(logfield.Reason, err.Error()).Debug("no nearer node")
+	}
+	return found
+}
+
+// addressesChanged makes keep look for a nearer node.
+func (l *link) addressesChanged() {
+	select {
+	case l.moved <- struct{}{}:
+	default:
 	}
 }
 

@@ -137,7 +137,8 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 	l.node.Handle(access.SliceProtocol, access.ReceiveSlice(l.rules.take))
 	l.node.Handle(access.AddressProtocol, access.ReceiveAddresses(l.learnAddresses))
 	l.link = &link{
-		node: l.node, addrs: l.addrs, giveUp: giveUp, renewed: make(chan struct{}, 1),
+		node: l.node, addrs: l.addrs, giveUp: giveUp, renewed: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		busy:    func() bool { return len(l.agent.Flows()) > 0 },
 		changed: l.report.changed, out: out, log: log,
 	}
 	return l, nil
@@ -178,6 +179,7 @@ func (l *lite) renewer() *identity.Renewer {
 
 // learnAddresses keeps where a node says that nodes are reached.
 func (l *lite) learnAddresses(_ identity.ID, a *access.Addresses) error {
+	defer l.link.addressesChanged()
 	return l.store.ChangeEnrolment(func(e *identity.Enrolment) { e.Heard = identity.Addresses(*a) })
 }
 

@@ -463,3 +463,40 @@ func TestLearnsAddresses(t *testing.T) {
 		}
 	}
 }
+
+// An agent that found its own node away comes back when a node says where it is now.
+func TestMovesToNearerNode(t *testing.T) {
+	s := &site{CA: testca.New(t, "lab.test"), t: t}
+	stopParis := s.startNode("paris", "127.0.0.1:0")
+	paris := s.node.Addr().String()
+	stopParis()
+	s.startNode("lyon", "127.0.0.1:0")
+	lyon := s.node
+	s.store = enrol(t, s.CA, t.TempDir(), s.ID(t, identity.Device, "pump-7"), paris)
+	if err := s.store.ChangeEnrolment(func(e *identity.Enrolment) { e.Mesh = append(e.Mesh, lyon.Addr().String()) }); err != nil {
+		t.Fatal(err)
+	}
+	out := newOutput()
+	l, err := newLite(s.store, []uint16{1}, "", out, logTo(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	background(t, l.run)
+	s.await()
+	out.await("connected to node:lyon")
+
+	s.startNode("paris", "127.0.0.1:0") // at another address
+	stream, err := lyon.Open(t.Context(), s.store.SVID().ID, access.AddressProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	if err := access.SendAddresses(t.Context(), stream, &access.Addresses{Mesh: []string{s.node.Addr().String(), lyon.Addr().String()}}); err != nil {
+		t.Fatal(err)
+	}
+	s.await()
+	out.await("connected to node:paris")
+	for changed := lyon.Changed(); lyon.Connected(s.store.SVID().ID); changed = lyon.Changed() {
+		<-changed
+	}
+}
