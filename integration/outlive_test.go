@@ -96,7 +96,7 @@ func (o *outlive) endBeforeCut(t *testing.T) {
 	t.Helper()
 	end := o.old.end(t)
 	o.old.mustPub(t, o.lyon, "site/lyon/old/raw", "in time")
-	time.Sleep(time.Until(end.Add(time.Second)))
+	<-time.After(time.Until(end.Add(time.Second)))
 	for _, h := range []*host{o.lyon, o.nice} {
 		eventually(t, 70*time.Second, h.name+" has heard of the CA", func() bool { return h.status(t).Directory.Signed.After(end) })
 	}
@@ -114,7 +114,7 @@ func (o *outlive) cut(t *testing.T) {
 	o.paris.cut()
 	began := time.Now()
 
-	time.Sleep(time.Until(o.anna.end(t).Add(time.Second)))
+	<-time.After(time.Until(o.anna.end(t).Add(time.Second)))
 	if !time.Now().After(stock.end(t)) {
 		t.Fatal("the device's certificate, renewed before the user enrolled, ends later")
 	}
@@ -134,7 +134,7 @@ func (o *outlive) cut(t *testing.T) {
 		return strings.Contains(strings.Join(o.lyon.status(t).Warnings, "\n"), "from then on stock clients refuse it")
 	})
 
-	time.Sleep(time.Until(began.Add(outliveAway)))
+	<-time.After(time.Until(began.Add(outliveAway)))
 	if end := o.lyon.status(t).Certificate; end.After(time.Now()) {
 		t.Fatalf("lyon's own certificate ends at %s, too late for this test", end)
 	}

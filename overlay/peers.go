@@ -161,13 +161,13 @@ func (n *Node) replaced() map[*conn]*conn {
 type Peer struct {
 	ID       identity.ID
 	Remote   netip.AddrPort
-	Dialled  bool          // by us
-	Since    time.Time     // when the newest connection was made
-	RTT      time.Duration // smoothed
-	NotAfter time.Time     // when the peer's certificate ends
-	Leaf     *x509.Certificate
-	Conns    int // live connections
-	Streams  int // open streams on all of them
+	Dialled  bool              // by us
+	Since    time.Time         // when the newest connection was made
+	RTT      time.Duration     // smoothed
+	NotAfter time.Time         // when the peer's certificate ends
+	Leaf     *x509.Certificate // the peer's
+	Conns    int               // live connections
+	Streams  int               // open streams on all of them
 }
 
 // Peers returns the connected peers in the order of their identities.

@@ -36,7 +36,7 @@ type link struct {
 	addrs   func() []string
 	giveUp  time.Duration // without a connection until another node serves as well
 	renewed chan struct{} // one token: the certificate is new; drained by keep
-	moved   chan struct{} // one token: the addresses are new; drained by keep
+	moved   chan struct{} // one token: the addresses are new; drained by seekNearer
 	busy    func() bool   // whether connections are open that a move would cut
 	changed func()
 	out     io.Writer // one line for each node found
@@ -141,9 +141,8 @@ func (l *link) keep(ctx context.Context, at reached) (next reached, ok bool) {
 	patience := time.NewTimer(l.giveUp)
 	defer patience.Stop()
 	defer l.set(peer, addr, time.Time{})
-	look := time.NewTicker(nearerInterval)
-	defer look.Stop()
-	nearer, looking := make(chan reached, 1), false
+	nearer := make(chan reached, 1)
+	keeper.Go(func() { l.seekNearer(ctx, at, nearer) })
 	connected := false
 	for {
 		changed := l.node.Changed()
@@ -158,29 +157,15 @@ func (l *link) keep(ctx context.Context, at reached) (next reached, ok bool) {
 				patience.Reset(l.giveUp)
 			}
 		}
-		search := false
 		select {
 		case <-ctx.Done():
 			return reached{}, false
 		case <-changed:
-		case <-look.C:
-			search = true
-		case <-l.moved:
-			search = true
 		case next := <-nearer:
-			looking = false
-			switch {
-			case next.peer.IsZero():
-			case next.peer == peer:
-				addr = next.addr
-			case l.busy():
-				l.node.Disconnect(next.peer, "not needed now")
-			default:
-				cancel()
-				keeper.Wait() // or it would dial the node that is left
-				l.node.Disconnect(peer, "moved to a nearer node")
-				return next, true
-			}
+			cancel()
+			keeper.Wait() // or it would dial the node that is left
+			l.node.Disconnect(peer, "moved to a nearer node")
+			return next, true
 		case <-l.renewed:
 			// A connection ends with the certificates it was made with: the next
 			// one is there before, and streams on the old one may finish.
@@ -192,30 +177,55 @@ func (l *link) keep(ctx context.Context, at reached) (next reached, ok bool) {
 				return reached{}, false
 			}
 		}
-		if search && !looking && connected && !l.busy() {
-			looking = true
-			keeper.Go(func() { nearer <- l.findNearer(ctx, addr) })
+	}
+}
+
+// seekNearer sends the first node that is nearer than at and answers, while no
+// connection is open that a move would cut.
+func (l *link) seekNearer(ctx context.Context, at reached, nearer chan<- reached) {
+	tick := time.NewTicker(nearerInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-l.moved:
+		}
+		if l.busy() || !l.node.Connected(at.peer) {
+			continue
+		}
+		found, ok := l.findNearer(ctx, at.addr)
+		switch {
+		case !ok:
+		case found.peer == at.peer:
+			at.addr = found.addr
+		case l.busy():
+			l.node.Disconnect(found.peer, "not needed now")
+		default:
+			nearer <- found
+			return
 		}
 	}
 }
 
 // findNearer returns a node that answers at an address before addr, if one does.
-func (l *link) findNearer(ctx context.Context, addr string) reached {
+func (l *link) findNearer(ctx context.Context, addr string) (reached, bool) {
 	addrs := l.addrs()
 	if i := slices.Index(addrs, addr); i >= 0 {
 		addrs = addrs[:i]
 	}
 	if len(addrs) == 0 {
-		return reached{}
+		return reached{}, false
 	}
 	found, err := l.find(ctx, addrs)
 	if err != nil {
 		l.log.WithField(logfield.Reason, err.Error()).Debug("no nearer node")
 	}
-	return found
+	return found, err == nil
 }
 
-// addressesChanged makes keep look for a nearer node.
+// addressesChanged makes seekNearer look at once.
 func (l *link) addressesChanged() {
 	select {
 	case l.moved <- struct{}{}:
