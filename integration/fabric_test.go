@@ -171,7 +171,6 @@ type status struct {
 		Signed  time.Time `json:"head_signed"`
 	}
 	Certificate time.Time `json:"certificate_not_after"`
-	Warnings    []string
 	Policy      struct {
 		Version int
 		Error   string

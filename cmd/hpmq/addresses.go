@@ -25,7 +25,7 @@ func (n *node) keepAddresses(ctx context.Context, id identity.ID) {
 				return // an agent of an earlier version
 			case err != nil:
 				n.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("addresses not accepted yet")
-				wait(ctx, changed)
+				sleep(ctx, retryInterval, changed)
 				continue
 			}
 			told = now

@@ -86,8 +86,8 @@ func (f *testFabric) connect(t *testing.T, d *directory.Directory) (cut func()) 
 	a, b := net.Pipe()
 	var running sync.WaitGroup
 	running.Go(func() { _ = f.directory.Run(ctx) })
-	running.Go(func() { _ = f.directory.Serve(ctx, a) })
-	running.Go(func() { _ = d.Follow(ctx, b) })
+	running.Go(func() { _ = f.directory.Serve(ctx, testID(identity.Node, "lyon"), a) })
+	running.Go(func() { _ = d.Follow(ctx, testID(identity.Node, "home"), b) })
 	synctest.Wait()
 	return func() { cancel(); running.Wait() }
 }
@@ -118,7 +118,7 @@ func TestOfflineRule(t *testing.T) {
 		anna, lost := f.issue(t, identity.User, "anna", "lyon"), f.issue(t, identity.Device, "lost", "lyon")
 		copied := f.issue(t, identity.Device, "copied", "lyon")
 		f.issue(t, identity.Device, "copied", "lyon") // its key is the current one
-		if err := f.authority.Revoke(lost.ID, "lost"); err != nil {
+		if err := f.authority.Revoke(lost.ID, authority.RevokeOptions{Reason: "lost"}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

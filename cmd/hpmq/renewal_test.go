@@ -29,7 +29,7 @@ func TestRenewalAddrs(t *testing.T) {
 	if diff := cmp.Diff([]string{"home:8883", "lyon2:8883", "paris:8883"}, n.renewalAddrs()); diff != "" {
 		t.Error(diff)
 	}
-	if err := f.authority.Revoke(second.ID, "lost"); err != nil {
+	if err := f.authority.Revoke(second.ID, authority.RevokeOptions{Reason: "lost"}); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"home:8883", "paris:8883"}, n.renewalAddrs()); diff != "" {

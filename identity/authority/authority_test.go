@@ -287,7 +287,7 @@ func TestNearest(t *testing.T) {
 	node("lyon-2", "lyon")
 	node("nice", "nice")
 	node("gone", "lyon")
-	if err := l.Revoke(identity.ID{TrustDomain: domain, Kind: identity.Node, Name: "gone"}, "lost"); err != nil {
+	if err := l.Revoke(identity.ID{TrustDomain: domain, Kind: identity.Node, Name: "gone"}, RevokeOptions{Reason: "lost"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
