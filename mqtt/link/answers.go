@@ -70,7 +70,8 @@ func (s *sender) subscribe(h packet.Header, body []byte) error {
 	if err := sub.Decode(packet.V5, h.Flags, body); err != nil {
 		return err
 	}
-	ack := packet.Suback{PacketID: sub.PacketID}
+	ack := &packet.Suback{PacketID: sub.PacketID}
+	inPicture := s.picture > 0
 	var news []string
 	for i := range sub.Subscriptions {
 		f := sub.Subscriptions[i].TopicFilter
@@ -91,19 +92,17 @@ func (s *sender) subscribe(h packet.Header, body []byte) error {
 			news = append(news, f)
 		}
 	}
-	if err := s.want(s.p.subscribe(news)); err != nil {
-		return err
+	if inPicture && len(news) == 0 {
+		return s.answer(ack)
 	}
-	return s.answer(&ack)
+	return s.changeInterest(change{kind: added, filters: news, answer: ack})
 }
 
-// completePicture makes the picture of the peer's interest the one in force.
+// completePicture hands the picture of the peer's interest to the keeper.
 func (s *sender) completePicture() error {
 	filters := s.filters
 	s.filters = nil
-	s.p.setInterest(filters)
-	s.p.setUp()
-	return s.want(filters)
+	return s.changeInterest(change{kind: picture, filters: filters})
 }
 
 func (s *sender) unsubscribe(h packet.Header, body []byte) error {
@@ -114,10 +113,9 @@ func (s *sender) unsubscribe(h packet.Header, body []byte) error {
 	if s.picture > 0 {
 		return errors.New("UNSUBSCRIBE inside the first picture")
 	}
-	s.p.unsubscribe(unsub.TopicFilters)
-	return s.answer(&packet.Unsuback{
+	return s.changeInterest(change{kind: removed, filters: unsub.TopicFilters, answer: &packet.Unsuback{
 		PacketID: unsub.PacketID, ReasonCodes: make([]packet.ReasonCode, len(unsub.TopicFilters)),
-	})
+	}})
 }
 
 // answer queues a packet for the writer.

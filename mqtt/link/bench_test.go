@@ -14,9 +14,9 @@ import (
 )
 
 func TestWantsDoesNotAllocate(t *testing.T) {
-	l := New(Options{Site: "x", Store: store.NewMemory(store.Limits{})})
+	l := New(Options{Site: "x", Store: store.NewMemory(store.Limits{}), Peers: func() []Peer { return nil }})
 	p := newPeer(l, "y")
-	l.wanted.Add("a/+", "y", p)
+	p.mustPicture(t, "a/+")
 	if n := testing.AllocsPerRun(100, func() {
 		if !l.Wants("a/b") || l.Wants("b") {
 			t.Fatal("wrong answer")
@@ -119,7 +119,7 @@ func benchmarkLink(b *testing.B, size int) {
 			}
 		})
 	}
-	for !links["paris"].Wants("t/1") {
+	for !links["paris"].Stats()[0].Up {
 		<-time.After(time.Millisecond)
 	}
 	to := brokers["lyon"]

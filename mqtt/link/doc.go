@@ -16,11 +16,12 @@
 // MQTT 5 packets. The opener sends CONNECT first, with its site as client
 // identifier and its epoch as user property; unknown user properties are
 // ignored, so later versions announce what they can do there. The acceptor
-// answers with CONNACK: Receive Maximum, Maximum Packet Size and the number of
-// topic filters that follow as a whole picture of its interest. From then on:
+// answers with CONNACK: Receive Maximum, Maximum Packet Size, its epoch and the
+// number of topic filters that follow as a whole picture of its interest. From then
+// on:
 //
 //   - The acceptor sends SUBSCRIBE and UNSUBSCRIBE as its interest changes, the
-//     opener answers. A filter that begins with $ is refused.
+//     opener answers once the change is in its store and in force. A filter that begins with $ is refused.
 //   - The opener sends PUBLISH. Its first user properties are ours, by position
 //     (see stamp), so that none of the publisher's, which follow unharmed, can
 //     pass for one. At QoS 1 the acceptor sends PUBACK once the message is kept
@@ -28,6 +29,13 @@
 //     QoS 2 travels as QoS 1, deduplicated, with the published QoS in the stamp.
 //   - Both send PINGREQ and answer it. A stream on which nothing arrives for
 //     [deadAfter] is given up.
+//
+// # Interest
+//
+// What a site asked for lies in the opener's store and is in force before its
+// first client connects, whether the site can be reached or not. A change takes
+// effect once it is kept, so a crash forgets no interest under which a message was
+// acknowledged.
 //
 // # Numbers
 //

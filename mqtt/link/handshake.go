@@ -11,7 +11,7 @@ import (
 
 // The user properties of CONNECT and CONNACK.
 const (
-	propEpoch   = "epoch"   // of the opener's outbound logs, in hexadecimal
+	propEpoch   = "epoch"   // of the side that says it: of its store, in hexadecimal
 	propFilters = "filters" // how many topic filters follow as the whole picture
 )
 
@@ -26,6 +26,7 @@ type terms struct {
 	receiveMaximum uint16
 	packetSize     int
 	filters        int
+	epoch          uint64 // of the acceptor's store; 0 is unknown
 }
 
 // greet opens the protocol on a stream that this site opened.
@@ -58,6 +59,9 @@ func (s *stream) greet(site string, epoch uint64) (terms, error) {
 	}
 	if t.filters, err = strconv.Atoi(userProperty(&ack.Properties, propFilters)); err != nil || t.filters < 0 {
 		return terms{}, errors.New("CONNACK without the number of filters")
+	}
+	if t.epoch, err = strconv.ParseUint(userProperty(&ack.Properties, propEpoch), 16, 64); err != nil {
+		t.epoch = 0 // an older version
 	}
 	return t, nil
 }
@@ -97,7 +101,10 @@ func (s *stream) accept(t terms) error {
 	var ack packet.Connack
 	ack.Properties.SetReceiveMaximum(t.receiveMaximum)
 	ack.Properties.SetMaximumPacketSize(uint32(t.packetSize))
-	ack.Properties.User = []packet.UserProperty{{Key: propFilters, Value: strconv.Itoa(t.filters)}}
+	ack.Properties.User = []packet.UserProperty{
+		{Key: propFilters, Value: strconv.Itoa(t.filters)},
+		{Key: propEpoch, Value: strconv.FormatUint(t.epoch, 16)},
+	}
 	return s.write(ack.Append(nil, packet.V5))
 }
 

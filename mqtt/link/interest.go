@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -23,87 +24,133 @@ func checkFilter(filter string) packet.ReasonCode {
 	return packet.GrantedQoS1
 }
 
-// setInterest replaces what the peer wants by its whole new picture. The
-// interest outlives the stream: what it matches is logged for the peer's return.
-func (p *peer) setInterest(filters []string) {
+// keepPicture makes filters the whole interest of the peer: first in the store,
+// then in the routes. The interest outlives the stream and the process: what it
+// matches is logged for the peer's return. One goroutine at a time changes the
+// interest of a peer.
+func (p *peer) keepPicture(ctx context.Context, filters []string, epoch uint64) error {
 	next, size := make(map[string]struct{}, len(filters)), 0
 	for _, f := range filters {
 		if _, twice := next[f]; !twice {
 			next[f], size = struct{}{}, size+filterSize(f)
 		}
 	}
+	whole := tooMuch(len(next), size)
+	if whole {
+		next, size = map[string]struct{}{everything: {}}, filterSize(everything)
+	}
+	if err := p.storePicture(ctx, next, epoch); err != nil {
+		return err
+	}
+	p.routeInterest(next, size, whole, true)
+	return nil
+}
+
+// routeInterest replaces the interest by which messages are routed.
+func (p *peer) routeInterest(next map[string]struct{}, size int, whole, heard bool) {
 	p.mu.Lock()
 	old, wasWhole := p.interest, p.whole
-	p.interest, p.interestSize = next, size
-	p.whole = p.tooMuch()
-	changed := p.whole != wasWhole || !maps.Equal(old, next)
-	if p.whole {
-		p.interest = map[string]struct{}{everything: {}}
-	}
-	for f := range p.interest {
+	p.interest, p.interestSize, p.whole = next, size, whole
+	p.setHeard(heard)
+	for f := range next {
 		p.l.wanted.Add(f, p.site, p)
 	}
 	for f := range old {
-		if _, still := p.interest[f]; !still {
+		if _, still := next[f]; !still {
 			p.l.wanted.Remove(f, p.site)
 		}
 	}
-	whole := p.whole
 	p.mu.Unlock()
-	p.rerouted(changed, whole && !wasWhole)
+	p.rerouted(whole != wasWhole || !maps.Equal(old, next), whole && !wasWhole)
 }
 
-// tooMuch reports whether the peer gets everything instead of what it asked for.
-// The caller holds mu.
-func (p *peer) tooMuch() bool {
-	return len(p.interest) > maxInterest || p.interestSize > maxInterestSize
-}
+// tooMuch reports whether a peer with so many filters gets everything instead.
+func tooMuch(filters, size int) bool { return filters > maxInterest || size > maxInterestSize }
 
 // subscribe adds to what the peer wants and returns the filters that are new.
-func (p *peer) subscribe(filters []string) []string {
+func (p *peer) subscribe(ctx context.Context, filters []string) ([]string, error) {
 	p.mu.Lock()
-	var added []string
+	added, size := make(map[string]struct{}), p.interestSize
 	for _, f := range filters {
 		if _, known := p.interest[f]; known || p.whole {
 			continue
 		}
-		p.interest[f] = struct{}{}
-		p.interestSize += filterSize(f)
-		p.l.wanted.Add(f, p.site, p)
-		added = append(added, f)
+		if _, twice := added[f]; !twice {
+			added[f], size = struct{}{}, size+filterSize(f)
+		}
 	}
-	overflow := !p.whole && p.tooMuch()
-	all := p.interest
+	overflow := tooMuch(len(p.interest)+len(added), size)
 	p.mu.Unlock()
-	if overflow {
-		p.setInterest(slices.Collect(maps.Keys(all))) // which sees that it is too much
-		return []string{everything}
+	switch {
+	case len(added) == 0:
+		return nil, nil
+	case overflow:
+		all := slices.AppendSeq(slices.Collect(maps.Keys(p.interest)), maps.Keys(added))
+		return []string{everything}, p.keepPicture(ctx, all, p.epoch)
 	}
-	p.rerouted(len(added) > 0, false)
-	return added
+	if err := p.storeChange(ctx, added, []byte{}); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	for f := range added {
+		p.interest[f] = struct{}{}
+		p.l.wanted.Add(f, p.site, p)
+	}
+	p.interestSize = size
+	p.mu.Unlock()
+	p.rerouted(true, false)
+	return slices.Collect(maps.Keys(added)), nil
 }
 
 // unsubscribe takes filters away from what the peer wants.
-func (p *peer) unsubscribe(filters []string) {
+func (p *peer) unsubscribe(ctx context.Context, filters []string) error {
 	p.mu.Lock()
-	removed := false
+	removed := make(map[string]struct{})
 	for _, f := range filters {
 		if _, known := p.interest[f]; known && !p.whole {
-			delete(p.interest, f)
-			p.interestSize -= filterSize(f)
-			p.l.wanted.Remove(f, p.site)
-			removed = true
+			removed[f] = struct{}{}
 		}
 	}
 	p.mu.Unlock()
-	p.rerouted(removed, false)
+	if len(removed) == 0 {
+		return nil
+	}
+	if err := p.storeChange(ctx, removed, nil); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	for f := range removed {
+		delete(p.interest, f)
+		p.interestSize -= filterSize(f)
+		p.l.wanted.Remove(f, p.site)
+	}
+	p.mu.Unlock()
+	p.rerouted(true, false)
+	return nil
+}
+
+// setHeard notes whether the peer's interest is known. The caller holds mu.
+func (p *peer) setHeard(heard bool) {
+	switch {
+	case p.heard && !heard:
+		p.l.unheard.Add(1)
+	case !p.heard && heard:
+		p.l.unheard.Add(-1)
+	}
+	p.heard = heard
+}
+
+// wants reports whether the peer asked for topic.
+func (p *peer) wants(name string) bool {
+	var found [8]*peer
+	return slices.Contains(p.l.wanted.Match(found[:0], name), p)
 }
 
 func (p *peer) rerouted(changed, whole bool) {
 	if whole {
 		p.entry().Warn("site wants too many topic filters and gets everything")
 	}
-	if changed {
+	if changed && p.l.broker != nil {
 		p.l.broker.Reroute()
 	}
 }

@@ -156,6 +156,33 @@ func TestQueueWhileCut(t *testing.T) {
 	})
 }
 
+// What a site asked for is in force again after a restart, before the link is up.
+func TestInterestOutlivesRestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "paris", "lyon")
+		paris, lyon := w.site("paris"), w.site("lyon")
+		lyon.subscribe("a", "b/#", "gone")
+		synctest.Wait()
+		lyon.unsubscribe("gone")
+		synctest.Wait()
+		w.sever()
+		paris = paris.restart()
+		for name, want := range map[string]bool{"a": true, "b/c": true, "gone": false, "x": false} {
+			if got := paris.links.Wants(name); got != want {
+				t.Errorf("after the restart Wants(%q) is %t", name, got)
+			}
+		}
+		paris.publish(message("a", "1", 1))
+		paris.publish(message("x", "2", 1))
+		synctest.Wait()
+		if st := paris.to("lyon"); st.Queued != 1 {
+			t.Errorf("stats of a cut link after a restart %+v", st)
+		}
+		w.heal()
+		lyon.expect(t, "a 1")
+	})
+}
+
 // A path that swallows everything, without an error, is noticed by the silence,
 // and the link is back soon after the path.
 func TestSilentPath(t *testing.T) {
@@ -538,14 +565,14 @@ func TestTooManyFiltersMeanEverything(t *testing.T) {
 			t.Errorf("stats %+v", paris.to("lyon"))
 		}
 		p := paris.links.peers["lyon"]
-		p.setInterest(nil)
+		p.mustPicture(t)
 		for i := range maxInterest + 1 {
-			p.subscribe([]string{fmt.Sprint("f/", i)})
+			p.mustSubscribe(t, fmt.Sprint("f/", i))
 		}
 		if !paris.links.Wants("any/thing") || paris.links.wanted.Len() != 1 {
 			t.Errorf("%d filters kept", paris.links.wanted.Len())
 		}
-		p.unsubscribe([]string{"f/1", everything})
+		p.mustUnsubscribe(t, "f/1", everything)
 		if !paris.links.Wants("any/thing") {
 			t.Error("everything was taken back")
 		}
@@ -564,19 +591,19 @@ func TestLongFiltersMeanEverything(t *testing.T) {
 			long[i] = fmt.Sprint(i, strings.Repeat("x", 60_000))
 		}
 		p := paris.links.peers["lyon"]
-		p.setInterest(long)
+		p.mustPicture(t, long...)
 		if n := paris.links.wanted.Len(); n != 1 || !paris.links.Wants("any/thing") {
 			t.Errorf("%d filters kept of one picture", n)
 		}
-		p.setInterest(nil)
+		p.mustPicture(t)
 		for _, f := range long {
-			p.subscribe([]string{f})
-			p.unsubscribe([]string{f})
+			p.mustSubscribe(t, f)
+			p.mustUnsubscribe(t, f)
 		}
 		if n := paris.links.wanted.Len(); n != 0 {
 			t.Errorf("%d filters kept of those taken back", n)
 		}
-		p.subscribe(long)
+		p.mustSubscribe(t, long...)
 		if n := paris.links.wanted.Len(); n != 1 || !paris.links.Wants("any/thing") {
 			t.Errorf("%d filters kept", n)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -27,11 +28,13 @@ type Links struct {
 
 	warnings *rate.Limiter // of log lines that a peer can cause
 
-	// Set by Run before ready is closed.
+	// broker is set by Run before ready is closed.
 	ready  chan struct{}
 	broker Broker
-	epoch  uint64
-	fresh  bool // the outbound logs began with this epoch
+
+	epoch   uint64
+	fresh   bool         // the outbound logs began with this epoch
+	unheard atomic.Int32 // sites whose interest is not known
 
 	work sync.WaitGroup // what Run waits for
 
@@ -43,10 +46,11 @@ type Links struct {
 	receivers map[*receiver]struct{} // that learn of changes to local
 }
 
-// New returns links that carry nothing yet.
+// New returns links that carry nothing yet, and log for the other sites what the
+// store knows of their interest.
 func New(o Options) *Links {
 	o.setDefaults()
-	return &Links{
+	l := &Links{
 		opts:      o,
 		log:       o.Log,
 		wanted:    topic.NewTree[string, *peer](),
@@ -57,6 +61,11 @@ func New(o Options) *Links {
 		ended:     make(map[string]struct{}),
 		receivers: make(map[*receiver]struct{}),
 	}
+	l.loadEpoch()
+	for site := range l.lowest() {
+		l.peers[site] = newPeer(l, site)
+	}
+	return l
 }
 
 // Run keeps a link to every other site until ctx is done. It is called once.
@@ -103,15 +112,22 @@ const (
 // roomInterval is how often a full store is asked again.
 const roomInterval = 5 * time.Second
 
-// incarnate finds the epoch of the store's outbound logs, or begins one. While a
-// full store does not keep it there are no links, and the site goes on without.
-func (l *Links) incarnate(ctx context.Context) error {
+// loadEpoch finds the epoch of the store's outbound logs, or begins one.
+func (l *Links) loadEpoch() {
 	if b, ok := l.opts.Store.Value(epochScope, epochKey); ok && len(b) == 8 {
 		l.epoch = binary.BigEndian.Uint64(b)
-		return nil
+		return
 	}
 	l.fresh = true
 	l.epoch = rand.Uint64() | 1 // not 0, the epoch of a floor that was never kept
+}
+
+// incarnate keeps an epoch that is new. While a full store does not keep it there
+// are no links, and the site goes on without.
+func (l *Links) incarnate(ctx context.Context) error {
+	if !l.fresh {
+		return nil
+	}
 	for {
 		err := l.keepEpoch(ctx)
 		if !errors.Is(err, store.ErrFull) {

@@ -22,6 +22,9 @@ type peer struct {
 	kick chan struct{} // capacity 1: it may be reachable now
 	wake chan struct{} // capacity 1: the sender has something to look at
 	slot chan struct{} // capacity 1: holds a token while no receiver has messages on their way to the store
+
+	storing chan struct{} // capacity 1: holds a token while no change of the stored interest is on its way
+
 	lane lane          // of whoever holds the token
 
 	acked     atomic.Uint64 // all of the outbound log up to here is kept by the peer
@@ -31,15 +34,21 @@ type peer struct {
 
 	gap uint64 // the last number of the log that was found missing; of the sender's writer
 
+	// Of the one goroutine that may change the interest.
+	epoch    uint64 // of the node that told it
+	unstored bool   // the store has no room for it
+
 	// Of the goroutine in Links.Run.
 	end   context.CancelFunc // ends run; nil while there is none
 	ended chan struct{}      // closed when it has
+	alone bool               // the site has no node
 
 	mu           sync.Mutex // guards all below
 	id           identity.ID
 	interest     map[string]struct{}
 	interestSize int
 	whole        bool      // interest is too large: it gets everything
+	heard        bool      // interest was told; else it is everything
 	receiver     *receiver // the newest
 	up           bool      // the sender may be given QoS 0 messages
 	known        bool      // up or reason was set
@@ -49,13 +58,16 @@ type peer struct {
 	queueSize    int
 }
 
+// newPeer returns a site that has a node.
 func newPeer(l *Links, site string) *peer {
 	p := &peer{
-		l: l, site: site, interest: make(map[string]struct{}),
+		l: l, site: site, interest: make(map[string]struct{}), heard: true,
 		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), slot: make(chan struct{}, 1),
-		since: time.Now(),
+		storing: make(chan struct{}, 1), since: time.Now(),
 	}
 	p.slot <- struct{}{}
+	p.storing <- struct{}{}
+	p.loadInterest()
 	return p
 }
 
@@ -88,8 +100,11 @@ func (p *peer) become(ctx context.Context, id identity.ID) {
 	p.mu.Lock()
 	p.id = id
 	p.mu.Unlock()
-	if id.IsZero() {
-		p.setInterest(nil)
+	if p.alone && !id.IsZero() {
+		p.expectEverything()
+	}
+	if p.alone = id.IsZero(); p.alone {
+		p.forgetInterest(ctx)
 		p.setDown(errors.New("site has no node"))
 		return
 	}

@@ -112,7 +112,7 @@ func (r *receiver) run(ctx context.Context) error {
 	filters := r.interest()
 	defer r.l.forget(r)
 	err = r.stream.accept(terms{
-		receiveMaximum: r.l.opts.ReceiveMaximum, packetSize: r.packetSize(), filters: len(filters),
+		receiveMaximum: r.l.opts.ReceiveMaximum, packetSize: r.packetSize(), filters: len(filters), epoch: r.l.epoch,
 	})
 	if err != nil {
 		return err

@@ -12,7 +12,8 @@ import (
 )
 
 // sender sends this site's messages on a stream that it opened. One goroutine
-// writes, one reads the answers and the peer's interest.
+// writes, one reads the answers and the peer's interest, and one, the keeper, puts
+// that into the store and into force.
 type sender struct {
 	p      *peer
 	stream *stream
@@ -30,10 +31,15 @@ type sender struct {
 	filters     []string // gathered of it
 	filtersSize int
 
+	epoch   uint64        // of the peer
+	changed chan struct{} // capacity 1: the keeper has a change of interest to look at
+
 	mu         sync.Mutex // guards all below
 	window     window
 	unacked    int        // retained copies in the window
 	control    []byte     // answers to the peer
+	changes    []change   // of the peer's interest, for the keeper
+	changeSize int        // of the filters in changes
 	wanted     [][]string // filters whose retained messages the peer may lack
 	wantedSize int        // of the filters in wanted
 }
@@ -43,7 +49,8 @@ func newSender(p *peer, s *stream, t terms) *sender {
 		p: p, stream: s, limit: t.packetSize,
 		stamp:   stamper{site: p.l.opts.Site, epoch: p.l.epoch},
 		cursor:  p.acked.Load(),
-		picture: t.filters,
+		picture: t.filters, epoch: t.epoch,
+		changed: make(chan struct{}, 1),
 		window:  newWindow(t.receiveMaximum),
 	}
 }
@@ -52,10 +59,17 @@ func newSender(p *peer, s *stream, t terms) *sender {
 func (s *sender) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	defer s.stream.conn.Close()
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	s.p.refusal.Store(false)
 	wg.Go(func() { failed <- s.read() })
+	wg.Go(func() {
+		if err := s.keepInterest(ctx); ctx.Err() == nil {
+			failed <- err
+		}
+	})
 	return s.write(ctx, failed)
 }
 

@@ -80,6 +80,9 @@ func (w *world) add(name string, o Options) *site {
 	o.Site, o.Store, o.Dialer, o.Peers, o.Changed = name, s.store, dialer{s}, w.peers, w.change
 	s.links = New(o)
 	w.mu.Lock()
+	if old := w.sites[s.id]; old != nil {
+		s.filters = old.filters // of sessions that outlive it
+	}
 	w.sites[s.id] = s
 	close(w.changed)
 	w.changed = make(chan struct{})
@@ -93,6 +96,13 @@ func (w *world) add(name string, o Options) *site {
 		}
 	})
 	return s
+}
+
+// restart ends the site's process and starts another on the same store.
+func (s *site) restart() *site {
+	s.cancel()
+	<-s.gone
+	return s.w.add(s.name, Options{Store: s.store})
 }
 
 func (w *world) site(name string) *site {
@@ -377,4 +387,27 @@ func pass(d time.Duration) {
 
 func numbered(topic string, n int) *store.Message {
 	return message(topic, fmt.Sprint(n), 1)
+}
+
+// These change a site's interest as the keeper of a stream does.
+
+func (p *peer) mustPicture(t testing.TB, filters ...string) {
+	t.Helper()
+	if err := p.keepPicture(t.Context(), filters, 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *peer) mustSubscribe(t testing.TB, filters ...string) {
+	t.Helper()
+	if _, err := p.subscribe(t.Context(), filters); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *peer) mustUnsubscribe(t testing.TB, filters ...string) {
+	t.Helper()
+	if err := p.unsubscribe(t.Context(), filters); err != nil {
+		t.Fatal(err)
+	}
 }

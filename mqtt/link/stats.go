@@ -30,6 +30,7 @@ type PeerStats struct {
 	Since     time.Time   // of the last change of Up
 	Receiving bool        // the site's stream to us is open
 	Interest  int         // topic filters that the site asked us for
+	Heard     bool        // its interest is known; else it gets everything
 
 	Queued      int // messages in its outbound log
 	QueuedBytes int
@@ -68,9 +69,13 @@ func (p *peer) stats() PeerStats {
 	queued := p.l.opts.Store.OutboundStats(p.site)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	interest := len(p.interest)
+	if !p.heard {
+		interest = 0
+	}
 	return PeerStats{
 		Site: p.site, Peer: p.id, Up: p.up, Reason: p.reason, Since: p.since,
-		Receiving: p.receiving.Load(), Interest: len(p.interest),
+		Receiving: p.receiving.Load(), Interest: interest, Heard: p.heard,
 		Queued: queued.Messages, QueuedBytes: queued.Bytes,
 		Sent: p.count.sent.Load(), Acked: p.count.acked.Load(), Received: p.count.received.Load(),
 		Duplicates: p.count.duplicates.Load(), Refused: p.count.refused.Load(),

@@ -17,7 +17,7 @@ type Limits struct {
 	Queue    QueueLimit // of each session: 10,000 messages, 16 MiB
 	Outbound QueueLimit // of each peer site: 100,000 messages, 64 MiB
 	Retained QueueLimit // of all retained messages: 1,000,000, 256 MiB
-	Values   QueueLimit // of all functions' values: 1,000,000, 64 MiB
+	Values   QueueLimit // of all functions' values, see [Limited]: 1,000,000, 64 MiB
 }
 
 // MaxSpan is how far apart the sequence numbers of a queue's oldest and newest
@@ -259,7 +259,7 @@ func (m *Memory) Stats() Stats {
 		s.OutboundBytes += p.log.stats.Bytes
 		s.OutboundDrops += p.log.stats.Dropped
 	}
-	s.Memory = m.held + s.QueuedBytes + s.RetainedBytes + s.OutboundBytes + s.ValueBytes
+	s.Memory = m.held + s.QueuedBytes + s.RetainedBytes + s.OutboundBytes + s.ValueBytes + m.values.HistoryBytes()
 	return s
 }
 

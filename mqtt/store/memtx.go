@@ -119,7 +119,7 @@ func (m *Memory) check(tx *memTx) error {
 			retained.Messages += more
 			retained.Bytes += max(size, 0)
 		case opPutValue:
-			if o.value == nil {
+			if o.value == nil || !Limited(o.scope) {
 				continue
 			}
 			more, size := 1, len(o.value)

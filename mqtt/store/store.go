@@ -88,8 +88,9 @@ type Tx interface {
 }
 
 // OfHistory begins the scopes of values that are about the numbers which the
-// store gave. A backup and a store that was repaired are without them: either may
-// give numbers again that were given before.
+// store gave, or may not be trusted when a part is missing. A backup and a store
+// that was repaired are without them: either may give numbers again that were given
+// before. They do not count against [Limits.Values].
 const OfHistory = "$"
 
 // Sent is how far an entry went: under which packet identifier, and whether the

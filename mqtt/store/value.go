@@ -1,13 +1,17 @@
 package store
 
-import "maps"
+import (
+	"maps"
+	"strings"
+)
 
 // Values holds what [Tx.PutValue] keeps, by scope and key. The zero value is
 // empty. It is not safe for concurrent use.
 type Values struct {
-	scopes map[string]map[string][]byte
-	count  int
-	bytes  int
+	scopes  map[string]map[string][]byte
+	count   int
+	bytes   int
+	history int // bytes of those of [OfHistory], with their keys
 }
 
 // Get returns one value.
@@ -19,18 +23,37 @@ func (v *Values) Get(scope, key string) ([]byte, bool) {
 // Of returns a copy of a scope: its values by key.
 func (v *Values) Of(scope string) map[string][]byte { return maps.Clone(v.scopes[scope]) }
 
-// Len returns how many values there are.
+// Len returns how many values there are, without those of [OfHistory].
 func (v *Values) Len() int { return v.count }
 
-// Bytes returns the size of all values, without their keys.
+// Bytes returns the size of the values that Len counts, without their keys.
 func (v *Values) Bytes() int { return v.bytes }
+
+// HistoryBytes returns the size of the values of [OfHistory], with their keys.
+func (v *Values) HistoryBytes() int { return v.history }
+
+// Limited reports whether the values of a scope count against [Limits.Values].
+// Those of [OfHistory] have limits of their own where they come from.
+func Limited(scope string) bool { return !strings.HasPrefix(scope, OfHistory) }
+
+// valueOverhead is what a value is reckoned to hold in memory beside its bytes.
+const valueOverhead = 64
+
+// charge counts n values of a scope whose key and bytes have these sizes.
+func (v *Values) charge(scope string, n, key, value int) {
+	if Limited(scope) {
+		v.count += n
+		v.bytes += n * value
+		return
+	}
+	v.history += n * (valueOverhead + key + value)
+}
 
 // Put keeps a value, which is not to be changed any more; nil removes.
 func (v *Values) Put(scope, key string, value []byte) {
 	of := v.scopes[scope]
 	if old, ok := of[key]; ok {
-		v.count--
-		v.bytes -= len(old)
+		v.charge(scope, -1, len(key), len(old))
 	}
 	if value == nil {
 		if delete(of, key); len(of) == 0 {
@@ -46,6 +69,5 @@ func (v *Values) Put(scope, key string, value []byte) {
 		v.scopes[scope] = of
 	}
 	of[key] = value
-	v.count++
-	v.bytes += len(value)
+	v.charge(scope, 1, len(key), len(value))
 }

@@ -116,8 +116,10 @@ func (l *loader) key(key, value []byte) error {
 			return errKey
 		}
 		l.s.values.Put(k.scope, k.key, value[1:])
-		l.s.totals.values++
-		l.s.totals.valueBytes += len(value) - 1
+		if store.Limited(k.scope) {
+			l.s.totals.values++
+			l.s.totals.valueBytes += len(value) - 1
+		}
 	default:
 		return errKey
 	}

@@ -117,7 +117,7 @@ func (s *Store) check(t *tx) error {
 			n.retained += more
 			n.retainedBytes += max(size, 0)
 		case opPutValue:
-			if o.value == nil {
+			if o.value == nil || !store.Limited(o.scope) {
 				continue
 			}
 			more, size := 1, len(o.value)
@@ -357,7 +357,8 @@ func (s *Store) stageValue(t *tx, o *op) {
 		return
 	}
 	g.scratch = appendValueKey(g.scratch[:0], k)
-	if old != nil {
+	limited := store.Limited(o.scope)
+	if old != nil && limited {
 		g.count.values--
 		g.count.valueBytes -= len(old)
 	}
@@ -365,8 +366,10 @@ func (s *Store) stageValue(t *tx, o *op) {
 		g.delete(g.scratch)
 	} else {
 		g.set(g.scratch, t, o)
-		g.count.values++
-		g.count.valueBytes += len(o.value)
+		if limited {
+			g.count.values++
+			g.count.valueBytes += len(o.value)
+		}
 	}
 	g.values[k] = o.value
 	g.change(change{op: o})

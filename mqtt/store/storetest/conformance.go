@@ -463,6 +463,17 @@ func testRefusedAsAWhole(t *testing.T, open Open) {
 		t.Errorf("a value that grows: %v, want ErrFull", err)
 	}
 	do(t, s, func(tx store.Tx) { tx.PutValue("f", "a", make([]byte, 100)) })
+	do(t, s, func(tx store.Tx) { // the limit is that of functions
+		tx.PutValue(store.OfHistory+"x", "a", make([]byte, 100))
+		tx.PutValue(store.OfHistory+"x", "b", []byte{})
+	})
+	if st := s.Stats(); st.Values != 1 || st.ValueBytes != 100 || len(s.Values(store.OfHistory+"x")) != 2 {
+		t.Errorf("got %+v", st)
+	}
+	do(t, s, func(tx store.Tx) { tx.PutValue(store.OfHistory+"x", "a", nil) })
+	if got := s.Values(store.OfHistory + "x"); len(got) != 1 {
+		t.Errorf("got %q", got)
+	}
 }
 
 func testMemoryOfSessions(t *testing.T, open Open) {
