@@ -163,9 +163,13 @@ func (n *node) mint(q ticketRequest) (*ticketReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ticketReply{
+	reply := &ticketReply{
 		Ticket: text, ID: id.String(), Site: t.Site, Labels: t.Labels, NotAfter: t.NotAfter, Addrs: t.Addrs,
-	}, nil
+	}
+	if t.Kind == identity.Node {
+		reply.Warning = n.secondNode(t.Site)
+	}
+	return reply, nil
 }
 
 func (n *node) voidTickets(r *http.Request, _ struct{}) (*voidReply, error) {

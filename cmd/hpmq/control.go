@@ -135,6 +135,7 @@ type statusReply struct {
 	Nodes       []nodeRecords    `json:"nodes"` // the others, as far as they told this one
 	Peers       []peerStatus     `json:"peers"`
 	Links       []linkStatus     `json:"links"`
+	Siblings    []string         `json:"siblings,omitempty"` // other nodes of this site, which exchange nothing with this one
 	Functions   []functionStatus `json:"functions"`
 	Warnings    []string         `json:"warnings"`
 }
@@ -171,15 +172,24 @@ type peerStatus struct {
 
 type linkStatus struct {
 	Site     string    `json:"site"`
-	Peer     string    `json:"peer"`
+	Peer     string    `json:"peer"`  // the node that carries the link
 	State    string    `json:"state"` // up, or down and why
 	Since    time.Time `json:"since"`
+	Heard    bool      `json:"heard"` // interest is known; else everything is kept
 	Interest int       `json:"interest"`
 	Queued   int       `json:"queued"`
 	Sent     uint64    `json:"sent"`
 	Received uint64    `json:"received"`
 	Dropped  uint64    `json:"dropped"`
 	Missing  uint64    `json:"missing"` // dropped over there, for us
+
+	Nodes []siteNode `json:"nodes"`
+}
+
+// siteNode is a node of another site.
+type siteNode struct {
+	Name      string `json:"name"`
+	Connected bool   `json:"connected"`
 }
 
 type functionStatus struct {
@@ -208,6 +218,7 @@ type ticketReply struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 	NotAfter time.Time         `json:"not_after"`
 	Addrs    []string          `json:"addrs"`
+	Warning  string            `json:"warning,omitempty"`
 }
 
 type voidReply struct {

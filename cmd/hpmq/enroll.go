@@ -140,6 +140,9 @@ func mintTicket(cmd *cobra.Command, q ticketRequest, next string) error {
 		fmt.Fprintln(w, a.Ticket)
 		fmt.Fprintf(cmd.ErrOrStderr(), "for %s at site %s, good until %s\n%s\n",
 			a.ID, a.Site, a.NotAfter.Local().Format("2006-01-02 15:04"), next)
+		if a.Warning != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", a.Warning)
+		}
 	})
 }
 

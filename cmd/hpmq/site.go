@@ -64,8 +64,11 @@ func newSiteListCommand() *cobra.Command {
 		}
 		return printAnswer(cmd, s.Links, func(w io.Writer) {
 			rows := [][]string{{s.Site, s.Node, "this node", "-", "-"}}
+			for _, name := range s.Siblings {
+				rows = append(rows, []string{s.Site, name, "none: a node of this site", "-", "-"})
+			}
 			for _, l := range s.Links {
-				rows = append(rows, []string{l.Site, l.Peer, l.State, fmt.Sprint(l.Queued), fmt.Sprint(l.Dropped)})
+				rows = append(rows, l.rows()...)
 			}
 			printTable(w, []string{"SITE", "NODE", "LINK", "QUEUED", "DROPPED"}, rows)
 		})
@@ -109,4 +112,20 @@ joins as this site later begins with nothing.`,
 		})
 	}
 	return remove
+}
+
+// rows shows a site: the node that carries the link, and then its other nodes.
+func (l *linkStatus) rows() [][]string {
+	rows := [][]string{{l.Site, l.Peer, l.State, fmt.Sprint(l.Queued), fmt.Sprint(l.Dropped)}}
+	for _, n := range l.Nodes {
+		if n.Name == l.Peer {
+			continue
+		}
+		state := "not connected"
+		if n.Connected {
+			state = "connected; the link is at " + l.Peer
+		}
+		rows = append(rows, []string{l.Site, n.Name, state, "-", "-"})
+	}
+	return rows
 }

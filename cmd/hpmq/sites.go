@@ -28,10 +28,14 @@ func (n *node) serveLink(ctx context.Context, s *overlay.Stream) {
 
 // linkPeers are the nodes that may carry a site's messages.
 func (n *node) linkPeers() []link.Peer {
+	connected := make(map[identity.ID]bool)
+	for _, p := range n.overlay.Peers() {
+		connected[p.ID] = true
+	}
 	var peers []link.Peer
 	for _, rec := range n.directory.Nodes() {
 		if n.knownNode(rec.ID) {
-			peers = append(peers, link.Peer{ID: rec.ID, Site: rec.Site})
+			peers = append(peers, link.Peer{ID: rec.ID, Site: rec.Site, Connected: connected[rec.ID]})
 		}
 	}
 	return peers

@@ -7,14 +7,16 @@
 //
 // The sites are a full mesh of one hop. Per pair and direction there is one
 // stream: the site that has messages to send opens it, so that each side's
-// sending depends on nothing but its own stream. Of a site with several nodes,
-// the one with the lowest identity is its link; messages of clients of the
-// others do not leave their node.
+// sending depends on nothing but its own stream. Each node of a site sends its own
+// clients' messages. Of another site with several nodes it sends them to one: the
+// lowest identity of those that are connected, and, while none is, the lowest of
+// all. The nodes of one site exchange nothing.
 //
 // # The protocol hpmq-link/1
 //
 // MQTT 5 packets. The opener sends CONNECT first, with its site as client
-// identifier and its epoch as user property; unknown user properties are
+// identifier, and as user properties its epoch and the last number that it need not
+// send any more, whichever node of the site took it; unknown user properties are
 // ignored, so later versions announce what they can do there. The acceptor
 // answers with CONNACK: Receive Maximum, Maximum Packet Size, its epoch and the
 // number of topic filters that follow as a whole picture of its interest. From then
@@ -42,8 +44,10 @@
 // A message of lane 0 carries the sequence number of the store's outbound log
 // for that peer, so a message that the peer did not ask for takes no number, and
 // a jump tells of messages that the log's limit dropped. The receiver keeps the
-// last number as its floor, in the transaction that keeps the message; what is
-// not above it is a duplicate. Numbers belong to an epoch, which the sender makes
+// last number as its floor, one for each sending node, in the transaction that keeps
+// the message; what is not above it is a duplicate. The log is the site's: when the
+// link moves to another of its nodes, that one gets what the first did not
+// acknowledge. Numbers belong to an epoch, which the sender makes
 // anew when its store has forgotten the old one. Lane 1 has no numbers: it
 // carries copies of retained messages, which their clock deduplicates.
 //

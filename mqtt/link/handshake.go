@@ -12,6 +12,7 @@ import (
 // The user properties of CONNECT and CONNACK.
 const (
 	propEpoch   = "epoch"   // of the side that says it: of its store, in hexadecimal
+	propAcked   = "acked"   // the last number that the opener need not send, whichever node of the site took it
 	propFilters = "filters" // how many topic filters follow as the whole picture
 )
 
@@ -29,10 +30,21 @@ type terms struct {
 	epoch          uint64 // of the acceptor's store; 0 is unknown
 }
 
+// hello is what CONNECT tells the acceptor.
+type hello struct {
+	site  string
+	epoch uint64
+	acked uint64 // see propAcked
+	told  bool   // acked is known: older versions do not tell it
+}
+
 // greet opens the protocol on a stream that this site opened.
-func (s *stream) greet(site string, epoch uint64) (terms, error) {
-	c := packet.Connect{CleanStart: true, ClientID: site, KeepAlive: uint16(deadAfter / time.Second)}
-	c.Properties.User = []packet.UserProperty{{Key: propEpoch, Value: strconv.FormatUint(epoch, 16)}}
+func (s *stream) greet(o hello) (terms, error) {
+	c := packet.Connect{CleanStart: true, ClientID: o.site, KeepAlive: uint16(deadAfter / time.Second)}
+	c.Properties.User = []packet.UserProperty{{Key: propEpoch, Value: strconv.FormatUint(o.epoch, 16)}}
+	if o.told {
+		c.Properties.User = append(c.Properties.User, packet.UserProperty{Key: propAcked, Value: strconv.FormatUint(o.acked, 10)})
+	}
 	if err := s.write(c.Append(nil, packet.V5)); err != nil {
 		return terms{}, err
 	}
@@ -66,34 +78,36 @@ func (s *stream) greet(site string, epoch uint64) (terms, error) {
 	return t, nil
 }
 
-// await reads the CONNECT of a stream that the site opened, and returns its
-// epoch.
-func (s *stream) await(site string) (epoch uint64, err error) {
+// await reads the CONNECT of a stream that the site opened.
+func (s *stream) await(site string) (o hello, err error) {
 	h, body, err := s.next()
 	if err != nil {
-		return 0, err
+		return o, err
 	}
 	if h.Type != packet.TypeConnect {
-		return 0, fmt.Errorf("%s instead of CONNECT", h.Type)
+		return o, fmt.Errorf("%s instead of CONNECT", h.Type)
 	}
 	var c packet.Connect
 	if err := c.Decode(packet.V5, h.Flags, body); err != nil {
-		return 0, err
+		return o, err
 	}
 	if c.Version != packet.V5 {
-		return 0, &packet.Error{Code: packet.UnsupportedProtocolVersion, Msg: "a link is MQTT 5"}
+		return o, &packet.Error{Code: packet.UnsupportedProtocolVersion, Msg: "a link is MQTT 5"}
 	}
 	if c.ClientID != site {
-		return 0, &packet.Error{
+		return o, &packet.Error{
 			Code: packet.ClientIdentifierNotValid,
 			Msg:  fmt.Sprintf("calls itself %.64q, and the directory says %q", c.ClientID, site),
 		}
 	}
-	epoch, err = strconv.ParseUint(userProperty(&c.Properties, propEpoch), 16, 64)
-	if err != nil || epoch == 0 {
-		return 0, &packet.Error{Code: packet.ProtocolError, Msg: "CONNECT without an epoch"}
+	o.site = site
+	o.epoch, err = strconv.ParseUint(userProperty(&c.Properties, propEpoch), 16, 64)
+	if err != nil || o.epoch == 0 {
+		return o, &packet.Error{Code: packet.ProtocolError, Msg: "CONNECT without an epoch"}
 	}
-	return epoch, nil
+	o.acked, err = strconv.ParseUint(userProperty(&c.Properties, propAcked), 10, 64)
+	o.told = err == nil
+	return o, nil
 }
 
 // accept answers CONNECT.

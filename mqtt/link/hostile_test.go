@@ -50,7 +50,7 @@ func rome(t *testing.T) (*site, *impostor) {
 	w.extra = []Peer{{ID: nodeOf("rome"), Site: "rome"}}
 	w.mu.Unlock()
 	i := w.open(t, w.site("paris"), nodeOf("rome"))
-	if _, err := i.s.greet("rome", epoch); err != nil {
+	if _, err := i.s.greet(hello{site: "rome", epoch: epoch}); err != nil {
 		t.Fatal(err)
 	}
 	return w.site("paris"), i
@@ -129,7 +129,7 @@ func TestGapsDoNotFloodTheLog(t *testing.T) {
 		w.extra = []Peer{{ID: nodeOf("rome"), Site: "rome"}}
 		w.mu.Unlock()
 		i := w.open(t, paris, nodeOf("rome"))
-		if _, err := i.s.greet("rome", epoch); err != nil {
+		if _, err := i.s.greet(hello{site: "rome", epoch: epoch}); err != nil {
 			t.Fatal(err)
 		}
 		const messages = 100
@@ -269,7 +269,7 @@ func TestReceiveMaximumHolds(t *testing.T) {
 		w.extra = []Peer{{ID: nodeOf("rome"), Site: "rome"}}
 		w.mu.Unlock()
 		i := w.open(t, paris, nodeOf("rome"))
-		if _, err := i.s.greet("rome", epoch); err != nil {
+		if _, err := i.s.greet(hello{site: "rome", epoch: epoch}); err != nil {
 			t.Fatal(err)
 		}
 		var err error
@@ -285,12 +285,12 @@ func TestReceiveMaximumHolds(t *testing.T) {
 		}
 		// The slot is free only once the store has answered for all of them.
 		j := w.open(t, paris, nodeOf("rome"))
-		if _, err := j.s.greet("rome", epoch); err == nil {
+		if _, err := j.s.greet(hello{site: "rome", epoch: epoch}); err == nil {
 			t.Error("a second stream began while the store had messages of the first")
 		}
 		paris.letGo()
 		k := w.open(t, paris, nodeOf("rome"))
-		if _, err := k.s.greet("rome", epoch); err != nil {
+		if _, err := k.s.greet(hello{site: "rome", epoch: epoch}); err != nil {
 			t.Error(err)
 		}
 		if err := k.s.write(wire("rome", epoch, 10, 1, message("a", "x", 1))); err != nil {
@@ -345,7 +345,7 @@ func TestRefusedStreams(t *testing.T) {
 				w.extra = []Peer{{ID: nodeOf("rome"), Site: "rome"}}
 				w.mu.Unlock()
 				i := w.open(t, w.site("paris"), nodeOf(tt.node))
-				_, err := i.s.greet(tt.claims, tt.epoch)
+				_, err := i.s.greet(hello{site: tt.claims, epoch: tt.epoch})
 				if err == nil || !strings.Contains(err.Error(), "refused") && tt.name != "stranger" && tt.name != "own site's node" {
 					t.Errorf("greeted with %v", err)
 				}

@@ -3,17 +3,19 @@ package link
 import (
 	"time"
 
+	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// lane tells the duplicates of a site's lane 0. Whoever uses it holds the peer's
-// slot, and its store callbacks have all come, so the store's floor is the whole
+// lane tells the duplicates of a node's lane 0. The receiver that uses it holds the
+// source's slot, and its store callbacks have all come, so the store's floor is the whole
 // truth but for messages that the store failed to keep. It does not rise above
 // one of those: after a crash that one would pass for a duplicate.
 type lane struct {
 	epoch uint64
-	taken uint64 // the last number handed to the broker; 0 is unknown
+	taken uint64 // the last number handed to the broker, or to another node of this site
+	known bool   // taken is known, so a jump from it tells of missing messages
 
 	failed map[uint64]struct{} // below taken, and to be taken again; bounded by the window
 	rest   time.Time           // until when nothing is taken, for the reason why
@@ -21,13 +23,19 @@ type lane struct {
 	doubt  time.Time // when a message was first refused for want of news
 }
 
-// begin prepares for a stream of epoch.
-func (n *lane) begin(s store.Store, site string, epoch uint64) {
-	if n.epoch != epoch {
-		*n = lane{epoch: epoch, rest: n.rest, why: n.why, doubt: n.doubt}
+// begin prepares for a stream that begins with o. What other nodes of this site
+// acknowledged meanwhile is not missing here.
+func (n *lane) begin(s store.Store, node identity.ID, o hello) {
+	if n.epoch != o.epoch {
+		*n = lane{epoch: o.epoch, rest: n.rest, why: n.why, doubt: n.doubt}
 	}
-	if kept, seq := s.Floor(site, laneLog); kept == epoch {
-		n.taken = max(n.taken, seq)
+	for _, name := range []string{floorName(node), o.site} { // floors were by site once
+		if kept, seq := s.Floor(name, laneLog); kept == o.epoch {
+			n.taken, n.known = max(n.taken, seq), true
+		}
+	}
+	if o.told {
+		n.taken, n.known = max(n.taken, o.acked), true
 	}
 }
 
@@ -49,10 +57,10 @@ func (n *lane) take(seq uint64) (v verdict, missing uint64) {
 		}
 		return duplicate, 0
 	}
-	if n.taken != 0 {
+	if n.known {
 		missing = seq - n.taken - 1
 	}
-	n.taken = seq
+	n.taken, n.known = seq, true
 	return next, missing
 }
 

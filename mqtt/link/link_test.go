@@ -229,21 +229,92 @@ func TestStalledPeerStaysUp(t *testing.T) {
 	})
 }
 
-func TestLowestNodeIsTheLink(t *testing.T) {
+// The link of a site is the lowest of its nodes that are connected. It moves to
+// another and back without loss, and nothing that the other node took is missing.
+func TestLinkMoves(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := newWorld(t, "paris", "lyon")
-		paris, lyon := w.site("paris"), w.site("lyon")
-		second := nodeOf("zulu")
-		w.mu.Lock()
-		w.extra = []Peer{{ID: second, Site: "lyon"}}
-		w.mu.Unlock()
-		lyon.subscribe("a")
+		w := newWorld(t, "paris")
+		paris := w.site("paris")
+		a, b := w.addNode("lyon", "lyon-a", Options{}), w.addNode("lyon", "lyon-b", Options{})
+		a.subscribe("a")
+		b.subscribe("a")
 		synctest.Wait()
-		if st := paris.to("lyon"); st.Peer != lyon.id || !st.Up {
-			t.Errorf("stats %+v", st)
+		link := func(want *site) {
+			t.Helper()
+			synctest.Wait()
+			if st := paris.to("lyon"); st.Peer != want.id || !st.Up {
+				t.Errorf("want the link at %s: %+v", want.id, st)
+			}
 		}
-		if paris.links.peerOf(second) != nil {
-			t.Error("a second node was taken for the link of its site")
+		link(a)
+		paris.publish(numbered("a", 1))
+		synctest.Wait()
+		w.part(a)
+		link(b)
+		paris.publish(numbered("a", 2))
+		synctest.Wait()
+		w.part(b)
+		pass(time.Second)
+		paris.publish(numbered("a", 3))
+		paris = paris.restart()
+		paris.publish(numbered("a", 4))
+		w.rejoin(a)
+		link(a)
+		a.expect(t, "a 1", "a 3", "a 4")
+		b.expect(t, "a 2")
+		w.rejoin(b)
+		link(a)
+		for _, s := range []*site{a, b} {
+			if st := s.to("paris"); st.Missing != 0 || st.Duplicates != 0 {
+				t.Errorf("%s: %+v", s.id, st)
+			}
+		}
+		if st := paris.to("lyon"); st.Dropped != 0 || st.Queued != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// Each node of a site sends its own clients' messages, numbered apart. The nodes
+// of one site exchange nothing.
+func TestTwoNodesSend(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "paris")
+		paris := w.site("paris")
+		a, b := w.addNode("lyon", "lyon-a", Options{}), w.addNode("lyon", "lyon-b", Options{})
+		for _, s := range []*site{paris, a, b} {
+			s.subscribe("#")
+		}
+		synctest.Wait()
+		for n := range 3 {
+			a.publish(numbered("a", n))
+			b.publish(numbered("b", n))
+		}
+		synctest.Wait()
+		got := paris.texts()
+		slices.Sort(got)
+		if want := []string{"a 0", "a 1", "a 2", "b 0", "b 1", "b 2"}; !slices.Equal(got, want) {
+			t.Errorf("paris received %q, want %q", got, want)
+		}
+		if st := paris.to("lyon"); st.Missing != 0 || st.Duplicates != 0 || !st.Receiving {
+			t.Errorf("%+v", st)
+		}
+		a.expect(t)
+		b.expect(t)
+		for _, s := range []*site{a, b} {
+			if st := s.to("paris"); !st.Up || st.Queued != 0 {
+				t.Errorf("%s: %+v", s.id, st)
+			}
+		}
+		w.mu.Lock()
+		delete(w.sites, b.id) // its record is revoked
+		w.mu.Unlock()
+		w.heal()
+		synctest.Wait()
+		b.publish(numbered("b", 3))
+		pass(time.Second)
+		if n := len(paris.texts()); n != 6 {
+			t.Errorf("paris has %d messages after the second node is none of the site any more", n)
 		}
 	})
 }

@@ -62,7 +62,7 @@ func New(o Options) *Links {
 		receivers: make(map[*receiver]struct{}),
 	}
 	l.loadEpoch()
-	for site := range l.lowest() {
+	for site := range l.linkNodes(l.opts.Peers()) {
 		l.peers[site] = newPeer(l, site)
 	}
 	return l
@@ -98,7 +98,7 @@ func (l *Links) stop() {
 	defer l.mu.Unlock()
 	l.stopped = true
 	for _, p := range l.peers {
-		p.evict()
+		p.evictSources(nil)
 	}
 }
 
@@ -158,7 +158,12 @@ func (l *Links) keepEpoch(ctx context.Context) error {
 // reconcile starts links to new sites, ends those to sites that are gone, and
 // makes the others try again at once.
 func (l *Links) reconcile(ctx context.Context) {
-	nodes := l.lowest()
+	all := l.opts.Peers()
+	nodes := l.linkNodes(all)
+	active := make(map[identity.ID]string, len(all))
+	for _, n := range all {
+		active[n.ID] = n.Site
+	}
 	l.mu.Lock()
 	for site := range nodes {
 		if l.peers[site] == nil {
@@ -171,40 +176,33 @@ func (l *Links) reconcile(ctx context.Context) {
 	}
 	l.mu.Unlock()
 	for _, p := range peers {
+		p.evictSources(active)
 		p.become(ctx, nodes[p.site])
 	}
 }
 
-// lowest returns the node of each other site that is its link.
-func (l *Links) lowest() map[string]identity.ID {
-	nodes := make(map[string]identity.ID)
-	for _, p := range l.opts.Peers() {
-		if p.Site == l.opts.Site || p.Site == "" {
+// linkNodes returns the node of each other site that is its link: the lowest of
+// those that are connected, or, while none is, of all.
+func (l *Links) linkNodes(nodes []Peer) map[string]identity.ID {
+	links := make(map[string]Peer)
+	for _, n := range nodes {
+		if n.Site == l.opts.Site || n.Site == "" {
 			continue
 		}
-		if id, ok := nodes[p.Site]; !ok || p.ID.String() < id.String() {
-			nodes[p.Site] = p.ID
+		best, ok := links[n.Site]
+		better := n.ID.String() < best.ID.String()
+		if n.Connected != best.Connected {
+			better = n.Connected
+		}
+		if !ok || better {
+			links[n.Site] = n
 		}
 	}
-	return nodes
-}
-
-// peerOf returns the site whose link is the node id, as of now.
-func (l *Links) peerOf(id identity.ID) *peer {
-	for site, node := range l.lowest() {
-		if node != id {
-			continue
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		p := l.peers[site]
-		if p == nil { // its stream came before the news of it
-			p = newPeer(l, site)
-			l.peers[site] = p
-		}
-		return p
+	ids := make(map[string]identity.ID, len(links))
+	for site, n := range links {
+		ids[site] = n.ID
 	}
-	return nil
+	return ids
 }
 
 // Wants reports whether another site asked for topic.

@@ -63,8 +63,9 @@ type Dialer interface {
 
 // Peer is a node of another site.
 type Peer struct {
-	ID   identity.ID
-	Site string
+	ID        identity.ID
+	Site      string
+	Connected bool // the mesh has a connection to it
 }
 
 // Options configures [Links]. Fields are required unless a comment says

@@ -14,29 +14,25 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// peer is another site: what it wants, the stream to it and the one from it.
+// peer is another site: what it wants, the stream to one of its nodes, and those
+// from its nodes.
 type peer struct {
 	l    *Links
 	site string
 
 	kick chan struct{} // capacity 1: it may be reachable now
 	wake chan struct{} // capacity 1: the sender has something to look at
-	slot chan struct{} // capacity 1: holds a token while no receiver has messages on their way to the store
 
 	storing chan struct{} // capacity 1: holds a token while no change of the stored interest is on its way
 
-	lane lane          // of whoever holds the token
-
-	acked     atomic.Uint64 // all of the outbound log up to here is kept by the peer
-	receiving atomic.Bool   // a receiver holds the slot
-	refusal   atomic.Bool   // one was logged since the stream was opened
-	count     counters
-
-	gap uint64 // the last number of the log that was found missing; of the sender's writer
+	acked   atomic.Uint64 // all of the outbound log up to here is kept by the peer
+	refusal atomic.Bool   // one was logged since the stream was opened
+	count   counters
 
 	// Of the one goroutine that may change the interest.
 	epoch    uint64 // of the node that told it
 	unstored bool   // the store has no room for it
+	lost     uint64 // messages that the log dropped and that were logged
 
 	// Of the goroutine in Links.Run.
 	end   context.CancelFunc // ends run; nil while there is none
@@ -47,9 +43,9 @@ type peer struct {
 	id           identity.ID
 	interest     map[string]struct{}
 	interestSize int
-	whole        bool      // interest is too large: it gets everything
-	heard        bool      // interest was told; else it is everything
-	receiver     *receiver // the newest
+	whole        bool // interest is too large: it gets everything
+	heard        bool // interest was told; else it is everything
+	sources      map[identity.ID]*source
 	up           bool      // the sender may be given QoS 0 messages
 	known        bool      // up or reason was set
 	reason       string    // why it is not up
@@ -62,11 +58,11 @@ type peer struct {
 func newPeer(l *Links, site string) *peer {
 	p := &peer{
 		l: l, site: site, interest: make(map[string]struct{}), heard: true,
-		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), slot: make(chan struct{}, 1),
+		sources: make(map[identity.ID]*source), kick: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		storing: make(chan struct{}, 1), since: time.Now(),
 	}
-	p.slot <- struct{}{}
 	p.storing <- struct{}{}
+	p.acked.Store(l.opts.Store.OutboundStats(site).Acknowledged)
 	p.loadInterest()
 	return p
 }
@@ -94,9 +90,6 @@ func (p *peer) become(ctx context.Context, id identity.ID) {
 		<-p.ended
 		p.end = nil
 	}
-	if !old.IsZero() { // else its stream may have come before the news of it
-		p.evict()
-	}
 	p.mu.Lock()
 	p.id = id
 	p.mu.Unlock()
@@ -115,16 +108,6 @@ func (p *peer) become(ctx context.Context, id identity.ID) {
 		defer close(ended)
 		p.run(ctx, id)
 	})
-}
-
-// evict ends the stream that the peer opened, if there is one.
-func (p *peer) evict() {
-	p.mu.Lock()
-	r := p.receiver
-	p.mu.Unlock()
-	if r != nil {
-		r.end(errEvicted)
-	}
 }
 
 // run keeps a stream to the node id open until ctx is done.
@@ -163,7 +146,7 @@ func (p *peer) connect(ctx context.Context, id identity.ID) error {
 	defer conn.Close()
 	s := newStream(conn, interestLimit)
 	stop := s.closeWith(greeting)
-	t, err := s.greet(p.l.opts.Site, p.l.epoch)
+	t, err := s.greet(hello{site: p.l.opts.Site, epoch: p.l.epoch, acked: p.acked.Load(), told: true})
 	if !stop() && ctx.Err() == nil {
 		return errors.New("no answer to CONNECT in time")
 	}
@@ -179,6 +162,10 @@ func (p *peer) setUp() {
 	p.up, p.known, p.reason, p.since = true, true, "", time.Now()
 	p.mu.Unlock()
 	p.entry().Info("link to site is up")
+	if lost := p.l.opts.Store.OutboundStats(p.site).Dropped; lost > p.lost {
+		p.entry().WithField("messages", lost-p.lost).Warn("outbound log was full and lost messages")
+		p.lost = lost
+	}
 }
 
 // setDown notes why there is no stream to the peer. Only the first of several

@@ -19,15 +19,15 @@ var (
 	errResting  = errors.New("takes nothing at present")
 	errUnread   = errors.New("peer does not read its acknowledgements")
 	errNoSpace  = &packet.Error{Code: packet.QuotaExceeded, Msg: "no disk space at this site"}
-	errNotALink = &packet.Error{Code: packet.NotAuthorized, Msg: "not the link of another site"}
+	errNotALink = &packet.Error{Code: packet.NotAuthorized, Msg: "not a node of another site"}
 )
 
-// receiver takes a site's messages from a stream that the site opened, and tells
-// it this site's interest.
+// receiver takes the messages of a site's node from a stream that the node opened,
+// and tells it this site's interest.
 type receiver struct {
 	l      *Links
 	p      *peer
-	node   identity.ID
+	source *source
 	stream *stream
 	epoch  uint64
 	end    context.CancelCauseFunc
@@ -37,7 +37,7 @@ type receiver struct {
 	told   bool   // a refused message was logged; of the reader
 	lastID uint16 // packet identifier of SUBSCRIBE; of the writer
 
-	mu       sync.Mutex          // guards all below, and p.lane while r holds the slot
+	mu       sync.Mutex          // guards all below, and source.lane while r holds the slot
 	users    int                 // messages on their way to the store, and Handle
 	inflight int                 // those of QoS 1
 	pending  int                 // bytes of all
@@ -66,23 +66,24 @@ func (l *Links) Handle(ctx context.Context, node identity.ID, conn net.Conn) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	r := &receiver{
-		l: l, node: node, end: end, users: 1,
+		l: l, end: end, users: 1,
 		stream: newStream(conn, handshakeLimit),
 		wake:   make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	defer r.stream.closeWith(ctx)()
-	if r.p = l.peerOf(node); r.p == nil {
+	if r.source = l.sourceOf(node); r.source == nil {
 		// As a rule a new site whose record has not reached us; it tries again.
 		r.stream.refuse(errNotALink)
 		l.log.WithField(logfield.Peer, node.String()).Debug("link stream of no known site refused")
 		return
 	}
+	r.p = r.source.p
 	err := r.run(ctx)
-	r.p.mu.Lock()
-	if r.p.receiver == r {
-		r.p.receiver = nil
+	r.source.mu.Lock()
+	if r.source.receiver == r {
+		r.source.receiver = nil
 	}
-	r.p.mu.Unlock()
+	r.source.mu.Unlock()
 	l.misbehaved(node, err)
 }
 
@@ -100,12 +101,13 @@ func (r *receiver) run(ctx context.Context) error {
 	greeting, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	stop := r.stream.closeWith(greeting)
-	var err error
-	if r.epoch, err = r.stream.await(r.p.site); err != nil {
+	o, err := r.stream.await(r.p.site)
+	if err != nil {
 		r.stream.refuse(err)
 		return err
 	}
-	if err := r.takeOver(greeting); err != nil {
+	r.epoch = o.epoch
+	if err := r.takeOver(greeting, o); err != nil {
 		return err
 	}
 	defer r.release()
@@ -134,42 +136,43 @@ func (r *receiver) run(ctx context.Context) error {
 
 func (r *receiver) packetSize() int { return r.l.opts.PacketSize + stampAllowance }
 
-// takeOver ends an earlier stream of the site and waits until the store has
+// takeOver ends an earlier stream of the node and waits until the store has
 // answered for all that it brought: only then is it known what is a duplicate.
-func (r *receiver) takeOver(ctx context.Context) error {
-	r.p.mu.Lock()
-	old := r.p.receiver
-	r.p.receiver = r
-	r.p.mu.Unlock()
+func (r *receiver) takeOver(ctx context.Context, o hello) error {
+	s := r.source
+	s.mu.Lock()
+	old := s.receiver
+	s.receiver = r
+	s.mu.Unlock()
 	if old != nil {
 		old.end(errEvicted)
 	}
-	if err := r.l.stillLink(r); err != nil { // what changes from here on finds r
+	if err := r.l.stillSource(r); err != nil { // what changes from here on finds r
 		return err
 	}
 	select {
-	case <-r.p.slot:
+	case <-s.slot:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if time.Now().Before(r.p.lane.rest) {
-		why := r.p.lane.why
-		r.p.slot <- struct{}{}
+	if time.Now().Before(s.lane.rest) {
+		why := s.lane.why
+		s.slot <- struct{}{}
 		r.stream.refuse(why)
 		return errResting
 	}
-	r.p.lane.begin(r.l.opts.Store, r.p.site, r.epoch)
-	r.p.receiving.Store(true)
+	s.lane.begin(r.l.opts.Store, s.node, o)
+	s.receiving.Store(true)
 	return nil
 }
 
-// stillLink returns an error if the links have stopped or the site's node is
-// another one now.
-func (l *Links) stillLink(r *receiver) error {
+// stillSource returns an error if the links have stopped or the node is none of the
+// site any more.
+func (l *Links) stillSource(r *receiver) error {
 	l.mu.Lock()
 	stopped := l.stopped
 	l.mu.Unlock()
-	if stopped || l.peerOf(r.node) != r.p {
+	if stopped || l.sourceOf(r.source.node) != r.source {
 		return errEvicted
 	}
 	return nil
@@ -200,8 +203,8 @@ func (r *receiver) release() {
 	last := r.users == 0
 	r.mu.Unlock()
 	if last {
-		r.p.receiving.Store(false)
-		r.p.slot <- struct{}{}
+		r.source.receiving.Store(false)
+		r.source.slot <- struct{}{}
 	}
 }
 

@@ -157,7 +157,6 @@ func (s *sender) fillLog(buf []byte) (_ []byte, drained bool) {
 				drained = false
 				break
 			}
-			s.noteGap(got[i].Seq)
 			var sent bool
 			buf, sent = s.appendLogged(buf, &got[i], now)
 			skipped = skipped || !sent
@@ -204,23 +203,10 @@ func (s *sender) windowRoom() int {
 	return s.window.room()
 }
 
-// noteGap counts the messages that the log lost before seq, once over all
-// streams. Where a log begins that is older than this process is not known.
-func (s *sender) noteGap(seq uint64) {
-	told := max(s.cursor, s.p.gap)
-	if told == 0 && !s.p.l.fresh || seq <= told+1 {
-		return
-	}
-	lost := seq - told - 1
-	s.p.gap = seq - 1
-	s.p.count.dropped.Add(lost)
-	s.p.entry().WithField("messages", lost).Warn("outbound log was full and lost messages")
-}
-
 // collect takes what is acknowledged off the window and the log. Both the reader
 // and the writer call it.
 func (s *sender) collect() {
-	upTo := uint64(0)
+	upTo, sent := uint64(0), 0
 	s.mu.Lock()
 	for {
 		done, ok := s.window.pop()
@@ -231,6 +217,7 @@ func (s *sender) collect() {
 			s.unacked--
 		} else {
 			upTo = done.seq
+			sent++
 		}
 	}
 	more := upTo > s.p.acked.Load()
@@ -239,7 +226,7 @@ func (s *sender) collect() {
 	}
 	s.mu.Unlock()
 	if more {
-		s.p.l.opts.Store.Update(func(tx store.Tx) { tx.Acknowledge(s.p.site, upTo) }, nil)
+		s.p.l.opts.Store.Update(func(tx store.Tx) { tx.Acknowledge(s.p.site, upTo, sent) }, nil)
 	}
 	poke(s.p.wake)
 }

@@ -27,7 +27,8 @@ type world struct {
 	changed chan struct{}
 	cut     bool
 	budget  func() int // bytes that a new stream carries before it breaks; nil: no end
-	streams map[net.Conn]struct{}
+	streams map[net.Conn][2]identity.ID
+	away    map[identity.ID]bool // nodes that no stream reaches
 	extra   []Peer
 	hole    atomic.Bool // streams swallow what is written to them, both ways
 	opened  int
@@ -62,7 +63,8 @@ func newWorld(tb testing.TB, names ...string) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &world{
 		tb: tb, ctx: ctx, sites: make(map[identity.ID]*site),
-		changed: make(chan struct{}), streams: make(map[net.Conn]struct{}),
+		changed: make(chan struct{}), streams: make(map[net.Conn][2]identity.ID),
+		away: make(map[identity.ID]bool),
 	}
 	tb.Cleanup(func() { cancel(); w.wg.Wait() })
 	for _, n := range names {
@@ -71,8 +73,10 @@ func newWorld(tb testing.TB, names ...string) *world {
 	return w
 }
 
-func (w *world) add(name string, o Options) *site {
-	s := &site{w: w, name: name, id: nodeOf(name), filters: make(map[string]bool)}
+func (w *world) add(name string, o Options) *site { return w.addNode(name, name, o) }
+
+func (w *world) addNode(name, node string, o Options) *site {
+	s := &site{w: w, name: name, id: nodeOf(node), filters: make(map[string]bool)}
 	s.store = store.NewMemory(store.Limits{})
 	if m, ok := o.Store.(*store.Memory); ok {
 		s.store = m
@@ -102,7 +106,7 @@ func (w *world) add(name string, o Options) *site {
 func (s *site) restart() *site {
 	s.cancel()
 	<-s.gone
-	return s.w.add(s.name, Options{Store: s.store})
+	return s.w.addNode(s.name, s.id.Name, Options{Store: s.store})
 }
 
 func (w *world) site(name string) *site {
@@ -116,7 +120,7 @@ func (w *world) peers() []Peer {
 	defer w.mu.Unlock()
 	all := slices.Clone(w.extra)
 	for id, s := range w.sites {
-		all = append(all, Peer{ID: id, Site: s.name})
+		all = append(all, Peer{ID: id, Site: s.name, Connected: !w.cut && !w.away[id]})
 	}
 	return all
 }
@@ -138,6 +142,29 @@ func (w *world) sever() {
 	clear(w.streams)
 }
 
+// part breaks the streams of a node and lets none be opened until rejoin.
+func (w *world) part(s *site) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.away[s.id] = true
+	for c, ends := range w.streams {
+		if ends[0] == s.id || ends[1] == s.id {
+			c.Close()
+			delete(w.streams, c)
+		}
+	}
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *world) rejoin(s *site) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.away, s.id)
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
 func (w *world) heal() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -153,12 +180,12 @@ func (d dialer) Open(_ context.Context, peer identity.ID) (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	to := w.sites[peer]
-	if w.cut || to == nil {
+	if w.cut || to == nil || w.away[peer] || w.away[d.s.id] {
 		return nil, errors.New("no path")
 	}
 	w.opened++
 	near, far := net.Pipe()
-	w.streams[near] = struct{}{}
+	w.streams[near] = [2]identity.ID{d.s.id, peer}
 	w.wg.Go(func() { to.links.Handle(w.ctx, d.s.id, far) })
 	f := &frail{Conn: near, hole: &w.hole, left: 1 << 40}
 	if w.budget != nil {

@@ -42,7 +42,8 @@ type PeerStats struct {
 	Refused    uint64 // of those, messages that were not taken
 
 	// Dropped are messages that the site does not get: its outbound log was
-	// full, QoS 0 found no stream or no room, or the site refused them.
+	// full, they were larger than it takes, QoS 0 found no stream or no room, or the
+	// site refused them.
 	Dropped uint64
 	// Missing are messages that the site had for us and did not send: its
 	// outbound log was full, or they expired or were larger than we take.
@@ -75,10 +76,10 @@ func (p *peer) stats() PeerStats {
 	}
 	return PeerStats{
 		Site: p.site, Peer: p.id, Up: p.up, Reason: p.reason, Since: p.since,
-		Receiving: p.receiving.Load(), Interest: interest, Heard: p.heard,
+		Receiving: p.receives(), Interest: interest, Heard: p.heard,
 		Queued: queued.Messages, QueuedBytes: queued.Bytes,
 		Sent: p.count.sent.Load(), Acked: p.count.acked.Load(), Received: p.count.received.Load(),
 		Duplicates: p.count.duplicates.Load(), Refused: p.count.refused.Load(),
-		Dropped: p.count.dropped.Load(), Missing: p.count.missing.Load(),
+		Dropped: queued.Dropped + p.count.dropped.Load(), Missing: p.count.missing.Load(),
 	}
 }

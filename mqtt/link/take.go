@@ -97,7 +97,7 @@ func (r *receiver) check(m *store.Message) (packet.ReasonCode, error) {
 		return packet.TopicNameInvalid, err
 	}
 	if accept := r.l.opts.Accept; accept != nil {
-		if err := accept(r.node, m); err != nil {
+		if err := accept(r.source.node, m); err != nil {
 			return packet.NotAuthorized, err
 		}
 	}
@@ -108,9 +108,9 @@ func (r *receiver) check(m *store.Message) (packet.ReasonCode, error) {
 // come again, on another stream.
 func (r *receiver) postpone(because error) bool {
 	r.mu.Lock()
-	again, first := r.p.lane.doubtful()
+	again, first := r.source.lane.doubtful()
 	if again {
-		r.p.lane.pause(doubtInterval, &packet.Error{Code: packet.ServerBusy, Msg: because.Error()})
+		r.source.lane.pause(doubtInterval, &packet.Error{Code: packet.ServerBusy, Msg: because.Error()})
 	}
 	r.mu.Unlock()
 	if first {
@@ -154,7 +154,7 @@ func (r *receiver) admit(p *packet.Publish, m *store.Message) (fresh, floor bool
 // number takes a number of the lane, and counts those left out before it.
 func (r *receiver) number(seq uint64) verdict {
 	r.mu.Lock()
-	v, missing := r.p.lane.take(seq)
+	v, missing := r.source.lane.take(seq)
 	r.mu.Unlock()
 	if missing == 0 {
 		return v
@@ -184,7 +184,7 @@ func (r *receiver) inject(ctx context.Context, m *store.Message, qos byte, id ui
 	if floor {
 		tx = func(tx store.Tx) {
 			if r.whole() {
-				tx.Floor(m.Origin)
+				tx.Floor(store.Origin{Site: floorName(r.source.node), Epoch: m.Origin.Epoch, Lane: laneLog, Seq: m.Origin.Seq})
 			}
 		}
 	}
@@ -208,7 +208,7 @@ func (r *receiver) inject(ctx context.Context, m *store.Message, qos byte, id ui
 func (r *receiver) whole() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.p.lane.failed) == 0
+	return len(r.source.lane.failed) == 0
 }
 
 // kept is called when the store has answered for m. What is over a limit of the
@@ -232,14 +232,14 @@ func (r *receiver) kept(m *store.Message, qos byte, id uint16, size int, err err
 	case !failed:
 		r.control = ack.Append(r.control, packet.V5)
 	case m.Origin.Lane == laneLog:
-		r.p.lane.fail(m.Origin.Seq)
+		r.source.lane.fail(m.Origin.Seq)
 	}
 	if qos > 0 {
 		r.inflight--
 	}
 	r.pending -= size
 	if failed && noSpace {
-		r.p.lane.pause(roomInterval, errNoSpace)
+		r.source.lane.pause(roomInterval, errNoSpace)
 	}
 	r.mu.Unlock()
 	poke(r.wake)

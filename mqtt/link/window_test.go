@@ -66,7 +66,8 @@ func TestLane(t *testing.T) {
 	st := store.NewMemory(store.Limits{})
 	st.Update(func(tx store.Tx) { tx.Floor(store.Origin{Site: "rome", Epoch: 7, Seq: 10}) }, nil)
 	var n lane
-	n.begin(st, "rome", 7)
+	node := nodeOf("rome")
+	n.begin(st, node, hello{site: "rome", epoch: 7})
 	steps := []struct {
 		seq     uint64
 		want    verdict
@@ -78,15 +79,24 @@ func TestLane(t *testing.T) {
 		}
 	}
 	n.fail(14)
-	n.begin(st, "rome", 7)
+	n.begin(st, node, hello{site: "rome", epoch: 7})
 	if v, _ := n.take(14); v != again {
 		t.Error("what the store failed to keep is not taken again")
 	}
 	if v, _ := n.take(14); v != duplicate {
 		t.Error("it is taken twice")
 	}
-	n.begin(st, "rome", 8)
+	n.begin(st, node, hello{site: "rome", epoch: 8})
 	if v, missing := n.take(5); v != next || missing != 0 {
 		t.Error("a new epoch does not begin with an unknown number")
+	}
+	n.begin(st, node, hello{site: "rome", epoch: 8, acked: 20, told: true})
+	if v, missing := n.take(22); v != next || missing != 1 {
+		t.Errorf("after what another node took: %v with %d missing", v, missing)
+	}
+	st.Update(func(tx store.Tx) { tx.Floor(store.Origin{Site: floorName(node), Epoch: 9, Seq: 4}) }, nil)
+	n.begin(st, node, hello{site: "rome", epoch: 9})
+	if v, _ := n.take(4); v != duplicate {
+		t.Error("the floor of the node is not known")
 	}
 }

@@ -204,11 +204,11 @@ func TestOutbound(t *testing.T) {
 	if got := m.OutboundStats("far"); got.Dropped != 2 || got.Messages != 3 {
 		t.Errorf("stats %+v", got)
 	}
-	m.Update(func(tx Tx) { tx.Acknowledge("far", 4) }, nil)
+	m.Update(func(tx Tx) { tx.Acknowledge("far", 4, 0) }, nil)
 	if got := m.Outbound("far", 4, make([]Outbound, 0, 1)); len(got) != 1 || got[0].Seq != 5 {
 		t.Errorf("log %v", got)
 	}
-	m.Update(func(tx Tx) { tx.Acknowledge("far", 99) }, nil)
+	m.Update(func(tx Tx) { tx.Acknowledge("far", 99, 0) }, nil)
 	if got := m.Stats(); got.Outbound != 0 || got.OutboundBytes != 0 {
 		t.Errorf("stats %+v", got)
 	}

@@ -38,6 +38,7 @@ type op struct {
 	kind     byte
 	id       uint16
 	sent     Sent
+	given    int // of the messages that are acknowledged
 	seq      uint64
 	key      SessionKey
 	name     string // filter, peer or key of a value
@@ -88,8 +89,8 @@ func (t *memTx) Outbound(peer string, m *Message) {
 	t.add(op{kind: opOutbound, name: peer, message: m})
 }
 
-func (t *memTx) Acknowledge(peer string, seq uint64) {
-	t.add(op{kind: opAcknowledge, name: peer, seq: seq})
+func (t *memTx) Acknowledge(peer string, seq uint64, sent int) {
+	t.add(op{kind: opAcknowledge, name: peer, seq: seq, given: sent})
 }
 
 func (t *memTx) PutValue(scope, key string, value []byte) {
@@ -149,10 +150,7 @@ func (m *Memory) apply(o *op) {
 	case opOutbound:
 		m.outbound(o.name, o.message)
 	case opAcknowledge:
-		log := m.peer(o.name).log
-		for log.stats.Messages > 0 && log.first() <= o.seq {
-			log.remove(log.first())
-		}
+		m.acknowledge(m.peer(o.name).log, o.seq, o.given)
 	case opFloor:
 		m.floors[laneKey{o.origin.Site, o.origin.Lane}] = o.origin
 	case opPutValue:
@@ -269,6 +267,17 @@ func (m *Memory) dropRetained(topic string) {
 		m.stats.Retained--
 		m.stats.RetainedBytes -= old.Size()
 	}
+}
+
+// acknowledge ends the part of a log up to seq, of which the peer has given
+// messages.
+func (m *Memory) acknowledge(log *queue, seq uint64, given int) {
+	for log.stats.Messages > 0 && log.first() <= seq {
+		log.remove(log.first())
+		given--
+	}
+	log.stats.Acknowledged = max(log.stats.Acknowledged, min(seq, log.next-1))
+	log.stats.Dropped -= min(log.stats.Dropped, uint64(max(given, 0)))
 }
 
 func (m *Memory) outbound(peer string, msg *Message) {

@@ -82,9 +82,13 @@ type Tx interface {
 	Dequeue(k SessionKey, seq uint64)          // an entry is done
 	Retain(m *Message)                         // an empty payload removes; a lower HLC changes nothing
 	Outbound(peer string, m *Message)          // the oldest is dropped and counted when the log is full
-	Acknowledge(peer string, seq uint64)       // peer keeps all up to seq
-	Floor(o Origin)                            // o was taken; see [Store.Floor]
-	PutValue(scope, key string, value []byte)  // nil removes
+
+	// Acknowledge ends the part of peer's log up to seq. Peer has sent of it: as many
+	// as the log does not hold any more are not dropped after all.
+	Acknowledge(peer string, seq uint64, sent int)
+
+	Floor(o Origin)                           // o was taken; see [Store.Floor]
+	PutValue(scope, key string, value []byte) // nil removes
 }
 
 // OfHistory begins the scopes of values that are about the numbers which the
@@ -111,6 +115,10 @@ type QueueStats struct {
 	Messages int
 	Bytes    int
 	Dropped  uint64 // since the store was opened
+
+	// Acknowledged is, of an outbound log, the last number up to which its peer
+	// needs nothing more.
+	Acknowledged uint64
 }
 
 // Stats are the totals of a store.

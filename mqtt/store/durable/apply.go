@@ -29,7 +29,7 @@ func (s *Store) rollback() {
 			c.queue.unpush()
 		case changeRemove, changeOverflow:
 			c.queue.unmark(c.queue.at(c.seq))
-		case changeOp, changeDrop, changeRetained:
+		case changeOp, changeDrop, changeAcknowledged, changeRetained:
 			if c.session == nil {
 				continue
 			}
@@ -51,6 +51,10 @@ func (s *Store) applyChange(c *change) {
 	case changeDrop:
 		c.queue.stats.Dropped++
 		s.stats.QueueDropped++
+	case changeAcknowledged:
+		st := &c.queue.stats
+		st.Acknowledged = max(st.Acknowledged, c.op.seq)
+		st.Dropped -= min(st.Dropped, uint64(max(c.op.given, 0)))
 	case changeRetained:
 		s.putRetained(c.op.delivery.Message.Topic, nil)
 	case changeOp:

@@ -299,7 +299,7 @@ func TestRevivedEntry(t *testing.T) {
 		}
 		if err := storetest.Do(s, func(tx store.Tx) {
 			tx.Dequeue(alice, far)
-			tx.Acknowledge("rome", far)
+			tx.Acknowledge("rome", far, 0)
 		}); err != nil {
 			t.Fatal(err)
 		}

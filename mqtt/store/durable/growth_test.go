@@ -37,7 +37,7 @@ func TestGrowth(t *testing.T) {
 			for seq := range uint64(pieces) {
 				tx.Dequeue(alice, round*pieces+seq+1)
 			}
-			tx.Acknowledge("rome", (round+1)*pieces)
+			tx.Acknowledge("rome", (round+1)*pieces, 0)
 			tx.Retain(&store.Message{Topic: "t", HLC: 1 << 32})
 			tx.PutValue("f", "k", nil)
 		}); err != nil {

@@ -231,6 +231,7 @@ func (l *loader) outboundKey(key, value []byte) error {
 		}
 		q.next = binary.BigEndian.Uint64(value[1:]) + 1
 		q.visible, q.first = q.next, q.next
+		q.stats.Acknowledged = q.next - 1
 		return nil
 	}
 	seq, err := cutSeq(rest)

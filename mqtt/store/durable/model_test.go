@@ -125,7 +125,7 @@ func drawChange(t *rapid.T) (grows bool, _ func(store.Tx)) {
 		m := drawMessage(t)
 		return true, func(tx store.Tx) { tx.Outbound(peer, m) }
 	case "acknowledge":
-		return false, func(tx store.Tx) { tx.Acknowledge(peer, uint64(n)) }
+		return false, func(tx store.Tx) { tx.Acknowledge(peer, uint64(n), 0) }
 	case "floor":
 		o := store.Origin{Site: peer, Lane: uint16(n % 3 % 2), Epoch: uint64(n), Seq: uint64(n)}
 		return true, func(tx store.Tx) { tx.Floor(o) }

@@ -33,7 +33,7 @@ func TestNumbersGoOn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s.Update(func(tx store.Tx) { tx.Acknowledge("rome", 3) }, nil)
+	s.Update(func(tx store.Tx) { tx.Acknowledge("rome", 3, 0) }, nil)
 	s.stop()
 	s = start(t, "data", Options{fs: disk})
 	if err := storetest.Do(s, add); err != nil {

@@ -43,12 +43,13 @@ type change struct {
 type changeKind byte
 
 const (
-	changeOp       changeKind = iota // as op says
-	changePush                       // the entry seq of queue is there
-	changeRemove                     // the entry seq of queue is gone
-	changeOverflow                   // as changeRemove, because the log was full
-	changeDrop                       // queue was full
-	changeRetained                   // an expired retained message is gone: op
+	changeOp           changeKind = iota // as op says
+	changePush                           // the entry seq of queue is there
+	changeRemove                         // the entry seq of queue is gone
+	changeOverflow                       // as changeRemove, because the log was full
+	changeDrop                           // queue was full
+	changeAcknowledged                   // queue is a log: op
+	changeRetained                       // an expired retained message is gone: op
 )
 
 // begin empties the staging area.
@@ -332,21 +333,21 @@ func (s *Store) stageOutbound(t *tx, o *op) {
 
 func (s *Store) stageAcknowledge(o *op) {
 	g := &s.staging
-	q := s.peer(o.name).log
-	any := false
+	p := s.peer(o.name)
+	q := p.log
 	for {
 		seq, e := q.staying()
 		if e == nil || seq > o.seq {
 			break
 		}
 		s.stageRemove(q, seq, e, changeRemove)
-		any = true
+		o.given--
 	}
-	if any { // the numbers go on where they were, also once the log is empty
+	if o.seq = min(o.seq, q.next-1); o.seq > q.stats.Acknowledged { // the numbers go on where they were, also once the log is empty
 		key := appendOutboundKey(g.scratch[:0], o.name, outboundAcknowledged)
-		value := binary.BigEndian.AppendUint64([]byte{version}, min(o.seq, q.next-1))
-		must(g.batch.Set(key, value, nil))
+		must(g.batch.Set(key, binary.BigEndian.AppendUint64([]byte{version}, o.seq), nil))
 	}
+	g.change(change{kind: changeAcknowledged, queue: q, op: o})
 }
 
 func (s *Store) stageValue(t *tx, o *op) {

@@ -51,6 +51,7 @@ type op struct {
 	kind     opKind
 	id       uint16
 	sent     store.Sent
+	given    int  // of the messages that are acknowledged; staged: of those not in the log
 	head     span // the value up to the message
 	body     span // the message; empty if it is in head
 	seq      uint64
@@ -163,8 +164,8 @@ func (t *tx) Outbound(peer string, m *store.Message) {
 	t.grows = true
 }
 
-func (t *tx) Acknowledge(peer string, seq uint64) {
-	t.ops = append(t.ops, op{kind: opAcknowledge, name: peer, seq: seq})
+func (t *tx) Acknowledge(peer string, seq uint64, sent int) {
+	t.ops = append(t.ops, op{kind: opAcknowledge, name: peer, seq: seq, given: sent})
 }
 
 func (t *tx) Floor(o store.Origin) {

@@ -35,6 +35,7 @@ func Run(t *testing.T, open Open) {
 		{"limits together", testLimitsTogether},
 		{"outbound", testOutbound},
 		{"outbound limit", testOutboundLimit},
+		{"acknowledged", testAcknowledged},
 		{"floors and values", testFloorsAndValues},
 		{"refused as a whole", testRefusedAsAWhole},
 		{"memory of sessions", testMemoryOfSessions},
@@ -376,7 +377,7 @@ func testOutbound(t *testing.T, open Open) {
 	if diff := cmp.Diff([]store.Outbound{{Message: Message("a", "1"), Seq: 1}, {Message: Message("a", "1"), Seq: 2}}, got); diff != "" {
 		t.Error(diff)
 	}
-	do(t, s, func(tx store.Tx) { tx.Acknowledge("rome", 7) })
+	do(t, s, func(tx store.Tx) { tx.Acknowledge("rome", 7, 0) })
 	do(t, s, func(tx store.Tx) { tx.Outbound("rome", Message("a", "2")) })
 	if got := s.Outbound("rome", 0, make([]store.Outbound, 0, 1)); len(got) != 1 || got[0].Seq != 3 {
 		t.Errorf("got %v", got)
@@ -611,5 +612,30 @@ func testNested(t *testing.T, open Open) {
 	<-done
 	if v, _ := s.Value("f", "n"); !slices.Equal(v, []byte{0}) {
 		t.Errorf("got %v", v)
+	}
+}
+
+// testAcknowledged tells what a peer has from what the log lost.
+func testAcknowledged(t *testing.T, open Open) {
+	s := open(t, store.Limits{Outbound: store.QueueLimit{Messages: 3, Bytes: 1 << 20}})
+	for range 5 { // 1 and 2 are lost
+		do(t, s, func(tx store.Tx) { tx.Outbound("rome", Message("a", "x")) })
+	}
+	want := func(messages int, acknowledged, dropped uint64) {
+		t.Helper()
+		if st := s.OutboundStats("rome"); st.Messages != messages || st.Acknowledged != acknowledged || st.Dropped != dropped {
+			t.Errorf("got %+v, want %d messages, up to %d acknowledged, %d dropped", st, messages, acknowledged, dropped)
+		}
+	}
+	want(3, 0, 2)
+	do(t, s, func(tx store.Tx) { tx.Acknowledge("rome", 3, 2) }) // 2 and 3 had been sent
+	want(2, 3, 1)
+	do(t, s, func(tx store.Tx) { tx.Acknowledge("rome", 2, 0) })
+	want(2, 3, 1)
+	do(t, s, func(tx store.Tx) { tx.Acknowledge("rome", 99, 2) })
+	want(0, 5, 1)
+	do(t, s, func(tx store.Tx) { tx.Acknowledge("oslo", 1, 0) })
+	if st := s.OutboundStats("oslo"); st.Acknowledged != 0 {
+		t.Errorf("got %+v", st)
 	}
 }

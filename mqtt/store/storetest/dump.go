@@ -39,7 +39,7 @@ func Dump(s store.Store, n Names) string {
 			fmt.Fprintf(&b, "outbound %s %d %s\n", p, o.Seq, line(o.Message))
 		}
 		stats := s.OutboundStats(p)
-		fmt.Fprintf(&b, "outbound %s: %d messages, %d bytes\n", p, stats.Messages, stats.Bytes)
+		fmt.Fprintf(&b, "outbound %s: %d messages, %d bytes, acknowledged up to %d\n", p, stats.Messages, stats.Bytes, stats.Acknowledged)
 	}
 	for _, o := range n.Floors {
 		epoch, seq := s.Floor(o.Site, o.Lane)
