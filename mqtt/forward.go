@@ -14,6 +14,9 @@ type Forwarder interface {
 	// to the outbound logs: it is m's acknowledgement that depends on it. Without
 	// one (nil) m is of QoS 0, nothing persistent needs it, and Forward may drop it.
 	Forward(tx store.Tx, m *store.Message)
+	// Refuses returns why m, which another site wants, is not to be taken from its
+	// publisher, or nil. It is asked before anything of m is kept or delivered.
+	Refuses(m *store.Message) error
 	// Subscribed tells of the first local subscription to filter, Unsubscribed
 	// that the last one is gone. A shared subscription counts by its inner
 	// filter. Filters that begin with $ are never told.

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -17,6 +18,13 @@ type farSite struct {
 	wants string
 	lost  []string // without a transaction
 	told  []string
+	full  error // why it takes nothing
+}
+
+func (f *farSite) Refuses(*store.Message) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.full
 }
 
 func (f *farSite) Wants(name string) bool {
@@ -70,6 +78,34 @@ func TestForward(t *testing.T) {
 		case <-w.b.opts.Store.Committed("far"):
 		default:
 			t.Error("the link was not woken")
+		}
+	})
+}
+
+// A message that the way to other sites does not take goes nowhere, and its publisher
+// is told.
+func TestForwarderRefuses(t *testing.T) {
+	far := &farSite{wants: "+", full: errors.New("nobody knows what lyon wants")}
+	bubble(t, func(o *Options) { o.Forwarder = far }, func(t *testing.T, w *world) {
+		sub := w.connect(packet.V5, "sub")
+		sub.subscribe(packet.Subscription{TopicFilter: "#", QoS: 1})
+		pub, old := w.connect(packet.V5, "pub"), w.connect(packet.V311, "old")
+		for qos := byte(1); qos < 3; qos++ {
+			if code := pub.exchange("a", "x", qos); code != packet.UnspecifiedError {
+				t.Errorf("QoS %d: got %s", qos, code)
+			}
+		}
+		old.send(&packet.Publish{TopicName: []byte("a"), QoS: 1, PacketID: 1, Payload: []byte("x")})
+		old.silence() // it keeps the message
+		if code := pub.exchange("a/b", "near", 1); code != packet.Success {
+			t.Errorf("a topic that stays here: got %s", code)
+		}
+		w.b.Publish(&store.Message{Topic: "b", QoS: 1}, nil)
+		if m := sub.wantMessage("near"); string(m.TopicName) != "a/b" {
+			t.Errorf("got %s", m.TopicName)
+		}
+		if got := w.b.opts.Store.Outbound("far", 0, make([]store.Outbound, 0, 10)); len(got) != 1 || got[0].Message.Topic != "b" {
+			t.Errorf("log %v", got)
 		}
 	})
 }

@@ -219,6 +219,11 @@ func (p *pipeline) commit(e *entry) {
 	if look {
 		p.b.memory.look()
 	}
+	if err := p.refusedByForwarder(e); err != nil {
+		e.states(State.Discard)
+		p.settle(e, err)
+		return
+	}
 	if !p.keeps(e) {
 		if e.remembers() {
 			p.b.opts.Store.Update(e.keepStates, nil)
@@ -239,6 +244,23 @@ func (p *pipeline) commit(e *entry) {
 		p.settle(e, err)
 		p.run()
 	})
+}
+
+// refusedByForwarder returns why a client's message may not leave for other sites
+// now. A message that nobody waits for, such as a will, is not refused.
+func (p *pipeline) refusedByForwarder(e *entry) error {
+	if e.conn == nil {
+		return nil
+	}
+	for i := range e.outs {
+		o := &e.outs[i]
+		if o.forward && (o.m.QoS > 0 || o.m.Retain) {
+			if err := p.b.opts.Forwarder.Refuses(o.m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // settle notes the store's answer.

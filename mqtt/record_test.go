@@ -92,6 +92,7 @@ type unsubscribed func()
 
 func (unsubscribed) Wants(string) bool                { return false }
 func (unsubscribed) Forward(store.Tx, *store.Message) {}
+func (unsubscribed) Refuses(*store.Message) error     { return nil }
 func (unsubscribed) Subscribed(string)                {}
 func (f unsubscribed) Unsubscribed(string)            { f() }
 

@@ -181,7 +181,8 @@ type linkStatus struct {
 	Sent     uint64    `json:"sent"`
 	Received uint64    `json:"received"`
 	Dropped  uint64    `json:"dropped"`
-	Missing  uint64    `json:"missing"` // dropped over there, for us
+	Withheld uint64    `json:"withheld"` // what the site may not receive
+	Missing  uint64    `json:"missing"`  // dropped over there, for us
 
 	Nodes []siteNode `json:"nodes"`
 }

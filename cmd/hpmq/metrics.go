@@ -113,6 +113,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(linkDesc, l.Sent, l.Site, "sent")
 		count(linkDesc, l.Received, l.Site, "received")
 		count(linkDesc, l.Dropped, l.Site, "dropped")
+		count(linkDesc, l.Withheld, l.Site, "withheld")
 		gauge(linkQueue, float64(l.Queued), l.Site)
 	}
 	gauge(peersDesc, float64(len(c.n.overlay.Peers())))

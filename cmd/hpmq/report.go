@@ -139,7 +139,7 @@ func (n *node) linkList() []linkStatus {
 		}
 		out = append(out, linkStatus{
 			Site: l.Site, Peer: l.Peer.Name, State: state, Since: l.Since, Heard: l.Heard, Interest: l.Interest, Queued: l.Queued,
-			Sent: l.Sent, Received: l.Received, Dropped: l.Dropped, Missing: l.Missing,
+			Sent: l.Sent, Received: l.Received, Dropped: l.Dropped, Missing: l.Missing, Withheld: l.Withheld,
 			Nodes: append([]siteNode{}, nodes[l.Site]...),
 		})
 	}

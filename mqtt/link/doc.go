@@ -37,13 +37,17 @@
 // What a site asked for lies in the opener's store and is in force before its
 // first client connects, whether the site can be reached or not. A change takes
 // effect once it is kept, so a crash forgets no interest under which a message was
-// acknowledged.
+// acknowledged. For a site that was never heard, everything that it may receive is
+// logged, or refused to its publisher (see [Options.RefusesUnknown]); when its first
+// picture comes the opener sends of that what the picture matches.
 //
 // # Numbers
 //
 // A message of lane 0 carries the sequence number of the store's outbound log
 // for that peer, so a message that the peer did not ask for takes no number, and
-// a jump tells of messages that the log's limit dropped. The receiver keeps the
+// a jump tells of messages that the log's limit dropped. What the opener leaves out
+// otherwise it counts in the next stamp: what expired, what the peer did not ask for,
+// or may not receive any more. The receiver keeps the
 // last number as its floor, one for each sending node, in the transaction that keeps
 // the message; what is not above it is a duplicate. The log is the site's: when the
 // link moves to another of its nodes, that one gets what the first did not

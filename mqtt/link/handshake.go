@@ -13,6 +13,7 @@ import (
 const (
 	propEpoch   = "epoch"   // of the side that says it: of its store, in hexadecimal
 	propAcked   = "acked"   // the last number that the opener need not send, whichever node of the site took it
+	propSkips   = "skips"   // the acceptor reads how many numbers were left out; see stampQoS
 	propFilters = "filters" // how many topic filters follow as the whole picture
 )
 
@@ -28,6 +29,7 @@ type terms struct {
 	packetSize     int
 	filters        int
 	epoch          uint64 // of the acceptor's store; 0 is unknown
+	skips          bool   // the acceptor knows of numbers that are left out
 }
 
 // hello is what CONNECT tells the acceptor.
@@ -75,6 +77,7 @@ func (s *stream) greet(o hello) (terms, error) {
 	if t.epoch, err = strconv.ParseUint(userProperty(&ack.Properties, propEpoch), 16, 64); err != nil {
 		t.epoch = 0 // an older version
 	}
+	t.skips = userProperty(&ack.Properties, propSkips) != ""
 	return t, nil
 }
 
@@ -118,6 +121,7 @@ func (s *stream) accept(t terms) error {
 	ack.Properties.User = []packet.UserProperty{
 		{Key: propFilters, Value: strconv.Itoa(t.filters)},
 		{Key: propEpoch, Value: strconv.FormatUint(t.epoch, 16)},
+		{Key: propSkips, Value: "1"},
 	}
 	return s.write(ack.Append(nil, packet.V5))
 }

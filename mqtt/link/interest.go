@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
@@ -138,6 +139,18 @@ func (p *peer) setHeard(heard bool) {
 		p.l.unheard.Add(-1)
 	}
 	p.heard = heard
+}
+
+func (p *peer) isHeard() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.heard
+}
+
+// receives reports whether the site may receive m.
+func (p *peer) receives(m *store.Message) bool {
+	may := p.l.opts.Receives
+	return may == nil || may(p.site, m)
 }
 
 // wants reports whether the peer asked for topic.

@@ -84,7 +84,9 @@ func (s *sender) keepChange(ctx context.Context, c *change) (err error) {
 	switch c.kind {
 	case picture:
 		if err = s.p.keepPicture(ctx, c.filters, s.epoch); err == nil {
+			s.sift.CompareAndSwap(siftWaiting, siftFirst)
 			s.p.setUp()
+			poke(s.p.wake)
 		}
 	case added:
 		news, err = s.p.subscribe(ctx, c.filters)

@@ -48,8 +48,9 @@ const (
 	again             // the store failed to keep it; the floor is beyond
 )
 
-// take decides about the next number, and says how many were left out before it.
-func (n *lane) take(seq uint64) (v verdict, missing uint64) {
+// take decides about the next number, and says how many are missing before it beside
+// those that the sender left out.
+func (n *lane) take(seq, skipped uint64) (v verdict, missing uint64) {
 	if seq <= n.taken {
 		if _, failed := n.failed[seq]; failed {
 			delete(n.failed, seq)
@@ -59,6 +60,7 @@ func (n *lane) take(seq uint64) (v verdict, missing uint64) {
 	}
 	if n.known {
 		missing = seq - n.taken - 1
+		missing -= min(missing, skipped)
 	}
 	n.taken, n.known = seq, true
 	return next, missing

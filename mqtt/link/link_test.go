@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -180,6 +181,84 @@ func TestInterestOutlivesRestart(t *testing.T) {
 		}
 		w.heal()
 		lyon.expect(t, "a 1")
+	})
+}
+
+// For a site that was never heard everything is kept. When it comes it gets what it
+// asks for, and the rest is neither dropped nor missing.
+func TestUnknownInterest(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.extra = []Peer{{ID: nodeOf("lyon"), Site: "lyon"}}
+		refuses := atomic.Bool{}
+		paris := w.add("paris", Options{
+			Receives: func(_ string, m *store.Message) bool { return m.Topic != "secret" }, RefusesUnknown: refuses.Load,
+		})
+		for n, topic := range []string{"a", "b", "a", "secret", "b"} {
+			paris.publish(numbered(topic, n))
+		}
+		paris.publish(message("a", "gone", 0))
+		synctest.Wait()
+		if st := paris.to("lyon"); st.Heard || st.Queued != 4 || st.Dropped != 0 || st.Withheld != 1 {
+			t.Errorf("%+v", st)
+		}
+		if err := paris.links.Refuses(numbered("a", 0)); err != nil {
+			t.Error(err)
+		}
+		refuses.Store(true)
+		if err := paris.links.Refuses(numbered("a", 0)); err == nil || !strings.Contains(err.Error(), "lyon") {
+			t.Errorf("got %v", err)
+		}
+		if err := paris.links.Refuses(numbered("secret", 0)); err != nil {
+			t.Error(err)
+		}
+		lyon := w.add("lyon", Options{})
+		lyon.subscribe("a", "secret")
+		synctest.Wait()
+		if err := paris.links.Refuses(numbered("a", 0)); err != nil {
+			t.Error(err)
+		}
+		paris.publish(numbered("a", 5))
+		paris.publish(numbered("b", 6))
+		lyon.expect(t, "a 0", "a 2", "a 5")
+		if st := paris.to("lyon"); !st.Heard || st.Queued != 0 || st.Dropped != 0 || st.Interest != 2 {
+			t.Errorf("%+v", st)
+		}
+		if st := lyon.to("paris"); st.Missing != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// What waits is judged again when it is sent.
+func TestRightsThatEnd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		secret := atomic.Pointer[string]{}
+		paris := w.add("paris", Options{Receives: func(site string, m *store.Message) bool {
+			s := secret.Load()
+			return site != "lyon" || s == nil || m.Topic != *s
+		}})
+		lyon := w.add("lyon", Options{})
+		lyon.subscribe("#")
+		synctest.Wait()
+		paris.publish(retained("r", "kept", 1))
+		synctest.Wait()
+		w.sever()
+		synctest.Wait()
+		for n, topic := range []string{"a", "r", "a", "b"} {
+			paris.publish(numbered(topic, n))
+		}
+		name := "r"
+		secret.Store(&name)
+		w.heal()
+		lyon.expect(t, "r kept", "a 0", "a 2", "b 3")
+		if st := paris.to("lyon"); st.Withheld != 2 || st.Dropped != 0 || st.Queued != 0 { // the copy of r too
+			t.Errorf("%+v", st)
+		}
+		if st := lyon.to("paris"); st.Missing != 0 {
+			t.Errorf("%+v", st)
+		}
 	})
 }
 

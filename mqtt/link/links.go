@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -231,12 +232,30 @@ func (l *Links) Forward(tx store.Tx, m *store.Message) {
 	for i, p := range peers {
 		switch {
 		case slices.Contains(peers[:i], p): // by another of its filters
+		case !p.receives(m):
+			p.count.withheld.Add(1)
 		case tx == nil || m.QoS == 0 && !m.Retain:
 			p.forwardNow(m)
 		default:
 			tx.Outbound(p.site, m)
 		}
 	}
+}
+
+// Refuses returns why m is not taken from its publisher, or nil: a site that may
+// receive it has never told what it wants, and policy wants to know first.
+func (l *Links) Refuses(m *store.Message) error {
+	refuses := l.opts.RefusesUnknown
+	if l.unheard.Load() == 0 || refuses == nil || !refuses() || !l.leaves(m) {
+		return nil
+	}
+	var found [8]*peer
+	for _, p := range l.wanted.Match(found[:0], m.Topic) {
+		if !p.isHeard() && p.receives(m) {
+			return fmt.Errorf("site %s has not told yet what it wants, and the policy refuses what may be for it until then", p.site)
+		}
+	}
+	return nil
 }
 
 // Subscribed tells the other sites that this one wants filter.

@@ -80,6 +80,15 @@ type Options struct {
 	// does not block.
 	Stays func(m *store.Message) bool
 
+	// Receives reports whether a site may receive m. It is asked when m is put into the
+	// site's log, and again when it is sent; it does not block. Nil lets every site
+	// receive everything.
+	Receives func(site string, m *store.Message) bool
+	// RefusesUnknown reports whether an acknowledged message is refused to its publisher
+	// while some site that may receive it has never told what it wants. Otherwise, or
+	// if it is nil, the message is kept for that site.
+	RefusesUnknown func() bool
+
 	// Peers returns the nodes of all sites; those of this site are ignored.
 	Peers func() []Peer
 	// Changed returns a channel that is closed at the next change of what Peers

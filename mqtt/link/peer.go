@@ -193,7 +193,9 @@ func (p *peer) forwardNow(m *store.Message) {
 	defer p.mu.Unlock()
 	size := m.Size()
 	if !p.up || size > limit.Bytes {
-		p.count.dropped.Add(1)
+		if p.heard { // else it is not known to want m
+			p.count.dropped.Add(1)
+		}
 		return
 	}
 	for len(p.queue) >= limit.Messages || p.queueSize+size > limit.Bytes {

@@ -86,7 +86,7 @@ func (s *sender) fillCopies(buf []byte, drained bool) []byte {
 
 func (s *sender) appendCopy(buf []byte, m *store.Message, now time.Time) []byte {
 	p := s.stamp.publish(m, 1, laneRetained, 0, now)
-	if m.Expired(now) || !s.fits(p) {
+	if m.Expired(now) || !s.mayReceive(m) || !s.fits(p) {
 		return buf
 	}
 	s.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hpmq/hpmq/internal/logfield"
@@ -19,12 +20,15 @@ type sender struct {
 	stream *stream
 	limit  int // the peer's Maximum Packet Size
 
+	tellsSkips bool // the peer knows what is said of left out numbers
+
 	// Of the writer.
 	stamp   stamper
 	cursor  uint64 // the last number of the outbound log that was sent
 	scratch [64]store.Outbound
 	now     []*store.Message // QoS 0, taken from the peer's queue
 	copies  *copies          // of retained messages, being sent; nil if none
+	skipped uint64           // numbers of the log that were not sent, up to the next one
 
 	// Of the reader.
 	picture     int      // filters missing from the first whole picture
@@ -33,6 +37,8 @@ type sender struct {
 
 	epoch   uint64        // of the peer
 	changed chan struct{} // capacity 1: the keeper has a change of interest to look at
+
+	sift atomic.Int32 // how the writer takes the log; see siftWaiting
 
 	mu         sync.Mutex // guards all below
 	window     window
@@ -44,15 +50,27 @@ type sender struct {
 	wantedSize int        // of the filters in wanted
 }
 
+// What was logged while the peer's interest was not known is sifted when it is: only
+// what the peer asked for is sent.
+const (
+	siftNothing int32 = iota
+	siftWaiting       // for the first picture; nothing is sent
+	siftFirst         // up to the end of the log
+)
+
 func newSender(p *peer, s *stream, t terms) *sender {
-	return &sender{
-		p: p, stream: s, limit: t.packetSize,
+	n := &sender{
+		p: p, stream: s, limit: t.packetSize, tellsSkips: t.skips,
 		stamp:   stamper{site: p.l.opts.Site, epoch: p.l.epoch},
 		cursor:  p.acked.Load(),
 		picture: t.filters, epoch: t.epoch,
 		changed: make(chan struct{}, 1),
 		window:  newWindow(t.receiveMaximum),
 	}
+	if !p.isHeard() {
+		n.sift.Store(siftWaiting)
+	}
+	return n
 }
 
 // run sends until the stream ends.
@@ -128,7 +146,7 @@ func (s *sender) fillNow(buf []byte) []byte {
 	for len(s.now) > 0 && len(buf) < batchSize {
 		m := s.now[0]
 		s.now = s.now[1:]
-		if t := time.Now(); !m.Expired(t) {
+		if t := time.Now(); !m.Expired(t) && s.mayReceive(m) {
 			if p := s.stamp.publish(m, 0, laneLog, 0, t); s.fits(p) {
 				s.p.count.sent.Add(1)
 				buf = p.Append(buf, packet.V5)
@@ -141,6 +159,10 @@ func (s *sender) fillNow(buf []byte) []byte {
 // fillLog appends from the outbound log as far as the window allows, and reports
 // whether the log has no more.
 func (s *sender) fillLog(buf []byte) (_ []byte, drained bool) {
+	sift := s.sift.Load()
+	if sift == siftWaiting {
+		return buf, false
+	}
 	now := time.Now()
 	skipped := false
 	for len(buf) < batchSize {
@@ -158,7 +180,7 @@ func (s *sender) fillLog(buf []byte) (_ []byte, drained bool) {
 				break
 			}
 			var sent bool
-			buf, sent = s.appendLogged(buf, &got[i], now)
+			buf, sent = s.appendLogged(buf, &got[i], now, sift == siftFirst)
 			skipped = skipped || !sent
 			s.cursor = got[i].Seq
 		}
@@ -170,22 +192,45 @@ func (s *sender) fillLog(buf []byte) (_ []byte, drained bool) {
 	if skipped {
 		s.collect()
 	}
+	if drained {
+		s.sift.Store(siftNothing)
+	}
 	return buf, drained
 }
 
 // appendLogged appends an entry of the log with the next packet identifier. One
-// that cannot be sent takes a slot too, so that it is acknowledged in its turn.
-func (s *sender) appendLogged(buf []byte, o *store.Outbound, now time.Time) (_ []byte, sent bool) {
-	p := s.stamp.publish(o.Message, 1, laneLog, o.Seq, now)
-	skip := o.Message.Expired(now) || !s.fits(p)
+// that is not sent takes a slot too, so that it is acknowledged in its turn.
+func (s *sender) appendLogged(buf []byte, o *store.Outbound, now time.Time, sift bool) (_ []byte, sent bool) {
+	m := o.Message
+	skip := m.Expired(now) || sift && !s.p.wants(m.Topic) || !s.mayReceive(m)
+	var p *packet.Publish
+	if !skip {
+		p = s.stamp.publish(m, 1, laneLog, o.Seq, now)
+		skip = !s.fits(p)
+	}
 	s.mu.Lock()
-	p.PacketID = s.window.push(slot{seq: o.Seq, done: skip})
+	id := s.window.push(slot{seq: o.Seq, done: skip})
 	s.mu.Unlock()
 	if skip {
+		s.skipped++
 		return buf, false
 	}
+	if p.PacketID = id; s.skipped > 0 && s.tellsSkips {
+		p = s.stamp.tellSkipped(s.skipped)
+	}
+	s.skipped = 0
 	s.p.count.sent.Add(1)
 	return p.Append(buf, packet.V5), true
+}
+
+// mayReceive reports whether the peer may receive m now; its rights may have changed
+// while m waited.
+func (s *sender) mayReceive(m *store.Message) bool {
+	if s.p.receives(m) {
+		return true
+	}
+	s.p.count.withheld.Add(1)
+	return false
 }
 
 // fits reports whether the peer takes a packet of that size.

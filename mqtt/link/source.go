@@ -70,8 +70,9 @@ func (p *peer) evictSources(active map[identity.ID]string) {
 	}
 }
 
-// receives reports whether a node of the site has a stream to us.
-func (p *peer) receives() bool {
+// receiving reports whether a node of the site has a stream to us. The caller holds
+// mu.
+func (p *peer) receiving() bool {
 	for _, s := range p.sources {
 		if s.receiving.Load() {
 			return true

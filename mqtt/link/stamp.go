@@ -24,7 +24,7 @@ const (
 const (
 	stampOrigin    = "o" // site.epoch.lane.seq, the epoch in hexadecimal
 	stampClock     = "h" // hybrid logical clock, in hexadecimal
-	stampQoS       = "q" // as published
+	stampQoS       = "q" // as published; then, if numbers before this one were left out, + and how many
 	stampPublisher = "p" // SPIFFE ID
 	stampClient    = "c" // client identifier
 	stampLen       = 5
@@ -74,6 +74,21 @@ func (s *stamper) publish(m *store.Message, qos byte, lane uint16, seq uint64, n
 	return &s.pub
 }
 
+// tellSkipped adds to the last message that this many numbers before its own were
+// left out.
+func (s *stamper) tellSkipped(n uint64) *packet.Publish {
+	s.user[2].Value += "+" + strconv.FormatUint(n, 10)
+	return &s.pub
+}
+
+// skippedBefore returns how many numbers before that of p were left out. p was parsed
+// without an error.
+func skippedBefore(p *packet.Publish) uint64 {
+	_, text, _ := strings.Cut(p.Properties.User[2].Value, "+")
+	n, _ := strconv.ParseUint(text, 10, 64) // parseQoS has seen it
+	return n
+}
+
 // parse returns the message that a peer sent as p, whose slices it keeps. An
 // error means that p is not of this protocol.
 func parse(p *packet.Publish, now time.Time) (*store.Message, error) {
@@ -116,6 +131,10 @@ func parse(p *packet.Publish, now time.Time) (*store.Message, error) {
 // parseQoS reads the QoS as published of a message that came at QoS wire. One of
 // QoS 0 may travel acknowledged, not the other way round.
 func parseQoS(s string, wire byte) (byte, error) {
+	s, skipped, told := strings.Cut(s, "+")
+	if _, err := strconv.ParseUint(skipped, 10, 64); told && err != nil {
+		return 0, errStamp
+	}
 	if len(s) != 1 || s[0] < '0' || s[0] > '2' || wire == 0 && s[0] != '0' {
 		return 0, errStamp
 	}

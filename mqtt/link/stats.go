@@ -18,6 +18,7 @@ type counters struct {
 	duplicates atomic.Uint64
 	refused    atomic.Uint64
 	missing    atomic.Uint64
+	withheld   atomic.Uint64
 }
 
 // PeerStats is the link to one site as operators see it. The counts are since
@@ -45,8 +46,10 @@ type PeerStats struct {
 	// full, they were larger than it takes, QoS 0 found no stream or no room, or the
 	// site refused them.
 	Dropped uint64
+	// Withheld are messages that the site may not receive.
+	Withheld uint64
 	// Missing are messages that the site had for us and did not send: its
-	// outbound log was full, or they expired or were larger than we take.
+	// outbound log was full.
 	Missing uint64
 }
 
@@ -76,10 +79,10 @@ func (p *peer) stats() PeerStats {
 	}
 	return PeerStats{
 		Site: p.site, Peer: p.id, Up: p.up, Reason: p.reason, Since: p.since,
-		Receiving: p.receives(), Interest: interest, Heard: p.heard,
+		Receiving: p.receiving(), Interest: interest, Heard: p.heard,
 		Queued: queued.Messages, QueuedBytes: queued.Bytes,
 		Sent: p.count.sent.Load(), Acked: p.count.acked.Load(), Received: p.count.received.Load(),
 		Duplicates: p.count.duplicates.Load(), Refused: p.count.refused.Load(),
-		Dropped: queued.Dropped + p.count.dropped.Load(), Missing: p.count.missing.Load(),
+		Dropped: queued.Dropped + p.count.dropped.Load(), Missing: p.count.missing.Load(), Withheld: p.count.withheld.Load(),
 	}
 }

@@ -128,7 +128,7 @@ func (r *receiver) refuse(p *packet.Publish, m *store.Message, code packet.Reaso
 		r.p.entry().WithField(logfield.Reason, because.Error()).Warn("message of site refused")
 	}
 	if m.Origin.Site == r.p.site && m.Origin.Epoch == r.epoch && m.Origin.Lane == laneLog && m.Origin.Seq != 0 {
-		r.number(m.Origin.Seq) // or its absence would look like a loss
+		r.number(m.Origin.Seq, skippedBefore(p)) // or its absence would look like a loss
 	}
 	return r.puback(p, code)
 }
@@ -144,7 +144,7 @@ func (r *receiver) admit(p *packet.Publish, m *store.Message) (fresh, floor bool
 	case m.Origin.Lane != laneLog || m.Origin.Seq == 0:
 		return false, false, &packet.Error{Code: packet.ProtocolError, Msg: "number that no lane has"}
 	}
-	v := r.number(m.Origin.Seq)
+	v := r.number(m.Origin.Seq, skippedBefore(p))
 	if v == duplicate {
 		r.p.count.duplicates.Add(1)
 	}
@@ -152,9 +152,9 @@ func (r *receiver) admit(p *packet.Publish, m *store.Message) (fresh, floor bool
 }
 
 // number takes a number of the lane, and counts those left out before it.
-func (r *receiver) number(seq uint64) verdict {
+func (r *receiver) number(seq, skipped uint64) verdict {
 	r.mu.Lock()
-	v, missing := r.source.lane.take(seq)
+	v, missing := r.source.lane.take(seq, skipped)
 	r.mu.Unlock()
 	if missing == 0 {
 		return v
@@ -162,7 +162,7 @@ func (r *receiver) number(seq uint64) verdict {
 	r.p.count.missing.Add(missing)
 	if r.l.warnings.Allow() {
 		r.p.entry().WithField("messages", missing).
-			Warn("messages of site are missing: they expired, were too large, or its outbound log was full")
+			Warn("messages of site are missing: its outbound log was full")
 	}
 	return v
 }

@@ -74,29 +74,29 @@ func TestLane(t *testing.T) {
 		missing uint64
 	}{{10, duplicate, 0}, {11, next, 0}, {14, next, 2}, {12, duplicate, 0}, {15, next, 0}, {15, duplicate, 0}}
 	for _, s := range steps {
-		if v, missing := n.take(s.seq); v != s.want || missing != s.missing {
+		if v, missing := n.take(s.seq, 0); v != s.want || missing != s.missing {
 			t.Errorf("%d: %v with %d missing, want %v with %d", s.seq, v, missing, s.want, s.missing)
 		}
 	}
 	n.fail(14)
 	n.begin(st, node, hello{site: "rome", epoch: 7})
-	if v, _ := n.take(14); v != again {
+	if v, _ := n.take(14, 0); v != again {
 		t.Error("what the store failed to keep is not taken again")
 	}
-	if v, _ := n.take(14); v != duplicate {
+	if v, _ := n.take(14, 0); v != duplicate {
 		t.Error("it is taken twice")
 	}
 	n.begin(st, node, hello{site: "rome", epoch: 8})
-	if v, missing := n.take(5); v != next || missing != 0 {
+	if v, missing := n.take(5, 0); v != next || missing != 0 {
 		t.Error("a new epoch does not begin with an unknown number")
 	}
 	n.begin(st, node, hello{site: "rome", epoch: 8, acked: 20, told: true})
-	if v, missing := n.take(22); v != next || missing != 1 {
+	if v, missing := n.take(22, 0); v != next || missing != 1 {
 		t.Errorf("after what another node took: %v with %d missing", v, missing)
 	}
 	st.Update(func(tx store.Tx) { tx.Floor(store.Origin{Site: floorName(node), Epoch: 9, Seq: 4}) }, nil)
 	n.begin(st, node, hello{site: "rome", epoch: 9})
-	if v, _ := n.take(4); v != duplicate {
+	if v, _ := n.take(4, 0); v != duplicate {
 		t.Error("the floor of the node is not known")
 	}
 }
