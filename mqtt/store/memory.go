@@ -17,7 +17,10 @@ type Limits struct {
 	Queue    QueueLimit // of each session: 10,000 messages, 16 MiB
 	Outbound QueueLimit // of each peer site: 100,000 messages, 64 MiB
 	Retained QueueLimit // of all retained messages: 1,000,000, 256 MiB
-	Values   QueueLimit // of all functions' values, see [Limited]: 1,000,000, 64 MiB
+
+	Tombstones QueueLimit // of all tombstones: 100,000, 64 MiB
+
+	Values QueueLimit // of all functions' values, see [Limited]: 1,000,000, 64 MiB
 }
 
 // MaxSpan is how far apart the sequence numbers of a queue's oldest and newest
@@ -37,6 +40,7 @@ func (l Limits) WithDefaults() Limits {
 	l.Queue = l.Queue.or(10_000, 16<<20)
 	l.Outbound = l.Outbound.or(100_000, 64<<20)
 	l.Retained = l.Retained.or(1_000_000, 256<<20)
+	l.Tombstones = l.Tombstones.or(100_000, 64<<20)
 	l.Values = l.Values.or(1_000_000, 64<<20)
 	return l
 }
@@ -65,6 +69,7 @@ type Memory struct {
 	mu       sync.Mutex // guards all below; held for one transaction or one read
 	sessions map[SessionKey]*memSession
 	retained RetainedTree
+	tombs    Tombstones
 	peers    map[string]*memPeer
 	floors   map[laneKey]Origin
 	values   Values
@@ -193,6 +198,20 @@ func (m *Memory) Retained(filter string) []*Message {
 	return slices.DeleteFunc(found, func(r *Message) bool { return r.Expired(now) })
 }
 
+// Tombstones implements [Store].
+func (m *Memory) Tombstones() []*Message {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tombs.All()
+}
+
+// Tombstone implements [Store].
+func (m *Memory) Tombstone(topic string) *Message {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tombs.Get(topic)
+}
+
 // Outbound implements [Store].
 func (m *Memory) Outbound(peer string, after uint64, dst []Outbound) []Outbound {
 	m.mu.Lock()
@@ -252,14 +271,14 @@ func (m *Memory) Stats() Stats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.stats
-	s.Sessions = len(m.sessions)
+	s.Sessions, s.Tombstones = len(m.sessions), m.tombs.Len()
 	s.Values, s.ValueBytes = m.values.Len(), m.values.Bytes()
 	for _, p := range m.peers {
 		s.Outbound += p.log.stats.Messages
 		s.OutboundBytes += p.log.stats.Bytes
 		s.OutboundDrops += p.log.stats.Dropped
 	}
-	s.Memory = m.held + s.QueuedBytes + s.RetainedBytes + s.OutboundBytes + s.ValueBytes + m.values.HistoryBytes()
+	s.Memory = m.held + s.QueuedBytes + s.RetainedBytes + s.OutboundBytes + s.ValueBytes + m.values.HistoryBytes() + m.tombs.Bytes()
 	return s
 }
 
@@ -270,6 +289,11 @@ func (m *Memory) Sweep(now time.Time) {
 	for _, r := range m.retained.All(nil) {
 		if r.Expired(now) { // [MQTT-3.3.2-5]
 			m.dropRetained(r.Topic)
+		}
+	}
+	for _, t := range m.tombs.All() {
+		if t.Expired(now) {
+			m.tombs.Remove(t.Topic)
 		}
 	}
 	for _, s := range m.sessions {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
 
 // memTx is the open transaction of a [Memory]: a list of changes, so that one
@@ -62,8 +63,14 @@ func (t *memTx) PutSession(s Session)            { t.add(op{kind: opPutSession, 
 func (t *memTx) DeleteSession(k SessionKey)      { t.add(op{kind: opDeleteSession, key: k}) }
 func (t *memTx) Receive(k SessionKey, id uint16) { t.add(op{kind: opReceive, key: k, id: id}) }
 func (t *memTx) Release(k SessionKey, id uint16) { t.add(op{kind: opRelease, key: k, id: id}) }
-func (t *memTx) Retain(m *Message)               { t.add(op{kind: opRetain, message: m}) }
 func (t *memTx) Floor(o Origin)                  { t.add(op{kind: opFloor, origin: o}) }
+
+func (t *memTx) Retain(m *Message) {
+	if len(m.Payload) == 0 {
+		m = NewTombstone(m, time.Now())
+	}
+	t.add(op{kind: opRetain, message: m})
+}
 
 func (t *memTx) Subscribe(k SessionKey, s Subscription) {
 	t.add(op{kind: opSubscribe, key: k, sub: s})
@@ -107,7 +114,7 @@ func (m *Memory) check(tx *memTx) error {
 		switch o := &tx.ops[i]; o.kind {
 		case opRetain:
 			old := m.retained.Get(o.message.Topic)
-			if len(o.message.Payload) == 0 || old != nil && old.HLC > o.message.HLC {
+			if len(o.message.Payload) == 0 || o.message.Outdated(old, m.tombs.Get(o.message.Topic)) {
 				continue
 			}
 			more, size := 1, o.message.Size()
@@ -245,18 +252,20 @@ func (m *Memory) dequeue(q *queue, seq uint64) {
 	q.remove(seq)
 }
 
-// retain keeps r unless what is kept is newer.
+// retain keeps r unless what is kept is newer, or what cleared it.
 func (m *Memory) retain(r *Message) {
-	old := m.retained.Get(r.Topic)
-	if old != nil && old.HLC > r.HLC {
+	if r.Outdated(m.retained.Get(r.Topic), m.tombs.Get(r.Topic)) {
 		return
 	}
-	if old != nil { // [MQTT-3.3.1-5] [MQTT-3.3.1-6]
-		m.dropRetained(r.Topic)
-	}
+	m.dropRetained(r.Topic)  // [MQTT-3.3.1-5] [MQTT-3.3.1-6]
 	if len(r.Payload) == 0 { // [MQTT-3.3.1-7]
+		m.tombs.Put(r)
+		for m.tombs.Evict(m.limits.Tombstones) != nil {
+			m.stats.Forgotten++
+		}
 		return
 	}
+	m.tombs.Remove(r.Topic)
 	m.retained.Put(r)
 	m.stats.Retained++
 	m.stats.RetainedBytes += r.Size()

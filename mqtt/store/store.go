@@ -40,6 +40,13 @@ type Store interface {
 	// is not a shared one.
 	Retained(filter string) []*Message
 
+	// Tombstones returns the messages that cleared retained ones and that nothing newer
+	// replaced, without payload, and Tombstone the one of a topic or nil. They are
+	// kept for 30 days as far as their limit allows: an older message is not retained
+	// again.
+	Tombstones() []*Message
+	Tombstone(topic string) *Message
+
 	// Outbound appends to dst the messages of peer's log after seq, oldest
 	// first, until dst is at its capacity. A first entry that is not seq+1 tells
 	// that those between were dropped. What cannot be read for now, and what comes
@@ -80,7 +87,7 @@ type Tx interface {
 	Enqueue(k SessionKey, d Delivery)          // dropped and counted when the queue is full
 	Inflight(k SessionKey, seq uint64, e Sent) // an entry goes to the client
 	Dequeue(k SessionKey, seq uint64)          // an entry is done
-	Retain(m *Message)                         // an empty payload removes; a lower HLC changes nothing
+	Retain(m *Message)                         // an empty payload removes and leaves a tombstone; a lower HLC changes nothing
 	Outbound(peer string, m *Message)          // the oldest is dropped and counted when the log is full
 
 	// Acknowledge ends the part of peer's log up to seq. Peer has sent of it: as many
@@ -129,7 +136,9 @@ type Stats struct {
 	QueueDropped  uint64
 	Retained      int
 	RetainedBytes int
-	Outbound      int // messages in all outbound logs
+	Tombstones    int
+	Forgotten     uint64 // tombstones that were evicted since the store was opened
+	Outbound      int    // messages in all outbound logs
 	OutboundBytes int
 	OutboundDrops uint64
 	Values        int

@@ -15,6 +15,7 @@ func (s *Store) apply() {
 	}
 	s.totals = s.staging.count
 	s.stats.Commits += s.commits
+	s.stats.Forgotten += s.staging.forgotten
 	s.commits = 0
 	s.cache.trim()
 }
@@ -29,7 +30,7 @@ func (s *Store) rollback() {
 			c.queue.unpush()
 		case changeRemove, changeOverflow:
 			c.queue.unmark(c.queue.at(c.seq))
-		case changeOp, changeDrop, changeAcknowledged, changeRetained:
+		case changeOp, changeDrop, changeAcknowledged, changeRetained, changeTombstone, changeNoTombstone:
 			if c.session == nil {
 				continue
 			}
@@ -40,6 +41,15 @@ func (s *Store) rollback() {
 		}
 	}
 	s.commits = 0
+	s.beginTombstones()
+}
+
+// beginTombstones gives the committer the tombstones that are visible.
+func (s *Store) beginTombstones() {
+	s.staging.tombs = store.Tombstones{}
+	for _, m := range s.tombs {
+		s.staging.tombs.Put(m)
+	}
 }
 
 func (s *Store) applyChange(c *change) {
@@ -55,6 +65,10 @@ func (s *Store) applyChange(c *change) {
 		st := &c.queue.stats
 		st.Acknowledged = max(st.Acknowledged, c.op.seq)
 		st.Dropped -= min(st.Dropped, uint64(max(c.op.given, 0)))
+	case changeTombstone:
+		s.tombs[c.op.delivery.Message.Topic] = c.op.delivery.Message
+	case changeNoTombstone:
+		delete(s.tombs, c.op.delivery.Message.Topic)
 	case changeRetained:
 		s.putRetained(c.op.delivery.Message.Topic, nil)
 	case changeOp:

@@ -10,12 +10,13 @@ import (
 // The columns: the first byte of each key. Numbers in keys are big endian, so
 // that their order is that of the bytes.
 const (
-	columnFloor    = 'f' // lane, site
-	columnMeta     = 'm' // name
-	columnOutbound = 'o' // length of the peer's name, the name, kind, [sequence number]
-	columnRetained = 'r' // topic
-	columnSession  = 's' // number of the session, kind, ...
-	columnValue    = 'v' // length of the scope, the scope, key
+	columnFloor     = 'f' // lane, site
+	columnMeta      = 'm' // name
+	columnOutbound  = 'o' // length of the peer's name, the name, kind, [sequence number]
+	columnRetained  = 'r' // topic
+	columnTombstone = 't' // topic
+	columnSession   = 's' // number of the session, kind, ...
+	columnValue     = 'v' // length of the scope, the scope, key
 )
 
 // The kinds of keys of a session.
@@ -84,6 +85,10 @@ func cutValueKey(key []byte) (valueKey, error) {
 
 func appendRetainedKey(dst []byte, topic string) []byte {
 	return append(append(dst, columnRetained), topic...)
+}
+
+func appendTombstoneKey(dst []byte, topic string) []byte {
+	return append(append(dst, columnTombstone), topic...)
 }
 
 // appendNamed appends s with its length before it.

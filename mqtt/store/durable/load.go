@@ -47,6 +47,7 @@ func (s *Store) load(db *database) error {
 	if l.strange > 0 {
 		s.log.WithField("keys", l.strange).Error("the store holds keys that cannot be understood; they are left as they are")
 	}
+	s.beginTombstones()
 	for _, x := range s.sessions {
 		s.held += x.Size()
 		s.stats.Queued += x.queue.stats.Messages
@@ -64,6 +65,7 @@ func (s *Store) forget() {
 	s.staging.sessions = make(map[store.SessionKey]*session)
 	s.staging.retained = make(map[string]*store.Message)
 	s.staging.values = make(map[valueKey][]byte)
+	s.tombs = make(map[string]*store.Message)
 	s.retained, s.retainedExpires = store.RetainedTree{}, 0
 	s.totals, s.stats, s.held, s.sessionID = totals{}, store.Stats{}, 0, 0
 	s.cache = cache{limit: s.options.Cache}
@@ -103,6 +105,12 @@ func (l *loader) key(key, value []byte) error {
 		l.s.putRetained(m.Topic, m)
 		l.s.totals.retained++
 		l.s.totals.retainedBytes += m.Size()
+	case columnTombstone:
+		m, err := decodeMessage(value)
+		if err != nil {
+			return err
+		}
+		l.s.tombs[m.Topic] = m
 	case columnFloor:
 		k, err := cutFloorKey(key)
 		if err != nil {

@@ -36,6 +36,8 @@ var (
 		Outbound: store.QueueLimit{Messages: 5, Bytes: 4000},
 		Retained: store.QueueLimit{Messages: 3, Bytes: 4000},
 		Values:   store.QueueLimit{Messages: 2, Bytes: 100},
+
+		Tombstones: store.QueueLimit{Messages: 2, Bytes: 1 << 20},
 	}
 )
 
@@ -331,6 +333,14 @@ func (s *Store) inOrder() error {
 			q.stats.Messages != messages || q.stats.Bytes != bytes || q.expires != expires || q.closed {
 			return fmt.Errorf("queue %s: %d messages, %d bytes, %d expire, but %+v", name, messages, bytes, expires, *q)
 		}
+	}
+	for name, m := range s.tombs {
+		if s.staging.tombs.Get(name) != m {
+			return fmt.Errorf("tombstone of %s: the committer sees another", name)
+		}
+	}
+	if len(s.tombs) != s.staging.tombs.Len() {
+		return fmt.Errorf("%d tombstones, the committer sees %d", len(s.tombs), s.staging.tombs.Len())
 	}
 	for _, m := range s.retained.All(nil) {
 		if m.Expires != 0 {

@@ -3,6 +3,7 @@ package durable
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 	"unsafe"
@@ -149,12 +150,26 @@ func (s *Store) Values(scope string) map[string][]byte {
 	return s.values.Of(scope)
 }
 
+// Tombstones implements [store.Store].
+func (s *Store) Tombstones() []*store.Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.tombs))
+}
+
+// Tombstone implements [store.Store].
+func (s *Store) Tombstone(topic string) *store.Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tombs[topic]
+}
+
 // Stats implements [store.Store].
 func (s *Store) Stats() store.Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.stats
-	n.Sessions = len(s.sessions)
+	n.Sessions, n.Tombstones = len(s.sessions), len(s.tombs)
 	n.Retained, n.RetainedBytes = s.totals.retained, s.totals.retainedBytes
 	n.Values, n.ValueBytes = s.totals.values, s.totals.valueBytes
 	for _, p := range s.peers {
@@ -162,7 +177,7 @@ func (s *Store) Stats() store.Stats {
 		n.OutboundBytes += p.log.stats.Bytes
 		n.OutboundDrops += p.log.stats.Dropped
 	}
-	n.Memory = s.held + s.cache.bytes + n.RetainedBytes + n.ValueBytes + (n.Queued+n.Outbound)*int(unsafe.Sizeof(entry{}))
+	n.Memory = s.held + s.cache.bytes + s.staging.tombs.Bytes() + s.values.HistoryBytes() + n.RetainedBytes + n.ValueBytes + (n.Queued+n.Outbound)*int(unsafe.Sizeof(entry{}))
 	return n
 }
 

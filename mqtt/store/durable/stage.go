@@ -20,8 +20,11 @@ type staging struct {
 	sessions map[store.SessionKey]*session // nil: deleted
 	retained map[string]*store.Message     // nil: removed
 	values   map[valueKey][]byte           // nil: removed
+	tombs    store.Tombstones              // all of them, as the committer sees them
 	count    totals                        // of what check bounds
 	scratch  []byte
+
+	forgotten uint64 // tombstones that were evicted
 }
 
 // totals are what the limits that refuse a transaction are held against.
@@ -49,6 +52,8 @@ const (
 	changeOverflow                       // as changeRemove, because the log was full
 	changeDrop                           // queue was full
 	changeAcknowledged                   // queue is a log: op
+	changeTombstone                      // there is one on the topic of op
+	changeNoTombstone                    // there is none
 	changeRetained                       // an expired retained message is gone: op
 )
 
@@ -58,7 +63,7 @@ func (g *staging) begin(batch *pebble.Batch, count totals) {
 	clear(g.sessions)
 	clear(g.retained)
 	clear(g.values)
-	g.batch, g.changes, g.count = batch, g.changes[:0], count
+	g.batch, g.changes, g.count, g.forgotten = batch, g.changes[:0], count, 0
 }
 
 func (g *staging) change(c change) { g.changes = append(g.changes, c) }
@@ -105,7 +110,7 @@ func (s *Store) check(t *tx) error {
 		case opRetain:
 			m := o.delivery.Message
 			old := s.stagedRetained(m.Topic)
-			if len(m.Payload) == 0 || old != nil && old.HLC > m.HLC {
+			if len(m.Payload) == 0 || m.Outdated(old, s.staging.tombs.Get(m.Topic)) {
 				continue
 			}
 			more, size := 1, m.Size()
@@ -300,24 +305,59 @@ func (s *Store) stageRetain(t *tx, o *op) {
 	g := &s.staging
 	m := o.delivery.Message
 	old := s.stagedRetained(m.Topic)
-	if old != nil && old.HLC > m.HLC || old == nil && len(m.Payload) == 0 {
+	if m.Outdated(old, g.tombs.Get(m.Topic)) {
 		return
 	}
-	g.scratch = appendRetainedKey(g.scratch[:0], m.Topic)
 	if old != nil {
 		g.count.retained--
 		g.count.retainedBytes -= old.Size()
 	}
 	if len(m.Payload) == 0 {
-		g.delete(g.scratch)
+		s.stageTombstone(t, o)
+		if old == nil {
+			return
+		}
+		g.delete(appendRetainedKey(g.scratch[:0], m.Topic))
 		g.retained[m.Topic] = nil
 	} else {
+		s.stageNoTombstone(g.tombs.Get(m.Topic))
+		g.scratch = appendRetainedKey(g.scratch[:0], m.Topic)
 		g.set(g.scratch, t, o)
 		g.retained[m.Topic] = m
 		g.count.retained++
 		g.count.retainedBytes += m.Size()
 	}
 	g.change(change{op: o})
+}
+
+// stageTombstone keeps the message of o, which clears a topic, and evicts others.
+func (s *Store) stageTombstone(t *tx, o *op) {
+	g := &s.staging
+	m := o.delivery.Message
+	g.scratch = appendTombstoneKey(g.scratch[:0], m.Topic)
+	g.set(g.scratch, t, o)
+	g.tombs.Put(m)
+	g.change(change{kind: changeTombstone, op: o})
+	for {
+		old := g.tombs.Evict(s.limits.Tombstones)
+		if old == nil {
+			return
+		}
+		g.forgotten++
+		g.delete(appendTombstoneKey(g.scratch[:0], old.Topic))
+		g.change(change{kind: changeNoTombstone, op: &op{delivery: store.Delivery{Message: old}}})
+	}
+}
+
+// stageNoTombstone removes a tombstone, if there is one.
+func (s *Store) stageNoTombstone(old *store.Message) {
+	if old == nil {
+		return
+	}
+	g := &s.staging
+	g.delete(appendTombstoneKey(g.scratch[:0], old.Topic))
+	g.tombs.Remove(old.Topic)
+	g.change(change{kind: changeNoTombstone, op: &op{delivery: store.Delivery{Message: old}}})
 }
 
 func (s *Store) stageOutbound(t *tx, o *op) {
@@ -390,6 +430,11 @@ func (s *Store) stageSweep(now time.Time) {
 			g.count.retained--
 			g.count.retainedBytes -= m.Size()
 			g.change(change{kind: changeRetained, op: &op{delivery: store.Delivery{Message: m}}})
+		}
+	}
+	for _, m := range g.tombs.All() {
+		if m.Expired(now) {
+			s.stageNoTombstone(m)
 		}
 	}
 	for k, x := range s.sessions {

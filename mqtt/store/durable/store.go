@@ -71,7 +71,8 @@ type Store struct {
 	mu              sync.Mutex // guards all below
 	sessions        map[store.SessionKey]*session
 	retained        store.RetainedTree
-	retainedExpires int // how many retained messages ever expire
+	tombs           map[string]*store.Message // by topic
+	retainedExpires int                       // how many retained messages ever expire
 	peers           map[string]*peer
 	floors          map[laneKey]store.Origin
 	values          store.Values

@@ -150,9 +150,12 @@ func (t *tx) Dequeue(k store.SessionKey, seq uint64) {
 func (t *tx) Retain(m *store.Message) {
 	o := op{kind: opRetain, delivery: store.Delivery{Message: m}}
 	if len(m.Payload) > 0 {
-		o.body, o.head = t.encode(m), t.versionOnly()
 		t.grows = true
+	} else {
+		m = store.NewTombstone(m, time.Now())
+		o.delivery.Message = m
 	}
+	o.body, o.head = t.encode(m), t.versionOnly()
 	t.ops = append(t.ops, o)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +33,7 @@ func Run(t *testing.T, open Open) {
 		{"retained", testRetained},
 		{"retained limit", testRetainedLimit},
 		{"retained older", testRetainedOlder},
+		{"tombstones", testTombstones},
 		{"limits together", testLimitsTogether},
 		{"outbound", testOutbound},
 		{"outbound limit", testOutboundLimit},
@@ -638,4 +640,60 @@ func testAcknowledged(t *testing.T, open Open) {
 	if st := s.OutboundStats("oslo"); st.Acknowledged != 0 {
 		t.Errorf("got %+v", st)
 	}
+}
+
+// testTombstones clears retained messages: what is older does not come back.
+func testTombstones(t *testing.T, open Open) {
+	s := open(t, store.Limits{Tombstones: store.QueueLimit{Messages: 2, Bytes: 1 << 20}})
+	put := func(topic, payload string, clock uint64) {
+		t.Helper()
+		m := Message(topic, payload)
+		m.Retain, m.HLC, m.Publisher, m.Origin = true, clock, "p", store.Origin{Site: "rome"}
+		do(t, s, func(tx store.Tx) { tx.Retain(m) })
+	}
+	want := func(retained, tombstones string) {
+		t.Helper()
+		var got [2][]string
+		for _, m := range s.Retained("#") {
+			got[0] = append(got[0], fmt.Sprintf("%s=%s", m.Topic, m.Payload))
+		}
+		for _, m := range s.Tombstones() {
+			got[1] = append(got[1], fmt.Sprintf("%s@%d", m.Topic, m.HLC))
+			if len(m.Payload) > 0 || !m.Retain || m.Publisher != "p" || m.Origin.Site != "rome" || s.Tombstone(m.Topic) != m {
+				t.Errorf("tombstone %+v", m)
+			}
+		}
+		slices.Sort(got[0])
+		slices.Sort(got[1])
+		if diff := cmp.Diff([2]string{retained, tombstones}, [2]string{strings.Join(got[0], " "), strings.Join(got[1], " ")}); diff != "" {
+			t.Error(diff)
+		}
+		if st := s.Stats(); st.Tombstones != len(got[1]) || st.Retained != len(got[0]) {
+			t.Errorf("%+v", st)
+		}
+	}
+	put("a", "1", 10)
+	put("a", "", 9) // older than the value
+	want("a=1", "")
+	put("a", "", 11)
+	put("a", "2", 10) // older than its end
+	want("", "a@11")
+	put("a", "3", 12)
+	want("a=3", "")
+	put("never", "", 5) // another site may have it
+	put("a", "", 13)
+	want("", "a@13 never@5")
+	put("b", "", 14) // the lowest clock makes room
+	want("", "a@13 b@14")
+	if st := s.Stats(); st.Forgotten != 1 {
+		t.Errorf("%+v", st)
+	}
+	s.Sweep(time.Now().Add(29 * 24 * time.Hour))
+	do(t, s, func(store.Tx) {})
+	want("", "a@13 b@14")
+	s.Sweep(time.Now().Add(31 * 24 * time.Hour))
+	do(t, s, func(store.Tx) {})
+	want("", "")
+	put("a", "4", 1)
+	want("a=4", "")
 }

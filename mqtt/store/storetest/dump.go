@@ -32,6 +32,11 @@ func Dump(s store.Store, n Names) string {
 	for _, m := range retained {
 		fmt.Fprintf(&b, "retained %s\n", line(m))
 	}
+	tombstones := s.Tombstones()
+	slices.SortFunc(tombstones, func(x, y *store.Message) int { return cmp.Compare(x.Topic, y.Topic) })
+	for _, m := range tombstones {
+		fmt.Fprintf(&b, "tombstone %s by %s/%s origin %+v hlc %d\n", m.Topic, m.Publisher, m.ClientID, m.Origin, m.HLC)
+	}
 	for _, p := range n.Peers {
 		entries := All(func(after uint64, dst []store.Outbound) []store.Outbound { return s.Outbound(p, after, dst) },
 			func(o store.Outbound) uint64 { return o.Seq })
