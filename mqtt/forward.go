@@ -10,7 +10,8 @@ type Forwarder interface {
 	// Wants reports whether any other site asked for topic. The broker keeps the
 	// answer until [Broker.Reroute].
 	Wants(topic string) bool
-	// Forward takes m, which some other site wants. With a transaction it adds m
+	// Forward takes m, which some other site wants, or may have a copy of what m
+	// clears. With a transaction it adds m
 	// to the outbound logs: it is m's acknowledgement that depends on it. Without
 	// one (nil) m is of QoS 0, nothing persistent needs it, and Forward may drop it.
 	Forward(tx store.Tx, m *store.Message)

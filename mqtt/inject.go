@@ -25,7 +25,8 @@ func (b *Broker) Publish(m *store.Message, done func(error)) {
 
 // Inject delivers a message that came from another site. replayed says that m is
 // a retained message which the site has sent because somebody here subscribed,
-// not one that was published just now: receivers get it with RETAIN set. tx, if
+// not one that was published just now: receivers get it with RETAIN set. One without a payload tells that there is no such
+// message any more, and receivers do not get it. tx, if
 // not nil, adds
 // the caller's own changes, such as the dedupe floor, to the transaction that
 // keeps m; done, if not nil, is called once all of it is kept, in the order of

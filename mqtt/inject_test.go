@@ -205,3 +205,31 @@ func TestClock(t *testing.T) {
 		t.Error("one wrong clock pulled ours away")
 	}
 }
+
+// A clear goes to all sites, since any may have a copy. One that a site tells late
+// is nobody's news where there was nothing to clear.
+func TestClearsAreForwarded(t *testing.T) {
+	far := &farSite{}
+	bubble(t, func(o *Options) { o.Forwarder = far }, func(t *testing.T, w *world) {
+		pub, sub := w.connect(packet.V5, "pub"), w.connect(packet.V5, "sub")
+		sub.subscribe(packet.Subscription{TopicFilter: "#", QoS: 1})
+		pub.send(&packet.Publish{TopicName: []byte("r"), QoS: 1, PacketID: 1, Retain: true, Payload: []byte("x")})
+		pub.next()
+		pub.send(&packet.Publish{TopicName: []byte("r"), QoS: 1, PacketID: 2, Retain: true})
+		pub.next()
+		got := w.b.opts.Store.Outbound("far", 0, make([]store.Outbound, 0, 10))
+		if len(got) != 1 || len(got[0].Message.Payload) != 0 {
+			t.Errorf("log %v", got)
+		}
+		sub.wantMessage("x")
+		sub.wantMessage("")
+		gone := &store.Message{Topic: "s", QoS: 1, Retain: true, HLC: 1, Origin: store.Origin{Site: "far"}}
+		w.b.Inject(gone, true, nil, nil)
+		sub.silence()
+		if w.b.opts.Store.Tombstone("s") == nil {
+			t.Error("no tombstone")
+		}
+		w.b.Inject(gone, false, nil, nil)
+		sub.wantMessage("")
+	})
+}

@@ -1,6 +1,8 @@
 package mqtt
 
 import (
+	"strings"
+
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -124,6 +126,10 @@ func (p *pipeline) match(e *entry, o *output) {
 	o.retain = o.m.Retain // [MQTT-3.3.1-5]
 	o.forward = e.forward && r.wanted
 	e.matched = e.matched || o.forward || r.matched()
+	o.forward = o.forward || e.forward && clears(o.m) && p.b.opts.Forwarder != nil
+	if e.replayed && clears(o.m) {
+		return // nothing was here to be cleared
+	}
 	o.deliveries = make([]delivery, 0, len(r.receivers)+len(r.groups))
 	for i := range r.receivers { // [MQTT-4.5.0-1]
 		to := &r.receivers[i]
@@ -144,6 +150,12 @@ func (p *pipeline) match(e *entry, o *output) {
 			o.deliveries = append(o.deliveries, d)
 		}
 	}
+}
+
+// clears reports whether m removes a retained message [MQTT-3.3.1-6]. It goes to all
+// sites: any may have a copy.
+func clears(m *store.Message) bool {
+	return m.Retain && len(m.Payload) == 0 && !strings.HasPrefix(m.Topic, "$")
 }
 
 // deliver makes a copy of m for the group's queue or, at QoS 0, for a member.

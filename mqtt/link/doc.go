@@ -63,6 +63,9 @@
 // receiver has had as a message does not reach its subscribers a second time.
 // Copies of what other sites published are not passed on.
 //
-// What is cleared while a site has no interest in it stays retained there: the
-// clear does not cross, and nothing tells the copy from one that is still good.
+// A message that clears a retained one goes to the log of every site, since any may
+// have a copy. What a log lost is made good on the next stream: the opener sends, as
+// retained messages without a payload, the tombstones of its own publishers that the
+// acceptor's store was not yet told. The acceptor clears what is older, and keeps the
+// tombstone, so that an older copy is not retained again.
 package link

@@ -85,6 +85,7 @@ func (s *sender) keepChange(ctx context.Context, c *change) (err error) {
 	case picture:
 		if err = s.p.keepPicture(ctx, c.filters, s.epoch); err == nil {
 			s.sift.CompareAndSwap(siftWaiting, siftFirst)
+			s.clearings.Store(true)
 			s.p.setUp()
 			poke(s.p.wake)
 		}

@@ -229,6 +229,9 @@ func (l *Links) Forward(tx store.Tx, m *store.Message) {
 	}
 	var found [8]*peer
 	peers := l.wanted.Match(found[:0], m.Topic)
+	if clears(m) && tx != nil { // any site may have a copy
+		peers = l.withNodes()
+	}
 	for i, p := range peers {
 		switch {
 		case slices.Contains(peers[:i], p): // by another of its filters
@@ -240,6 +243,22 @@ func (l *Links) Forward(tx store.Tx, m *store.Message) {
 			tx.Outbound(p.site, m)
 		}
 	}
+}
+
+// clears reports whether m removes a retained message.
+func clears(m *store.Message) bool { return m.Retain && len(m.Payload) == 0 }
+
+// withNodes returns the sites that have a node.
+func (l *Links) withNodes() []*peer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	peers := make([]*peer, 0, len(l.peers))
+	for _, p := range l.peers {
+		if !p.alone.Load() {
+			peers = append(peers, p)
+		}
+	}
+	return peers
 }
 
 // Refuses returns why m is not taken from its publisher, or nil: a site that may

@@ -26,6 +26,7 @@ type peer struct {
 	storing chan struct{} // capacity 1: holds a token while no change of the stored interest is on its way
 
 	acked   atomic.Uint64 // all of the outbound log up to here is kept by the peer
+	alone   atomic.Bool   // the site has no node
 	refusal atomic.Bool   // one was logged since the stream was opened
 	count   counters
 
@@ -34,10 +35,11 @@ type peer struct {
 	unstored bool   // the store has no room for it
 	lost     uint64 // messages that the log dropped and that were logged
 
+	cleared clearing // of the sender's writer
+
 	// Of the goroutine in Links.Run.
 	end   context.CancelFunc // ends run; nil while there is none
 	ended chan struct{}      // closed when it has
-	alone bool               // the site has no node
 
 	mu           sync.Mutex // guards all below
 	id           identity.ID
@@ -93,10 +95,10 @@ func (p *peer) become(ctx context.Context, id identity.ID) {
 	p.mu.Lock()
 	p.id = id
 	p.mu.Unlock()
-	if p.alone && !id.IsZero() {
+	if p.alone.Load() && !id.IsZero() {
 		p.expectEverything()
 	}
-	if p.alone = id.IsZero(); p.alone {
+	if p.alone.Store(id.IsZero()); id.IsZero() {
 		p.forgetInterest(ctx)
 		p.setDown(errors.New("site has no node"))
 		return

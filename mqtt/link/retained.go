@@ -14,6 +14,7 @@ import (
 // then it knows by their clock which of them it has already.
 type copies struct {
 	messages []*store.Message
+	clearing clearing // messages are tombstones up to here
 	marked   bool
 	mark     uint64 // the last number of the log at a time after the reading
 }
@@ -36,12 +37,19 @@ func (s *sender) want(filters []string) error {
 	return nil
 }
 
-// nextWanted takes the oldest piece of interest once the copies for the last one
-// are acknowledged, so that the peer can tell if they overlap.
+// unackedCopies is how many copies are on their way. The next piece waits for them,
+// so that the peer can tell if they overlap.
+func (s *sender) unackedCopies() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unacked
+}
+
+// nextWanted takes the oldest piece of interest.
 func (s *sender) nextWanted() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.unacked > 0 || len(s.wanted) == 0 {
+	if len(s.wanted) == 0 {
 		return nil
 	}
 	filters := s.wanted[0]
@@ -56,8 +64,18 @@ func (s *sender) nextWanted() []string {
 // fillCopies appends copies of retained messages, after what the log has.
 func (s *sender) fillCopies(buf []byte, drained bool) []byte {
 	if s.copies == nil {
-		if filters := s.nextWanted(); filters != nil {
+		if s.unackedCopies() > 0 {
+			return buf
+		}
+		if s.told != (clearing{}) {
+			s.p.cleared, s.told = s.told, clearing{}
+		}
+		if s.clearings.CompareAndSwap(true, false) {
+			s.copies = s.readTombstones()
+		} else if filters := s.nextWanted(); filters != nil {
 			s.copies = s.readRetained(filters)
+		}
+		if s.copies != nil {
 			poke(s.p.wake) // for the look at the log that sets the mark
 		}
 		return buf
@@ -78,7 +96,7 @@ func (s *sender) fillCopies(buf []byte, drained bool) []byte {
 		c.messages = c.messages[1:]
 	}
 	if len(c.messages) == 0 {
-		s.copies = nil
+		s.copies, s.told = nil, c.clearing
 		poke(s.p.wake) // for the next piece
 	}
 	return buf
@@ -86,6 +104,9 @@ func (s *sender) fillCopies(buf []byte, drained bool) []byte {
 
 func (s *sender) appendCopy(buf []byte, m *store.Message, now time.Time) []byte {
 	p := s.stamp.publish(m, 1, laneRetained, 0, now)
+	if clears(m) { // its time is the store's affair
+		p.Properties.Clear(packet.PropMessageExpiryInterval)
+	}
 	if m.Expired(now) || !s.mayReceive(m) || !s.fits(p) {
 		return buf
 	}

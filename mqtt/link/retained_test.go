@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hpmq/hpmq/mqtt/store"
 )
 
 func (s *site) retains(filter string) []string {
@@ -115,3 +117,105 @@ func TestManyRetained(t *testing.T) {
 		}
 	})
 }
+
+// What is cleared is gone at every site that has a copy: also where nobody is
+// interested any more, where it came to only after a cut, and where the log lost
+// it. An older copy brings nothing back.
+func TestClearReachesEveryCopy(t *testing.T) {
+	for _, how := range []string{"no interest", "cut", "overflow", "restart"} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t)
+				limits := store.Limits{}
+				if how == "overflow" {
+					limits.Outbound.Messages = 3
+				}
+				paris := w.add("paris", Options{Store: store.NewMemory(limits)})
+				lyon := w.add("lyon", Options{})
+				lyon.subscribe("r", "a")
+				synctest.Wait()
+				paris.publish(retained("r", "kept", clock(1)))
+				lyon.expect(t, "r kept")
+				want := []string{"r kept"}
+				if how == "no interest" {
+					lyon.unsubscribe("r")
+				}
+				synctest.Wait()
+				if how != "no interest" {
+					w.sever()
+					synctest.Wait()
+				}
+				paris.publish(retained("r", "", clock(2)))
+				if how == "overflow" {
+					for n := range 3 {
+						paris.publish(numbered("a", n))
+						want = append(want, fmt.Sprint("a ", n))
+					}
+				}
+				if how == "restart" {
+					paris = paris.restart()
+				}
+				w.heal()
+				synctest.Wait()
+				if got := lyon.store.Retained("r"); len(got) != 0 {
+					t.Fatalf("lyon retains %q", got[0].Payload)
+				}
+				want = append(want, "r ") // who subscribes learns of it
+				if got := lyon.texts(); !slices.Equal(got, want) {
+					t.Errorf("lyon received %q, want %q", got, want)
+				}
+				lyon.store.Update(func(tx store.Tx) { tx.Retain(retained("r", "old", clock(1))) }, nil)
+				if got := lyon.store.Retained("r"); len(got) != 0 {
+					t.Error("an older copy came back")
+				}
+				if st := lyon.to("paris"); st.Refused != 0 {
+					t.Errorf("%+v", st)
+				}
+			})
+		})
+	}
+}
+
+// A stream tells again what was cleared, to a store that was not told: one that was
+// set up again too. Nobody hears of it who has no copy.
+func TestTombstonesAreToldOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.extra = []Peer{{ID: nodeOf("lyon"), Site: "lyon"}}
+		paris := w.add("paris", Options{Store: store.NewMemory(store.Limits{Outbound: store.QueueLimit{Messages: 1}})})
+		for n := range 10 {
+			paris.publish(retained(fmt.Sprint("r/", n), "", clock(n)))
+		}
+		lyon := w.add("lyon", Options{})
+		lyon.subscribe("#")
+		synctest.Wait()
+		if n := lyon.store.Stats().Tombstones; n != 10 {
+			t.Errorf("lyon knows %d tombstones", n)
+		}
+		lyon.expect(t, "r/9 ") // the log's
+		pass(2 * time.Minute)
+		paris.publish(retained("r/late", "", clock(10)))
+		again := func() int {
+			synctest.Wait()
+			sent := paris.to("lyon").Sent
+			w.sever()
+			synctest.Wait()
+			w.heal()
+			synctest.Wait()
+			return int(paris.to("lyon").Sent - sent)
+		}
+		if n := []int{again(), again(), again()}; !slices.Equal(n, []int{11, 1, 1}) { // those of a minute before the last
+			t.Errorf("%d messages sent on new streams", n)
+		}
+		lyon.cancel()
+		<-lyon.gone
+		lyon = w.add("lyon", Options{})
+		synctest.Wait()
+		if n := lyon.store.Stats().Tombstones; n != 11 {
+			t.Errorf("lyon, set up again, knows %d tombstones", n)
+		}
+	})
+}
+
+// clock is a reading of the hybrid logical clock now.
+func clock(n int) uint64 { return uint64(time.Now().UnixMilli())<<16 + uint64(n) }

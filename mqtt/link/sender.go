@@ -28,6 +28,7 @@ type sender struct {
 	scratch [64]store.Outbound
 	now     []*store.Message // QoS 0, taken from the peer's queue
 	copies  *copies          // of retained messages, being sent; nil if none
+	told    clearing         // how far the peer was told of tombstones, once it has acknowledged them
 	skipped uint64           // numbers of the log that were not sent, up to the next one
 
 	// Of the reader.
@@ -38,7 +39,8 @@ type sender struct {
 	epoch   uint64        // of the peer
 	changed chan struct{} // capacity 1: the keeper has a change of interest to look at
 
-	sift atomic.Int32 // how the writer takes the log; see siftWaiting
+	clearings atomic.Bool  // the peer is to be told what was cleared
+	sift      atomic.Int32 // how the writer takes the log; see siftWaiting
 
 	mu         sync.Mutex // guards all below
 	window     window

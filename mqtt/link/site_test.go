@@ -247,7 +247,7 @@ func (f *frail) Read(b []byte) (int, error) {
 }
 
 // Inject implements [Broker].
-func (s *site) Inject(m *store.Message, _ bool, tx func(store.Tx), done func(error)) {
+func (s *site) Inject(m *store.Message, replayed bool, tx func(store.Tx), done func(error)) {
 	do := func() {
 		s.mu.Lock()
 		fail := s.fail
@@ -266,7 +266,7 @@ func (s *site) Inject(m *store.Message, _ bool, tx func(store.Tx), done func(err
 				tx(t)
 			}
 		}, func(err error) {
-			if err == nil {
+			if err == nil && !(replayed && clears(m)) {
 				s.mu.Lock()
 				s.got = append(s.got, m)
 				s.mu.Unlock()
@@ -348,7 +348,7 @@ func (s *site) publish(m *store.Message) {
 		if m.Retain {
 			tx.Retain(m)
 		}
-		if s.links.Wants(m.Topic) {
+		if s.links.Wants(m.Topic) || clears(m) {
 			s.links.Forward(tx, m)
 		}
 	}, nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hpmq/hpmq/internal/logfield"
@@ -73,6 +74,10 @@ func (r *receiver) take(ctx context.Context, p *packet.Publish, size int) error 
 	}
 	r.p.count.received.Add(1)
 	if code, err := r.check(m); err != nil {
+		if code == packet.NotAuthorized && ordersClear(m) {
+			r.countNumber(p, m)
+			return r.puback(p, packet.Success)
+		}
 		if p.QoS > 0 && errors.Is(err, ErrUnsettled) && r.postpone(err) {
 			return fmt.Errorf("%w: %w", errResting, err)
 		}
@@ -127,10 +132,16 @@ func (r *receiver) refuse(p *packet.Publish, m *store.Message, code packet.Reaso
 		r.told = true
 		r.p.entry().WithField(logfield.Reason, because.Error()).Warn("message of site refused")
 	}
-	if m.Origin.Site == r.p.site && m.Origin.Epoch == r.epoch && m.Origin.Lane == laneLog && m.Origin.Seq != 0 {
-		r.number(m.Origin.Seq, skippedBefore(p)) // or its absence would look like a loss
-	}
+	r.countNumber(p, m)
 	return r.puback(p, code)
+}
+
+// countNumber takes the number of a message that is not taken: its absence would look
+// like a loss.
+func (r *receiver) countNumber(p *packet.Publish, m *store.Message) {
+	if m.Origin.Site == r.p.site && m.Origin.Epoch == r.epoch && m.Origin.Lane == laneLog && m.Origin.Seq != 0 {
+		r.number(m.Origin.Seq, skippedBefore(p))
+	}
 }
 
 // admit tells a message that is new here from a duplicate, and whether the floor
@@ -167,10 +178,14 @@ func (r *receiver) number(seq, skipped uint64) verdict {
 	return v
 }
 
-// has reports whether the store holds a retained message at least as new as m.
+// has reports whether the store holds a retained message at least as new as m, or
+// what cleared it.
 func (r *receiver) has(m *store.Message) bool {
 	known := r.l.opts.Store.Retained(m.Topic) // a topic name is a filter that matches itself
-	return len(known) > 0 && known[0].HLC >= m.HLC
+	if t := r.l.opts.Store.Tombstone(m.Topic); t != nil {
+		known = append(known, t)
+	}
+	return slices.ContainsFunc(known, func(k *store.Message) bool { return k.HLC >= m.HLC })
 }
 
 // inject hands m to the broker and lets it be acknowledged once it is kept. While
@@ -188,7 +203,9 @@ func (r *receiver) inject(ctx context.Context, m *store.Message, qos byte, id ui
 			}
 		}
 	}
-	r.l.broker.Inject(m, m.Origin.Lane == laneRetained, tx, func(err error) { r.kept(m, qos, id, size, err) })
+	// Subscribers learn of a clear that comes late if there was something to clear.
+	replayed := m.Origin.Lane == laneRetained && (!clears(m) || r.clearsNothing(m))
+	r.l.broker.Inject(m, replayed, tx, func(err error) { r.kept(m, qos, id, size, err) })
 	for {
 		r.mu.Lock()
 		full := r.pending > maxPendingBytes
