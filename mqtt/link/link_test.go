@@ -882,3 +882,54 @@ func TestStays(t *testing.T) {
 		lyon.expect(t, "there/kept 1", "there/x 0", "there/x 1")
 	})
 }
+
+// A site that is removed leaves nothing behind, and one of its name begins anew.
+func TestForget(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, "paris", "lyon")
+		paris, lyon := w.site("paris"), w.site("lyon")
+		lyon.subscribe("a")
+		synctest.Wait()
+		lyon.publish(numbered("x", 0))
+		paris.subscribe("x")
+		w.sever()
+		synctest.Wait()
+		paris.publish(numbered("a", 1))
+		synctest.Wait()
+		w.mu.Lock()
+		delete(w.sites, lyon.id)
+		w.mu.Unlock()
+		w.heal()
+		synctest.Wait()
+		if st := paris.to("lyon"); st.Queued != 1 {
+			t.Errorf("%+v", st)
+		}
+		if err := paris.links.Forget(t.Context(), "lyon"); err != nil {
+			t.Fatal(err)
+		}
+		if err := paris.links.Forget(t.Context(), "never"); err != nil {
+			t.Fatal(err)
+		}
+		if all := paris.links.Stats(); len(all) != 0 {
+			t.Errorf("%+v", all)
+		}
+		if st := paris.store.OutboundStats("lyon"); st.Messages != 0 || len(paris.store.Values(interestScope("lyon"))) != 0 || paris.links.Wants("a") {
+			t.Errorf("%+v is kept", st)
+		}
+		lyon.cancel()
+		<-lyon.gone
+		lyon = w.add("lyon", Options{})
+		lyon.subscribe("a")
+		synctest.Wait()
+		paris.publish(numbered("a", 2))
+		lyon.expect(t, "a 2")
+		if st := lyon.to("paris"); st.Missing != 0 {
+			t.Errorf("%+v", st)
+		}
+		paris.cancel()
+		<-paris.gone
+		if err := paris.links.Forget(t.Context(), "lyon"); !errors.Is(err, errEnded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}

@@ -37,6 +37,9 @@ type Links struct {
 	fresh   bool         // the outbound logs began with this epoch
 	unheard atomic.Int32 // sites whose interest is not known
 
+	forgets chan forgetting // to the goroutine in Run
+	over    chan struct{}   // closed when Run takes none of them any more
+
 	work sync.WaitGroup // what Run waits for
 
 	mu        sync.Mutex // guards all below, and work.Add against Run's end
@@ -57,6 +60,8 @@ func New(o Options) *Links {
 		wanted:    topic.NewTree[string, *peer](),
 		warnings:  rate.NewLimiter(1, 10),
 		ready:     make(chan struct{}),
+		forgets:   make(chan forgetting),
+		over:      make(chan struct{}),
 		peers:     make(map[string]*peer),
 		local:     make(map[string]struct{}),
 		ended:     make(map[string]struct{}),
@@ -75,6 +80,7 @@ func (l *Links) Run(ctx context.Context, b Broker) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer l.work.Wait()
 	defer l.stop()
+	defer close(l.over)
 	defer cancel()
 	if err := l.incarnate(ctx); err != nil {
 		return err
@@ -87,6 +93,8 @@ func (l *Links) Run(ctx context.Context, b Broker) error {
 		l.reconcile(ctx)
 		select {
 		case <-changed:
+		case f := <-l.forgets:
+			f.done <- l.forgetSite(ctx, f.site)
 		case <-ctx.Done():
 			return nil
 		}
