@@ -39,7 +39,7 @@ type site struct {
 	w      *world
 	name   string
 	id     identity.ID
-	store  *store.Memory
+	store  store.Store
 	links  *Links
 	cancel context.CancelFunc
 	gone   chan struct{}
@@ -77,9 +77,8 @@ func (w *world) add(name string, o Options) *site { return w.addNode(name, name,
 
 func (w *world) addNode(name, node string, o Options) *site {
 	s := &site{w: w, name: name, id: nodeOf(node), filters: make(map[string]bool)}
-	s.store = store.NewMemory(store.Limits{})
-	if m, ok := o.Store.(*store.Memory); ok {
-		s.store = m
+	if s.store = o.Store; o.Store == nil {
+		s.store = store.NewMemory(store.Limits{})
 	}
 	o.Site, o.Store, o.Dialer, o.Peers, o.Changed = name, s.store, dialer{s}, w.peers, w.change
 	s.links = New(o)
@@ -246,6 +245,10 @@ func (f *frail) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// subscriber is the session of a subscriber that is away, at nodes that were given
+// one: what its queue holds was delivered, kill or not.
+var subscriber = store.SessionKey{Identity: "spiffe://lab.test/device/sub", ClientID: "sub"}
+
 // Inject implements [Broker].
 func (s *site) Inject(m *store.Message, replayed bool, tx func(store.Tx), done func(error)) {
 	do := func() {
@@ -265,6 +268,7 @@ func (s *site) Inject(m *store.Message, replayed bool, tx func(store.Tx), done f
 			if tx != nil {
 				tx(t)
 			}
+			t.Enqueue(subscriber, store.Delivery{Message: m, QoS: 1}) // if it has a session
 		}, func(err error) {
 			if err == nil && !(replayed && clears(m)) {
 				s.mu.Lock()
