@@ -62,6 +62,7 @@ func (h *host) awaitLinks(t *testing.T, sites int) {
 // linkStatus is what the tests read of a link.
 type linkStatus struct {
 	Site     string
+	Peer     string
 	State    string
 	Interest int
 	Queued   int
