@@ -263,8 +263,11 @@ func (a *acknowledged) clearRetained(t *testing.T) {
 		p, err := c.ask(&packets.Publish{
 			Topic: "site/paris/r", Payload: []byte(payload), QoS: 1, PacketID: 1, Retain: true, Properties: &packets.Properties{},
 		})
-		if ack, ok := p.Content.(*packets.Puback); err != nil || !ok || ack.ReasonCode >= 0x80 {
-			t.Fatalf("%v, %v", p, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack, ok := p.Content.(*packets.Puback); !ok || ack.ReasonCode >= 0x80 {
+			t.Fatal(p)
 		}
 	}
 	kept := func(h *host) bool {
@@ -311,6 +314,9 @@ func (a *acknowledged) setUpAgain(t *testing.T) {
 	if err := sub.subscribe("site/paris/again", 1); err != nil {
 		t.Fatal(err)
 	}
+	if err := sub.setDeadline(loadTime); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, 45*time.Second, "paris knows what the new node wants", func() bool {
 		list := a.paris.run(t, "hpmq", "site", "list")
 		if !strings.Contains(list, old) {
@@ -329,7 +335,10 @@ func (a *acknowledged) setUpAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err := sub.next()
-	if m, ok := p.Content.(*packets.Publish); err != nil || !ok || string(m.Payload) != "hello" {
-		t.Fatalf("the new node's subscriber received %v, %v", p, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, ok := p.Content.(*packets.Publish); !ok || string(m.Payload) != "hello" {
+		t.Fatalf("the new node's subscriber received %v", p)
 	}
 }

@@ -313,7 +313,7 @@ func (p *pipeline) keep(tx store.Tx, e *entry) {
 		if o.retain {
 			tx.Retain(o.m)
 		}
-		if o.forward {
+		if o.forward || o.retain && e.forward && p.b.WantedElsewhere(o.m.Topic) { // by now
 			p.b.count.forwarded.Add(1)
 			p.b.opts.Forwarder.Forward(tx, o.m)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/store"
 )
 
 // change is a change of the peer's interest as it came on the stream.
@@ -93,6 +94,11 @@ func (s *sender) keepChange(ctx context.Context, c *change) (err error) {
 		news, err = s.p.subscribe(ctx, c.filters)
 	case removed:
 		news, err = nil, s.p.unsubscribe(ctx, c.filters)
+	}
+	if err == nil && len(news) > 0 {
+		// A retained message that was routed before the change may still be on its way to
+		// the store: it is read there, so it must be there.
+		err = s.p.updateStore(ctx, func(store.Tx) {})
 	}
 	if err != nil {
 		return err
