@@ -308,7 +308,7 @@ func (a *acknowledged) setUpAgain(t *testing.T) {
 		t.Errorf("an invitation to a site that has a node: %s", invited)
 	}
 	a.nodes[a.oslo] = a.oslo.up(t, "--site", "oslo", "--join", a.paris.ticket(t, "site", "invite", "oslo"))
-	eventually(t, 20*time.Second, "the new node has the policy", func() bool { return a.oslo.status(t).Policy.Version > 0 })
+	a.oslo.awaitLinks(t, 2)
 	sub := a.oslo.mustOpenWire(t, packets.Connect{ClientID: "new", CleanStart: true})
 	defer sub.Close()
 	if err := sub.subscribe("site/paris/again", 1); err != nil {

@@ -94,6 +94,8 @@ func (n *node) watchDirectory(ctx context.Context, from uint64) error {
 			}
 		case directory.Function:
 			wake(n.changes.functions)
+		case directory.Site:
+			wake(n.changes.cleanUp)
 		}
 	}
 	return nil

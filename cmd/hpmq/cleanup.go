@@ -13,12 +13,12 @@ import (
 const cleanUpRetry = 10 * time.Second
 
 // cleanUp does what records ask for that takes time: it clears the retained
-// messages of revoked identities. It looks at all records when the node starts,
-// since an earlier run may have ended before it was done.
+// messages of revoked identities and forgets removed sites. It looks at all records
+// when the node starts, since an earlier run may have ended before it was done.
 func (n *node) cleanUp(ctx context.Context) error {
-	cleared := map[identity.ID]bool{}
+	cleared, forgotten := map[identity.ID]bool{}, map[string]bool{}
 	for {
-		whole := true
+		whole := n.forgetSites(ctx, forgotten)
 		for _, r := range n.directory.Revocations() {
 			if r.ClearRetained && !cleared[r.ID] {
 				cleared[r.ID] = n.clearRetainedOf(ctx, r.ID)
@@ -54,4 +54,30 @@ func (n *node) clearRetainedOf(ctx context.Context, id identity.ID) bool {
 	}
 	log.Info("retained messages of a revoked identity cleared")
 	return true
+}
+
+// forgetSites has the links forget the removed sites that forgotten does not hold,
+// and reports whether it is done. A site that has a node again is in use.
+func (n *node) forgetSites(ctx context.Context, forgotten map[string]bool) (done bool) {
+	used := map[string]bool{}
+	for _, p := range n.linkPeers() {
+		used[p.Site] = true
+		delete(forgotten, p.Site) // it may be removed again
+	}
+	done = true
+	for _, site := range n.directory.RemovedSites() {
+		if used[site] || forgotten[site] {
+			continue
+		}
+		if err := n.links.Forget(ctx, site); err != nil {
+			if ctx.Err() == nil {
+				n.log.WithField(logfield.Site, site).WithError(err).Warn("removed site is not forgotten yet")
+			}
+			done = false
+			continue
+		}
+		forgotten[site] = true
+		n.log.WithField(logfield.Site, site).Info("removed site forgotten")
+	}
+	return done
 }

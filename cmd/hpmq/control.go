@@ -135,7 +135,6 @@ type statusReply struct {
 	Nodes       []nodeRecords    `json:"nodes"` // the others, as far as they told this one
 	Peers       []peerStatus     `json:"peers"`
 	Links       []linkStatus     `json:"links"`
-	Siblings    []string         `json:"siblings,omitempty"` // other nodes of this site, which exchange nothing with this one
 	Functions   []functionStatus `json:"functions"`
 	Warnings    []string         `json:"warnings"`
 }
@@ -184,13 +183,7 @@ type linkStatus struct {
 	Withheld uint64    `json:"withheld"` // what the site may not receive
 	Missing  uint64    `json:"missing"`  // dropped over there, for us
 
-	Nodes []siteNode `json:"nodes"`
-}
-
-// siteNode is a node of another site.
-type siteNode struct {
-	Name      string `json:"name"`
-	Connected bool   `json:"connected"`
+	Nodes []nodeRecords `json:"nodes"`
 }
 
 type functionStatus struct {

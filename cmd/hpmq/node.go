@@ -224,7 +224,9 @@ func (n *node) openBroker() (err error) {
 	n.applyPolicy() // by which the broker judges the sessions that the store kept
 	n.filter = newFilter(n)
 	n.links = link.New(link.Options{
-		Site: n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
+		Receives:       newSitesMay(n.policy.Set).receives,
+		RefusesUnknown: func() bool { return n.policy.Set().OnUnknownSite() == policy.RefuseUnknown },
+		Site:           n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
 		Accept: n.remote.accept, Stays: n.remote.stays, Log: n.log,
 	})
 	o := n.cfg.Limits.Broker

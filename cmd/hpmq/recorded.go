@@ -73,7 +73,7 @@ func (n *node) nodeRecords() []nodeRecords {
 	for _, rec := range n.otherNodes() {
 		r := reports[rec.ID]
 		all = append(all, nodeRecords{
-			Site: rec.Site, Node: rec.ID.Name, Connected: r.Connected,
+			Site: rec.Site, Node: rec.ID.Name, Connected: n.overlay.Connected(rec.ID),
 			Records: r.Point.Count, Policy: r.Policy, Heard: r.Heard,
 		})
 	}

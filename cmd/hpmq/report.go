@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
@@ -20,7 +19,7 @@ func (n *node) status() *statusReply {
 		PID: os.Getpid(), Started: n.started, Certificate: n.store.SVID().NotAfter(), CA: n.authority != nil,
 		Listeners: n.listeners(), Broker: n.brokerCounters(), Functions: n.functionList(),
 		Directory: directoryStatus{Records: n.directory.Tip().Count, Signed: head.Time(), Writer: n.directory.Writable()},
-		Nodes:     n.nodeRecords(), Peers: n.peers(), Links: n.linkList(), Siblings: n.siblings(), Warnings: []string{},
+		Nodes:     n.nodeRecords(), Peers: n.peers(), Links: n.linkList(), Warnings: []string{},
 	}
 	s.Policy = n.policyStatus()
 	if text := n.quietWarning(); text != "" {
@@ -131,7 +130,10 @@ func (n *node) peers() []peerStatus {
 
 func (n *node) linkList() []linkStatus {
 	out := []linkStatus{}
-	nodes := n.siteNodes()
+	nodes := map[string][]nodeRecords{}
+	for _, r := range n.nodeRecords() {
+		nodes[r.Site] = append(nodes[r.Site], r)
+	}
 	for _, l := range n.links.Stats() {
 		state := "up"
 		if !l.Up {
@@ -140,42 +142,27 @@ func (n *node) linkList() []linkStatus {
 		out = append(out, linkStatus{
 			Site: l.Site, Peer: l.Peer.Name, State: state, Since: l.Since, Heard: l.Heard, Interest: l.Interest, Queued: l.Queued,
 			Sent: l.Sent, Received: l.Received, Dropped: l.Dropped, Missing: l.Missing, Withheld: l.Withheld,
-			Nodes: append([]siteNode{}, nodes[l.Site]...),
+			Nodes: append([]nodeRecords{}, nodes[l.Site]...),
 		})
 	}
 	return out
 }
 
-// siteNodes returns the active nodes of each site, by name.
-func (n *node) siteNodes() map[string][]siteNode {
-	nodes := make(map[string][]siteNode)
-	for _, p := range n.linkPeers() {
-		nodes[p.Site] = append(nodes[p.Site], siteNode{Name: p.ID.Name, Connected: p.Connected})
-	}
-	for _, of := range nodes {
-		slices.SortFunc(of, func(a, b siteNode) int { return strings.Compare(a.Name, b.Name) })
-	}
-	return nodes
-}
-
-// siblings returns the other nodes of this site.
-func (n *node) siblings() []string {
-	var names []string
-	for _, s := range n.siteNodes()[n.site] {
-		if s.Name != n.id.Name {
-			names = append(names, s.Name)
-		}
-	}
-	return names
-}
-
 // secondNode warns of an invitation to a site that has a node.
 func (n *node) secondNode(site string) string {
-	nodes := n.siteNodes()[site]
-	if len(nodes) == 0 {
+	name := ""
+	if site == n.site {
+		name = n.id.Name
+	}
+	for _, rec := range n.otherNodes() {
+		if rec.Site == site {
+			name = rec.ID.Name
+		}
+	}
+	if name == "" {
 		return ""
 	}
 	return fmt.Sprintf("site %s has a node, %s: two nodes of one site exchange no messages yet, and other sites send "+
 		"to one of them only; if that node is gone for good, revoke it: hpmq device revoke node:%s",
-		site, nodes[0].Name, nodes[0].Name)
+		site, name, name)
 }

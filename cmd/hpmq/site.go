@@ -63,14 +63,17 @@ func newSiteListCommand() *cobra.Command {
 			return err
 		}
 		return printAnswer(cmd, s.Links, func(w io.Writer) {
-			rows := [][]string{{s.Site, s.Node, "this node", "-", "-"}}
-			for _, name := range s.Siblings {
-				rows = append(rows, []string{s.Site, name, "none: a node of this site", "-", "-"})
+			here := s.Directory.Records
+			rows := [][]string{{s.Site, s.Node, "this node", "-", "-", fmt.Sprint(here), fmt.Sprint(s.Policy.Version)}}
+			for _, r := range s.Nodes {
+				if r.Site == s.Site {
+					rows = append(rows, append([]string{r.Site, r.Node, "none: a node of this site", "-", "-"}, r.columns()...))
+				}
 			}
 			for _, l := range s.Links {
 				rows = append(rows, l.rows()...)
 			}
-			printTable(w, []string{"SITE", "NODE", "LINK", "QUEUED", "DROPPED"}, rows)
+			printTable(w, []string{"SITE", "NODE", "LINK", "QUEUED", "DROPPED", "RECORDS", "POLICY"}, rows)
 		})
 	}
 	return list
@@ -116,16 +119,26 @@ joins as this site later begins with nothing.`,
 
 // rows shows a site: the node that carries the link, and then its other nodes.
 func (l *linkStatus) rows() [][]string {
-	rows := [][]string{{l.Site, l.Peer, l.State, fmt.Sprint(l.Queued), fmt.Sprint(l.Dropped)}}
-	for _, n := range l.Nodes {
-		if n.Name == l.Peer {
+	first := []string{l.Site, l.Peer, l.State, fmt.Sprint(l.Queued), fmt.Sprint(l.Dropped), "-", "-"}
+	rows := [][]string{first}
+	for _, r := range l.Nodes {
+		if r.Node == l.Peer {
+			copy(first[5:], r.columns())
 			continue
 		}
 		state := "not connected"
-		if n.Connected {
+		if r.Connected {
 			state = "connected; the link is at " + l.Peer
 		}
-		rows = append(rows, []string{l.Site, n.Name, state, "-", "-"})
+		rows = append(rows, append([]string{l.Site, r.Node, state, "-", "-"}, r.columns()...))
 	}
 	return rows
+}
+
+// columns are the records and the policy version that a node said it has.
+func (r *nodeRecords) columns() []string {
+	if r.Heard.IsZero() {
+		return []string{"not heard", "-"}
+	}
+	return []string{fmt.Sprint(r.Records), fmt.Sprint(r.Policy)}
 }

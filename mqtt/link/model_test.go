@@ -238,8 +238,8 @@ func acknowledgedArrives(t *testing.T, seed uint64, dirs []string) {
 	}
 	defer func() {
 		for _, h := range hosts {
-			h.site.cancel()
-			<-h.site.gone
+			h.cancel()
+			<-h.gone
 			h.stop()
 		}
 	}()

@@ -153,7 +153,7 @@ func TestClearReachesEveryCopy(t *testing.T) {
 					}
 				}
 				if how == "restart" {
-					paris = paris.restart()
+					paris.restart()
 				}
 				w.heal()
 				synctest.Wait()

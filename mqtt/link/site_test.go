@@ -270,7 +270,7 @@ func (s *site) Inject(m *store.Message, replayed bool, tx func(store.Tx), done f
 			}
 			t.Enqueue(subscriber, store.Delivery{Message: m, QoS: 1}) // if it has a session
 		}, func(err error) {
-			if err == nil && !(replayed && clears(m)) {
+			if err == nil && (!replayed || !clears(m)) {
 				s.mu.Lock()
 				s.got = append(s.got, m)
 				s.mu.Unlock()
