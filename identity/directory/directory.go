@@ -42,6 +42,7 @@ func (p Point) String() string { return fmt.Sprintf("%d records (%x)", p.Count, 
 // any goroutine.
 type Directory struct {
 	path   string
+	root   ed25519.PublicKey
 	signer ed25519.PrivateKey
 	now    func() time.Time
 	log    logrus.FieldLogger
@@ -66,6 +67,8 @@ type Directory struct {
 	refused  atomic.Uint64 // see [Directory.Refused]
 	replicas replicas      // nodes that follow this one
 	sources  sources       // nodes that this one follows
+	stampMu  sync.Mutex    // guards stamped
+	stamped  hlc           // the last of Stamp
 }
 
 // Open opens the directory log at path, or begins one, and checks it. root is
@@ -83,7 +86,7 @@ func Open(path string, root ed25519.PublicKey, opts Options) (*Directory, error)
 
 func newDirectory(path string, root ed25519.PublicKey, opts Options) *Directory {
 	d := &Directory{
-		path: path, signer: opts.Signer, now: opts.Now, log: opts.Log,
+		path: path, root: root, signer: opts.Signer, now: opts.Now, log: opts.Log,
 		index: newIndex(root), changed: make(chan struct{}),
 		replicas: replicas{last: map[identity.ID]Replica{}, streams: map[identity.ID]int{}, changed: make(chan struct{})},
 		sources:  sources{all: map[*source]struct{}{}, changed: make(chan struct{})},
@@ -152,6 +155,9 @@ func (d *Directory) Close() error {
 	d.file.broken = errors.New("closed")
 	return d.file.file.Close()
 }
+
+// Root returns the key that the chain of signers begins with.
+func (d *Directory) Root() ed25519.PublicKey { return d.root }
 
 // Writable reports whether this is the writer.
 func (d *Directory) Writable() bool { return d.signer != nil }

@@ -13,32 +13,34 @@ import (
 // index is what the records add up to. It keeps no record itself, only the
 // newest content of each slot.
 type index struct {
-	parent      *index // what a draft falls through to, see [index.draft]
-	versions    map[slot]uint64
-	signers     map[signerID]ed25519.PublicKey
-	identities  map[identity.ID]*Identity
-	keys        map[[32]byte]identity.ID
-	nodes       map[identity.ID]*Node
-	revocations map[identity.ID]Revocation
-	functions   map[string]Function
-	tickets     map[string]TicketUse
-	voids       map[identity.ID]Void
-	sites       map[string]Site
-	policy      *Policy
+	parent        *index // what a draft falls through to, see [index.draft]
+	versions      map[slot]uint64
+	signers       map[signerID]ed25519.PublicKey
+	signerRecords map[signerID]uint64 // the record that added a signer; the root has none
+	identities    map[identity.ID]*Identity
+	keys          map[[32]byte]identity.ID
+	nodes         map[identity.ID]*Node
+	revocations   map[identity.ID]Revocation
+	functions     map[string]Function
+	tickets       map[string]TicketUse
+	voids         map[identity.ID]Void
+	sites         map[string]Site
+	policy        *Policy
 }
 
 func newIndex(root ed25519.PublicKey) index {
 	return index{
-		versions:    map[slot]uint64{},
-		signers:     map[signerID]ed25519.PublicKey{keyID(root): root},
-		identities:  map[identity.ID]*Identity{},
-		keys:        map[[32]byte]identity.ID{},
-		nodes:       map[identity.ID]*Node{},
-		revocations: map[identity.ID]Revocation{},
-		functions:   map[string]Function{},
-		tickets:     map[string]TicketUse{},
-		voids:       map[identity.ID]Void{},
-		sites:       map[string]Site{},
+		versions:      map[slot]uint64{},
+		signers:       map[signerID]ed25519.PublicKey{keyID(root): root},
+		signerRecords: map[signerID]uint64{},
+		identities:    map[identity.ID]*Identity{},
+		keys:          map[[32]byte]identity.ID{},
+		nodes:         map[identity.ID]*Node{},
+		revocations:   map[identity.ID]Revocation{},
+		functions:     map[string]Function{},
+		tickets:       map[string]TicketUse{},
+		voids:         map[identity.ID]Void{},
+		sites:         map[string]Site{},
 	}
 }
 
@@ -48,6 +50,7 @@ func (x *index) apply(r *Record, p Payload) {
 	switch p := p.(type) {
 	case Signer:
 		x.signers[keyID(p.Key)] = p.Key
+		x.signerRecords[keyID(p.Key)] = r.Seq
 	case Identity:
 		x.applyIdentity(p)
 	case Node:
