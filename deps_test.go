@@ -18,7 +18,7 @@ var layers = map[string][]string{
 	"identity/authority":   {"identity", "identity/directory"},
 	"identity/password":    {},
 	"policy":               {"identity", "policy/slice"},
-	"policy/slice":         {"identity"},
+	"policy/slice":         {"identity", "identity/directory"},
 	"mqtt/packet":          {},
 	"mqtt/topic":           {},
 	"mqtt/store":           {"mqtt/packet"},

@@ -18,7 +18,7 @@ type agentStatus struct {
 	ID      string
 	Running bool
 	Node    *struct{ ID string }
-	Policy  *struct{ Version int }
+	Policy  *struct{ Rules int }
 	Flows   []struct{ Caller, Rule string }
 	Denied  int
 }

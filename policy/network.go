@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
-	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/policy/slice"
 )
 
@@ -174,65 +172,4 @@ func (n *network) String() string {
 		ports[i] = p.String()
 	}
 	return n.dst.String() + " " + strings.Join(ports, ", ")
-}
-
-// Slice returns the inbound network rules of target with every caller among all
-// by name, by the answers of [Set.Connect]. The caller of Slice sets Version and
-// Issued before signing.
-func (s *Set) Slice(target Subject, all iter.Seq[Subject]) *slice.Slice {
-	t, ok := s.member(target)
-	if !ok {
-		return slice.New(target.ID, nil)
-	}
-	inbound := s.inbound(&t)
-	if len(inbound) == 0 {
-		return slice.New(target.ID, nil)
-	}
-	callers := make([][]identity.ID, len(inbound))
-	granted := map[identity.ID]bool{}
-	for sub := range all {
-		sub.SessionSite = ""
-		m, ok := s.member(sub)
-		if !ok {
-			continue
-		}
-		for i, in := range inbound {
-			r := in.rule
-			if !r.to.match(m.name, m.groups) || r.except.match(m.name, m.groups) {
-				continue
-			}
-			if applies, _ := r.applies(&m); applies {
-				callers[i] = append(callers[i], sub.ID)
-				granted[sub.ID] = granted[sub.ID] || !r.deny
-			}
-		}
-	}
-	var rules []slice.Rule
-	for i, in := range inbound {
-		// A deny is worth carrying for those only who are granted something.
-		ids := slices.DeleteFunc(callers[i], func(id identity.ID) bool { return !granted[id] })
-		if len(ids) > 0 {
-			slices.SortFunc(ids, func(a, b identity.ID) int { return strings.Compare(a.String(), b.String()) })
-			rules = append(rules, slice.Rule{Cite: in.rule.cite, Deny: in.rule.deny, Callers: slices.Compact(ids), Ports: in.ports})
-		}
-	}
-	return slice.New(target.ID, rules)
-}
-
-// inboundRule is a network block that names one target.
-type inboundRule struct {
-	rule  *rule
-	ports []slice.PortRange
-}
-
-func (s *Set) inbound(target *member) []inboundRule {
-	var out []inboundRule
-	for _, r := range s.rules {
-		for _, n := range r.network {
-			if n.dst.match(target.name, target.groups) {
-				out = append(out, inboundRule{r, n.ports})
-			}
-		}
-	}
-	return out
 }

@@ -1,13 +1,18 @@
 package policy
 
 import (
+	"crypto/ed25519"
+	"maps"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/policy/slice"
 )
 
@@ -102,17 +107,48 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-// TestSliceSaysWhatConnectSays is what an agent relies on.
-func TestSliceSaysWhatConnectSays(t *testing.T) {
+// sliceOf returns the rules of target as its agent reads them.
+func sliceOf(t *testing.T, x *Inbound, target Subject) *slice.Slice {
+	t.Helper()
+	root, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := directory.Open(filepath.Join(t.TempDir(), "log"), root, directory.Options{Signer: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	rules, err := x.Part(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fabric, err := slice.EncodeFabric(target.ID.TrustDomain, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _, err := slice.Sign(d, target.ID, time.Now(), rules, fabric)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := slice.Open(raw, root, target.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestInboundSaysWhatConnectSays is what an agent relies on.
+func TestInboundSaysWhatConnectSays(t *testing.T) {
 	s := load(t, access)
 	everybody := []Subject{
 		subject(t, "user:tech@vendor.example"), subject(t, "user:old@vendor.example"), subject(t, "user:admin"),
 		subject(t, "user:bob"), subject(t, "device:pump-7", "role", "pump"), subject(t, "device:pump-9", "role", "pump"),
 		subject(t, "node:hub"), subject(t, "user:carol"),
-		{},
 	}
+	inbound := s.Inbound(slices.Values(append(everybody, Subject{})))
 	for _, target := range everybody {
-		sl := s.Slice(target, slices.Values(everybody))
+		sl := sliceOf(t, inbound, target)
 		rapid.Check(t, func(t *rapid.T) {
 			caller := rapid.SampledFrom(everybody).Draw(t, "caller")
 			network := rapid.SampledFrom([]string{"tcp", "udp"}).Draw(t, "network")
@@ -124,8 +160,7 @@ func TestSliceSaysWhatConnectSays(t *testing.T) {
 			}
 		})
 	}
-	nine := everybody[5]
-	got := s.Slice(nine, slices.Values(everybody)).Rules
+	got := sliceOf(t, inbound, everybody[5]).Rules
 	want := []slice.Rule{
 		{Cite: `grant "vendor" main.hcl:4`, Callers: ids(everybody[0]), Ports: []slice.PortRange{{Network: "tcp", First: 8080, Last: 8080}, {Network: "udp", First: 160, Last: 162}}},
 		{Cite: `grant "admin" main.hcl:12`, Callers: ids(everybody[2]), Ports: []slice.PortRange{{Network: "tcp", First: 1, Last: 65535}, {Network: "udp", First: 1, Last: 65535}}},
@@ -134,6 +169,62 @@ func TestSliceSaysWhatConnectSays(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
+	if part, err := inbound.Part(Subject{}); err != nil || part.Sum != mustPart(t, s.Inbound(slices.Values(everybody)), everybody[3]).Sum {
+		t.Errorf("nobody's rules are not those of an identity that no block names: %v", err)
+	}
+}
+
+func mustPart(t interface{ Fatal(args ...any) }, x *Inbound, target Subject) slice.Part {
+	p, err := x.Part(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// An inbound that follows single changes says what one says that is made anew, and
+// tells when nothing has changed.
+func TestInboundFollowsChanges(t *testing.T) {
+	s := load(t, access)
+	names := []string{"user:tech@vendor.example", "user:old@vendor.example", "user:admin", "user:carol", "device:pump-7", "device:pump-9", "device:lamp", "node:hub", "service:vault"}
+	rapid.Check(t, func(rt *rapid.T) {
+		known := map[string]Subject{}
+		x := s.Inbound(slices.Values([]Subject{}))
+		for range rapid.IntRange(1, 30).Draw(rt, "changes") {
+			name := rapid.SampledFrom(names).Draw(rt, "name")
+			labels := rapid.SampledFrom([][]string{nil, {"role", "pump"}, {"mfa", "hw"}}).Draw(rt, "labels")
+			sub := subject(t, name, labels...)
+			active := rapid.Bool().Draw(rt, "active")
+			if active {
+				known[name] = sub
+			} else {
+				delete(known, name)
+			}
+			before := map[string][32]byte{}
+			for _, n := range names {
+				before[n] = mustPart(rt, x, subjectOr(t, known, n)).Sum
+			}
+			changed := x.Update(sub, active)
+			fresh := s.Inbound(maps.Values(known))
+			for _, n := range names {
+				target := subjectOr(t, known, n)
+				got, want := mustPart(rt, x, target), mustPart(rt, fresh, target)
+				if got.Sum != want.Sum {
+					rt.Fatalf("after %s %v %v: other rules for %s", name, labels, active, n)
+				}
+				if !changed && got.Sum != before[n] {
+					rt.Fatalf("after %s %v %v: the rules of %s changed unsaid", name, labels, active, n)
+				}
+			}
+		}
+	})
+}
+
+func subjectOr(t *testing.T, known map[string]Subject, name string) Subject {
+	if sub, ok := known[name]; ok {
+		return sub
+	}
+	return subject(t, name)
 }
 
 func ids(subs ...Subject) []identity.ID {

@@ -91,6 +91,9 @@ type functionBlock struct {
 	onError      string
 }
 
+// TrustDomain returns the trust domain whose identities the set knows.
+func (s *Set) TrustDomain() string { return s.trustDomain }
+
 // Files returns the files that the set was compiled from, by name. Their
 // contents must not be changed.
 func (s *Set) Files() map[string][]byte { return maps.Clone(s.files) }

@@ -15,7 +15,6 @@ import (
 const (
 	rulesFile  = "policy.slice" // the newest signed rules
 	statusFile = "status.json"  // see status
-	nodesFile  = "nodes.json"   // see nodes
 	lockFile   = "agent.lock"   // held while an agent runs
 )
 

@@ -38,6 +38,8 @@ type link struct {
 	renewed chan struct{} // one token: the certificate is new; drained by keep
 	moved   chan struct{} // one token: the addresses are new; drained by seekNearer
 	busy    func() bool   // whether connections are open that a move would cut
+	judged  chan struct{} // one token: the rules are new; drained by keep
+	revoked func(peer identity.ID) bool
 	changed func()
 	out     io.Writer // one line for each node found
 	log     logrus.FieldLogger
@@ -172,6 +174,11 @@ func (l *link) keep(ctx context.Context, at reached) (next reached, ok bool) {
 			if _, err := l.node.Dial(ctx, addr, peer); err != nil {
 				l.log.WithField(logfield.Reason, err.Error()).Debug("dial with the new certificate")
 			}
+		case <-l.judged:
+			if l.revoked(peer) {
+				l.log.WithField(logfield.Peer, peer.String()).Warn("node is revoked, leaving it")
+				return reached{}, false
+			}
 		case <-patience.C:
 			if !connected {
 				return reached{}, false
@@ -247,6 +254,21 @@ func (l *link) certificateRenewed() {
 	default:
 	}
 	l.changed()
+}
+
+// judge makes keep look whether the node is revoked.
+func (l *link) judge() {
+	select {
+	case l.judged <- struct{}{}:
+	default:
+	}
+}
+
+// holds reports whether the agent is connected to peer by the link.
+func (l *link) holds(peer identity.ID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.peer == peer
 }
 
 // status returns the node that the agent is connected to, nil for none.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"os"
@@ -44,7 +45,7 @@ func TestScripts(t *testing.T) {
 				ca := testca.New(t, "lab.test")
 				for _, name := range args {
 					kind, name, _ := strings.Cut(name, ":")
-					enrol(t, ca, ts.MkAbs(name), ca.ID(t, identity.Kind(kind), name), "127.0.0.1:1")
+					enrol(t, ca, ts.MkAbs(name), ca.ID(t, identity.Kind(kind), name), "127.0.0.1:1", nil)
 				}
 			},
 		},
@@ -86,8 +87,9 @@ func waitfor(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// enrol fills dir as hpmq-enroll does.
-func enrol(t *testing.T, ca *testca.CA, dir string, id identity.ID, node string) *identity.Store {
+// enrol fills dir as hpmq-enroll does. signer is the directory key that the ticket
+// pinned.
+func enrol(t *testing.T, ca *testca.CA, dir string, id identity.ID, node string, signer ed25519.PublicKey) *identity.Store {
 	t.Helper()
 	store, err := identity.OpenStore(dir)
 	if err != nil {
@@ -96,7 +98,7 @@ func enrol(t *testing.T, ca *testca.CA, dir string, id identity.ID, node string)
 	if err := store.Save(ca.SVID(t, id), ca.Bundle()); err != nil {
 		t.Fatal(err)
 	}
-	text, err := json.Marshal(&identity.Enrolment{ID: id, Site: "home", Mesh: []string{node}})
+	text, err := json.Marshal(&identity.Enrolment{ID: id, Site: "home", Signer: signer, Mesh: []string{node}})
 	if err != nil {
 		t.Fatal(err)
 	}

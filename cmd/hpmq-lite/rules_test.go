@@ -1,7 +1,9 @@
 package main
 
 import (
-	"math"
+	"context"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,54 +14,164 @@ import (
 	"github.com/hpmq/hpmq/policy/slice"
 )
 
-// TestVersionsAreNotForEver: a node that gives a version which nothing follows
-// keeps no other node, nor itself, from being believed.
-func TestVersionsAreNotForEver(t *testing.T) {
+// testRules are the rules of pump-7 in a directory of its own.
+type testRules struct {
+	*rules
+
+	writer *writer
+	device identity.ID
+	anna   identity.ID
+	node   *identity.SVID
+}
+
+func newTestRules(t *testing.T) *testRules {
+	t.Helper()
+	ca := testca.New(t, "lab.test")
+	r := &testRules{writer: newWriter(t), device: ca.ID(t, identity.Device, "pump-7"), anna: ca.ID(t, identity.User, "anna")}
+	r.node = ca.SVID(t, ca.ID(t, identity.Node, "paris"), testca.Generation(t, 3))
+	store := enrol(t, ca, t.TempDir(), r.device, "127.0.0.1:1", r.writer.root)
+	r.restart(t, store)
+	return r
+}
+
+// restart begins anew with what is on disk.
+func (r *testRules) restart(t *testing.T, store *identity.Store) {
+	t.Helper()
+	enrolled, err := store.Enrolment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.rules = newRules(store, enrolled, access.NewAgent(access.AgentOptions{Source: store}), logTo(newOutput()))
+	r.load()
+}
+
+func (r *testRules) grant() slice.Rule {
+	return slice.Rule{Cite: "g", Callers: []identity.ID{r.anna}, Ports: []slice.PortRange{{Network: "tcp", First: 80, Last: 80}}}
+}
+
+func (r *testRules) allowed() bool {
+	s := r.inForce()
+	if s == nil {
+		return false
+	}
+	_, ok := timed{s, r.now}.Allow(r.anna, "tcp", 80)
+	return ok
+}
+
+// What an agent does not take, and what it goes on with then.
+func TestRulesRefused(t *testing.T) {
+	r := newTestRules(t)
+	older := r.writer.sign(t, r.device, r.grant())
+	current := r.writer.sign(t, r.device)
+	if err := r.take(r.node.ID, current); err != nil {
+		t.Fatal(err)
+	}
+	newer := r.writer.sign(t, r.device, r.grant())
+	torn := newer[:len(newer)-1]
+	flipped := append([]byte(nil), newer...)
+	flipped[len(flipped)/2] ^= 1
+	other := r.device
+	other.Name = "pump-8"
+	ended := *r.writer
+	ended.until = time.Now().Add(-time.Second)
+	for name, tt := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"older":             {older, "before the one in force"},
+		"of another fabric": {newWriter(t).sign(t, r.device, r.grant()), "writer did not sign"},
+		"another target":    {r.writer.sign(t, other, r.grant()), "for device:pump-8, not for device:pump-7"},
+		"ended":             {ended.sign(t, r.device, r.grant()), "the clock of device:pump-7 says"},
+		"torn":              {torn, "EOF"},
+		"altered":           {flipped, "policy slice"},
+		"too large":         {make([]byte, slice.MaxBytes+1), "at most"},
+		"nothing":           {nil, "EOF"},
+	} {
+		err := r.take(r.node.ID, tt.raw)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+		if r.allowed() {
+			t.Fatalf("%s: it is in force", name)
+		}
+	}
+	if err := r.take(r.node.ID, current); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	r.restart(t, r.store)
+	if err := r.take(r.node.ID, older); err == nil || r.allowed() {
+		t.Errorf("older after a restart: %v", err)
+	}
+	if err := r.take(r.node.ID, newer); err != nil || !r.allowed() {
+		t.Errorf("newer: %v", err)
+	}
+	r.enrolled = nil
+	if err := r.take(r.node.ID, r.writer.sign(t, r.device)); err == nil || !strings.Contains(err.Error(), "enrol with a ticket") {
+		t.Errorf("without a pinned key: %v", err)
+	}
+}
+
+// Rules end. Open flows are judged again then, and the nodes' keys count no more.
+func TestRulesEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ca := testca.New(t, "lab.test")
-		device := ca.ID(t, identity.Device, "pump-7")
-		store := enrol(t, ca, t.TempDir(), device, "127.0.0.1:1")
-		newRules := func() *rules {
-			return &rules{
-				store: store, agent: access.NewAgent(access.AgentOptions{Source: store}), changed: func() {}, log: logTo(newOutput()),
-				judgeAt: func(identity.ID) time.Time { return time.Now() },
-			}
-		}
-		paris, lyon := ca.SVID(t, ca.ID(t, identity.Node, "paris")), ca.SVID(t, ca.ID(t, identity.Node, "lyon"))
-		r := newRules()
-		take := func(by *identity.SVID, version uint64) error {
-			t.Helper()
-			raw, err := (&slice.Slice{Target: device, Version: version, Issued: time.Now()}).Sign(by)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return r.take(by.ID, raw)
-		}
-		for _, honest := range []*identity.SVID{lyon, paris} {
-			if err := take(paris, math.MaxUint64); err != nil {
-				t.Fatal(err)
-			}
-			<-time.After(slice.Overtake - time.Second)
-			if take(honest, 7) == nil {
-				t.Errorf("%s: an older version was taken at once", honest.ID.Short())
-			}
-			<-time.After(2 * time.Second)
-			if err := take(honest, 7); err != nil {
-				t.Errorf("%s is refused for good: %v", honest.ID.Short(), err)
-			}
-			if err := take(honest, 8); err != nil {
+		r := newTestRules(t)
+		changes := 0
+		r.changed = func() { changes++ }
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		running.Go(func() {
+			if err := r.run(ctx); err != nil {
 				t.Error(err)
 			}
+		})
+		r.writer.until = time.Now().Add(time.Hour)
+		r.writer.nodes = []slice.Node{{ID: r.node.ID, Site: "paris", Key: keyOf(r.node.Leaf())}}
+		if err := r.take(r.node.ID, r.writer.sign(t, r.device, r.grant())); err != nil {
+			t.Fatal(err)
 		}
-
-		r = newRules()
-		r.load()
-		if take(lyon, 7) == nil {
-			t.Error("an older version was taken at once after a restart")
+		<-time.After(time.Hour - time.Second)
+		if !r.allowed() || !r.nodeServed(r.node.Leaf()) || changes != 1 {
+			t.Errorf("before the end: allowed %v, node served %v, %d changes", r.allowed(), r.nodeServed(r.node.Leaf()), changes)
 		}
-		<-time.After(slice.Overtake)
-		if err := take(lyon, 7); err != nil {
-			t.Errorf("refused for good after a restart: %v", err)
+		<-time.After(2 * time.Second)
+		synctest.Wait()
+		if r.allowed() || r.nodeServed(r.node.Leaf()) || changes != 2 {
+			t.Errorf("after the end: allowed %v, node served %v, %d changes", r.allowed(), r.nodeServed(r.node.Leaf()), changes)
+		}
+		r.restart(t, r.store)
+		if r.allowed() {
+			t.Error("allowed after a restart")
 		}
 	})
+}
+
+// An agent judges nodes by its rules.
+func TestRulesJudgeNodes(t *testing.T) {
+	r := newTestRules(t)
+	leaf := r.node.Leaf()
+	if r.nodeRevoked(leaf) || r.nodeServed(leaf) {
+		t.Error("judged without rules")
+	}
+	for _, tt := range []struct {
+		name            string
+		nodes           []slice.Node
+		gone            []slice.Revoked
+		revoked, served bool
+	}{
+		{"active", []slice.Node{{ID: r.node.ID, Key: keyOf(leaf)}}, nil, false, true},
+		{"another key", []slice.Node{{ID: r.node.ID, Key: [32]byte{1}}}, nil, false, false},
+		{"revoked", nil, []slice.Revoked{{ID: r.node.ID, Generation: 3}}, true, false},
+		{"revoked before it enrolled anew", []slice.Node{{ID: r.node.ID, Key: keyOf(leaf)}}, []slice.Revoked{{ID: r.node.ID, Generation: 2}}, false, true},
+		{"not known yet", nil, nil, false, false},
+	} {
+		r.writer.nodes, r.writer.gone = tt.nodes, tt.gone
+		if err := r.take(r.node.ID, r.writer.sign(t, r.device)); err != nil {
+			t.Fatal(err)
+		}
+		if r.nodeRevoked(leaf) != tt.revoked || r.nodeServed(leaf) != tt.served {
+			t.Errorf("%s: revoked %v, served %v", tt.name, r.nodeRevoked(leaf), r.nodeServed(leaf))
+		}
+	}
 }

@@ -45,10 +45,11 @@ type nodeStatus struct {
 }
 
 type policyStatus struct {
-	Version uint64      `json:"version"`
-	Issued  time.Time   `json:"issued"`
-	Signer  identity.ID `json:"signer"`
-	Rules   int         `json:"rules"`
+	Issued  time.Time `json:"issued"`
+	Until   time.Time `json:"until"` // everybody is refused afterwards
+	Rules   int       `json:"rules"`
+	Nodes   int       `json:"nodes"`   // of the fabric
+	Revoked int       `json:"revoked"` // nodes that the agent leaves alone
 }
 
 // statusPause keeps a busy agent from wearing out a flash disk.
@@ -179,11 +180,13 @@ func (s *status) print(w io.Writer) error {
 	default:
 		fmt.Fprintf(t, "node\t%s at %s since %s\n", s.Node.ID.Short(), s.Node.Address, s.Node.Since.Format(time.RFC3339))
 	}
-	if s.Policy == nil {
+	switch p := s.Policy; {
+	case p == nil:
 		fmt.Fprintf(t, "policy\tnone yet: everybody is refused\n")
-	} else {
-		fmt.Fprintf(t, "policy\tversion %d, %d rules, from %s at %s\n",
-			s.Policy.Version, s.Policy.Rules, s.Policy.Signer.Short(), s.Policy.Issued.Format(time.RFC3339))
+	case time.Now().After(p.Until):
+		fmt.Fprintf(t, "policy\tended at %s: everybody is refused until a node sends a newer one\n", p.Until.Format(time.RFC3339))
+	default:
+		fmt.Fprintf(t, "policy\t%d rules of %s, good until %s\n", p.Rules, p.Issued.Format(time.RFC3339), p.Until.Format(time.RFC3339))
 	}
 	fmt.Fprintf(t, "connections\t%d open, %d allowed, %d denied\n", len(s.Flows), s.Allowed, s.Denied)
 	for _, f := range s.Flows {

@@ -18,6 +18,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/access"
+	"github.com/hpmq/hpmq/policy/slice"
 )
 
 const upText = `Usage: hpmq-lite up --expose PORT[,PORT...] [--dir DIR] [--node HOST:PORT]
@@ -104,10 +105,11 @@ type lite struct {
 
 	node   *overlay.Node
 	agent  *access.Agent
-	nodes  *nodes
 	rules  *rules
 	link   *link
 	report *report
+
+	visitInterval time.Duration
 }
 
 // newLite opens the agent's socket and starts nothing.
@@ -116,31 +118,28 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 	if err != nil {
 		return nil, err
 	}
-	l := &lite{store: store, enrolled: enrolled, fixed: node, expose: expose, out: out, log: log}
+	l := &lite{store: store, enrolled: enrolled, fixed: node, expose: expose, out: out, log: log, visitInterval: visitInterval}
 	if len(l.addrs()) == 0 {
 		return nil, &failure{exitUsage, fmt.Errorf("%s names no node to connect to", store.Dir()), "name one, as --node HOST:7844"}
 	}
 	l.report = &report{dir: store.Dir(), wake: make(chan struct{}, 1), status: l.status, log: log}
 	l.agent = access.NewAgent(access.AgentOptions{Source: store, Expose: expose, Log: log, OnChange: l.report.changed})
-	l.nodes = openNodes(store, log)
+	l.rules = newRules(store, enrolled, l.agent, log)
 	l.node, err = overlay.New(overlay.Options{
-		Source: store, Listen: ":0", DialOnly: true, ServeEnded: l.nodes.serves, Log: log,
+		Source: store, Listen: ":0", DialOnly: true, Revoked: l.rules.nodeRevoked, ServeEnded: l.rules.nodeServed, Log: log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	l.rules = &rules{
-		store: store, agent: l.agent, changed: l.report.changed, log: log,
-		judgeAt: func(node identity.ID) time.Time { return l.nodes.judgeAt(leafOf(l.node, node), time.Now()) },
-	}
 	l.node.Handle(access.Protocol, l.agent.Handle)
 	l.node.Handle(access.SliceProtocol, access.ReceiveSlice(l.rules.take))
-	l.node.Handle(access.AddressProtocol, access.ReceiveAddresses(l.learnAddresses))
 	l.link = &link{
 		node: l.node, addrs: l.addrs, giveUp: giveUp, renewed: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		busy:    func() bool { return len(l.agent.Flows()) > 0 },
+		revoked: l.peerRevoked, judged: make(chan struct{}, 1),
 		changed: l.report.changed, out: out, log: log,
 	}
+	l.rules.changed = l.rulesChanged
 	return l, nil
 }
 
@@ -157,7 +156,8 @@ func (l *lite) run(ctx context.Context) error {
 	g.Go(func() error { return l.node.Run(ctx) })
 	g.Go(func() error { return l.link.run(ctx) })
 	g.Go(func() error { return l.report.run(ctx) })
-	g.Go(func() error { return l.nodes.watch(ctx, l.node) })
+	g.Go(func() error { return l.rules.run(ctx) })
+	g.Go(func() error { return l.visitOthers(ctx) })
 	if l.enrolled != nil {
 		g.Go(func() error { return l.renewer().Run(ctx) })
 	} else {
@@ -177,10 +177,18 @@ func (l *lite) renewer() *identity.Renewer {
 	}
 }
 
-// learnAddresses keeps where a node says that nodes are reached.
-func (l *lite) learnAddresses(_ identity.ID, a *access.Addresses) error {
-	defer l.link.addressesChanged()
-	return l.store.ChangeEnrolment(func(e *identity.Enrolment) { e.Heard = identity.Addresses(*a) })
+// rulesChanged judges the nodes anew to which the agent is connected.
+func (l *lite) rulesChanged() {
+	l.node.Recheck()
+	l.link.judge()
+	l.link.addressesChanged()
+	l.report.changed()
+}
+
+// peerRevoked reports whether a node is revoked that the agent lost for that.
+func (l *lite) peerRevoked(id identity.ID) bool {
+	s := l.rules.inForce()
+	return s != nil && slices.ContainsFunc(s.Revoked, func(r slice.Revoked) bool { return r.ID == id }) && !l.node.Connected(id)
 }
 
 // enrolment returns what the last enrolment or renewal said.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +24,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/testca"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/access"
@@ -33,21 +34,22 @@ import (
 // site is a node, a person at it, and the directory of an enrolled device.
 type site struct {
 	*testca.CA
-	t     *testing.T
-	svid  *identity.SVID
-	node  *overlay.Node
-	relay *access.Relay
-	anna  *testca.Source
-	store *identity.Store
-	port  uint16 // of the web server on the device
+	t      *testing.T
+	writer *writer
+	svid   *identity.SVID
+	node   *overlay.Node
+	relay  *access.Relay
+	anna   *testca.Source
+	store  *identity.Store
+	port   uint16 // of the web server on the device
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{CA: testca.New(t, "lab.test"), t: t}
+	s := &site{CA: testca.New(t, "lab.test"), writer: newWriter(t), t: t}
 	s.anna = s.Issue(t, s.ID(t, identity.User, "anna"))
 	s.startNode("paris", "127.0.0.1:0")
-	s.store = enrol(t, s.CA, t.TempDir(), s.ID(t, identity.Device, "pump-7"), s.node.Addr().String())
+	s.store = enrol(t, s.CA, t.TempDir(), s.ID(t, identity.Device, "pump-7"), s.node.Addr().String(), s.writer.root)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "pressure 4.2 bar") }))
 	t.Cleanup(web.Close)
 	u, err := url.Parse(web.URL)
@@ -162,20 +164,69 @@ func (s *site) await() {
 	}
 }
 
-// push gives the agent a version of the policy.
-func (s *site) push(signer *identity.SVID, version uint64, rules ...slice.Rule) error {
-	s.t.Helper()
-	target := s.store.SVID().ID
-	raw, err := (&slice.Slice{Target: target, Version: version, Issued: time.Now(), Rules: rules}).Sign(signer)
+// writer is the directory's writer, as far as an agent knows one.
+type writer struct {
+	*directory.Directory
+
+	root  ed25519.PublicKey
+	until time.Time // of what it signs
+	nodes []slice.Node
+	gone  []slice.Revoked
+}
+
+func newWriter(t *testing.T) *writer {
+	t.Helper()
+	root, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	stream, err := s.node.Open(s.t.Context(), target, access.SliceProtocol)
+	d, err := directory.Open(filepath.Join(t.TempDir(), "log"), root, directory.Options{Signer: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return &writer{Directory: d, root: root, until: time.Now().Add(slice.MaxStale)}
+}
+
+func (w *writer) sign(t *testing.T, target identity.ID, rules ...slice.Rule) []byte {
+	t.Helper()
+	part, err := slice.EncodeRules(target.TrustDomain, rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fabric, err := slice.EncodeFabric(target.TrustDomain, w.nodes, w.gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, _, err := slice.Sign(w.Directory, target, w.until, part, fabric)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// push gives the agent new rules.
+func (s *site) push(rules ...slice.Rule) error {
+	s.t.Helper()
+	return s.bring(s.writer.sign(s.t, s.store.SVID().ID, rules...))
+}
+
+// bring has the node bring the agent what may be a slice.
+func (s *site) bring(raw []byte) error {
+	s.t.Helper()
+	stream, err := s.node.Open(s.t.Context(), s.store.SVID().ID, access.SliceProtocol)
 	if err != nil {
 		return err
 	}
 	defer stream.Close()
 	return access.SendSlice(s.t.Context(), stream, raw)
+}
+
+func (s *site) mustPush(rules ...slice.Rule) {
+	s.t.Helper()
+	if err := s.push(rules...); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func (s *site) grant() slice.Rule {
@@ -231,9 +282,7 @@ func TestAgent(t *testing.T) {
 	s := newSite(t)
 	l, out, stop := s.up()
 	s.wantDenied("has no policy yet")
-	if err := s.push(s.svid, 7, s.grant()); err != nil {
-		t.Fatal(err)
-	}
+	s.mustPush(s.grant())
 	s.wantServed()
 
 	conn, err := s.dial(t.Context())
@@ -245,14 +294,12 @@ func TestAgent(t *testing.T) {
 	for began := time.Now(); len(st.Flows) != 1 && time.Since(began) < 10*time.Second; st = l.status() {
 		runtime.Gosched() // the flow before this one is still being closed at both ends
 	}
-	if st.Node == nil || st.Node.ID.Name != "paris" || st.Policy == nil || st.Policy.Version != 7 ||
+	if st.Node == nil || st.Node.ID.Name != "paris" || st.Policy == nil || st.Policy.Rules != 1 ||
 		len(st.Flows) != 1 || st.Flows[0].Rule != `grant "vendor" main.hcl:40` || st.Allowed != 2 || st.Denied != 1 {
 		t.Errorf("status: %+v", st)
 	}
 	start := time.Now()
-	if err := s.push(s.svid, 8); err != nil {
-		t.Fatal(err)
-	}
+	s.mustPush()
 	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the open connection ended with %v", err)
 	}
@@ -272,44 +319,17 @@ func TestAgent(t *testing.T) {
 	}
 }
 
-// What a node may not make an agent do.
-func TestSliceRefused(t *testing.T) {
-	s := newSite(t)
-	s.up()
-	if err := s.push(s.svid, 7); err != nil {
-		t.Fatal(err)
-	}
-	forged := testca.New(t, s.Domain)
-	for _, tt := range []struct {
-		name    string
-		signer  *identity.SVID
-		version uint64
-		want    string
-	}{
-		{"an older version", s.svid, 6, "version 6 of"},
-		{"of another node", s.SVID(t, s.ID(t, identity.Node, "lyon")), 9, "node:paris brings the rules of node:lyon"},
-		{"of another authority", forged.SVID(t, s.svid.ID), 9, "unknown authority"},
-	} {
-		err := s.push(tt.signer, tt.version, s.grant())
-		if err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
-		}
-	}
-	s.wantDenied("no grant for")
-}
-
 // The policy outlives the agent's process and its node.
 func TestPolicyIsKept(t *testing.T) {
 	s := newSite(t)
 	_, _, stop := s.up()
-	if err := s.push(s.svid, 7, s.grant()); err != nil {
-		t.Fatal(err)
-	}
+	older := s.writer.sign(t, s.store.SVID().ID)
+	s.mustPush(s.grant())
 	stop()
 	_, _, stop = s.up()
 	s.wantServed()
-	if err := s.push(s.svid, 6); err == nil {
-		t.Error("an older version was taken after a restart")
+	if err := s.bring(older); !errors.Is(err, access.ErrRefused) {
+		t.Errorf("an older policy after a restart: %v", err)
 	}
 	stop()
 
@@ -332,9 +352,7 @@ func TestPolicyIsKept(t *testing.T) {
 func TestPolicyNotWritten(t *testing.T) {
 	s := newSite(t)
 	l, out, _ := s.up()
-	if err := s.push(s.svid, 7, s.grant()); err != nil {
-		t.Fatal(err)
-	}
+	s.mustPush(s.grant())
 	file := filepath.Join(s.store.Dir(), rulesFile)
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
@@ -342,12 +360,10 @@ func TestPolicyNotWritten(t *testing.T) {
 	if err := os.Mkdir(file, 0o700); err != nil { // a rename onto it fails
 		t.Fatal(err)
 	}
-	if err := s.push(s.svid, 8); err != nil {
-		t.Fatal(err)
-	}
+	s.mustPush()
 	s.wantDenied("no grant for")
-	if got := l.status().Policy.Version; got != 8 {
-		t.Errorf("version %d in force", got)
+	if got := l.status().Policy.Rules; got != 0 {
+		t.Errorf("%d rules in force", got)
 	}
 	if _, err := os.Stat(file); err == nil {
 		t.Error("what was there before is left")
@@ -361,7 +377,7 @@ func TestPolicyNotWritten(t *testing.T) {
 // same address as well.
 func TestReconnect(t *testing.T) {
 	s := newSite(t)
-	s.store = enrol(t, s.CA, t.TempDir(), s.store.SVID().ID, "127.0.0.1:1")
+	s.store = enrol(t, s.CA, t.TempDir(), s.store.SVID().ID, "127.0.0.1:1", s.writer.root)
 	addr := s.node.Addr().String()
 	l, err := newLite(s.store, []uint16{s.port}, addr, io.Discard, logTo(io.Discard))
 	if err != nil {
@@ -369,9 +385,7 @@ func TestReconnect(t *testing.T) {
 	}
 	background(t, l.run)
 	s.await()
-	if err := s.push(s.svid, 7, s.grant()); err != nil {
-		t.Fatal(err)
-	}
+	s.mustPush(s.grant())
 	before := s.node.Peers()[0].Since
 	s.node.Disconnect(s.store.SVID().ID, "test")
 	for {
@@ -388,7 +402,7 @@ func TestAnotherNodeAtTheAddress(t *testing.T) {
 	s := &site{CA: testca.New(t, "lab.test"), t: t}
 	stopNode := s.startNode("paris", "127.0.0.1:0")
 	addr := s.node.Addr().String()
-	s.store = enrol(t, s.CA, t.TempDir(), s.ID(t, identity.Device, "pump-7"), addr)
+	s.store = enrol(t, s.CA, t.TempDir(), s.ID(t, identity.Device, "pump-7"), addr, nil)
 	out := newOutput()
 	l, err := newLite(s.store, []uint16{1}, "", out, logTo(out))
 	if err != nil {
@@ -422,57 +436,35 @@ func TestConnectsAnewWithRenewedCertificate(t *testing.T) {
 	}
 }
 
-// A node tells of another that the agent does not know from its enrolment. The agent
-// keeps that, and what it knew.
+// The agent learns from its rules where nodes are reached. It keeps that, and what it
+// knew.
 func TestLearnsAddresses(t *testing.T) {
 	s := newSite(t)
 	l, _, _ := s.up()
-	tell := func(a *access.Addresses) error {
-		t.Helper()
-		stream, err := s.node.Open(t.Context(), s.store.SVID().ID, access.AddressProtocol)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer stream.Close()
-		return access.SendAddresses(t.Context(), stream, a)
-	}
 	paris := s.node.Addr().String()
-	if err := tell(&access.Addresses{API: []string{"lyon:8883"}, Mesh: []string{"lyon:7844", paris}}); err != nil {
-		t.Fatal(err)
+	s.writer.nodes = []slice.Node{
+		{ID: s.ID(t, identity.Node, "abroad"), Site: "abroad", Mesh: []string{"abroad:7844"}},
+		{ID: s.ID(t, identity.Node, "paris"), Site: "home", Mesh: []string{"127.0.0.1:2"}, API: []string{"127.0.0.1:3"}},
+		{ID: s.ID(t, identity.Node, "rome"), Site: "rome", CA: true, Mesh: []string{"rome:7844"}, API: []string{"rome:8883"}},
 	}
-	if diff := cmp.Diff([]string{"lyon:7844", paris}, l.addrs()); diff != "" {
+	s.mustPush()
+	if diff := cmp.Diff([]string{"127.0.0.1:2", "rome:7844", "abroad:7844", paris}, l.addrs()); diff != "" {
 		t.Error(diff)
 	}
-	if got := l.enrolment().Known().API; !slices.Contains(got, "lyon:8883") {
-		t.Errorf("renews at %v", got)
-	}
-	for i := range 20 { // a node in wrong hands
-		if err := tell(&access.Addresses{Mesh: []string{fmt.Sprintf("evil:%d", i+1)}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if diff := cmp.Diff([]string{"evil:20", paris}, l.addrs()); diff != "" {
+	if diff := cmp.Diff([]string{"127.0.0.1:3", "rome:8883"}, l.enrolment().Known().API); diff != "" {
 		t.Error(diff)
-	}
-	for _, bad := range []*access.Addresses{
-		{Mesh: []string{"no port"}},
-		{API: slices.Repeat([]string{"a:1"}, access.MaxAddresses+1)},
-	} {
-		if err := tell(bad); err == nil {
-			t.Errorf("%v was taken", bad)
-		}
 	}
 }
 
-// An agent that found its own node away comes back when a node says where it is now.
+// An agent that found its own node away comes back when its rules say where it is now.
 func TestMovesToNearerNode(t *testing.T) {
-	s := &site{CA: testca.New(t, "lab.test"), t: t}
+	s := &site{CA: testca.New(t, "lab.test"), writer: newWriter(t), t: t}
 	stopParis := s.startNode("paris", "127.0.0.1:0")
 	paris := s.node.Addr().String()
 	stopParis()
 	s.startNode("lyon", "127.0.0.1:0")
 	lyon := s.node
-	s.store = enrol(t, s.CA, t.TempDir(), s.ID(t, identity.Device, "pump-7"), paris)
+	s.store = enrol(t, s.CA, t.TempDir(), s.ID(t, identity.Device, "pump-7"), paris, s.writer.root)
 	if err := s.store.ChangeEnrolment(func(e *identity.Enrolment) { e.Mesh = append(e.Mesh, lyon.Addr().String()) }); err != nil {
 		t.Fatal(err)
 	}
@@ -486,14 +478,14 @@ func TestMovesToNearerNode(t *testing.T) {
 	out.await("connected to node:lyon")
 
 	s.startNode("paris", "127.0.0.1:0") // at another address
-	stream, err := lyon.Open(t.Context(), s.store.SVID().ID, access.AddressProtocol)
-	if err != nil {
-		t.Fatal(err)
+	back := s.node
+	s.writer.nodes = []slice.Node{
+		{ID: lyon.ID(), Site: "lyon", Mesh: []string{lyon.Addr().String()}},
+		{ID: back.ID(), Site: "home", Mesh: []string{back.Addr().String()}},
 	}
-	defer stream.Close()
-	if err := access.SendAddresses(t.Context(), stream, &access.Addresses{Mesh: []string{s.node.Addr().String(), lyon.Addr().String()}}); err != nil {
-		t.Fatal(err)
-	}
+	s.node = lyon
+	_ = s.push() // the agent may be gone before it has said that it took them
+	s.node = back
 	s.await()
 	out.await("connected to node:paris")
 	for changed := lyon.Changed(); lyon.Connected(s.store.SVID().ID); changed = lyon.Changed() {

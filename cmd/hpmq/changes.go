@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
+	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt"
@@ -18,17 +20,17 @@ type changes struct {
 	rights    chan struct{} // policy or labels: sessions and slices are judged anew
 	functions chan struct{} // the set of functions
 	cleanUp   chan struct{} // a record asks for work that takes time
-	slices    broadcast     // agents' slices
 	sites     broadcast     // which sites there are, and which are reached
-	nodes     broadcast     // which nodes there are, and where
 }
 
 func newChanges() *changes {
 	return &changes{
 		rights: make(chan struct{}, 1), functions: make(chan struct{}, 1), cleanUp: make(chan struct{}, 1),
-		slices: broadcast{c: make(chan struct{})}, sites: broadcast{c: make(chan struct{})}, nodes: broadcast{c: make(chan struct{})},
+		sites: newBroadcast(),
 	}
 }
+
+func newBroadcast() broadcast { return broadcast{c: make(chan struct{})} }
 
 // broadcast wakes up everybody who waits.
 type broadcast struct {
@@ -60,6 +62,8 @@ func wake(c chan struct{}) {
 // watchDirectory acts on each record as it arrives, revocations first of all:
 // nothing slow may run here.
 func (n *node) watchDirectory(ctx context.Context, from uint64) error {
+	known := newStandings(n.directory)
+	n.rightsChanged() // by records between from and now
 	for r, err := range n.directory.Watch(ctx, from) {
 		if err != nil {
 			return err
@@ -73,17 +77,16 @@ func (n *node) watchDirectory(ctx context.Context, from uint64) error {
 			n.remote.identitiesChanged()
 			n.end(rec)
 			wake(n.changes.cleanUp)
-			n.changes.slices.fire()
-			n.changes.nodes.fire()
+			if rec.ID.Kind == identity.Node && n.rulebook != nil {
+				n.rulebook.fabricChanged()
+			}
 		case directory.Identity:
-			n.remote.identitiesChanged()
-			n.filter.reset()
-			wake(n.changes.rights)
-			n.changes.slices.fire()
-			n.changes.sites.fire()
+			n.identityChanged(&rec, known.take(&rec))
 		case directory.Node:
 			n.changes.sites.fire()
-			n.changes.nodes.fire()
+			if n.rulebook != nil {
+				n.rulebook.fabricChanged()
+			}
 		case directory.Policy:
 			if n.authority == nil {
 				if _, err := n.policy.Apply(rec.Files); err != nil {
@@ -99,6 +102,65 @@ func (n *node) watchDirectory(ctx context.Context, from uint64) error {
 		}
 	}
 	return nil
+}
+
+// identityChanged acts on the record of an identity. Most are of renewals, which
+// change no rights and wake nobody.
+func (n *node) identityChanged(rec *directory.Identity, rights bool) {
+	if rights {
+		n.rightsChanged()
+	}
+	if n.rulebook == nil {
+		return
+	}
+	if rights {
+		n.rulebook.identityChanged(rec.ID)
+	}
+	switch {
+	case rec.ID.Kind != identity.Node:
+	case rights:
+		n.rulebook.fabricChanged()
+	default:
+		n.rulebook.nodeRenewed(rec.NotAfter)
+	}
+}
+
+// rightsChanged has everybody judged anew.
+func (n *node) rightsChanged() {
+	n.remote.identitiesChanged()
+	n.filter.reset()
+	wake(n.changes.rights)
+	n.changes.sites.fire()
+}
+
+// standings remember what policy and the fabric know of each identity, to tell a
+// renewal from a change of rights.
+type standings map[identity.ID]standing
+
+type standing struct {
+	labels map[string]string
+	site   string
+	state  directory.State
+}
+
+func standingOf(rec *directory.Identity) standing {
+	return standing{rec.Labels, rec.Site, rec.State}
+}
+
+func newStandings(d *directory.Directory) standings {
+	s := standings{}
+	for rec := range d.Identities() {
+		s[rec.ID] = standingOf(&rec)
+	}
+	return s
+}
+
+// take reports whether rec changes more than a certificate.
+func (s standings) take(rec *directory.Identity) (rights bool) {
+	old, ok := s[rec.ID]
+	now := standingOf(rec)
+	s[rec.ID] = now
+	return !ok || old.site != now.site || old.state != now.state || !maps.Equal(old.labels, now.labels)
 }
 
 // end closes everything that a revoked identity has open here.

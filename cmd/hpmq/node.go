@@ -58,19 +58,21 @@ type node struct {
 	policyError atomic.Pointer[string] // why the newest files are not in force
 	changes     *changes
 
-	overlay   *overlay.Node
-	gossip    *gossip.Gossip
-	access    *access.Relay
-	messages  *durable.Store
-	passwords *password.Book
-	broker    *mqtt.Broker
-	links     *link.Links
-	remote    *remote
-	filter    *filter
-	engine    *wasm.Engine
-	funcs     *funcs.Runtime
-	modules   *modules
-	swapping  sync.Mutex // one swapFunctions at a time
+	overlay    *overlay.Node
+	gossip     *gossip.Gossip
+	access     *access.Relay
+	rulebook   *rulebook // nil on nodes that do not hold the directory's writer
+	agentRules *agentRules
+	messages   *durable.Store
+	passwords  *password.Book
+	broker     *mqtt.Broker
+	links      *link.Links
+	remote     *remote
+	filter     *filter
+	engine     *wasm.Engine
+	funcs      *funcs.Runtime
+	modules    *modules
+	swapping   sync.Mutex // one swapFunctions at a time
 
 	backingUp sync.Mutex // one backup at a time
 
@@ -173,6 +175,10 @@ func (n *node) openOverlay() (err error) {
 	}
 	n.relay = &authority.Relay{Open: n.askCA, Bundle: n.store.Bundle}
 	n.access = access.NewRelay(access.RelayOptions{Node: n.overlay, Log: n.log})
+	n.agentRules, err = newAgentRules(filepath.Join(n.cfg.DataDir, rulesDirName), n.directory.Root(), n.log)
+	if err != nil {
+		return fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
+	}
 	n.modules = &modules{dir: filepath.Join(n.cfg.DataDir, "functions")}
 	n.overlay.Handle(access.Protocol, n.access.Handle)
 	n.overlay.Handle(protocolDirectory, n.serveDirectory)
@@ -180,6 +186,8 @@ func (n *node) openOverlay() (err error) {
 	n.overlay.Handle(link.Protocol, n.serveLink)
 	if n.authority != nil {
 		n.overlay.Handle(protocolEnrol, n.serveCA)
+		n.rulebook = newRulebook(n.directory, func() *policy.Set { return n.policy.Set() }, n.log)
+		n.overlay.Handle(protocolRules, n.serveRules)
 	}
 	n.gossip, err = gossip.New(gossip.Options{Node: n.overlay, Site: n.site, Log: n.log, Known: n.knownNode})
 	return err
@@ -277,6 +285,7 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 	run("links", func(ctx context.Context) error { return n.links.Run(ctx, n.broker) })
 	run("renewal", n.renew)
 	run("offline rule", n.offline.run)
+	run("rules of agents", n.followRules)
 	run("slices", n.pushSlices)
 	run("agents", n.rememberAgents)
 	if n.authority != nil {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
-	"github.com/hpmq/hpmq/policy"
 )
 
 // acceptPeer decides who may connect to the mesh port: nodes, and the agents of
@@ -44,16 +43,6 @@ func (protocols) Allow(peer identity.ID, protocol string) error {
 		return fmt.Errorf("%s may not open %s here", peer.Short(), protocol)
 	}
 	return nil
-}
-
-// subjects yields everybody whom policy may let reach a device.
-func (n *node) subjects(yield func(policy.Subject) bool) {
-	for _, p := range n.active() {
-		sub := policy.Subject{ID: p.ID, Labels: p.Labels, Site: p.Site}
-		if !yield(sub) {
-			return
-		}
-	}
 }
 
 // agents are the devices that are connected to this node's mesh port.

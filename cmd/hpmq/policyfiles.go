@@ -54,7 +54,9 @@ func (n *node) policyChanged() {
 	n.log.WithField(logfield.Version, n.policyVersion()).Info("policy in force")
 	wake(n.changes.rights)
 	wake(n.changes.functions)
-	n.changes.slices.fire()
+	if n.rulebook != nil {
+		n.rulebook.changed.fire()
+	}
 }
 
 func (n *node) policyVersion() uint64 {

@@ -111,13 +111,22 @@ func (n *node) announceAddresses(ctx context.Context) error {
 // askCA opens a stream to an authority, for enrolments and renewals that came
 // to this node and for its own.
 func (n *node) askCA(ctx context.Context) (io.ReadWriteCloser, error) {
+	s, err := n.openToCA(ctx, protocolEnrol)
+	if err != nil {
+		return nil, err // not s: a nil *Stream is not a nil io.ReadWriteCloser
+	}
+	return s, nil
+}
+
+// openToCA opens a stream of protocol to a node that is a CA.
+func (n *node) openToCA(ctx context.Context, protocol string) (*overlay.Stream, error) {
 	err := errors.New("not connected to a node that is a CA")
 	for _, peer := range n.connectedNodes() {
 		if known := len(n.directory.Nodes()) > 0; known && !n.isCA(peer) {
 			continue
 		}
 		var s *overlay.Stream
-		if s, err = n.overlay.Open(ctx, peer, protocolEnrol); err == nil {
+		if s, err = n.overlay.Open(ctx, peer, protocol); err == nil {
 			return s, nil
 		}
 	}

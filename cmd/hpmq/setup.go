@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -341,13 +340,6 @@ func enrolInto(ctx context.Context, t *identity.Ticket, dir string, progress fun
 		return err
 	}
 	return atomicfile.SyncDir(filepath.Dir(dir))
-}
-
-// active lists the identities that may be used now.
-func (n *node) active() []directory.Identity {
-	return slices.DeleteFunc(slices.Collect(n.directory.Identities()), func(p directory.Identity) bool {
-		return p.State != directory.Active
-	})
 }
 
 // resetKeyName is the file of the overlay's reset key.

@@ -2,22 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay/access"
-	"github.com/hpmq/hpmq/policy"
 )
 
 // slicePush bounds the time that one agent may take to accept its slice.
 const slicePush = 5 * time.Second
 
-// pushSlices gives each agent that is connected here its inbound grants, and
-// gives them again when they change; the same for the addresses of nodes. Each
-// connection has goroutines of its own, so that an agent that does not answer
-// holds up nobody.
+// pushSlices gives each agent that is connected here its rules, and
+// gives them again when they change. Each connection has a goroutine, so that
+// an agent that does not answer holds up nobody.
 func (n *node) pushSlices(ctx context.Context) error {
 	var pushing sync.WaitGroup
 	defer pushing.Wait()
@@ -42,7 +42,6 @@ func (n *node) pushSlices(ctx context.Context) error {
 			one, end := context.WithCancel(ctx)
 			served[id] = connection{since, end}
 			pushing.Go(func() { n.keepSlice(one, id) })
-			pushing.Go(func() { n.keepAddresses(one, id) })
 		}
 		select {
 		case <-ctx.Done():
@@ -55,34 +54,43 @@ func (n *node) pushSlices(ctx context.Context) error {
 	return nil
 }
 
-// keepSlice pushes one agent's slice now and after each change.
+// refusedPause is how long a slice that an agent refused is not sent again: the
+// agent may have a newer one from another node, or a wrong clock.
+const refusedPause = time.Minute
+
+// keepSlice passes the slice of one agent on, and each newer one.
 func (n *node) keepSlice(ctx context.Context, id identity.ID) {
+	n.agentRules.serve(id)
+	defer n.agentRules.drop(id)
+	var sent uint64
 	for ctx.Err() == nil {
-		changed := n.changes.slices.wait()
-		if err := n.pushSlice(ctx, id); err != nil {
-			n.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice not accepted yet")
-			sleep(ctx, retryInterval, changed)
+		arrived := n.agentRules.arrived.wait()
+		if now := n.agentRules.issued(id); now > sent {
+			err := n.pushSlice(ctx, id)
+			switch {
+			case err == nil:
+				sent = now
+			case errors.Is(err, access.ErrRefused):
+				n.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice refused")
+				sleep(ctx, refusedPause, arrived)
+			default:
+				n.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice not accepted yet")
+				sleep(ctx, retryInterval, arrived)
+			}
 			continue
 		}
 		select {
 		case <-ctx.Done():
-		case <-changed:
+		case <-arrived:
 		}
 	}
 }
 
-// pushSlice compiles, signs and sends one agent's slice.
+// pushSlice sends one agent the slice that is kept for it.
 func (n *node) pushSlice(ctx context.Context, id identity.ID) error {
-	known, ok := n.directory.Identity(id)
-	if !ok {
-		return nil
-	}
-	target := policy.Subject{ID: id, Labels: known.Labels, Site: known.Site, SessionSite: n.site}
-	s := n.policy.Set().Slice(target, n.subjects)
-	s.Version, s.Issued = n.directory.Tip().Count, time.Now()
-	raw, err := s.Sign(n.store.SVID())
-	if err != nil {
-		return err
+	raw := n.agentRules.read(id)
+	if raw == nil {
+		return fmt.Errorf("the slice of %s cannot be read", id.Short())
 	}
 	ctx, cancel := context.WithTimeout(ctx, slicePush)
 	defer cancel()

@@ -6,6 +6,9 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
+// ErrRefused is in an error of [SendSlice] when the agent does not act by the slice.
+var ErrRefused = errors.New("refused")
+
 // Errors of [Relay.Carrier] and [Dial] that callers branch on.
 var (
 	ErrNotFound    = errors.New("no agent of this identity is connected")

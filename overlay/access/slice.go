@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -14,7 +13,7 @@ import (
 )
 
 // SliceProtocol is the overlay protocol that brings an agent its rules.
-const SliceProtocol = "hpmq-slice/1"
+const SliceProtocol = "hpmq-slice/2"
 
 // MaxSlice is the size of the largest signed slice that is delivered. A slice
 // names every caller, so that of a device in a large fabric is not small.
@@ -63,15 +62,15 @@ func deliver(s io.ReadWriter, slice []byte) error {
 		return noEOF(err)
 	}
 	if r.Refused != "" {
-		return errors.New("refused: " + printable(r.Refused))
+		return fmt.Errorf("%w: %s", ErrRefused, printable(r.Refused))
 	}
 	return nil
 }
 
 // ReceiveSlice returns the agent's handler of [SliceProtocol]. It gives each
 // slice that a node brings to take, which verifies it, keeps it and acts by it
-// before it returns nil. Several may come at once. Who brings a slice should
-// also have signed it: any node of the trust domain has a key for that.
+// before it returns nil. Several may come at once. A node only carries a slice: the
+// directory's writer must have signed it.
 func ReceiveSlice(take func(node identity.ID, slice []byte) error) overlay.Handler {
 	slots := make(chan struct{}, maxDeliveries)
 	return func(_ context.Context, s *overlay.Stream) {

@@ -1,21 +1,25 @@
-// Package slice carries one identity's inbound network rules to where they are
-// enforced.
+// Package slice carries one agent's rules to where they are enforced.
 //
-// A node compiles the rules that concern one target out of the policy, names
-// every caller exactly, signs the result and gives it to the agent of that
-// target. The agent decides alone with it, also when no node can be reached:
-// what the slice does not allow is refused. The package knows no policy files,
-// no groups and no network, nor where a slice is kept.
+// The writer of the directory compiles, for one target, the rules that concern it
+// out of the policy, names every caller exactly, adds the fabric's nodes with
+// their addresses and keys and the nodes that are revoked, and signs the result.
+// The agent of the target decides alone with it, also when no node can be reached:
+// what the slice does not allow is refused.
 //
-// # Newer and older
+// Nodes only carry a slice. The signature leads to the directory key that the
+// target's enrolment ticket pinned, so a node in the wrong hands can neither write
+// a rule nor hide the revocation of a node in a slice that it passes on. It can
+// hold a newer slice back until [Slice.Until], unless the agent also asks another
+// node.
 //
-// A version is no more than what its signer says. It tells which of two slices
-// is newer while both are under way: from one node over two connections, or from
-// two nodes of which one has not heard all yet. An agent must not hold on to it
-// for longer, or one node that is captured, wrong or restored from a backup could
-// give a version that nothing ever follows, and its rules would outlive its
-// revocation. So an agent takes slices only from the node that it is connected to
-// and that signed them, refuses an older one for [Overtake] after the newer one
-// came, and then believes the node that it has. That this node has an old policy,
-// because it is cut off, is then possible; its own clients live by it, too.
+// # The signed form
+//
+// A slice is a statement of the directory's writer over a short header: the
+// target, when the slice was issued, until when it holds, and the hashes of its two
+// parts. The parts, the rules and the fabric, are the same for many targets: the
+// writer encodes each once, compares their hashes to see whether a target needs a
+// new slice, and signs the header alone.
+//
+// The package knows no policy files, no groups and no network, nor where a slice
+// is kept.
 package slice

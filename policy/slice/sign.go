@@ -1,133 +1,121 @@
 package slice
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/rand"
+	"crypto/ed25519"
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
 )
 
-// domain separates these signatures from all others made with the same key.
-const domain = "hpmq policy slice v1\x00"
+// purpose separates these statements of the writer from all others.
+const purpose = "policy slice 2"
 
-func digest(payload []byte) []byte {
-	h := sha256.New()
-	h.Write([]byte(domain))
-	h.Write(payload)
-	return h.Sum(nil)
+// Part is one encoded half of a slice, which many slices share.
+type Part struct {
+	raw []byte
+	Sum [32]byte // SHA-256
 }
 
-// Sign returns the slice signed by a node, with the node's certificate chain.
-func (s *Slice) Sign(node *identity.SVID) ([]byte, error) {
-	if node.ID.Kind != identity.Node {
-		return nil, fmt.Errorf("sign slice: %s is not a node", node.ID.Short())
-	}
-	payload, err := s.encode()
-	if err != nil {
-		return nil, fmt.Errorf("sign slice: %w", err)
-	}
-	w := wireSigned{Payload: payload}
-	for _, c := range node.Chain {
-		w.Chain = append(w.Chain, c.Raw)
-	}
-	if w.Signature, err = node.Key.Sign(rand.Reader, digest(payload), crypto.SHA256); err != nil {
-		return nil, fmt.Errorf("sign slice: %w", err)
-	}
-	raw, err := encoder.Marshal(w)
+func newPart(raw []byte, err error) (Part, error) {
 	if err == nil && len(raw) > MaxBytes {
 		err = fmt.Errorf("%d bytes, at most %d", len(raw), MaxBytes)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("sign slice: %w", err)
+		return Part{}, fmt.Errorf("encode slice: %w", err)
 	}
-	return raw, nil
+	return Part{raw, sha256.Sum256(raw)}, nil
 }
 
-// Verify reads a signed slice for target: a node whose certificate is valid now
-// signed it. It returns the slice and the node. Whether the slice may replace
-// another is for [Slice.Newer] to say, and whether the node is revoked for the
-// caller.
-func Verify(raw []byte, bundle *identity.Bundle, target identity.ID, now time.Time) (*Slice, identity.ID, error) {
-	return verify(raw, bundle, target, func(*Slice) time.Time { return now })
+// EncodeRules returns the rules of targets in a trust domain.
+func EncodeRules(domain string, rules []Rule) (Part, error) {
+	return newPart(encodeRules(domain, rules))
 }
 
-// VerifyStored reads a slice that Verify accepted once and the agent itself has
-// kept. The node's certificate need only have been valid when the slice was
-// issued: an agent that was cut off or switched off for long still knows whom
-// it may let in.
-func VerifyStored(raw []byte, bundle *identity.Bundle, target identity.ID) (*Slice, identity.ID, error) {
-	return verify(raw, bundle, target, func(s *Slice) time.Time { return s.Issued })
+// EncodeFabric returns the nodes of a trust domain, the active and the revoked.
+func EncodeFabric(domain string, nodes []Node, revoked []Revoked) (Part, error) {
+	nodes, revoked = slices.Clone(nodes), slices.Clone(revoked)
+	slices.SortFunc(nodes, func(a, b Node) int { return compareIDs(a.ID, b.ID) })
+	slices.SortFunc(revoked, func(a, b Revoked) int { return compareIDs(a.ID, b.ID) })
+	if len(nodes) > maxNodes || len(revoked) > maxRevoked {
+		return Part{}, fmt.Errorf("encode slice: %d nodes and %d revoked, at most %d and %d", len(nodes), len(revoked), maxNodes, maxRevoked)
+	}
+	return newPart(encodeFabric(domain, nodes, revoked))
 }
 
-func verify(raw []byte, bundle *identity.Bundle, target identity.ID, at func(*Slice) time.Time) (*Slice, identity.ID, error) {
-	s, signer, err := open(raw, bundle, at)
+// Sign returns the slice of target in its signed form, and when it was issued.
+// writer is the directory's writer.
+func Sign(writer *directory.Directory, target identity.ID, until time.Time, rules, fabric Part) (raw []byte, issued uint64, err error) {
+	issued = writer.Stamp()
+	header, err := encoder.Marshal(wireHeader{
+		TrustDomain: target.TrustDomain, Target: target.Short(), Issued: issued, Until: until.UnixMilli(),
+		Rules: rules.Sum, Fabric: fabric.Sum,
+	})
 	if err != nil {
-		return nil, identity.ID{}, fmt.Errorf("policy slice: %w", err)
+		return nil, 0, fmt.Errorf("sign slice: %w", err)
 	}
-	if s.Target != target {
-		return nil, identity.ID{}, fmt.Errorf("policy slice: it is for %s, not for %s", s.Target.Short(), target.Short())
+	statement, err := writer.Sign(purpose, header)
+	if err != nil {
+		return nil, 0, fmt.Errorf("sign slice: %w", err)
 	}
-	return s, signer, nil
+	raw, err = encoder.Marshal(wireSigned{Statement: statement, Rules: rules.raw, Fabric: fabric.raw})
+	if err == nil && len(raw) > MaxBytes {
+		err = fmt.Errorf("%d bytes, at most %d", len(raw), MaxBytes)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("sign slice: %w", err)
+	}
+	return raw, issued, nil
 }
 
-// open checks the signature before it reads what was signed.
-func open(raw []byte, bundle *identity.Bundle, at func(*Slice) time.Time) (*Slice, identity.ID, error) {
-	var none identity.ID
-	w, chain, err := unwrap(raw)
+// Open reads a signed slice for target. root is the directory key that the target's
+// ticket pinned; the zero target takes any of the directory. Whether the slice has
+// ended, or is older than another, is for the caller to say.
+func Open(raw []byte, root ed25519.PublicKey, target identity.ID) (*Slice, error) {
+	s, err := open(raw, root)
 	if err != nil {
-		return nil, none, err
+		return nil, fmt.Errorf("policy slice: %w", err)
 	}
-	key, ok := chain[0].PublicKey.(*ecdsa.PublicKey)
-	if !ok {
-		return nil, none, errors.New("the signer's key is not ECDSA")
+	if !target.IsZero() && s.Target != target {
+		return nil, fmt.Errorf("policy slice: it is for %s, not for %s", s.Target.Short(), target.Short())
 	}
-	if !ecdsa.VerifyASN1(key, digest(w.Payload), w.Signature) {
-		return nil, none, errors.New("wrong signature")
-	}
-	s, err := decode(w.Payload)
-	if err != nil {
-		return nil, none, err
-	}
-	// Node certificates are for servers, too; those that a site's own authority
-	// issues are not, so it cannot make itself a signer.
-	signer, err := bundle.Verify(chain, at(s), x509.ExtKeyUsageServerAuth)
-	if err != nil {
-		return nil, none, fmt.Errorf("signer: %w", err)
-	}
-	if signer.Kind != identity.Node {
-		return nil, none, fmt.Errorf("signer %s is not a node", signer.Short())
-	}
-	if s.Target.TrustDomain != signer.TrustDomain {
-		return nil, none, fmt.Errorf("target %s is outside the signer's trust domain", s.Target)
-	}
-	return s, signer, nil
+	return s, nil
 }
 
-// unwrap reads the envelope.
-func unwrap(raw []byte) (*wireSigned, []*x509.Certificate, error) {
+// open checks the signature and the hashes before it reads what they cover.
+func open(raw []byte, root ed25519.PublicKey) (*Slice, error) {
 	if len(raw) > MaxBytes {
-		return nil, nil, fmt.Errorf("%d bytes, at most %d", len(raw), MaxBytes)
+		return nil, fmt.Errorf("%d bytes, at most %d", len(raw), MaxBytes)
 	}
-	var w wireSigned
-	if err := decoder.Unmarshal(raw, &w); err != nil {
-		return nil, nil, err
+	w, err := decodeAs[wireSigned](raw)
+	if err != nil {
+		return nil, err
 	}
-	if len(w.Chain) == 0 || len(w.Chain) > maxChain {
-		return nil, nil, fmt.Errorf("a chain of %d certificates", len(w.Chain))
+	signed, err := directory.OpenStatement(w.Statement, root, purpose)
+	if err != nil {
+		return nil, err
 	}
-	var chain []*x509.Certificate
-	for _, der := range w.Chain {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, nil, fmt.Errorf("signer's certificate: %w", err)
-		}
-		chain = append(chain, c)
+	h, err := decodeAs[wireHeader](signed)
+	if err != nil {
+		return nil, err
 	}
-	return &w, chain, nil
+	if sha256.Sum256(w.Rules) != h.Rules || sha256.Sum256(w.Fabric) != h.Fabric {
+		return nil, errors.New("its rules or nodes are not those that were signed")
+	}
+	s, err := h.slice()
+	if err != nil {
+		return nil, err
+	}
+	if s.Rules, err = decodeRules(h.TrustDomain, w.Rules); err != nil {
+		return nil, err
+	}
+	if s.Nodes, s.Revoked, err = decodeFabric(h.TrustDomain, w.Fabric); err != nil {
+		return nil, err
+	}
+	s.index()
+	return s, nil
 }

@@ -1,21 +1,33 @@
 package slice
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
 )
 
-// Slice is the inbound rules of one target. Its rules must not be changed; the
-// zero slice allows nothing.
+// MaxStale is how long a slice holds after it was issued.
+const MaxStale = 14 * 24 * time.Hour
+
+// Slice is what one target goes by. It must not be changed; the zero slice allows
+// nothing.
 type Slice struct {
 	Target identity.ID
-	// Version orders slices of one target: the position in the directory's log
-	// that it was compiled from.
-	Version uint64
-	Issued  time.Time
-	Rules   []Rule
+	// Issued orders the slices of one target. It is a hybrid logical clock of the
+	// directory's writer, see [Slice.IssuedAt].
+	Issued uint64
+	Until  time.Time // the slice allows nothing afterwards
+	Rules  []Rule
+
+	Nodes   []Node    // the active nodes of the fabric, by name
+	Revoked []Revoked // nodes whose certificates could still be valid, by name
+
+	// RulesSum and FabricSum are the hashes of the signed parts.
+	RulesSum, FabricSum [32]byte
 
 	callers map[identity.ID][]*Rule
 }
@@ -27,6 +39,23 @@ type Rule struct {
 	Deny    bool
 	Callers []identity.ID
 	Ports   []PortRange
+}
+
+// Node is one node of the fabric: where it is reached, host:port, and its key.
+type Node struct {
+	ID   identity.ID
+	Site string
+	CA   bool // it issues certificates
+	API  []string
+	MQTT []string
+	Mesh []string
+	Key  [32]byte // SHA-256 of the SubjectPublicKeyInfo of its current certificate
+}
+
+// Revoked ends the certificates of a node up to and including Generation.
+type Revoked struct {
+	ID         identity.ID
+	Generation uint64
 }
 
 // PortRange is a run of ports, both ends included.
@@ -51,20 +80,14 @@ func (p PortRange) String() string {
 	return fmt.Sprintf("%s/%d-%d", p.Network, p.First, p.Last)
 }
 
-// Overtake is how long a slice that is not newer than the one in force is
-// refused: longer than a node lags behind another while the mesh is whole.
-const Overtake = time.Minute
+// IssuedAt returns when the slice was issued, by the writer's clock.
+func (s *Slice) IssuedAt() time.Time { return time.UnixMilli(int64(s.Issued >> 16)).UTC() }
 
-// Newer reports whether s replaces old, which may be nil, at once.
-func (s *Slice) Newer(old *Slice) bool {
-	if old == nil || s.Version != old.Version {
-		return old == nil || s.Version > old.Version
-	}
-	return s.Issued.After(old.Issued)
-}
+// Ended reports whether the slice holds no more at now.
+func (s *Slice) Ended(now time.Time) bool { return now.After(s.Until) }
 
 // Allow decides whether caller may reach port of network, and names the rule
-// that decided; rule is empty when there is none.
+// that decided; rule is empty when there is none. It knows no time.
 func (s *Slice) Allow(caller identity.ID, network string, port uint16) (rule string, ok bool) {
 	if s == nil {
 		return "", false
@@ -85,14 +108,56 @@ func (s *Slice) Allow(caller identity.ID, network string, port uint16) (rule str
 	return rule, ok
 }
 
-// New returns the slice of target with rules, not yet versioned.
-func New(target identity.ID, rules []Rule) *Slice {
-	s := &Slice{Target: target, Rules: rules, callers: make(map[identity.ID][]*Rule)}
+// NodeRevoked reports whether the certificates of a node at generation are revoked.
+func (s *Slice) NodeRevoked(node identity.ID, generation uint64) bool {
+	if s == nil {
+		return false
+	}
+	i, ok := slices.BinarySearchFunc(s.Revoked, node, func(r Revoked, id identity.ID) int { return compareIDs(r.ID, id) })
+	return ok && generation <= s.Revoked[i].Generation
+}
+
+// NodeKey reports whether key is the current one of an active node.
+func (s *Slice) NodeKey(node identity.ID, key [32]byte) bool {
+	if s == nil {
+		return false
+	}
+	i, ok := slices.BinarySearchFunc(s.Nodes, node, func(n Node, id identity.ID) int { return compareIDs(n.ID, id) })
+	return ok && s.Nodes[i].Key == key
+}
+
+// Nearest returns the nodes in the order in which a device of site home should try
+// them: those of its site, CAs, the others.
+func (s *Slice) Nearest(home string) []Node {
+	if s == nil {
+		return nil
+	}
+	rank := func(n Node) int {
+		switch {
+		case n.Site == home:
+			return 0
+		case n.CA:
+			return 1
+		}
+		return 2
+	}
+	nodes := slices.Clone(s.Nodes)
+	slices.SortStableFunc(nodes, func(a, b Node) int { return cmp.Compare(rank(a), rank(b)) })
+	return nodes
+}
+
+// index makes Allow quick.
+func (s *Slice) index() {
+	s.callers = make(map[identity.ID][]*Rule)
 	for i := range s.Rules {
 		r := &s.Rules[i]
 		for _, c := range r.Callers {
 			s.callers[c] = append(s.callers[c], r)
 		}
 	}
-	return s
+}
+
+// compareIDs orders identities of one trust domain.
+func compareIDs(a, b identity.ID) int {
+	return cmp.Or(strings.Compare(string(a.Kind), string(b.Kind)), strings.Compare(a.Name, b.Name))
 }

@@ -2,9 +2,8 @@ package slice
 
 import (
 	"bytes"
-	"crypto"
-	"crypto/rand"
-	"crypto/x509"
+	"crypto/ed25519"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,26 +12,84 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/hpmq/hpmq/identity"
-	"github.com/hpmq/hpmq/internal/testca"
+	"github.com/hpmq/hpmq/identity/directory"
 )
+
+const lab = "lab.test"
 
 var tcp = func(first, last uint16) PortRange { return PortRange{Network: "tcp", First: first, Last: last} }
 
-func sample(t testing.TB, ca *testca.CA) *Slice {
+func id(t testing.TB, kind identity.Kind, name string) identity.ID {
 	t.Helper()
-	ann, bob := ca.ID(t, identity.User, "ann"), ca.ID(t, identity.User, "bob")
-	s := New(ca.ID(t, identity.Device, "pump-7"), []Rule{
+	id, err := identity.NewID(lab, kind, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// writer opens the directory of a new fabric, and returns its root key.
+func writer(t testing.TB) (*directory.Directory, ed25519.PublicKey) {
+	t.Helper()
+	root, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := directory.Open(filepath.Join(t.TempDir(), "log"), root, directory.Options{Signer: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d, root
+}
+
+func sampleRules(t testing.TB) []Rule {
+	ann, bob := id(t, identity.User, "ann"), id(t, identity.User, "bob")
+	return []Rule{
 		{Cite: `grant "web" main.hcl:4`, Callers: []identity.ID{ann, bob}, Ports: []PortRange{tcp(80, 80), tcp(8000, 8100)}},
 		{Cite: `grant "all" main.hcl:9`, Callers: []identity.ID{ann}, Ports: []PortRange{tcp(1, 65535), {Network: "udp", First: 161, Last: 161}}},
 		{Cite: `deny "admin" main.hcl:20`, Deny: true, Callers: []identity.ID{ann}, Ports: []PortRange{tcp(8050, 8050)}},
-	})
-	s.Version, s.Issued = 7, time.Now().UTC().Truncate(time.Millisecond)
-	return s
+	}
+}
+
+func sampleNodes(t testing.TB) ([]Node, []Revoked) {
+	return []Node{
+			{ID: id(t, identity.Node, "lyon"), Site: "lyon", API: []string{"lyon:8883"}, MQTT: []string{"lyon:8883"}, Mesh: []string{"lyon:7844", "[::1]:7844"}, Key: [32]byte{1}},
+			{ID: id(t, identity.Node, "paris"), Site: "paris", CA: true, API: []string{}, MQTT: []string{}, Mesh: []string{"paris:7844"}, Key: [32]byte{2}},
+		}, []Revoked{
+			{ID: id(t, identity.Node, "lyon"), Generation: 3},
+			{ID: id(t, identity.Node, "rome"), Generation: 7},
+		}
+}
+
+// signed returns the sample for pump-7.
+func signed(t testing.TB, d *directory.Directory, rules []Rule) (*Slice, []byte) {
+	t.Helper()
+	part, err := EncodeRules(lab, rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes, revoked := sampleNodes(t)
+	fabric, err := EncodeFabric(lab, nodes, revoked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Slice{
+		Target: id(t, identity.Device, "pump-7"), Until: time.Now().Add(MaxStale).UTC().Truncate(time.Millisecond),
+		Rules: rules, Nodes: nodes, Revoked: revoked, RulesSum: part.Sum, FabricSum: fabric.Sum,
+	}
+	s.index()
+	raw, issued, err := Sign(d, s.Target, s.Until, part, fabric)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Issued = issued
+	return s, raw
 }
 
 func TestAllow(t *testing.T) {
-	ca := testca.New(t, "lab.test")
-	s := sample(t, ca)
+	d, _ := writer(t)
+	s, _ := signed(t, d, sampleRules(t))
 	for _, tt := range []struct {
 		caller  string
 		network string
@@ -49,7 +106,7 @@ func TestAllow(t *testing.T) {
 		{"user:bob", "tcp", 22, "", false},
 		{"device:ann", "tcp", 80, "", false},
 	} {
-		id, err := identity.ParseShort("lab.test", tt.caller)
+		id, err := identity.ParseShort(lab, tt.caller)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,125 +122,153 @@ func TestAllow(t *testing.T) {
 	if _, ok := none.Allow(s.Target, "tcp", 80); ok {
 		t.Error("no slice allows something")
 	}
-	ann := ca.ID(t, identity.User, "ann")
+	ann := id(t, identity.User, "ann")
 	if n := testing.AllocsPerRun(100, func() { s.Allow(ann, "tcp", 22) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
 
-func TestNewer(t *testing.T) {
-	now := time.Now()
-	old := &Slice{Version: 5, Issued: now}
+func TestNodes(t *testing.T) {
+	d, _ := writer(t)
+	s, _ := signed(t, d, nil)
+	lyon, paris, rome := id(t, identity.Node, "lyon"), id(t, identity.Node, "paris"), id(t, identity.Node, "rome")
 	for _, tt := range []struct {
-		name string
-		s    *Slice
-		than *Slice
-		want bool
+		node       identity.ID
+		generation uint64
+		want       bool
 	}{
-		{"first", old, nil, true},
-		{"later version", &Slice{Version: 6, Issued: now.Add(-time.Hour)}, old, true},
-		{"earlier version, issued later", &Slice{Version: 4, Issued: now.Add(time.Hour)}, old, false},
-		{"issued again", &Slice{Version: 5, Issued: now.Add(time.Second)}, old, true},
-		{"the same", old, old, false},
+		{lyon, 3, true},
+		{lyon, 4, false},
+		{rome, 0, true},
+		{rome, 7, true},
+		{paris, 0, false},
+		{id(t, identity.Device, "rome"), 1, false},
 	} {
-		if got := tt.s.Newer(tt.than); got != tt.want {
-			t.Errorf("%s: %v", tt.name, got)
+		if got := s.NodeRevoked(tt.node, tt.generation); got != tt.want {
+			t.Errorf("%s generation %d: revoked %v, want %v", tt.node.Short(), tt.generation, got, tt.want)
 		}
+	}
+	if !s.NodeKey(paris, [32]byte{2}) || s.NodeKey(paris, [32]byte{1}) || s.NodeKey(rome, [32]byte{}) {
+		t.Error("keys of nodes are mixed up")
+	}
+	var order []string
+	for _, n := range append(s.Nearest("lyon"), s.Nearest("rome")...) {
+		order = append(order, n.ID.Name)
+	}
+	if diff := cmp.Diff([]string{"lyon", "paris", "paris", "lyon"}, order); diff != "" {
+		t.Error(diff)
+	}
+	var none *Slice
+	if none.NodeRevoked(rome, 1) || none.NodeKey(paris, [32]byte{2}) || none.Nearest("") != nil {
+		t.Error("no slice knows nodes")
 	}
 }
 
-func TestSignAndVerify(t *testing.T) {
-	ca := testca.New(t, "lab.test")
-	node := ca.ID(t, identity.Node, "hub")
-	svid := ca.SVID(t, node)
-	s := sample(t, ca)
-	raw, err := s.Sign(svid)
+func TestSignAndOpen(t *testing.T) {
+	d, root := writer(t)
+	s, raw := signed(t, d, sampleRules(t))
+	got, err := Open(raw, root, s.Target)
 	if err != nil {
 		t.Fatal(err)
-	}
-	got, signer, err := Verify(raw, ca.Bundle(), s.Target, time.Now())
-	if err != nil || signer != node {
-		t.Fatalf("%v, %v", signer, err)
 	}
 	if diff := cmp.Diff(s, got, cmpopts.IgnoreUnexported(Slice{})); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}
-	if _, ok := got.Allow(ca.ID(t, identity.User, "ann"), "tcp", 80); !ok {
+	if _, ok := got.Allow(id(t, identity.User, "ann"), "tcp", 80); !ok {
 		t.Error("what was read allows nothing")
 	}
-
-	// Kept on disk for longer than the node's certificate lives.
-	late := time.Now().Add(30 * 24 * time.Hour)
-	if _, _, err := Verify(raw, ca.Bundle(), s.Target, late); err == nil {
-		t.Error("accepted from a node whose certificate has expired")
+	if since := time.Since(got.IssuedAt()); since < 0 || since > time.Minute {
+		t.Errorf("issued %s ago", since)
 	}
-	if _, _, err := VerifyStored(raw, ca.Bundle(), s.Target); err != nil {
-		t.Error(err)
+	if got.Ended(got.Until) || !got.Ended(got.Until.Add(time.Millisecond)) {
+		t.Error("the end is wrong")
+	}
+	if again, _ := signed(t, d, nil); again.Issued <= s.Issued {
+		t.Error("issued later and not newer")
 	}
 }
 
-func TestVerifyRefuses(t *testing.T) {
-	ca := testca.New(t, "lab.test")
-	s := sample(t, ca)
-	svid := ca.SVID(t, ca.ID(t, identity.Node, "hub"))
-	raw, err := s.Sign(svid)
+// The writer's key may be another than the one that tickets pin.
+func TestFollowsSigners(t *testing.T) {
+	root, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	// forged signs the payload as Sign would, whatever the identity.
-	forged := func(by *identity.SVID, payload []byte, prefix string) []byte {
-		w := wireSigned{Payload: payload}
-		for _, c := range by.Chain {
-			w.Chain = append(w.Chain, c.Raw)
-		}
-		sum := crypto.SHA256.New()
-		sum.Write([]byte(prefix))
-		sum.Write(payload)
-		if w.Signature, err = by.Key.Sign(rand.Reader, sum.Sum(nil), crypto.SHA256); err != nil {
+	path := filepath.Join(t.TempDir(), "log")
+	for range 3 {
+		d, err := directory.Open(path, root, directory.Options{Signer: key})
+		if err != nil {
 			t.Fatal(err)
 		}
-		return encode(t, w)
+		s, raw := signed(t, d, sampleRules(t))
+		if _, err := Open(raw, root, s.Target); err != nil {
+			t.Error(err)
+		}
+		next, nextKey, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(raw, next, s.Target); err == nil {
+			t.Error("taken by a device with another pinned key")
+		}
+		if _, err := d.Put(directory.Signer{Key: next}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		key = nextKey
 	}
-	payload, err := s.encode()
+}
+
+func TestOpenRefuses(t *testing.T) {
+	d, root := writer(t)
+	s, raw := signed(t, d, sampleRules(t))
+	other, _ := writer(t)
+	_, stranger := signed(t, other, sampleRules(t))
+	_, poorer := signed(t, d, sampleRules(t)[:1])
+	statement := func(purpose string, payload any) []byte {
+		t.Helper()
+		b, err := d.Sign(purpose, encode(t, payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	w, err := decodeAs[wireSigned](raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := forged(svid, payload, domain); len(got) < len(payload) {
-		t.Fatal("the forger does not work")
+	p, err := decodeAs[wireSigned](poorer)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, _, err := Verify(forged(svid, payload, domain), ca.Bundle(), s.Target, time.Now()); err != nil {
+	header := wireHeader{TrustDomain: lab, Target: s.Target.Short(), Issued: 1, Rules: s.RulesSum, Fabric: s.FabricSum}
+	with := func(statement []byte) []byte { return encode(t, wireSigned{statement, w.Rules, w.Fabric}) }
+	if _, err := Open(with(statement(purpose, header)), root, s.Target); err != nil {
 		t.Fatalf("the forger does not work: %v", err)
 	}
-	device := ca.SVID(t, ca.ID(t, identity.Device, "evil"))
-	stranger := testca.New(t, "lab.test")
-	clientOnly := ca.SVID(t, ca.ID(t, identity.Node, "site"), func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
-	reordered := encode(t, map[int]any{1: "lab.test", 2: "device:pump-7", 3: 7, 4: 0, 5: []any{[]any{"x", false, []string{"ann"}, []any{}}}})
-	abroad := New(identity.ID{TrustDomain: "other.test", Kind: identity.Device, Name: "pump-7"}, nil)
-	abroadPayload, err := abroad.encode()
-	if err != nil {
-		t.Fatal(err)
-	}
+	short := header
+	short.Target = "pump-7"
 	for name, tt := range map[string]struct {
 		raw    []byte
 		target identity.ID
 		want   string
 	}{
-		"another target":             {raw, ca.ID(t, identity.Device, "pump-8"), "not for device:pump-8"},
-		"signed by a device":         {forged(device, payload, domain), s.Target, "not a node"},
-		"signed by a stranger":       {forged(stranger.SVID(t, stranger.ID(t, identity.Node, "hub")), payload, domain), s.Target, "signer:"},
-		"a certificate for clients":  {forged(clientOnly, payload, domain), s.Target, "signer:"},
-		"signed for another purpose": {forged(svid, payload, "hpmq renewal v1\x00"), s.Target, "wrong signature"},
-		"a short name for a device":  {forged(svid, reordered, domain), s.Target, "canonical"},
-		"another trust domain":       {forged(svid, abroadPayload, domain), abroad.Target, "outside the signer's trust domain"},
+		"another target":             {raw, id(t, identity.Device, "pump-8"), "not for device:pump-8"},
+		"of another fabric":          {stranger, s.Target, "writer did not sign"},
+		"signed for another purpose": {with(statement("something else", header)), s.Target, "writer did not sign"},
+		"rules of another slice":     {encode(t, wireSigned{p.Statement, w.Rules, w.Fabric}), s.Target, "not those that were signed"},
+		"nodes of another slice":     {encode(t, wireSigned{w.Statement, w.Rules, encode(t, wireFabric{Nodes: []wireNode{}, Revoked: []wireRevoked{}})}), s.Target, "not those that were signed"},
+		"a short name for a device":  {with(statement(purpose, short)), s.Target, "canonical"},
 		"trailing bytes":             {append(bytes.Clone(raw), 0), s.Target, "extraneous"},
 		"cut short":                  {raw[:len(raw)-1], s.Target, "EOF"},
 		"nothing":                    {nil, s.Target, "EOF"},
 		"too large":                  {make([]byte, MaxBytes+1), s.Target, "at most"},
-		"no chain":                   {encode(t, wireSigned{Payload: payload}), s.Target, "chain of 0"},
-		"a chain of rubbish":         {encode(t, wireSigned{Payload: payload, Chain: [][]byte{{1}}}), s.Target, "certificate"},
+		"no statement":               {encode(t, wireSigned{Rules: w.Rules, Fabric: w.Fabric}), s.Target, "statement"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, _, err := Verify(tt.raw, ca.Bundle(), tt.target, time.Now())
+			got, err := Open(tt.raw, root, tt.target)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || got != nil {
 				t.Errorf("got %v, %v, want an error with %q", got, err, tt.want)
 			}
@@ -192,16 +277,58 @@ func TestVerifyRefuses(t *testing.T) {
 	for i := range raw {
 		bad := bytes.Clone(raw)
 		bad[i] ^= 0x20
-		if got, _, err := Verify(bad, ca.Bundle(), s.Target, time.Now()); err == nil && !cmp.Equal(got.Rules, s.Rules) {
+		if _, err := Open(bad, root, s.Target); err == nil {
 			t.Fatalf("byte %d can be changed", i)
 		}
 	}
-	if _, err := s.Sign(device); err == nil {
-		t.Error("a device signed")
+}
+
+// What the writer would have to sign must be what an agent takes.
+func TestEncodeRefuses(t *testing.T) {
+	abroad := identity.ID{TrustDomain: "other.test", Kind: identity.Node, Name: "rome"}
+	if _, err := EncodeRules(lab, []Rule{{Callers: []identity.ID{abroad}}}); err == nil {
+		t.Error("a caller of another trust domain was encoded")
 	}
-	mixed := New(s.Target, []Rule{{Callers: []identity.ID{abroad.Target}}})
-	if _, err := mixed.Sign(svid); err == nil {
-		t.Error("a caller of another trust domain was signed")
+	if _, err := EncodeRules(lab, make([]Rule, maxRules+1)); err == nil {
+		t.Error("too many rules were encoded")
+	}
+	if _, err := EncodeFabric(lab, []Node{{ID: abroad}}, nil); err == nil {
+		t.Error("a node of another trust domain was encoded")
+	}
+	if _, err := EncodeFabric(lab, nil, []Revoked{{ID: id(t, identity.Device, "pump-7")}}); err == nil {
+		t.Error("a device was encoded as a node")
+	}
+	if _, err := EncodeFabric(lab, make([]Node, maxNodes+1), nil); err == nil {
+		t.Error("too many nodes were encoded")
+	}
+
+	// A node announces its addresses, and a grant is named by people: neither may
+	// keep agents from their slices.
+	long := strings.Repeat("ü", maxCite)
+	d, root := writer(t)
+	rules, err := EncodeRules(lab, []Rule{{Cite: long}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mesh := append([]string{"no port", ":1", "a:", "\xff:1", strings.Repeat("a", maxAddr) + ":1", "good:1"}, make([]string, maxAddrs)...)
+	for i := range maxAddrs {
+		mesh[6+i] = "more:" + string(rune('1'+i%9))
+	}
+	fabric, err := EncodeFabric(lab, []Node{{ID: id(t, identity.Node, "rome"), Mesh: mesh}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := id(t, identity.Device, "pump-7")
+	raw, _, err := Sign(d, target, time.Now(), rules, fabric)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(raw, root, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Nodes[0].Mesh; len(got) != maxAddrs || got[0] != "good:1" || !strings.HasPrefix(long, s.Rules[0].Cite) {
+		t.Errorf("addresses %q, cite of %d bytes", got, len(s.Rules[0].Cite))
 	}
 }
 
@@ -215,30 +342,30 @@ func encode(t testing.TB, v any) []byte {
 }
 
 func FuzzDecode(f *testing.F) {
-	ca := testca.New(f, "lab.test")
-	s := sample(f, ca)
-	payload, err := s.encode()
+	d, root := writer(f)
+	s, raw := signed(f, d, sampleRules(f))
+	w, err := decodeAs[wireSigned](raw)
 	if err != nil {
 		f.Fatal(err)
 	}
-	raw, err := s.Sign(ca.SVID(f, ca.ID(f, identity.Node, "hub")))
-	if err != nil {
-		f.Fatal(err)
-	}
-	bundle, now := ca.Bundle(), time.Now()
-	f.Add(payload)
 	f.Add(raw)
+	f.Add(w.Rules)
+	f.Add(w.Fabric)
+	f.Add(w.Statement)
 	f.Add([]byte{0xa5})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if got, err := decode(b); err == nil {
-			again, err := got.encode()
-			if err != nil || !bytes.Equal(again, b) {
-				t.Fatalf("decode and encode differ: %v", err)
+		if rules, err := decodeRules(lab, b); err == nil {
+			if again, err := encodeRules(lab, rules); err != nil || !bytes.Equal(again, b) {
+				t.Fatalf("rules: decode and encode differ: %v", err)
 			}
 		}
-		got, _, err := Verify(b, bundle, s.Target, now)
-		if err == nil && !cmp.Equal(got.Rules, s.Rules) {
-			t.Fatal("a forgery was accepted")
+		if nodes, revoked, err := decodeFabric(lab, b); err == nil {
+			if again, err := encodeFabric(lab, nodes, revoked); err != nil || !bytes.Equal(again, b) {
+				t.Fatalf("fabric: decode and encode differ: %v", err)
+			}
+		}
+		if got, err := Open(b, root, s.Target); err == nil && !bytes.Equal(b, raw) {
+			t.Fatalf("a forgery was accepted: %v", got)
 		}
 	})
 }

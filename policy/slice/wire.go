@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -18,17 +21,26 @@ const (
 	maxCallers = 100_000 // of all rules together
 	maxPorts   = 10_000  // likewise
 	maxCite    = 512
-	maxChain   = 6
+	maxNodes   = 1024
+	maxRevoked = 4096
+	maxAddrs   = 16 // of one sort at one node
+	maxAddr    = 300
+	maxSite    = 64
 )
 
-// wireSlice is the signed payload. Identities are kind:name inside one trust
-// domain.
-type wireSlice struct {
-	TrustDomain string     `cbor:"1,keyasint"`
-	Target      string     `cbor:"2,keyasint"`
-	Version     uint64     `cbor:"3,keyasint"`
-	Issued      int64      `cbor:"4,keyasint"` // Unix milliseconds
-	Rules       []wireRule `cbor:"5,keyasint"`
+// wireHeader is the payload of the writer's statement. Identities are kind:name
+// inside one trust domain.
+type wireHeader struct {
+	TrustDomain string   `cbor:"1,keyasint"`
+	Target      string   `cbor:"2,keyasint"`
+	Issued      uint64   `cbor:"3,keyasint"`
+	Until       int64    `cbor:"4,keyasint"` // Unix milliseconds
+	Rules       [32]byte `cbor:"5,keyasint"` // SHA-256
+	Fabric      [32]byte `cbor:"6,keyasint"`
+}
+
+type wireRules struct {
+	Rules []wireRule `cbor:"1,keyasint"`
 }
 
 type wireRule struct {
@@ -45,11 +57,33 @@ type wirePorts struct {
 	First, Last uint16
 }
 
+type wireFabric struct {
+	Nodes   []wireNode    `cbor:"1,keyasint"`
+	Revoked []wireRevoked `cbor:"2,keyasint"`
+}
+
+type wireNode struct {
+	_    struct{} `cbor:",toarray"`
+	Name string
+	Site string
+	CA   bool
+	API  []string
+	MQTT []string
+	Mesh []string
+	Key  [32]byte
+}
+
+type wireRevoked struct {
+	_          struct{} `cbor:",toarray"`
+	Name       string
+	Generation uint64
+}
+
 // wireSigned is what travels and is kept on disk.
 type wireSigned struct {
-	Payload   []byte   `cbor:"1,keyasint"`
-	Chain     [][]byte `cbor:"2,keyasint"` // DER, leaf first
-	Signature []byte   `cbor:"3,keyasint"` // ASN.1 ECDSA
+	Statement []byte `cbor:"1,keyasint"` // over a wireHeader
+	Rules     []byte `cbor:"2,keyasint"` // a wireRules
+	Fabric    []byte `cbor:"3,keyasint"` // a wireFabric
 }
 
 var (
@@ -70,14 +104,26 @@ func mode[M any](m M, err error) M {
 
 var errNotCanonical = errors.New("not in canonical form")
 
-// encode returns the canonical payload.
-func (s *Slice) encode() ([]byte, error) {
-	w := wireSlice{TrustDomain: s.Target.TrustDomain, Target: s.Target.Short(), Version: s.Version, Issued: s.Issued.UnixMilli(), Rules: []wireRule{}}
-	for _, r := range s.Rules {
-		wr := wireRule{Cite: r.Cite, Deny: r.Deny, Callers: []string{}, Ports: []wirePorts{}}
+// decodeAs reads the canonical form of a T.
+func decodeAs[T any](b []byte) (w T, err error) {
+	if err := decoder.Unmarshal(b, &w); err != nil {
+		return w, err
+	}
+	if again, err := encoder.Marshal(w); err != nil || !bytes.Equal(again, b) {
+		return w, errNotCanonical
+	}
+	return w, nil
+}
+
+func encodeRules(domain string, rules []Rule) ([]byte, error) {
+	w := wireRules{Rules: []wireRule{}}
+	callers, ports := 0, 0
+	for _, r := range rules {
+		callers, ports = callers+len(r.Callers), ports+len(r.Ports)
+		wr := wireRule{Cite: clipCite(r.Cite), Deny: r.Deny, Callers: make([]string, 0, len(r.Callers)), Ports: []wirePorts{}}
 		for _, c := range r.Callers {
-			if c.TrustDomain != s.Target.TrustDomain {
-				return nil, fmt.Errorf("caller %s is of another trust domain than %s", c, s.Target)
+			if c.TrustDomain != domain {
+				return nil, fmt.Errorf("caller %s is not of trust domain %s", c, domain)
 			}
 			wr.Callers = append(wr.Callers, c.Short())
 		}
@@ -86,18 +132,24 @@ func (s *Slice) encode() ([]byte, error) {
 		}
 		w.Rules = append(w.Rules, wr)
 	}
+	if len(rules) > maxRules || callers > maxCallers || ports > maxPorts {
+		return nil, fmt.Errorf("%d rules with %d callers and %d ports, at most %d, %d and %d: let fewer grants name the target",
+			len(rules), callers, ports, maxRules, maxCallers, maxPorts)
+	}
 	return encoder.Marshal(w)
 }
 
-// decode reads a canonical payload and indexes it.
-func decode(b []byte) (*Slice, error) {
-	var w wireSlice
-	if err := decoder.Unmarshal(b, &w); err != nil {
-		return nil, err
+func clipCite(s string) string {
+	if len(s) > maxCite {
+		s = s[:maxCite]
 	}
-	target, err := parseShort(w.TrustDomain, w.Target)
+	return strings.ToValidUTF8(s, "")
+}
+
+func decodeRules(domain string, b []byte) ([]Rule, error) {
+	w, err := decodeAs[wireRules](b)
 	if err != nil {
-		return nil, fmt.Errorf("target: %w", err)
+		return nil, err
 	}
 	if len(w.Rules) > maxRules {
 		return nil, fmt.Errorf("%d rules, at most %d", len(w.Rules), maxRules)
@@ -109,18 +161,13 @@ func decode(b []byte) (*Slice, error) {
 		if callers > maxCallers || ports > maxPorts || len(wr.Cite) > maxCite {
 			return nil, errors.New("too many callers or ports")
 		}
-		r, err := wr.rule(w.TrustDomain)
+		r, err := wr.rule(domain)
 		if err != nil {
 			return nil, err
 		}
 		rules = append(rules, r)
 	}
-	s := New(target, rules)
-	s.Version, s.Issued = w.Version, time.UnixMilli(w.Issued).UTC()
-	if again, err := s.encode(); err != nil || !bytes.Equal(again, b) {
-		return nil, errNotCanonical
-	}
-	return s, nil
+	return rules, nil
 }
 
 func (wr *wireRule) rule(domain string) (Rule, error) {
@@ -139,6 +186,100 @@ func (wr *wireRule) rule(domain string) (Rule, error) {
 		r.Ports = append(r.Ports, PortRange{Network: p.Network, First: p.First, Last: p.Last})
 	}
 	return r, nil
+}
+
+func encodeFabric(domain string, nodes []Node, revoked []Revoked) ([]byte, error) {
+	w := wireFabric{Nodes: []wireNode{}, Revoked: []wireRevoked{}}
+	for _, n := range nodes {
+		if n.ID.TrustDomain != domain || n.ID.Kind != identity.Node {
+			return nil, fmt.Errorf("%s is no node of trust domain %s", n.ID, domain)
+		}
+		w.Nodes = append(w.Nodes, wireNode{Name: n.ID.Name, Site: n.Site, CA: n.CA, API: soundAddrs(n.API), MQTT: soundAddrs(n.MQTT), Mesh: soundAddrs(n.Mesh), Key: n.Key})
+	}
+	for _, r := range revoked {
+		if r.ID.TrustDomain != domain || r.ID.Kind != identity.Node {
+			return nil, fmt.Errorf("%s is no node of trust domain %s", r.ID, domain)
+		}
+		w.Revoked = append(w.Revoked, wireRevoked{Name: r.ID.Name, Generation: r.Generation})
+	}
+	return encoder.Marshal(w)
+}
+
+// soundAddrs returns the addresses that a reader takes. A node announces its
+// addresses itself, so they may be anything.
+func soundAddrs(list []string) []string {
+	sound := []string{}
+	for _, addr := range list {
+		if len(sound) < maxAddrs && soundAddr(addr) {
+			sound = append(sound, addr)
+		}
+	}
+	return sound
+}
+
+func soundAddr(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	return err == nil && host != "" && port != "" && len(addr) <= maxAddr && utf8.ValidString(addr)
+}
+
+func decodeFabric(domain string, b []byte) (nodes []Node, revoked []Revoked, err error) {
+	w, err := decodeAs[wireFabric](b)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(w.Nodes) > maxNodes || len(w.Revoked) > maxRevoked {
+		return nil, nil, fmt.Errorf("%d nodes and %d revoked, at most %d and %d", len(w.Nodes), len(w.Revoked), maxNodes, maxRevoked)
+	}
+	for i, wn := range w.Nodes {
+		n, err := wn.node(domain)
+		if err != nil {
+			return nil, nil, err
+		}
+		if i > 0 && compareIDs(nodes[i-1].ID, n.ID) >= 0 {
+			return nil, nil, errNotCanonical
+		}
+		nodes = append(nodes, n)
+	}
+	for i, wr := range w.Revoked {
+		id, err := identity.NewID(domain, identity.Node, wr.Name)
+		if err != nil {
+			return nil, nil, fmt.Errorf("revoked: %w", err)
+		}
+		if i > 0 && compareIDs(revoked[i-1].ID, id) >= 0 {
+			return nil, nil, errNotCanonical
+		}
+		revoked = append(revoked, Revoked{id, wr.Generation})
+	}
+	return nodes, revoked, nil
+}
+
+func (wn *wireNode) node(domain string) (Node, error) {
+	id, err := identity.NewID(domain, identity.Node, wn.Name)
+	if err != nil {
+		return Node{}, fmt.Errorf("node: %w", err)
+	}
+	if len(wn.Site) > maxSite {
+		return Node{}, fmt.Errorf("the site of %s has a name of %d bytes", id.Short(), len(wn.Site))
+	}
+	for _, list := range [][]string{wn.API, wn.MQTT, wn.Mesh} {
+		if len(list) > maxAddrs {
+			return Node{}, fmt.Errorf("%s has %d addresses, at most %d", id.Short(), len(list), maxAddrs)
+		}
+		for _, addr := range list {
+			if !soundAddr(addr) {
+				return Node{}, fmt.Errorf("address %q of %s: want host:port", addr, id.Short())
+			}
+		}
+	}
+	return Node{ID: id, Site: wn.Site, CA: wn.CA, API: wn.API, MQTT: wn.MQTT, Mesh: wn.Mesh, Key: wn.Key}, nil
+}
+
+func (w *wireHeader) slice() (*Slice, error) {
+	target, err := parseShort(w.TrustDomain, w.Target)
+	if err != nil {
+		return nil, fmt.Errorf("target: %w", err)
+	}
+	return &Slice{Target: target, Issued: w.Issued, Until: time.UnixMilli(w.Until).UTC(), RulesSum: w.Rules, FabricSum: w.Fabric}, nil
 }
 
 // parseShort reads kind:name and nothing else that identity.ParseShort would
