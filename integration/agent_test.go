@@ -18,7 +18,7 @@ type agentStatus struct {
 	ID      string
 	Running bool
 	Node    *struct{ ID string }
-	Policy  *struct{ Rules int }
+	Policy  *struct{ Rules, Nodes, Revoked int }
 	Flows   []struct{ Caller, Rule string }
 	Denied  int
 }

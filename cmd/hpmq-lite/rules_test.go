@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,8 +116,8 @@ func TestRulesRefused(t *testing.T) {
 func TestRulesEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newTestRules(t)
-		changes := 0
-		r.changed = func() { changes++ }
+		var changes atomic.Int64
+		r.changed = func() { changes.Add(1) }
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		defer running.Wait()
@@ -132,13 +133,13 @@ func TestRulesEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-time.After(time.Hour - time.Second)
-		if !r.allowed() || !r.nodeServed(r.node.Leaf()) || changes != 1 {
-			t.Errorf("before the end: allowed %v, node served %v, %d changes", r.allowed(), r.nodeServed(r.node.Leaf()), changes)
+		if !r.allowed() || !r.nodeServed(r.node.Leaf()) || changes.Load() != 1 {
+			t.Errorf("before the end: allowed %v, node served %v, %d changes", r.allowed(), r.nodeServed(r.node.Leaf()), changes.Load())
 		}
 		<-time.After(2 * time.Second)
 		synctest.Wait()
-		if r.allowed() || r.nodeServed(r.node.Leaf()) || changes != 2 {
-			t.Errorf("after the end: allowed %v, node served %v, %d changes", r.allowed(), r.nodeServed(r.node.Leaf()), changes)
+		if r.allowed() || r.nodeServed(r.node.Leaf()) || changes.Load() != 2 {
+			t.Errorf("after the end: allowed %v, node served %v, %d changes", r.allowed(), r.nodeServed(r.node.Leaf()), changes.Load())
 		}
 		r.restart(t, r.store)
 		if r.allowed() {

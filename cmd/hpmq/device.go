@@ -105,6 +105,11 @@ on as before until they are connected again. The exit code is 0 either way.`,
 		}
 		return printAnswer(cmd, a, func(w io.Writer) {
 			fmt.Fprintf(w, "revoked %s (generation %d and older)\n", a.ID, a.Generation)
+			if strings.Contains(a.ID, "/node/") && time.Now().Before(a.NotAfter) {
+				fmt.Fprintf(w, "clients that only check certificates (mosquitto, paho, curl, hpmq-enroll) trust its certificate until %s;\n"+
+					"nodes and agents (hpmq-lite) refuse it once they hear of this, an agent within 10 minutes of reaching another node\n",
+					a.NotAfter.UTC().Format(time.RFC3339))
+			}
 			a.print(w)
 			if len(a.Missing) > 0 && !a.NotAfter.IsZero() {
 				fmt.Fprintf(w, "its certificate ends at %s\n", a.NotAfter.UTC().Format(time.RFC3339))
