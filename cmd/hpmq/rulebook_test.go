@@ -434,6 +434,12 @@ func TestStandings(t *testing.T) {
 // BenchmarkRulebook asks, as 20 nodes do, for the rules of 1,000 agents in a fabric
 // of 10,000 identities, after one change of each sort. 2,000 people may reach each
 // agent.
+//
+//	go test ./cmd/hpmq -run xxx -bench BenchmarkRulebook -benchtime 20x
+//
+// measured on two busy cores: policy 76 ms, new caller 51 ms, node that moves 53 ms,
+// each with new slices for all 1,000 agents; stranger 3.6 ms and nothing 2.8 ms, with
+// none.
 func BenchmarkRulebook(b *testing.B) {
 	const agents, people, others = 1000, 2000, 7000
 	var policies [2]string

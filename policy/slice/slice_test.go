@@ -52,14 +52,19 @@ func sampleRules(t testing.TB) []Rule {
 	}
 }
 
-func sampleNodes(t testing.TB) ([]Node, []Revoked) {
-	return []Node{
-			{ID: id(t, identity.Node, "lyon"), Site: "lyon", API: []string{"lyon:8883"}, MQTT: []string{"lyon:8883"}, Mesh: []string{"lyon:7844", "[::1]:7844"}, Key: [32]byte{1}},
-			{ID: id(t, identity.Node, "paris"), Site: "paris", CA: true, API: []string{}, MQTT: []string{}, Mesh: []string{"paris:7844"}, Key: [32]byte{2}},
-		}, []Revoked{
-			{ID: id(t, identity.Node, "lyon"), Generation: 3},
-			{ID: id(t, identity.Node, "rome"), Generation: 7},
-		}
+func sampleNodes(t testing.TB) (nodes []Node, revoked []Revoked) {
+	nodes = []Node{
+		{
+			ID: id(t, identity.Node, "lyon"), Site: "lyon", API: []string{"lyon:8883"}, MQTT: []string{"lyon:8883"},
+			Mesh: []string{"lyon:7844", "[::1]:7844"}, Key: [32]byte{1},
+		},
+		{
+			ID: id(t, identity.Node, "paris"), Site: "paris", CA: true, API: []string{}, MQTT: []string{},
+			Mesh: []string{"paris:7844"}, Key: [32]byte{2},
+		},
+	}
+	revoked = []Revoked{{ID: id(t, identity.Node, "lyon"), Generation: 3}, {ID: id(t, identity.Node, "rome"), Generation: 7}}
+	return nodes, revoked
 }
 
 // signed returns the sample for pump-7.
