@@ -65,6 +65,7 @@ func (s *Store) forget() {
 	s.staging.sessions = make(map[store.SessionKey]*session)
 	s.staging.retained = make(map[string]*store.Message)
 	s.staging.values = make(map[valueKey][]byte)
+	s.staging.acked = make(map[*queue]uint64)
 	s.tombs = make(map[string]*store.Message)
 	s.retained, s.retainedExpires = store.RetainedTree{}, 0
 	s.totals, s.stats, s.held, s.sessionID = totals{}, store.Stats{}, 0, 0

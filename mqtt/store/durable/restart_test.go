@@ -44,6 +44,26 @@ func TestNumbersGoOn(t *testing.T) {
 	}
 }
 
+// TestAcknowledgedGoesOn acknowledges backwards within one batch: a restart knows
+// the highest number.
+func TestAcknowledgedGoesOn(t *testing.T) {
+	disk := vfs.NewMem()
+	s := start(t, "data", Options{fs: disk})
+	if err := storetest.Do(s, func(tx store.Tx) {
+		tx.Outbound("rome", numbered(1, 0))
+		tx.Outbound("rome", numbered(1, 1))
+		tx.Acknowledge("rome", 2, 0)
+		tx.Acknowledge("rome", 1, 0)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	s = start(t, "data", Options{fs: disk})
+	if got := s.OutboundStats("rome").Acknowledged; got != 2 {
+		t.Errorf("acknowledged up to %d after a restart, want 2", got)
+	}
+}
+
 // TestUnawaited makes a change that nobody waits for and cuts the power after
 // the delay within which it is synced.
 func TestUnawaited(t *testing.T) {

@@ -20,6 +20,7 @@ type staging struct {
 	sessions map[store.SessionKey]*session // nil: deleted
 	retained map[string]*store.Message     // nil: removed
 	values   map[valueKey][]byte           // nil: removed
+	acked    map[*queue]uint64             // the log's highest acknowledged number of this batch
 	tombs    store.Tombstones              // all of them, as the committer sees them
 	count    totals                        // of what check bounds
 	scratch  []byte
@@ -63,6 +64,7 @@ func (g *staging) begin(batch *pebble.Batch, count totals) {
 	clear(g.sessions)
 	clear(g.retained)
 	clear(g.values)
+	clear(g.acked)
 	g.batch, g.changes, g.count, g.forgotten = batch, g.changes[:0], count, 0
 }
 
@@ -383,7 +385,8 @@ func (s *Store) stageAcknowledge(o *op) {
 		s.stageRemove(q, seq, e, changeRemove)
 		o.given--
 	}
-	if o.seq = min(o.seq, q.next-1); o.seq > q.stats.Acknowledged { // the numbers go on where they were, also once the log is empty
+	if o.seq = min(o.seq, q.next-1); o.seq > max(q.stats.Acknowledged, g.acked[q]) { // the numbers go on where they were, also once the log is empty
+		g.acked[q] = o.seq
 		key := appendOutboundKey(g.scratch[:0], o.name, outboundAcknowledged)
 		must(g.batch.Set(key, binary.BigEndian.AppendUint64([]byte{version}, o.seq), nil))
 	}
