@@ -22,6 +22,11 @@ func TestPartition(t *testing.T) {
 		return known && anna && f.lyon.status(t).Policy.Version == 2
 	})
 
+	// The rules of an agent are the writer's: lyon gets them while paris is there.
+	agent := pump.agentAtLyon(t, f)
+	agent.waitLine("policy received", 20*time.Second)
+	agent.stop()
+
 	f.parisNode.kill()
 	lyonDecides(t, f, pump)
 	lyonReaches(t, f, pump, web)
@@ -48,12 +53,17 @@ func lyonDecides(t *testing.T, f *fabric, pump *device) {
 	}
 }
 
-// lyonReaches: an agent that connects to lyon only now gets its rules there.
+// agentAtLyon starts the agent of a device, which connects to lyon.
+func (d *device) agentAtLyon(t *testing.T, f *fabric) *process {
+	t.Helper()
+	return d.start(t, "hpmq-lite", "up", "--dir", d.dir, "--expose", "8080", "--node", f.lyon.address+":7844")
+}
+
+// lyonReaches: an agent that starts again without the CA has its rules still.
 func lyonReaches(t *testing.T, f *fabric, pump *device, web string) {
 	t.Helper()
 	pump.start(t, web)
-	agent := pump.start(t, "hpmq-lite", "up", "--dir", pump.dir, "--expose", "8080", "--node", f.lyon.address+":7844")
-	agent.waitLine("policy received", 20*time.Second)
+	pump.agentAtLyon(t, f).waitLine("connected to node:lyon", 20*time.Second)
 	f.lyon.start(t, "hpmq", "forward", "pump-7:8080").waitLine("forwarding", 10*time.Second)
 	if body := f.lyon.run(t, "curl", "-s", "http://127.0.0.1:8080/"); !strings.Contains(body, "3.2 bar") {
 		t.Errorf("through the forward without paris: %q", body)
