@@ -468,3 +468,30 @@ func TestSharedLosesNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestSharedFunctionKeepsReceiveMaximum: a member at QoS 2 whose messages pass a
+// function has no more in flight than its Receive Maximum [MQTT-3.3.4-9].
+func TestSharedFunctionKeepsReceiveMaximum(t *testing.T) {
+	for _, session := range kinds {
+		f := newChain("downstream t")
+		bubble(t, filtered1(f), func(t *testing.T, w *world) {
+			a, pub := w.connect(packet.V5, "a", expiry(session), quota(1)), w.connect(packet.V5, "pub")
+			a.subscribe(filter("$share/g/t", 2))
+			for _, payload := range []string{"1", "2", "3"} {
+				pub.exchange("t", payload, 2)
+			}
+			for _, payload := range []string{"1", "2", "3"} {
+				for q := f.take(); len(q) > 0; q = f.take() {
+					for _, call := range q {
+						call.answer(FilterResult{})
+					}
+					synctest.Wait()
+				}
+				m := a.wantMessage(payload)
+				a.silence()
+				a.finish(m)
+			}
+			a.silence()
+		})
+	}
+}
