@@ -4,7 +4,7 @@ package identity
 
 import "os"
 
-// lock does not keep other processes out on this system; run one at a time.
-func (s *Store) lock() (unlock func(), err error) {
+// tryLock does not keep other processes out on this system; run one at a time.
+func (s *Store) tryLock() (unlock func(), err error) {
 	return func() {}, os.MkdirAll(s.dir, 0o700)
 }

@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// lock keeps other processes from enrolling or renewing in the directory until
+// tryLock keeps other processes from enrolling or renewing in the directory until
 // the returned function is called: two renewals of one certificate look like a
 // stolen key to the authority.
-func (s *Store) lock() (unlock func(), err error) {
+func (s *Store) tryLock() (unlock func(), err error) {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, err
 	}

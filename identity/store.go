@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hpmq/hpmq/internal/atomicfile"
 )
@@ -156,12 +157,29 @@ var (
 // finishLocked finishes an interrupted change, unless another process is at
 // work or this one may only read: m will do then.
 func (s *Store) finishLocked(m *material) (*material, error) {
-	unlock, err := s.lock()
+	unlock, err := s.tryLock()
 	if err != nil {
 		return m, nil //nolint:nilerr // as above
 	}
 	defer unlock()
 	return s.read(true)
+}
+
+// A process that only reads holds the lock for an instant, to finish an interrupted
+// change. lock waits that long for it, in steps of lockPause; a renewal takes longer.
+const (
+	lockPatience = time.Second
+	lockPause    = 5 * time.Millisecond
+)
+
+// lock is tryLock for a change of the identity.
+func (s *Store) lock() (unlock func(), err error) {
+	for deadline := time.Now().Add(lockPatience); ; <-time.After(lockPause) {
+		unlock, err = s.tryLock()
+		if !errors.Is(err, ErrBusy) || time.Now().After(deadline) {
+			return unlock, err
+		}
+	}
 }
 
 // Save writes an identity and its roots to disk and makes them the current
