@@ -52,7 +52,7 @@ func (r *reader) rule(b *hclsyntax.Block) {
 	}
 	blocks := []string{"topics", "network", "function"}
 	if !u.deny {
-		blocks = append(blocks, "limits")
+		blocks = append(blocks, "limits", "certificate")
 	}
 	r.known(b.Body, b.Type, attributes, blocks)
 	r.selector(b.Body, "to", &u.to)
@@ -79,6 +79,10 @@ func (r *reader) rule(b *hclsyntax.Block) {
 		case "limits":
 			if !u.deny {
 				r.limits(u, inner)
+			}
+		case "certificate":
+			if !u.deny {
+				r.certificate(u, inner)
 			}
 		}
 	}

@@ -18,7 +18,7 @@ func TestDocumentedPolicy(t *testing.T) {
 	files := map[string][]byte{}
 	fence, line := "", 0
 	var example strings.Builder
-	block := regexp.MustCompile(`^\s*(group|grant|deny|binding|test|sites|topics|network|function|limits)\b.*\{`)
+	block := regexp.MustCompile(`^\s*(group|grant|deny|binding|test|sites|topics|network|function|limits|certificate)\b.*\{`)
 	for text := range strings.Lines(string(page)) {
 		line++
 		mark, fenced := strings.CutPrefix(text, "```")

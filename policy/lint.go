@@ -48,7 +48,7 @@ func (s *Set) lintShadowed(r *report) {
 // takes reports whether d denies every filter, port and capability of g, and g
 // limits nothing.
 func (d *rule) takes(g *rule) bool {
-	if g.limits != nil {
+	if g.limits != nil || g.certificate != nil {
 		return false
 	}
 	for i := range g.topics {

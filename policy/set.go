@@ -50,6 +50,8 @@ type rule struct {
 	network  []*network
 	function *functionBlock
 	limits   *Limits // of a grant
+
+	certificate *Certificate // of a grant
 }
 
 // topics is one topics block, or the topics of a function block.

@@ -256,7 +256,7 @@ func (u *rule) onlySites() bool {
 
 // moreThanReceives reports whether the rule holds something that is not for sites.
 func (u *rule) moreThanReceives() bool {
-	return len(u.network) > 0 || u.function != nil || u.limits != nil || slices.ContainsFunc(u.topics, func(t topics) bool {
+	return len(u.network) > 0 || u.function != nil || u.limits != nil || u.certificate != nil || slices.ContainsFunc(u.topics, func(t topics) bool {
 		return slices.ContainsFunc(t.filters[:receive], func(f []template) bool { return len(f) > 0 })
 	})
 }
