@@ -32,7 +32,7 @@ func (a *Authority) Announce(peer identity.ID, n directory.Node) error {
 	if old, ok := a.dir.Node(peer); ok && sameNode(old, n) {
 		return nil
 	}
-	if peer != a.node && !a.kept.take(peer, a.now()) {
+	if peer != a.node && !a.mayRecord(p) {
 		return tooOften(peer)
 	}
 	if _, err := a.dir.Put(n); err != nil {

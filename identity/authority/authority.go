@@ -28,9 +28,15 @@ type Options struct {
 	Site string      // home site of identities whose ticket names none
 
 	Lifetimes Lifetimes
-	Grace     time.Duration      // zero means DefaultGrace
-	Now       func() time.Time   // nil means time.Now
-	Log       logrus.FieldLogger // issued, refused and suspicious requests; nil discards
+	Grace     time.Duration // zero means DefaultGrace
+
+	// Certificate returns the lifetime and grace of one identity, as the directory
+	// has it or is about to. Zero means that of the two fields above. It is called
+	// whenever a certificate is issued or renewed; nil changes nothing.
+	Certificate func(directory.Identity) (lifetime, grace time.Duration)
+
+	Now func() time.Time   // nil means time.Now
+	Log logrus.FieldLogger // issued, refused and suspicious requests; nil discards
 }
 
 // Lifetimes is how long certificates last from their issue on. A zero field
@@ -53,6 +59,7 @@ type Authority struct {
 	site  string
 	life  Lifetimes
 	grace time.Duration
+	own   func(directory.Identity) (lifetime, grace time.Duration)
 	now   func() time.Time
 	log   logrus.FieldLogger
 	step  *authority.Authority
@@ -73,7 +80,7 @@ func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
 		return nil, fmt.Errorf("authority of %s cannot run on %q", keys.trustDomain, opts.Node)
 	}
 	a := &Authority{
-		keys: keys, dir: d, node: opts.Node, site: opts.Site, grace: opts.Grace, now: opts.Now, log: opts.Log,
+		keys: keys, dir: d, node: opts.Node, site: opts.Site, grace: opts.Grace, now: opts.Now, log: opts.Log, own: opts.Certificate,
 		db: &database{dir: d, asked: map[identity.ID]*grant{}},
 		life: Lifetimes{
 			Device: cmp.Or(opts.Lifetimes.Device, identity.DeviceLifetime),
@@ -81,9 +88,12 @@ func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
 			User:   cmp.Or(opts.Lifetimes.User, identity.UserLifetime),
 		},
 	}
-	a.kept = newLimiter[identity.ID](recordsFor(min(a.life.Device, a.life.Node, a.life.User)))
+	a.kept = newLimiter[identity.ID](recordLimit)
 	if a.grace == 0 {
 		a.grace = DefaultGrace
+	}
+	if a.own == nil {
+		a.own = func(directory.Identity) (lifetime, grace time.Duration) { return 0, 0 }
 	}
 	if a.now == nil {
 		a.now = time.Now
@@ -118,6 +128,31 @@ func (a *Authority) stepSigner() ([]*x509.Certificate, crypto.Signer, error) {
 		return nil, nil, err
 	}
 	return []*x509.Certificate{i.cert}, i.key, nil
+}
+
+// lifetimeOf returns how long the next certificate of p lasts, if its issuer does.
+func (a *Authority) lifetimeOf(p directory.Identity) time.Duration {
+	own, _ := a.own(p)
+	switch p.ID.Kind {
+	case identity.User:
+		return cmp.Or(own, a.life.User)
+	case identity.Node:
+		return cmp.Or(own, a.life.Node)
+	case identity.Device, identity.Service, identity.Function:
+	}
+	return cmp.Or(own, a.life.Device)
+}
+
+// graceOf returns how long after its end a certificate of p may renew.
+func (a *Authority) graceOf(p directory.Identity) time.Duration {
+	_, own := a.own(p)
+	return cmp.Or(own, a.grace)
+}
+
+// mayRecord counts one record that p asks for about itself and reports whether it
+// may be made.
+func (a *Authority) mayRecord(p directory.Identity) bool {
+	return a.kept.takeAt(p.ID, a.now(), recordsFor(a.lifetimeOf(p)).rate)
 }
 
 // Roots returns the root certificates that clients pin.

@@ -75,7 +75,7 @@ func (a *Authority) issue(ctx context.Context, p directory.Identity, csr *x509.C
 		return p, refuse(http.StatusConflict, "make a new key, each identity has its own",
 			"the key of this request belongs to %s", owner.ID.Short())
 	}
-	leaf, err := a.template(p.ID, p.Generation, csr)
+	leaf, err := a.template(p, csr)
 	if err != nil {
 		return p, err
 	}
@@ -94,29 +94,25 @@ func (a *Authority) issue(ctx context.Context, p directory.Identity, csr *x509.C
 	return g.record, nil
 }
 
-// template is what the certificate of id at generation will say.
-func (a *Authority) template(id identity.ID, generation uint64, csr *x509.CertificateRequest) (*x509.Certificate, error) {
+// template is what the certificate of p at its generation will say.
+func (a *Authority) template(p directory.Identity, csr *x509.CertificateRequest) (*x509.Certificate, error) {
 	i, err := a.keys.current()
 	if err != nil {
 		return nil, err
 	}
-	lifetime, backdate, usage := a.life.Device, identity.Backdate, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
-	switch id.Kind {
-	case identity.User:
-		lifetime, backdate, usage = a.life.User, identity.UserBackdate, usage[:1]
-	case identity.Node:
-		lifetime = a.life.Node
-	case identity.Device, identity.Service, identity.Function:
+	backdate, usage := identity.Backdate, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	if p.ID.Kind == identity.User {
+		backdate, usage = identity.UserBackdate, usage[:1]
 	}
 	now, since := a.now(), identity.Issued(a.keys.root)
 	if err := checkClock(now, since, "the CA was made on "+since.Format(time.RFC3339)); err != nil {
 		return nil, err
 	}
-	end := now.Add(lifetime)
+	end := now.Add(a.lifetimeOf(p))
 	if end.After(i.cert.NotAfter) {
 		end = i.cert.NotAfter
 	}
-	gen, err := identity.GenerationExtension(generation)
+	gen, err := identity.GenerationExtension(p.Generation)
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +123,8 @@ func (a *Authority) template(id identity.ID, generation uint64, csr *x509.Certif
 	return &x509.Certificate{
 		PublicKey:             csr.PublicKey,
 		PublicKeyAlgorithm:    csr.PublicKeyAlgorithm,
-		Subject:               pkix.Name{CommonName: id.Name},
-		URIs:                  []*url.URL{id.URL()},
+		Subject:               pkix.Name{CommonName: p.ID.Name},
+		URIs:                  []*url.URL{p.ID.URL()},
 		DNSNames:              csr.DNSNames,
 		IPAddresses:           csr.IPAddresses,
 		NotBefore:             now.Add(-backdate).Truncate(time.Second),

@@ -46,7 +46,10 @@ func newLimiter[K comparable](l limit) *limiter[K] {
 }
 
 // take counts one request of key at now and reports whether it may go on.
-func (l *limiter[K]) take(key K, now time.Time) bool {
+func (l *limiter[K]) take(key K, now time.Time) bool { return l.takeAt(key, now, l.rate) }
+
+// takeAt is take where key has a rate of its own.
+func (l *limiter[K]) takeAt(key K, now time.Time, own rate.Limit) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.keys[key]
@@ -57,8 +60,11 @@ func (l *limiter[K]) take(key K, now time.Time) bool {
 			}
 			delete(l.keys, old)
 		}
-		r = rate.NewLimiter(l.rate, l.burst)
+		r = rate.NewLimiter(own, l.burst)
 		l.keys[key] = r
+	}
+	if r.Limit() != own {
+		r.SetLimitAt(now, own)
 	}
 	return r.AllowN(now, 1)
 }

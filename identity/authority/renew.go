@@ -75,10 +75,10 @@ func (a *Authority) renew(ctx context.Context, r renewal) (directory.Identity, e
 		return p, refuse(http.StatusForbidden, "tell the CA's operator; then enrol again with a new ticket",
 			"the certificate of %s is not the one on record", r.id.Short())
 	}
-	if err := a.checkExpired(r); err != nil {
+	if err := a.checkExpired(r, p); err != nil {
 		return p, err
 	}
-	if !a.kept.take(r.id, a.now()) {
+	if !a.mayRecord(p) {
 		return p, tooOften(r.id)
 	}
 	if off := a.now().Sub(r.time); !r.time.IsZero() && off.Abs() > clockSkew {
@@ -96,7 +96,7 @@ func (a *Authority) renew(ctx context.Context, r renewal) (directory.Identity, e
 
 // checkExpired lets an expired certificate renew within the grace and with its
 // own key: a fresh key would let a thief of an old one in for good.
-func (a *Authority) checkExpired(r renewal) error {
+func (a *Authority) checkExpired(r renewal, p directory.Identity) error {
 	late := a.now().Sub(r.leaf.NotAfter)
 	switch {
 	case late <= 0:
@@ -104,7 +104,7 @@ func (a *Authority) checkExpired(r renewal) error {
 	case r.id.Kind == identity.User:
 		return refuse(http.StatusForbidden, "log in again: hpmq login with a ticket from hpmq user add "+r.id.Name,
 			"the certificate of %s ended on %s, and users' are not renewed afterwards", r.id.Short(), r.leaf.NotAfter.UTC().Format("2006-01-02 15:04"))
-	case late > a.grace:
+	case late > a.graceOf(p):
 		return refuse(http.StatusForbidden, "an operator may run: hpmq device replace "+r.id.Name+", and hand out a new ticket",
 			"the certificate of %s ended on %s, longer ago than the grace", r.id.Short(), r.leaf.NotAfter.UTC().Format("2006-01-02"))
 	case !sameKey(r.leaf.RawSubjectPublicKeyInfo, r.csr.RawSubjectPublicKeyInfo):

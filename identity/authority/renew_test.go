@@ -125,7 +125,6 @@ func TestExpiredRenewal(t *testing.T) {
 func TestLifetimes(t *testing.T) {
 	l := newLab(t)
 	l.life = Lifetimes{Device: time.Minute, Node: 5 * time.Minute, User: 2 * time.Minute}
-	l.kept = newLimiter[identity.ID](recordsFor(time.Minute))
 	for kind, want := range map[identity.Kind]time.Duration{
 		identity.Device: time.Minute, identity.Service: time.Minute, identity.Node: 5 * time.Minute, identity.User: 2 * time.Minute,
 	} {
@@ -146,6 +145,47 @@ func TestLifetimes(t *testing.T) {
 		}
 		s = svid(t, answer, s.Key)
 	}
+}
+
+// TestOwnLifetimes has an identity with a lifetime and a grace of its own.
+func TestOwnLifetimes(t *testing.T) {
+	l := newLab(t)
+	l.own = func(p directory.Identity) (lifetime, grace time.Duration) {
+		switch p.ID.Name {
+		case "guest-1":
+			return time.Hour, 2 * time.Hour
+		case "old":
+			return 1000 * 24 * time.Hour, 0
+		}
+		return 0, 0
+	}
+	lasts := func(s *identity.SVID) time.Duration { return s.NotAfter().Sub(identity.Issued(s.Leaf())) }
+	guest, pump, old := l.enrol(t, "guest-1"), l.enrol(t, "pump-7"), l.enrol(t, "old")
+	if lasts(guest) != time.Hour || lasts(pump) != identity.DeviceLifetime {
+		t.Errorf("guest-1 for %v, pump-7 for %v", lasts(guest), lasts(pump))
+	}
+	if end := old.Chain[1].NotAfter; old.NotAfter().After(end) {
+		t.Errorf("until %v, its issuer until %v", old.NotAfter(), end)
+	}
+	for i := range 60 { // a third of an hour apart, for longer than the burst lasts
+		l.pass(20 * time.Minute)
+		answer, err := l.Renew(t.Context(), renewalOf(t, guest, guest.Key, fmt.Sprintf("request-%016d", i)))
+		if err != nil {
+			t.Fatalf("renewal %d: %v", i, err)
+		}
+		if guest = svid(t, answer, guest.Key); lasts(guest) != time.Hour {
+			t.Fatalf("renewed for %v", lasts(guest))
+		}
+	}
+	l.pass(2 * time.Hour) // an hour after the end
+	answer, err := l.Renew(t.Context(), renewalOf(t, guest, guest.Key, "within-the-grace"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guest = svid(t, answer, guest.Key)
+	l.pass(3*time.Hour + time.Minute)
+	_, err = l.Renew(t.Context(), renewalOf(t, guest, guest.Key, "after-the-grace-"))
+	wantRefusal(t, err, http.StatusForbidden, "grace")
 }
 
 // TestSlowClocks has peers that verify a chain of a new fabric by clocks that
