@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/hpmq/hpmq/identity"
 )
 
 func TestMain(m *testing.M) {
@@ -36,8 +39,20 @@ func TestScript(t *testing.T) {
 			env.Setenv("PORTS2", fmt.Sprintf("%+d", freeShift(t)))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "await-status": awaitOutput("status"), "await-clients": awaitOutput("clients"), "await-topics": awaitOutput("topics")},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "enroll-device": enrollDevice, "await-status": awaitOutput("status"), "await-clients": awaitOutput("clients"), "await-topics": awaitOutput("topics")},
 	})
+}
+
+// enrollDevice is hpmq-enroll with the ticket in a file: "enroll-device TICKET DIR".
+func enrollDevice(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: enroll-device TICKET DIR")
+	}
+	t, err := identity.ParseTicket(strings.TrimSpace(ts.ReadFile(args[0])))
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), issueTimeout)
+	defer cancel()
+	ts.Check(enrolInto(ctx, t, ts.MkAbs(args[1]), nil))
 }
 
 func await(ts *testscript.TestScript, neg bool, args []string) {

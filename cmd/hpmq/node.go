@@ -103,7 +103,7 @@ func newNode(ctx context.Context, cfg *Config, log *logrus.Logger) (_ *node, err
 		return nil, err
 	}
 	n.log = log.WithField("node", n.id.Name)
-	n.offline = newOffline(n.directory, cfg.OfflineMax)
+	n.offline = newOffline(n.directory, cfg.OfflineMax, n.maxStale)
 	if err := n.openOverlay(); err != nil {
 		return nil, err
 	}

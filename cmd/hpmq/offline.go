@@ -30,7 +30,7 @@ const (
 // offline is the rule by which a node outlives its CA. A certificate that has ended
 // is served when it had not ended at the time of the newest directory head that is
 // held here, the directory has its identity as active and with its very key, and
-// that head is not older than max. So what was valid when the CA was last heard of
+// that head is not older than max, or than max_stale of a grant if that is less. So what was valid when the CA was last heard of
 // goes on, and what had ended before stays out. When the CA is heard of again, the
 // certificates that ended meanwhile are served for as long again as it was away, at
 // most a day: their owners need the time to renew.
@@ -39,6 +39,7 @@ const (
 type offline struct {
 	directory *directory.Directory
 	max       time.Duration
+	maxOf     func(directory.Identity) time.Duration // zero means max, and no more counts
 	now       func() time.Time
 
 	mu   sync.Mutex // guards what follows
@@ -52,15 +53,19 @@ type cut struct {
 	settled  time.Time // when it does not count any more
 }
 
-func newOffline(d *directory.Directory, limit time.Duration) *offline {
-	o := &offline{directory: d, max: limit, now: time.Now}
+func newOffline(d *directory.Directory, limit time.Duration, limitOf func(directory.Identity) time.Duration) *offline {
+	o := &offline{directory: d, max: limit, maxOf: limitOf, now: time.Now}
 	o.observe()
 	return o
 }
 
 // serves reports whether the owner of leaf, which has ended, is served.
 func (o *offline) serves(leaf *x509.Certificate) bool {
-	if o.max == 0 || !o.current(leaf) {
+	if o.max == 0 {
+		return false
+	}
+	owner, ok := o.owner(leaf)
+	if !ok {
 		return false
 	}
 	heard, age := o.directory.Head().Time(), o.directory.Stale()
@@ -68,26 +73,30 @@ func (o *offline) serves(leaf *x509.Certificate) bool {
 		heard = o.now()
 	}
 	if leaf.NotAfter.After(heard) {
-		return age <= o.max
+		limit := o.max
+		if own := o.maxOf(owner); own > 0 {
+			limit = min(limit, own)
+		}
+		return age <= limit
 	}
 	c := o.observe()
 	return leaf.NotAfter.After(c.from) && !leaf.NotAfter.After(c.to) && o.now().Before(c.settled)
 }
 
-// current reports whether the directory has leaf's identity as active with leaf's
-// key, and whether the rule holds for it.
-func (o *offline) current(leaf *x509.Certificate) bool {
+// owner returns leaf's identity; ok is whether the directory has it as active with
+// leaf's key, and whether the rule holds for it.
+func (o *offline) owner(leaf *x509.Certificate) (p directory.Identity, ok bool) {
 	id, err := identity.LeafID(leaf)
 	if err != nil {
-		return false
+		return p, false
 	}
 	switch id.Kind {
 	case identity.Node, identity.Device, identity.Service:
 	case identity.User, identity.Function:
-		return false
+		return p, false
 	}
-	known, ok := o.directory.Identity(id)
-	return ok && known.State == directory.Active && known.SPKI == sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	p, ok = o.directory.Identity(id)
+	return p, ok && p.State == directory.Active && p.SPKI == sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 }
 
 // observe looks at the newest head and returns the last cut.

@@ -109,7 +109,7 @@ func TestOfflineRule(t *testing.T) {
 		f := newTestFabric(t, now, authority.Lifetimes{Device: time.Hour, Node: 3 * time.Hour, User: time.Hour})
 		d := f.replica(t)
 		cut := f.connect(t, d)
-		o := newOffline(d, 24*time.Hour)
+		o := newOffline(d, 24*time.Hour, unlimited)
 		o.now = now
 		early := f.issue(t, identity.Device, "early", "lyon")
 		pass(t, o, 70*time.Minute)
@@ -141,6 +141,13 @@ func TestOfflineRule(t *testing.T) {
 		o.max = 0
 		expect("rule switched off", map[*identity.SVID]bool{pump: false})
 		o.max = 24 * time.Hour
+		o.maxOf = func(p directory.Identity) time.Duration {
+			return map[string]time.Duration{"pump-7": 3 * time.Hour, "report": 1000 * time.Hour}[p.ID.Name]
+		}
+		expect("a max_stale that is over", map[*identity.SVID]bool{pump: false, service: true})
+		o.max = 3 * time.Hour
+		expect("a max_stale above --offline-max", map[*identity.SVID]bool{service: false})
+		o.max, o.maxOf = 24*time.Hour, unlimited
 
 		cut = f.connect(t, d)
 		pass(t, o, time.Hour)
@@ -165,7 +172,7 @@ func TestOfflineRuleOfCA(t *testing.T) {
 		cut := f.connect(t, f.replica(t))
 		pump := f.issue(t, identity.Device, "pump-7", "home")
 		cut()
-		o := newOffline(f.directory, 24*time.Hour)
+		o := newOffline(f.directory, 24*time.Hour, unlimited)
 		o.now = now
 		pass(t, o, 2*time.Hour)
 		if o.serves(pump.Leaf()) {
@@ -181,6 +188,8 @@ func TestOfflineRuleOfCA(t *testing.T) {
 		}
 	})
 }
+
+func unlimited(directory.Identity) time.Duration { return 0 }
 
 func parseLeaf(t *testing.T, der []byte) *x509.Certificate {
 	t.Helper()

@@ -232,7 +232,7 @@ func (n *node) openAuthority(ctx context.Context, s *settings) error {
 		return err
 	}
 	n.authority, err = authority.New(keys, n.directory, authority.Options{
-		Node: n.id, Site: n.site, Lifetimes: n.cfg.Lifetimes, Grace: n.cfg.Grace, Log: n.log,
+		Node: n.id, Site: n.site, Lifetimes: n.cfg.Lifetimes, Grace: n.cfg.Grace, Certificate: n.lifetime, Log: n.log,
 	})
 	if err != nil {
 		return err
