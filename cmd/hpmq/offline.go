@@ -30,10 +30,11 @@ const (
 // offline is the rule by which a node outlives its CA. A certificate that has ended
 // is served when it had not ended at the time of the newest directory head that is
 // held here, the directory has its identity as active and with its very key, and
-// that head is not older than max, or than max_stale of a grant if that is less. So what was valid when the CA was last heard of
-// goes on, and what had ended before stays out. When the CA is heard of again, the
-// certificates that ended meanwhile are served for as long again as it was away, at
-// most a day: their owners need the time to renew.
+// that head is not older than max, or than max_stale of a grant if that is less. So
+// what was valid when the CA was last heard of goes on, and what had ended before
+// stays out. When the CA is heard of again, the certificates that ended meanwhile
+// are served for as long again as it was away, at most a day: their owners need the
+// time to renew.
 //
 // The rule holds for nodes, devices and services. A user's certificate ends.
 type offline struct {
