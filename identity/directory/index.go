@@ -28,10 +28,17 @@ type index struct {
 	policy        *Policy
 }
 
+// newIndex returns the index of an empty log whose first signer is root.
 func newIndex(root ed25519.PublicKey) index {
+	x := emptyIndex()
+	x.signers[keyID(root)] = root
+	return x
+}
+
+func emptyIndex() index {
 	return index{
 		versions:      map[slot]uint64{},
-		signers:       map[signerID]ed25519.PublicKey{keyID(root): root},
+		signers:       map[signerID]ed25519.PublicKey{},
 		signerRecords: map[signerID]uint64{},
 		identities:    map[identity.ID]*Identity{},
 		keys:          map[[32]byte]identity.ID{},

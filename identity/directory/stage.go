@@ -72,20 +72,9 @@ func (x *index) admit(e *entry, tip Point, clock hlc, signature bool) (Payload, 
 // draft returns an empty index on top of x. Its lookups fall through to x,
 // which does not change when the draft does.
 func (x *index) draft() index {
-	return index{
-		parent:        x,
-		versions:      map[slot]uint64{},
-		signers:       map[signerID]ed25519.PublicKey{},
-		signerRecords: map[signerID]uint64{},
-		identities:    map[identity.ID]*Identity{},
-		keys:          map[[32]byte]identity.ID{},
-		nodes:         map[identity.ID]*Node{},
-		revocations:   map[identity.ID]Revocation{},
-		functions:     map[string]Function{},
-		tickets:       map[string]TicketUse{},
-		voids:         map[identity.ID]Void{},
-		sites:         map[string]Site{},
-	}
+	d := emptyIndex()
+	d.parent = x
+	return d
 }
 
 func (x *index) version(s slot) uint64 {
