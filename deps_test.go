@@ -39,6 +39,7 @@ var layers = map[string][]string{
 	"overlay/gossip":       {"identity", "overlay"},
 	"overlay/wg":           {},
 	"overlay/access":       {"identity", "overlay"},
+	"node/control":         {"identity"},
 	"console":              {},
 }
 

@@ -208,8 +208,12 @@ type identity struct {
 func (h *host) identities(t *testing.T) []identity {
 	t.Helper()
 	var ids []identity
-	if err := json.Unmarshal([]byte(h.run(t, "hpmq", "device", "list", "-o", "json")), &ids); err != nil {
-		t.Fatal(err)
+	for line := range strings.Lines(h.run(t, "hpmq", "device", "list", "-o", "json")) {
+		var id identity
+		if err := json.Unmarshal([]byte(line), &id); err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
 	}
 	return ids
 }

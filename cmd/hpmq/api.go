@@ -1,12 +1,11 @@
 package main
 
 import (
-	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,20 +19,15 @@ import (
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/policy"
 )
 
-// The control API: HTTP and JSON on a unix socket in the data directory. Whoever
-// can open the socket, which is 0600 in a directory that is 0700, is the
-// operator.
-
-const maxControlBody = maxModule*4/3 + 64<<10 // a module in base64
-
 // listenSocket opens a unix socket in dir; a stale one is replaced, since the
 // caller holds the data directory's lock.
 func listenSocket(dir, name string, mode fs.FileMode) (net.Listener, error) {
-	path, done, err := socketPath(dir, name)
+	path, done, err := control.SocketPath(dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -47,80 +41,39 @@ func listenSocket(dir, name string, mode fs.FileMode) (net.Listener, error) {
 	return l, os.Chmod(path, mode)
 }
 
+// askWhy is the endpoint of "hpmq why". Its reply is policy's own.
+var askWhy = control.Endpoint[control.WhyRequest, policy.Explanation]{Method: http.MethodPost, Path: "/v1/why"}
+
 func (n *node) controlAPI() http.Handler {
 	mux := http.NewServeMux()
-	handle(mux, "GET /v1/status", func(*http.Request, struct{}) (*statusReply, error) { return n.status(), nil })
-	handle(mux, "GET /v1/identities", func(*http.Request, struct{}) ([]identityReply, error) { return n.identities(), nil })
-	handle(mux, "POST /v1/tickets", func(_ *http.Request, q ticketRequest) (*ticketReply, error) { return n.mint(q) })
-	handle(mux, "POST /v1/identities/{id}/tickets/void", n.voidTickets)
-	handle(mux, "POST /v1/identities/{id}/revoke", n.revoke)
-	handle(mux, "POST /v1/identities/{id}/replace", n.replace)
-	handle(mux, "POST /v1/sites/{site}/remove", n.removeSite)
-	handle(mux, "POST /v1/records/await", n.awaitRecorded)
-	handle(mux, "GET /v1/clients", func(*http.Request, struct{}) ([]clientReply, error) { return n.clients(), nil })
-	handle(mux, "POST /v1/identities/{id}/kick", n.kick)
-	handle(mux, "GET /v1/passwords", func(*http.Request, struct{}) ([]passwordReply, error) { return n.listPasswords(), nil })
-	handle(mux, "POST /v1/identities/{id}/password", n.setPassword)
-	handle(mux, "POST /v1/identities/{id}/password/delete", n.deletePassword)
-	handle(mux, "POST /v1/why", func(_ *http.Request, q whyRequest) (*policy.Explanation, error) { return n.why(q) })
-	handle(mux, "GET /v1/functions", func(*http.Request, struct{}) ([]functionStatus, error) { return n.functionList(), nil })
-	handle(mux, "POST /v1/functions", func(r *http.Request, q functionRequest) (*functionStatus, error) {
-		return n.addFunction(r.Context(), q)
-	})
-	handleLines(mux, "POST /v1/retained", n.retained)
-	handle(mux, "POST /v1/retained/clear", n.clearRetained)
-	handleLines(mux, "POST /v1/filters", n.filters)
-	handle(mux, "POST /v1/receivers", func(_ *http.Request, q topicRequest) (*receiversReply, error) { return n.receivers(q) })
-	mux.HandleFunc("POST /v1/backup", n.serveBackup)
-	mux.HandleFunc("GET /v1/access/{id}", n.serveAccess)
+	control.GetStatus.Handle(mux, func(*http.Request, control.None) (*control.Status, error) { return n.status(), nil })
+	control.ListIdentities.Handle(mux, listed(n.identities))
+	control.MintTicket.Handle(mux, n.mint)
+	control.VoidTickets.Handle(mux, n.voidTickets)
+	control.Revoke.Handle(mux, n.revoke)
+	control.Replace.Handle(mux, n.replace)
+	control.RemoveSite.Handle(mux, n.removeSite)
+	control.AwaitRecords.Handle(mux, n.awaitRecorded)
+	control.ListSessions.Handle(mux, listed(n.clients))
+	control.Kick.Handle(mux, n.kick)
+	control.ListPasswords.Handle(mux, listed(n.listPasswords))
+	control.SetPassword.Handle(mux, n.setPassword)
+	control.DeletePassword.Handle(mux, n.deletePassword)
+	askWhy.Handle(mux, func(_ *http.Request, q control.WhyRequest) (*policy.Explanation, error) { return n.why(q) })
+	control.ListFunctions.Handle(mux, listed(n.functionList))
+	control.AddFunction.Handle(mux, n.addFunction)
+	control.ListRetained.Handle(mux, n.retained)
+	control.ClearRetained.Handle(mux, n.clearRetained)
+	control.ListFilters.Handle(mux, n.filters)
+	control.FindReceivers.Handle(mux, n.receivers)
+	mux.HandleFunc("POST "+control.BackupPath, n.serveBackup)
+	mux.HandleFunc("GET "+control.AccessPath, n.serveAccess)
 	return mux
 }
 
-// handle registers a question that is answered in JSON.
-func handle[Q, A any](mux *http.ServeMux, pattern string, answer func(*http.Request, Q) (A, error)) {
-	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		var q Q
-		if r.Method == http.MethodPost {
-			if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxControlBody)).Decode(&q); err != nil {
-				refuseControl(w, usagef("malformed request: %v", err))
-				return
-			}
-		}
-		a, err := answer(r, q)
-		if err != nil {
-			refuseControl(w, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(a) // the asker may have left
-	})
-}
-
-func refuseControl(w http.ResponseWriter, err error) {
-	e := controlError{Error: err.Error(), Exit: exitFailure}
-	var f *failure
-	var api *identity.APIError
-	switch {
-	case errors.As(err, &f):
-		e.Exit, e.Hint = f.code, f.hint
-	case errors.As(err, &api):
-		e.Hint = api.Hint
-		if api.Status == http.StatusConflict || api.Status == http.StatusForbidden {
-			e.Exit = exitConflict
-		}
-	case errors.Is(err, authority.ErrUnknown):
-		e.Exit, e.Hint = exitNotFound, "see: hpmq device list"
-	}
-	status := map[int]int{
-		exitUsage: http.StatusBadRequest, exitNotFound: http.StatusNotFound, exitConflict: http.StatusConflict,
-		exitDenied: http.StatusForbidden, exitReach: http.StatusServiceUnavailable,
-	}[e.Exit]
-	if status == 0 {
-		status = http.StatusInternalServerError
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(e)
+// listed answers a request with all of a list that is short.
+func listed[A any](all func() []A) func(control.None) (iter.Seq[A], error) {
+	return func(control.None) (iter.Seq[A], error) { return slices.Values(all()), nil }
 }
 
 // onCA refuses what only a node with the directory's writer can do.
@@ -134,26 +87,34 @@ func (n *node) onCA() error {
 			where = fmt.Sprintf("%s at site %s", rec.ID.Short(), rec.Site)
 		}
 	}
-	return &failure{
-		code: exitFailure, err: errors.New("this node is not a certificate authority"),
-		hint: "run the same command on " + where,
+	return &control.Error{
+		Code: control.Failed, Err: errors.New("this node is not a certificate authority"),
+		Hint: "run the same command on " + where,
 	}
 }
 
-func (n *node) mint(q ticketRequest) (*ticketReply, error) {
+// authorityError gives what the authority refuses its code.
+func authorityError(err error) error {
+	if errors.Is(err, authority.ErrUnknown) {
+		return control.Fail(control.NotFound, "see: hpmq device list", err)
+	}
+	return err
+}
+
+func (n *node) mint(_ *http.Request, q control.TicketRequest) (*control.Ticket, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
 	id, err := identity.NewID(n.id.TrustDomain, identity.Kind(q.Kind), q.Name)
 	if err != nil {
-		return nil, fail(exitUsage, "", err)
+		return nil, control.Fail(control.Invalid, "", err)
 	}
 	if q.Site != "" && !sitePattern.MatchString(q.Site) {
-		return nil, usagef("site %q: want 1-31 of a-z 0-9 -", q.Site)
+		return nil, control.Invalidf("site %q: want 1-31 of a-z 0-9 -", q.Site)
 	}
-	ttl, err := time.ParseDuration(q.TTL)
-	if err != nil {
-		return nil, fail(exitUsage, "", err)
+	ttl := time.Duration(q.TTL * float64(time.Second))
+	if ttl <= 0 {
+		return nil, control.Invalidf("a ticket for %s: want a positive duration", ttl)
 	}
 	t := &identity.Ticket{
 		Kind: id.Kind, Name: id.Name, Labels: q.Labels, Site: q.Site,
@@ -163,7 +124,7 @@ func (n *node) mint(q ticketRequest) (*ticketReply, error) {
 	if err != nil {
 		return nil, err
 	}
-	reply := &ticketReply{
+	reply := &control.Ticket{
 		Ticket: text, ID: id.String(), Site: t.Site, Labels: t.Labels, NotAfter: t.NotAfter, Addrs: t.Addrs,
 	}
 	if t.Kind == identity.Node {
@@ -172,7 +133,7 @@ func (n *node) mint(q ticketRequest) (*ticketReply, error) {
 	return reply, nil
 }
 
-func (n *node) voidTickets(r *http.Request, _ struct{}) (*voidReply, error) {
+func (n *node) voidTickets(r *http.Request, _ control.None) (*control.Voided, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -181,41 +142,41 @@ func (n *node) voidTickets(r *http.Request, _ struct{}) (*voidReply, error) {
 		return nil, err
 	}
 	if err := n.authority.VoidTickets(id); err != nil {
-		return nil, err
+		return nil, authorityError(err)
 	}
 	known, _ := n.directory.Identity(id)
-	a := &voidReply{ID: id.String(), Enrolled: known.State == directory.Active}
+	a := &control.Voided{ID: id.String(), Enrolled: known.State == directory.Active}
 	a.Records = n.directory.Tip().Count
 	return a, nil
 }
 
-func (n *node) identities() []identityReply {
+func (n *node) identities() []control.Identity {
 	sessions, agents := n.sessionsOf(), n.agents()
-	out := []identityReply{}
+	out := []control.Identity{}
 	for p := range n.directory.Identities() {
 		_, agent := agents[p.ID]
-		out = append(out, identityReply{
+		out = append(out, control.Identity{
 			ID: p.ID.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation,
 			NotAfter: p.NotAfter, Sessions: sessions[p.ID], Agent: agent,
 		})
 	}
-	slices.SortFunc(out, func(a, b identityReply) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(out, func(a, b control.Identity) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }
 
 func (n *node) pathID(r *http.Request) (identity.ID, error) {
 	text, err := url.PathUnescape(r.PathValue("id"))
 	if err != nil {
-		return identity.ID{}, fail(exitUsage, "", err)
+		return identity.ID{}, control.Fail(control.Invalid, "", err)
 	}
 	id, err := identity.ParseShort(n.id.TrustDomain, text)
 	if err != nil {
-		return id, fail(exitUsage, "", err)
+		return id, control.Fail(control.Invalid, "", err)
 	}
 	return id, nil
 }
 
-func (n *node) revoke(r *http.Request, q revokeRequest) (*revokeReply, error) {
+func (n *node) revoke(r *http.Request, q control.RevokeRequest) (*control.Revoked, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -224,24 +185,24 @@ func (n *node) revoke(r *http.Request, q revokeRequest) (*revokeReply, error) {
 		return nil, err
 	}
 	if err := n.authority.Revoke(id, authority.RevokeOptions{Reason: q.Reason, ClearRetained: q.ClearRetained}); err != nil {
-		return nil, err
+		return nil, authorityError(err)
 	}
 	rec, _ := n.directory.Revocation(id)
 	known, _ := n.directory.Identity(id)
-	a := &revokeReply{ID: id.String(), Generation: rec.Generation, NotAfter: known.NotAfter}
+	a := &control.Revoked{ID: id.String(), Generation: rec.Generation, NotAfter: known.NotAfter}
 	a.Records = n.directory.Tip().Count
 	return a, nil
 }
 
 // removeSite ends a site's nodes for good.
-func (n *node) removeSite(r *http.Request, _ struct{}) (*removeSiteReply, error) {
+func (n *node) removeSite(r *http.Request, _ control.None) (*control.RemovedSite, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
-	a := &removeSiteReply{Site: r.PathValue("site"), Nodes: []string{}}
+	a := &control.RemovedSite{Site: r.PathValue("site"), Nodes: []string{}}
 	ended, err := n.authority.RemoveSite(a.Site)
 	if err != nil {
-		return nil, err
+		return nil, authorityError(err)
 	}
 	for _, id := range ended {
 		a.Nodes = append(a.Nodes, id.Name)
@@ -255,7 +216,7 @@ func (n *node) removeSite(r *http.Request, _ struct{}) (*removeSiteReply, error)
 	return a, nil
 }
 
-func (n *node) replace(r *http.Request, _ struct{}) (*replaceReply, error) {
+func (n *node) replace(r *http.Request, _ control.None) (*control.Replaced, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -264,10 +225,10 @@ func (n *node) replace(r *http.Request, _ struct{}) (*replaceReply, error) {
 		return nil, err
 	}
 	if err := n.authority.Replace(id); err != nil {
-		return nil, err
+		return nil, authorityError(err)
 	}
 	p, _ := n.directory.Identity(id)
-	a := &replaceReply{identityReply: identityReply{ID: id.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation, NotAfter: p.NotAfter}}
+	a := &control.Replaced{Identity: control.Identity{ID: id.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation, NotAfter: p.NotAfter}}
 	a.Records = n.directory.Tip().Count
 	return a, nil
 }
@@ -282,30 +243,30 @@ func (n *node) lookup(id identity.ID) (policy.Subject, bool) {
 	return policy.Subject{ID: id, Labels: p.Labels, Site: p.Site, SessionSite: n.site}, ok
 }
 
-func (n *node) why(q whyRequest) (*policy.Explanation, error) {
+func (n *node) why(q control.WhyRequest) (*policy.Explanation, error) {
 	if name, ok := strings.CutPrefix(q.Who, "site:"); ok {
 		return n.whySite(name, q)
 	}
 	id, err := identity.ParseShort(n.id.TrustDomain, q.Who)
 	if err != nil {
-		return nil, fail(exitUsage, "", err)
+		return nil, control.Fail(control.Invalid, "", err)
 	}
 	sub, ok := n.lookup(id)
 	if !ok {
-		return nil, &failure{
-			code: exitNotFound, err: fmt.Errorf("nobody is called %s", id.Short()),
-			hint: "see: hpmq device list",
+		return nil, &control.Error{
+			Code: control.NotFound, Err: fmt.Errorf("nobody is called %s", id.Short()),
+			Hint: "see: hpmq device list",
 		}
 	}
 	set := n.policy.Set()
 	e, err := set.Explain(sub, q.Action, q.Object, n.lookup)
 	if err != nil {
-		return nil, fail(exitUsage, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
+		return nil, control.Fail(control.Invalid, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
 	}
 	if reason := n.barred(id, q); reason != "" {
 		return &policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Reason: reason, Groups: e.Groups}, nil
 	}
-	if n.isLocal(id) && !e.Allowed && e.Rule == "" && q.publishes() {
+	if n.isLocal(id) && !e.Allowed && e.Rule == "" && isPublish(q.Action) {
 		e.Allowed, e.Reason = true, "who runs a node may publish what no deny forbids, at its site; other sites do not get it: "+e.Reason
 		e.Limits = set.Session(sub).Limits().List()
 	}
@@ -313,7 +274,7 @@ func (n *node) why(q whyRequest) (*policy.Explanation, error) {
 }
 
 // whySite says whether a site may receive a message.
-func (n *node) whySite(name string, q whyRequest) (*policy.Explanation, error) {
+func (n *node) whySite(name string, q control.WhyRequest) (*policy.Explanation, error) {
 	const usage = "hpmq why site:lyon receive TOPIC"
 	set := n.policy.Set()
 	sub, err := n.knownSite(name, set)
@@ -321,11 +282,11 @@ func (n *node) whySite(name string, q whyRequest) (*policy.Explanation, error) {
 	case err != nil:
 		return nil, err
 	case q.Action != "receive":
-		return nil, fail(exitUsage, usage, errors.New("a site only receives; its devices, users and service:local do the rest"))
+		return nil, control.Fail(control.Invalid, usage, errors.New("a site only receives; its devices, users and service:local do the rest"))
 	}
 	e, err := set.Explain(sub, q.Action, q.Object, n.lookup)
 	if err != nil {
-		return nil, fail(exitUsage, usage, err)
+		return nil, control.Fail(control.Invalid, usage, err)
 	}
 	if strings.HasPrefix(q.Object, "$") {
 		e = policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Groups: e.Groups, Reason: "what begins with $ stays at its site"}
@@ -333,12 +294,12 @@ func (n *node) whySite(name string, q whyRequest) (*policy.Explanation, error) {
 	return &e, nil
 }
 
-func (q whyRequest) publishes() bool {
-	return slices.Contains([]string{"publish", "retain", "will"}, q.Action)
+func isPublish(action string) bool {
+	return slices.Contains([]string{"publish", "retain", "will"}, action)
 }
 
 // barred says why id may not do here what policy grants, or "".
-func (n *node) barred(id identity.ID, q whyRequest) string {
+func (n *node) barred(id identity.ID, q control.WhyRequest) string {
 	known, _ := n.directory.Identity(id)
 	switch {
 	case known.State == directory.Revoked:
@@ -349,27 +310,27 @@ func (n *node) barred(id identity.ID, q whyRequest) string {
 		return fmt.Sprintf("%s is of site %s, and nodes speak at their own site only", id.Short(), known.Site)
 	case isMachine(id) && q.Action == "connect":
 		return id.Short() + " has no certificate to connect with: use that of hpmq login"
-	case q.publishes() && mqtt.ReservedTopic(q.Object):
+	case isPublish(q.Action) && mqtt.ReservedTopic(q.Object):
 		return "the topic belongs to the broker"
 	}
 	return ""
 }
 
-func (n *node) addFunction(ctx context.Context, q functionRequest) (*functionStatus, error) {
+func (n *node) addFunction(r *http.Request, q control.FunctionRequest) (*control.Function, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
 	if _, err := identity.NewID(n.id.TrustDomain, identity.Function, q.Name); err != nil {
-		return nil, fail(exitUsage, "", err)
+		return nil, control.Fail(control.Invalid, "", err)
 	}
-	if len(q.Module) > maxModule {
-		return nil, usagef("module of %d bytes, at most %d", len(q.Module), maxModule)
+	if len(q.Module) > control.MaxModule {
+		return nil, control.Invalidf("module of %d bytes, at most %d", len(q.Module), control.MaxModule)
 	}
-	m, err := n.engine.Load(ctx, q.Module)
+	m, err := n.engine.Load(r.Context(), q.Module)
 	if err != nil {
-		return nil, fail(exitUsage, "", fmt.Errorf("function %s: %w", q.Name, err))
+		return nil, control.Fail(control.Invalid, "", fmt.Errorf("function %s: %w", q.Name, err))
 	}
-	m.Close(ctx)
+	m.Close(r.Context())
 	sum, err := n.modules.save(q.Module)
 	if err != nil {
 		return nil, err
@@ -377,7 +338,7 @@ func (n *node) addFunction(ctx context.Context, q functionRequest) (*functionSta
 	if _, err := n.directory.Put(directory.Function{Name: q.Name, SHA256: sum, Size: uint64(len(q.Module))}); err != nil {
 		return nil, err
 	}
-	n.swapFunctions(ctx) // now, so that the command's end means that it runs
+	n.swapFunctions(r.Context()) // now, so that the command's end means that it runs
 	for _, f := range n.functionList() {
 		if f.Name == q.Name {
 			return &f, nil
@@ -386,7 +347,7 @@ func (n *node) addFunction(ctx context.Context, q functionRequest) (*functionSta
 	return nil, errors.New("the function was recorded but is not listed")
 }
 
-func (n *node) functionList() []functionStatus {
+func (n *node) functionList() []control.Function {
 	bindings := map[string][]string{}
 	for _, b := range n.policy.Set().AllBindings() {
 		bindings[b.Function] = append(bindings[b.Function], b.Name)
@@ -395,10 +356,10 @@ func (n *node) functionList() []functionStatus {
 	if p := n.functionFaults.Load(); p != nil {
 		faults = *p
 	}
-	out := []functionStatus{}
+	out := []control.Function{}
 	for name, rec := range n.directory.Functions() {
 		fault, tried := faults[name]
-		f := functionStatus{
+		f := control.Function{
 			Name: name, SHA256: hex.EncodeToString(rec.SHA256[:]), Size: int64(rec.Size), Bindings: bindings[name],
 			Error: fault, Loaded: tried && fault == "",
 		}
@@ -415,7 +376,7 @@ func (n *node) functionList() []functionStatus {
 		}
 		out = append(out, f)
 	}
-	slices.SortFunc(out, func(a, b functionStatus) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b control.Function) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
@@ -424,22 +385,22 @@ func (n *node) functionList() []functionStatus {
 func (n *node) serveAccess(w http.ResponseWriter, r *http.Request) {
 	target, err := n.pathID(r)
 	if err != nil {
-		refuseControl(w, err)
+		control.Refuse(w, err)
 		return
 	}
 	carrier, err := n.access.Carrier(r.Context(), target)
 	if err != nil {
-		code := exitReach
+		code := control.Unreachable
 		if errors.Is(err, access.ErrNotFound) {
-			code = exitNotFound
+			code = control.NotFound
 		}
-		refuseControl(w, fail(code, "on the device: hpmq-lite up --expose PORT", err))
+		control.Refuse(w, control.Fail(code, "on the device: hpmq-lite up --expose PORT", err))
 		return
 	}
 	defer carrier.Close()
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		refuseControl(w, err)
+		control.Refuse(w, err)
 		return
 	}
 	defer conn.Close()

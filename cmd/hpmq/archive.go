@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // A backup is a tar archive: the files of a data directory under their names
@@ -173,9 +175,9 @@ func damaged(name string, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errors.New("it is cut short there")
 	}
-	return &failure{
-		code: exitFailure, err: fmt.Errorf("the backup is damaged at %s: %w", name, err),
-		hint: "use another copy of it, or an older backup; nothing was restored",
+	return &control.Error{
+		Code: control.Failed, Err: fmt.Errorf("the backup is damaged at %s: %w", name, err),
+		Hint: "use another copy of it, or an older backup; nothing was restored",
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/sirupsen/logrus"
 )
 
@@ -302,7 +303,7 @@ func TestUnhurried(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if lift {
-					unhurried(w)
+					control.Unhurried(w)
 				}
 				select { // as long as a paging reader makes it wait
 				case <-r.Context().Done():

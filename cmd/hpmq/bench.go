@@ -20,6 +20,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/bench"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/quic"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // benchReply is one scenario's line of -o json.
@@ -115,7 +116,7 @@ func (f *benchFlags) loads(cmd *cobra.Command, args []string) ([]bench.Load, err
 	for _, name := range args {
 		i := slices.IndexFunc(all, func(l bench.Load) bool { return l.Name == name })
 		if i < 0 {
-			return nil, fail(exitUsage, "see: hpmq bench --list", fmt.Errorf("no scenario is called %s", name))
+			return nil, control.Fail(control.Invalid, "see: hpmq bench --list", fmt.Errorf("no scenario is called %s", name))
 		}
 		chosen = append(chosen, all[i])
 	}
@@ -123,13 +124,13 @@ func (f *benchFlags) loads(cmd *cobra.Command, args []string) ([]bench.Load, err
 		chosen = all
 	}
 	if f.qos < 0 || f.qos > 2 {
-		return nil, usagef("quality of service %d: want 0, 1 or 2", f.qos)
+		return nil, control.Invalidf("quality of service %d: want 0, 1 or 2", f.qos)
 	}
 	f.load.QoS = byte(f.qos)
 	for i := range chosen {
 		f.change(cmd, &chosen[i])
 		if err := chosen[i].Check(); err != nil {
-			return nil, fail(exitUsage, "", err)
+			return nil, control.Fail(control.Invalid, "", err)
 		}
 	}
 	return chosen, nil
@@ -162,26 +163,26 @@ func (f *benchFlags) target(cmd *cobra.Command) (*bench.Target, error) {
 	case "5", "mqttv5":
 		t.Version = packet.V5
 	default:
-		return nil, usagef("MQTT version %q: want 3.1.1 or 5", f.version)
+		return nil, control.Invalidf("MQTT version %q: want 3.1.1 or 5", f.version)
 	}
 	if f.prefix == "" || strings.ContainsAny(f.prefix, "+#") {
-		return nil, usagef("--prefix %q: want the beginning of a topic", f.prefix)
+		return nil, control.Invalidf("--prefix %q: want the beginning of a topic", f.prefix)
 	}
 	where := f.url
 	if where == "" {
-		s, err := f.node(cmd)
+		s, err := askNode(cmd, control.GetStatus, control.None{})
 		if err != nil {
 			return nil, err
 		}
 		for _, l := range s.Listeners {
-			if l.Name == listenerPlain {
+			if l.Name == control.ListenerPlain {
 				where = "mqtt://" + l.Address
 			}
 		}
 		if where == "" {
-			return nil, &failure{
-				code: exitReach, err: errors.New("the node has no plain MQTT listener"),
-				hint: "say where: --url mqtts://localhost:8883 --cafile … --cert … --key …",
+			return nil, &control.Error{
+				Code: control.Unreachable, Err: errors.New("the node has no plain MQTT listener"),
+				Hint: "say where: --url mqtts://localhost:8883 --cafile … --cert … --key …",
 			}
 		}
 		if f.pid == 0 {
@@ -193,20 +194,11 @@ func (f *benchFlags) target(cmd *cobra.Command) (*bench.Target, error) {
 	return t, err
 }
 
-func (f *benchFlags) node(cmd *cobra.Command) (*statusReply, error) {
-	c, err := dialControl(cmd)
-	if err != nil {
-		return nil, err
-	}
-	s := new(statusReply)
-	return s, c.get(cmd.Context(), "/v1/status", s)
-}
-
 // dialer returns how to open a connection to the broker at a URL.
 func (f *benchFlags) dialer(where string) (func(context.Context) (net.Conn, error), error) {
 	u, err := url.Parse(where)
 	if err != nil {
-		return nil, fail(exitUsage, "", err)
+		return nil, control.Fail(control.Invalid, "", err)
 	}
 	address := func(port string) string {
 		if u.Port() != "" {
@@ -234,7 +226,7 @@ func (f *benchFlags) dialer(where string) (func(context.Context) (net.Conn, erro
 	case "ws", "wss":
 		return func(ctx context.Context) (net.Conn, error) { return dialWebSocket(ctx, *u, conf) }, nil
 	}
-	return nil, usagef("--url %s: want mqtt://, mqtts://, ws://, wss://, quic:// or unix://", where)
+	return nil, control.Invalidf("--url %s: want mqtt://, mqtts://, ws://, wss://, quic:// or unix://", where)
 }
 
 // dialWebSocket opens MQTT over WebSocket at u, by default at /mqtt.
@@ -257,12 +249,9 @@ func dialWebSocket(ctx context.Context, u url.URL, conf *tls.Config) (net.Conn, 
 
 // runLoads runs one scenario after another and prints each when it is done.
 func runLoads(cmd *cobra.Command, t *bench.Target, loads []bench.Load) error {
-	format, _ := cmd.Flags().GetString("output")
-	if format != "table" && format != "json" {
-		return usagef("output format %q: want table or json", format)
-	}
+	asJSON := wantsJSON(cmd)
 	out := cmd.OutOrStdout()
-	if format == "table" {
+	if !asJSON {
 		printBenchHeader(out)
 	}
 	var replies []benchReply
@@ -283,12 +272,9 @@ func runLoads(cmd *cobra.Command, t *bench.Target, loads []bench.Load) error {
 			faulty++
 		}
 		replies = append(replies, reply)
-		if format == "table" {
+		if !asJSON {
 			printBench(out, reply)
-		}
-	}
-	if format == "json" {
-		if err := printAnswer(cmd, replies, nil); err != nil {
+		} else if err := newEncoder(out).Encode(reply); err != nil {
 			return err
 		}
 	}
@@ -297,9 +283,9 @@ func runLoads(cmd *cobra.Command, t *bench.Target, loads []bench.Load) error {
 		if slices.ContainsFunc(replies, func(r benchReply) bool { return r.Sent > 0 && r.Delivered == 0 }) {
 			hint = "nothing arrived at all: if the broker does not allow these clients to publish there, choose another --prefix TOPIC"
 		}
-		return &failure{
-			code: exitFailure, hint: hint,
-			err: fmt.Errorf("%d of %d scenarios failed, or lost, repeated or reordered messages", faulty, len(loads)),
+		return &control.Error{
+			Code: control.Failed, Hint: hint,
+			Err: fmt.Errorf("%d of %d scenarios failed, or lost, repeated or reordered messages", faulty, len(loads)),
 		}
 	}
 	return nil
@@ -316,16 +302,16 @@ func benchFailure(err error) error {
 		// To a subscriber of 3.1.1 a denial is an unspecified error.
 		if slices.Contains([]packet.ReasonCode{packet.NotAuthorized, packet.BadUserNameOrPassword, packet.UnspecifiedError}, refused.Code) {
 			if refused.What == "CONNECT" {
-				return fail(exitDenied, "say who the clients are: --cert and --key, or -u and -P", err)
+				return control.Fail(control.Denied, "say who the clients are: --cert and --key, or -u and -P", err)
 			}
-			return fail(exitDenied, "let the broker allow it, or publish elsewhere: --prefix TOPIC", err)
+			return control.Fail(control.Denied, "let the broker allow it, or publish elsewhere: --prefix TOPIC", err)
 		}
-		return fail(exitFailure, "", err)
+		return control.Fail(control.Failed, "", err)
 	}
 	if unreachable(err) {
-		return fail(exitReach, "is a broker listening there? see --url", err)
+		return control.Fail(control.Unreachable, "is a broker listening there? see --url", err)
 	}
-	return fail(exitFailure, "", err)
+	return control.Fail(control.Failed, "", err)
 }
 
 func printLoads(cmd *cobra.Command) error {
@@ -339,7 +325,7 @@ func printLoads(cmd *cobra.Command) error {
 		all = append(all, line{l.Name, l.Title})
 		rows = append(rows, []string{l.Name, l.Title})
 	}
-	return printAnswer(cmd, all, func(w io.Writer) { printTable(w, []string{"SCENARIO", "WHAT"}, rows) })
+	return printEntries(cmd, all, func(w io.Writer) { printTable(w, []string{"SCENARIO", "WHAT"}, rows) })
 }
 
 const benchColumns = "%-13s %12s %12s %9s %7s %9s %9s  %s\n"

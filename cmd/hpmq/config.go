@@ -18,6 +18,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/mqtt/websocket"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // The ports, before --ports shifts them.
@@ -28,17 +29,6 @@ const (
 	portQUIC    = 14567
 	portOverlay = 7844
 	portHTTP    = 8480
-)
-
-// Listener names, as status prints them.
-const (
-	listenerPlain   = "mqtt"
-	listenerUnix    = "unix"
-	listenerTLS     = "mqtts"
-	listenerWeb     = "wss"
-	listenerQUIC    = "quic"
-	listenerOverlay = "overlay"
-	listenerHTTP    = "http"
 )
 
 // Config is a checked node configuration.
@@ -72,13 +62,13 @@ const defaultSite = "home"
 // typed it.
 func (c *Config) check() error {
 	if c.Site != "" && !sitePattern.MatchString(c.Site) {
-		return usagef("--site %q: want 1-31 of a-z 0-9 -, beginning with a letter or digit", c.Site)
+		return control.Invalidf("--site %q: want 1-31 of a-z 0-9 -, beginning with a letter or digit", c.Site)
 	}
 	if portPlain+c.Shift < 1 || portQUIC+c.Shift > 65535 {
-		return usagef("--ports %+d: the ports %d to %d would leave 1-65535", c.Shift, portPlain, portQUIC)
+		return control.Invalidf("--ports %+d: the ports %d to %d would leave 1-65535", c.Shift, portPlain, portQUIC)
 	}
 	if _, err := websocket.New(websocket.Options{Origins: c.Origins}); err != nil {
-		return fail(exitUsage, "", fmt.Errorf("--ws-origin: %w", err))
+		return control.Fail(control.Invalid, "", fmt.Errorf("--ws-origin: %w", err))
 	}
 	if err := checkReference("--server-reference", c.ServerReference); err != nil {
 		return err
@@ -88,14 +78,14 @@ func (c *Config) check() error {
 	}
 	dir, err := filepath.Abs(c.DataDir)
 	if err != nil {
-		return fail(exitUsage, "", err)
+		return control.Fail(control.Invalid, "", err)
 	}
 	c.DataDir = dir
 	if c.Advertise == "" {
 		c.Advertise = defaultAddress()
 	}
 	if _, err := netip.ParseAddr(c.Advertise); err != nil && !hostPattern.MatchString(strings.ToLower(c.Advertise)) {
-		return usagef("--advertise %q: want a host name or an address, without a port", c.Advertise)
+		return control.Invalidf("--advertise %q: want a host name or an address, without a port", c.Advertise)
 	}
 	return nil
 }
@@ -124,7 +114,7 @@ func (c *Config) checkLifetimes() error {
 			continue
 		}
 		if f.value < f.least || f.value > f.most {
-			return usagef("%s %s: want %s to %s", f.flag, f.value, f.least, f.most)
+			return control.Invalidf("%s %s: want %s to %s", f.flag, f.value, f.least, f.most)
 		}
 	}
 	return nil
@@ -160,8 +150,8 @@ func (p proxiesValue) Type() string { return "LISTENER=ADDRESS,…" }
 
 func (p proxiesValue) Set(s string) error {
 	listener, list, _ := strings.Cut(s, "=")
-	if listener != listenerTLS && listener != listenerWeb {
-		return fmt.Errorf("want %s=ADDRESS or %s=ADDRESS, the ports that other machines reach", listenerTLS, listenerWeb)
+	if listener != control.ListenerTLS && listener != control.ListenerWebSocket {
+		return fmt.Errorf("want %s=ADDRESS or %s=ADDRESS, the ports that other machines reach", control.ListenerTLS, control.ListenerWebSocket)
 	}
 	for text := range strings.SplitSeq(list, ",") {
 		prefix, err := netip.ParsePrefix(text)
@@ -262,7 +252,7 @@ func (c *Config) probeOverlay() error {
 	port := portOverlay + c.Shift
 	l, err := net.ListenUDP("udp", &net.UDPAddr{Port: port})
 	if err != nil {
-		return c.listenError(listenerOverlay, port, err)
+		return c.listenError(control.ListenerOverlay, port, err)
 	}
 	return l.Close()
 }
@@ -271,14 +261,14 @@ func (c *Config) probeOverlay() error {
 func (c *Config) listenError(name string, port int, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return &failure{
-			code: exitFailure, err: fmt.Errorf("listen for %s: port %d is in use", name, port),
-			hint: fmt.Sprintf("stop what uses it, or shift every port of this node: --ports %+d", c.Shift+100),
+		return &control.Error{
+			Code: control.Failed, Err: fmt.Errorf("listen for %s: port %d is in use", name, port),
+			Hint: fmt.Sprintf("stop what uses it, or shift every port of this node: --ports %+d", c.Shift+100),
 		}
 	case errors.Is(err, syscall.EACCES):
-		return &failure{
-			code: exitFailure, err: fmt.Errorf("listen for %s on port %d: no right to", name, port),
-			hint: "ports below 1024 need root; shift them with --ports",
+		return &control.Error{
+			Code: control.Failed, Err: fmt.Errorf("listen for %s on port %d: no right to", name, port),
+			Hint: "ports below 1024 need root; shift them with --ports",
 		}
 	}
 	return fmt.Errorf("listen for %s on port %d: %w", name, port, err)
@@ -294,7 +284,7 @@ func checkReference(flag, reference string) error {
 		}
 		number, err := strconv.ParseUint(port, 10, 16)
 		if _, bad := netip.ParseAddr(host); err != nil || number == 0 || bad != nil && (host == "" || strings.ContainsAny(host, ":/[]")) {
-			return usagef("%s %q: want HOST or HOST:PORT, an IPv6 address as [ADDRESS]:PORT", flag, one)
+			return control.Invalidf("%s %q: want HOST or HOST:PORT, an IPv6 address as [ADDRESS]:PORT", flag, one)
 		}
 	}
 	return nil

@@ -3,20 +3,18 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
 )
 
 const (
 	dataEnv    = "HPMQ_DATA_DIR"
-	socketName = "hpmq.sock" // the control API
 	mqttSocket = "mqtt.sock"
 )
 
@@ -68,7 +66,7 @@ func findDataDir(cmd *cobra.Command) (string, error) {
 	var running []string
 	for _, link := range links {
 		dir, err := os.Readlink(link)
-		if err == nil && alive(dir) {
+		if err == nil && control.Running(dir) {
 			running = append(running, dir)
 		}
 	}
@@ -76,52 +74,17 @@ func findDataDir(cmd *cobra.Command) (string, error) {
 	case 1:
 		return running[0], nil
 	case 0:
-		return "", &failure{
-			code: exitReach, err: errors.New("no node runs here"),
-			hint: "start one with: hpmq up   (or name one with --data DIR)",
+		return "", &control.Error{
+			Code: control.Unreachable, Err: errors.New("no node runs here"),
+			Hint: "start one with: hpmq up   (or name one with --data DIR)",
 		}
 	}
 	slices.Sort(running)
-	return "", &failure{
-		code: exitUsage,
-		err:  fmt.Errorf("%d nodes run here", len(running)),
-		hint: "say which: --data " + strings.Join(running, "  or  --data "),
+	return "", &control.Error{
+		Code: control.Invalid,
+		Err:  fmt.Errorf("%d nodes run here", len(running)),
+		Hint: "say which: --data " + strings.Join(running, "  or  --data "),
 	}
-}
-
-// alive reports whether a node answers at dir's control socket.
-func alive(dir string) bool {
-	conn, err := dialSocket(dir)
-	if err != nil {
-		return false
-	}
-	conn.Close()
-	return true
-}
-
-func dialSocket(dir string) (net.Conn, error) {
-	path, closePath, err := socketPath(dir, socketName)
-	if err != nil {
-		return nil, err
-	}
-	defer closePath()
-	return net.DialTimeout("unix", path, 2*time.Second)
-}
-
-// socketPath returns a path of a socket in dir that fits in a sockaddr_un:
-// the plain one, else one through an open directory. The caller calls the
-// second result when it has bound or connected.
-func socketPath(dir, name string) (path string, done func(), err error) {
-	const sunPathBytes = 107 // unix(7): 108 with the terminating zero
-	path = filepath.Join(dir, name)
-	if len(path) <= sunPathBytes {
-		return path, func() {}, nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return "", nil, err
-	}
-	return fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name), func() { d.Close() }, nil
 }
 
 // ownDirectory refuses a run-time directory that another user could have

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
 )
 
@@ -22,23 +22,10 @@ func newDeviceListCommand() *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "List every identity of the fabric", Args: cobra.NoArgs}
 	addOutputFlag(list)
 	list.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := dialControl(cmd)
-		if err != nil {
-			return err
-		}
-		var ids []identityReply
-		if err := c.get(cmd.Context(), "/v1/identities", &ids); err != nil {
-			return err
-		}
-		return printAnswer(cmd, ids, func(w io.Writer) {
-			now := time.Now()
-			rows := make([][]string, 0, len(ids))
-			for _, id := range ids {
-				rows = append(rows, []string{
-					id.ID, id.Site, labelText(id.Labels), id.State, ago(id.NotAfter, now), presence(id),
-				})
-			}
-			printTable(w, []string{"IDENTITY", "SITE", "LABELS", "STATE", "EXPIRES", "HERE"}, rows)
+		now := time.Now()
+		columns := []string{"IDENTITY", "SITE", "LABELS", "STATE", "EXPIRES", "HERE"}
+		return printList(cmd, control.ListIdentities, control.None{}, columns, func(id control.Identity) []string {
+			return []string{id.ID, id.Site, labelText(id.Labels), id.State, ago(id.NotAfter, now), presence(id)}
 		})
 	}
 	return list
@@ -55,7 +42,7 @@ func labelText(labels map[string]string) string {
 	return strings.Join(parts, ",")
 }
 
-func presence(id identityReply) string {
+func presence(id control.Identity) string {
 	var here []string
 	if id.Sessions > 0 {
 		here = append(here, fmt.Sprintf("mqtt×%d", id.Sessions))
@@ -91,16 +78,11 @@ on as before until they are connected again. The exit code is 0 either way.`,
 		if err := checkWait(cmd); err != nil {
 			return err
 		}
-		c, err := dialControl(cmd)
+		a, err := askNode(cmd, control.Revoke, control.RevokeRequest{Reason: *reason, ClearRetained: *clearRetained}, args[0])
 		if err != nil {
 			return err
 		}
-		var a revokeReply
-		path := "/v1/identities/" + url.PathEscape(args[0]) + "/revoke"
-		if err := c.post(cmd.Context(), path, revokeRequest{Reason: *reason, ClearRetained: *clearRetained}, &a); err != nil {
-			return err
-		}
-		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, a.ID); err != nil {
+		if a.Recorded, err = awaitNodes(cmd, a.Records, a.ID); err != nil {
 			return err
 		}
 		return printAnswer(cmd, a, func(w io.Writer) {
@@ -110,7 +92,7 @@ on as before until they are connected again. The exit code is 0 either way.`,
 					"nodes and agents (hpmq-lite) refuse it once they hear of this, an agent within 10 minutes of reaching another node\n",
 					a.NotAfter.UTC().Format(time.RFC3339))
 			}
-			a.print(w)
+			printRecorded(w, &a.Recorded)
 			if len(a.Missing) > 0 && !a.NotAfter.IsZero() {
 				fmt.Fprintf(w, "its certificate ends at %s\n", a.NotAfter.UTC().Format(time.RFC3339))
 			}
@@ -133,19 +115,15 @@ Whatever holds the old key is revoked. Then make a ticket for the same name.`,
 		if err := checkWait(cmd); err != nil {
 			return err
 		}
-		c, err := dialControl(cmd)
+		a, err := askNode(cmd, control.Replace, control.None{}, args[0])
 		if err != nil {
 			return err
 		}
-		var a replaceReply
-		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(args[0])+"/replace", struct{}{}, &a); err != nil {
-			return err
-		}
-		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, a.ID); err != nil {
+		if a.Recorded, err = awaitNodes(cmd, a.Records, a.ID); err != nil {
 			return err
 		}
 		return printAnswer(cmd, a, func(w io.Writer) {
-			a.print(w)
+			printRecorded(w, &a.Recorded)
 			fmt.Fprintf(w, "%s may be enrolled again: hpmq enroll ticket --name %s\n", a.ID, args[0])
 		})
 	}

@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newEnrollCommand() *cobra.Command {
@@ -27,7 +27,7 @@ func newEnrollCommand() *cobra.Command {
 	addTicketFlags(ticket, 24*time.Hour)
 	ticket.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *name == "" {
-			return usagef("which device? add --name pump-7")
+			return control.Invalidf("which device? add --name pump-7")
 		}
 		labels, err := labelFlags(cmd)
 		if err != nil {
@@ -36,7 +36,7 @@ func newEnrollCommand() *cobra.Command {
 		if *role != "" {
 			labels["role"] = *role
 		}
-		return mintTicket(cmd, ticketRequest{Kind: string(identity.Device), Name: *name, Labels: labels},
+		return mintTicket(cmd, control.TicketRequest{Kind: string(identity.Device), Name: *name, Labels: labels},
 			"on the device: hpmq-enroll --out "+*name+" TICKET")
 	}
 	enroll.AddCommand(ticket, newVoidCommand())
@@ -67,21 +67,17 @@ hpmq device revoke.`,
 		case err == nil:
 			name = t.Identity().String()
 		case !errors.Is(err, identity.ErrNotTicket):
-			return fail(exitUsage, "paste the whole ticket, or give its name", err)
+			return control.Fail(control.Invalid, "paste the whole ticket, or give its name", err)
 		}
-		c, err := dialControl(cmd)
+		a, err := askNode(cmd, control.VoidTickets, control.None{}, name)
 		if err != nil {
 			return err
 		}
-		var a voidReply
-		if err := c.post(cmd.Context(), "/v1/identities/"+url.PathEscape(name)+"/tickets/void", struct{}{}, &a); err != nil {
-			return err
-		}
-		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, ""); err != nil {
+		if a.Recorded, err = awaitNodes(cmd, a.Records, ""); err != nil {
 			return err
 		}
 		return printAnswer(cmd, a, func(w io.Writer) {
-			a.print(w)
+			printRecorded(w, &a.Recorded)
 			fmt.Fprintf(w, "the tickets for %s that were made until now are void\n", a.ID)
 			if a.Enrolled {
 				fmt.Fprintf(w, "somebody is enrolled as that; to end it: hpmq device revoke %s\n", a.ID)
@@ -107,7 +103,7 @@ func labelFlags(cmd *cobra.Command) (map[string]string, error) {
 	for _, pair := range pairs {
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok || key == "" {
-			return nil, usagef("label %q: want KEY=VALUE", pair)
+			return nil, control.Invalidf("label %q: want KEY=VALUE", pair)
 		}
 		labels[key] = value
 	}
@@ -116,7 +112,7 @@ func labelFlags(cmd *cobra.Command) (map[string]string, error) {
 
 // mintTicket asks the node for a ticket and prints it alone on stdout; what to
 // do with it goes to stderr, so that the output can be piped.
-func mintTicket(cmd *cobra.Command, q ticketRequest, next string) error {
+func mintTicket(cmd *cobra.Command, q control.TicketRequest, next string) error {
 	if site, err := cmd.Flags().GetString("site"); err == nil && q.Site == "" {
 		q.Site = site
 	}
@@ -125,15 +121,11 @@ func mintTicket(cmd *cobra.Command, q ticketRequest, next string) error {
 		return err
 	}
 	if ttl <= 0 {
-		return usagef("--ttl %s: want a positive duration such as 24h", ttl)
+		return control.Invalidf("--ttl %s: want a positive duration such as 24h", ttl)
 	}
-	q.TTL = ttl.String()
-	c, err := dialControl(cmd)
+	q.TTL = ttl.Seconds()
+	a, err := askNode(cmd, control.MintTicket, q)
 	if err != nil {
-		return err
-	}
-	var a ticketReply
-	if err := c.post(cmd.Context(), "/v1/tickets", q, &a); err != nil {
 		return err
 	}
 	return printAnswer(cmd, a, func(w io.Writer) {
@@ -160,7 +152,7 @@ func newUserCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return mintTicket(cmd, ticketRequest{Kind: string(identity.User), Name: args[0], Labels: labels},
+		return mintTicket(cmd, control.TicketRequest{Kind: string(identity.User), Name: args[0], Labels: labels},
 			"on "+args[0]+"'s machine: hpmq login TICKET")
 	}
 	user.AddCommand(add)
@@ -185,35 +177,19 @@ node that runs in the same data directory renews it, if it does so in time.`,
 		}
 		ticket, err := identity.ParseTicket(args[0])
 		if err != nil {
-			return fail(exitUsage, "paste the whole line that hpmq user add printed", err)
+			return control.Fail(control.Invalid, "paste the whole line that hpmq user add printed", err)
 		}
 		if ticket.Kind != identity.User {
-			return usagef("this ticket is for a %s; hpmq login takes one from hpmq user add", ticket.Kind)
+			return control.Invalidf("this ticket is for a %s; hpmq login takes one from hpmq user add", ticket.Kind)
 		}
 		err = enrolInto(cmd.Context(), ticket, userDir(dir), func(stage string) {
 			fmt.Fprintln(cmd.ErrOrStderr(), stage)
 		})
 		if err != nil {
-			return enrolFailure(err)
+			return control.FailEnrolment(err)
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "logged in as user:%s\n", ticket.Name)
 		return nil
 	}
 	return login
-}
-
-// enrolFailure gives a failed enrolment the exit code that scripts branch on.
-func enrolFailure(err error) error {
-	var api *identity.APIError
-	switch {
-	case errors.As(err, &api):
-	case errors.Is(err, identity.ErrTicketExpired):
-		return fail(exitDenied, "", err)
-	case errors.Is(err, identity.ErrUnreachable):
-		return fail(exitReach, "is the node that made the ticket running, and reachable from here?", err)
-	default:
-		return fail(exitFailure, "", err)
-	}
-	code := map[int]int{401: exitDenied, 403: exitDenied, 404: exitNotFound, 409: exitConflict}[api.Status]
-	return fail(max(code, exitFailure), api.Hint, err)
 }

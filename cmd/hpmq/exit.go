@@ -3,8 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"syscall"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // Exit codes, the same for every command.
@@ -19,27 +22,47 @@ const (
 	exitTimeout  = 27 // sub -W: mosquitto_sub says the same
 )
 
-// failure is an error with an exit code and, where there is one, what to do.
-type failure struct {
-	code int
-	err  error
-	hint string
+// exitCodes are the exit codes of the kinds of errors.
+var exitCodes = map[control.Code]int{
+	control.Failed:      exitFailure,
+	control.Invalid:     exitUsage,
+	control.Unreachable: exitReach,
+	control.Denied:      exitDenied,
+	control.NotFound:    exitNotFound,
+	control.Conflict:    exitConflict,
 }
 
-func (f *failure) Error() string { return f.err.Error() }
-func (f *failure) Unwrap() error { return f.err }
+// exitStatus ends the program with an exit code and without a message.
+type exitStatus int
 
-// fail wraps err for the exit code; a failure inside err keeps its own.
-func fail(code int, hint string, err error) error {
-	if inner, ok := errors.AsType[*failure](err); ok {
-		return &failure{code: inner.code, err: err, hint: inner.hint}
+// Error implements [error].
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
+// report prints err, as JSON or for people, and returns the exit code.
+func report(w io.Writer, err error, asJSON bool) int {
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		return int(status)
 	}
-	return &failure{code: code, err: err, hint: hint}
-}
-
-// usagef is a mistake on the command line.
-func usagef(format string, args ...any) error {
-	return &failure{code: exitUsage, err: fmt.Errorf(format, args...)}
+	e := &control.Error{Code: control.Failed, Err: err}
+	if inner, ok := errors.AsType[*control.Error](err); ok {
+		e.Code, e.Hint = inner.Code, inner.Hint
+	}
+	if e.Hint == "" {
+		e.Hint = remedy(err)
+	}
+	code, ok := exitCodes[e.Code]
+	if !ok {
+		code = exitFailure
+	}
+	if asJSON {
+		_ = newEncoder(w).Encode(e) // there is nowhere else to say it
+		return code
+	}
+	fmt.Fprintf(w, "hpmq: %v\n", err)
+	if e.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", e.Hint)
+	}
+	return code
 }
 
 // remedy is the hint for what the system refuses, whoever asked it.

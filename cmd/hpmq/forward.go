@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay/access"
 )
 
@@ -41,19 +39,19 @@ the way can read it or speak in your name, and the device decides by policy.`,
 		if err != nil {
 			return err
 		}
-		me, err := c.operator()
+		me, err := operator(c.Dir())
 		if err != nil {
 			return err
 		}
 		target, err := identity.ParseShort(me.SVID().ID.TrustDomain, name)
 		if err != nil {
-			return fail(exitUsage, "", err)
+			return control.Fail(control.Invalid, "", err)
 		}
 		dial := func(ctx context.Context) (net.Conn, error) {
 			if err := me.Reload(); err != nil { // the node renews it
 				return nil, err
 			}
-			carrier, err := c.carrier(ctx, target)
+			carrier, err := c.Access(ctx, target.Short())
 			if err != nil {
 				return nil, err
 			}
@@ -77,7 +75,7 @@ func runForward(cmd *cobra.Command, dial func(context.Context) (net.Conn, error)
 	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
-		return fail(exitFailure, "choose another local port: --listen 127.0.0.1:0", err)
+		return control.Fail(control.Failed, "choose another local port: --listen 127.0.0.1:0", err)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "forwarding %s to %s port %d; Ctrl-C stops\n", l.Addr(), target.Short(), port)
 	log := newLog(cmd.ErrOrStderr(), logrus.InfoLevel)
@@ -87,72 +85,40 @@ func runForward(cmd *cobra.Command, dial func(context.Context) (net.Conn, error)
 
 func forwardFailure(err error, target identity.ID, port uint16) error {
 	if _, denied := errors.AsType[*access.Denied](err); denied {
-		return fail(exitDenied, fmt.Sprintf("ask the policy: hpmq why WHO connect %s:%d", target.Name, port), err)
+		return control.Fail(control.Denied, fmt.Sprintf("ask the policy: hpmq why WHO connect %s:%d", target.Name, port), err)
 	}
-	return fail(exitReach, "", err)
+	return control.Fail(control.Unreachable, "", err)
 }
 
 func splitTarget(s string) (name string, port uint16, err error) {
 	i := strings.LastIndexByte(s, ':')
 	if i <= 0 {
-		return "", 0, usagef("%q: want DEVICE:PORT, as pump-7:8080", s)
+		return "", 0, control.Invalidf("%q: want DEVICE:PORT, as pump-7:8080", s)
 	}
 	p, err := strconv.ParseUint(s[i+1:], 10, 16)
 	if err != nil || p == 0 {
-		return "", 0, usagef("%q: the port must be 1 to 65535", s)
+		return "", 0, control.Invalidf("%q: the port must be 1 to 65535", s)
 	}
 	return s[:i], uint16(p), nil
 }
 
 // operator is the identity that this data directory's user proves.
-func (c *control) operator() (*identity.Store, error) {
-	store, err := identity.OpenStore(userDir(c.dir))
+func operator(dir string) (*identity.Store, error) {
+	store, err := identity.OpenStore(userDir(dir))
 	if err != nil {
 		return nil, err
 	}
 	if store.SVID() == nil {
-		return nil, &failure{
-			code: exitDenied, err: fmt.Errorf("nobody is logged in at %s", c.dir),
-			hint: "on the fabric's CA node: hpmq user add NAME; here: hpmq login TICKET",
+		return nil, &control.Error{
+			Code: control.Denied, Err: fmt.Errorf("nobody is logged in at %s", dir),
+			Hint: "on the fabric's CA node: hpmq user add NAME; here: hpmq login TICKET",
 		}
 	}
 	if time.Now().After(store.SVID().NotAfter()) {
-		return nil, &failure{
-			code: exitDenied, err: fmt.Errorf("the certificate of %s has expired", store.SVID().ID.Short()),
-			hint: "log in again: hpmq login with a ticket from hpmq user add " + store.SVID().ID.Name + " on the fabric's CA node",
+		return nil, &control.Error{
+			Code: control.Denied, Err: fmt.Errorf("the certificate of %s has expired", store.SVID().ID.Short()),
+			Hint: "log in again: hpmq login with a ticket from hpmq user add " + store.SVID().ID.Name + " on the fabric's CA node",
 		}
 	}
 	return store, nil
-}
-
-// carrier asks the node for a byte stream to the target's agent.
-func (c *control) carrier(ctx context.Context, target identity.ID) (net.Conn, error) {
-	conn, err := dialSocket(c.dir)
-	if err != nil {
-		return nil, c.unreachable(err)
-	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	u := "http://node/v1/access/" + url.PathEscape(target.Short())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
-	if err != nil {
-		conn.Close()
-		return nil, err
-	}
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "hpmq-access")
-	if err := req.Write(conn); err != nil {
-		conn.Close()
-		return nil, c.unreachable(err)
-	}
-	resp, err := http.ReadResponse(bufio.NewReaderSize(conn, 1024), req) // the node waits for our TLS: nothing is read ahead
-	if err != nil {
-		conn.Close()
-		return nil, c.unreachable(err)
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		defer conn.Close()
-		return nil, refusal(resp)
-	}
-	return conn, nil
 }

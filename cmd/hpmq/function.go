@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
 )
 
@@ -31,14 +32,10 @@ the messages that it has.`,
 	add.RunE = func(cmd *cobra.Command, args []string) error {
 		code, err := os.ReadFile(args[1])
 		if err != nil {
-			return fail(exitUsage, "", err)
+			return control.Fail(control.Invalid, "", err)
 		}
-		c, err := dialControl(cmd)
+		f, err := askNode(cmd, control.AddFunction, control.FunctionRequest{Name: args[0], Module: code})
 		if err != nil {
-			return err
-		}
-		var f functionStatus
-		if err := c.post(cmd.Context(), "/v1/functions", functionRequest{args[0], code}, &f); err != nil {
 			return err
 		}
 		return printAnswer(cmd, f, func(w io.Writer) {
@@ -58,26 +55,13 @@ func newFuncListCommand() *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "List functions, their bindings and what they did here", Args: cobra.NoArgs}
 	addOutputFlag(list)
 	list.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := dialControl(cmd)
-		if err != nil {
-			return err
-		}
-		var all []functionStatus
-		if err := c.get(cmd.Context(), "/v1/functions", &all); err != nil {
-			return err
-		}
-		return printAnswer(cmd, all, func(w io.Writer) {
-			rows := make([][]string, 0, len(all))
-			for _, f := range all {
-				state := "loaded"
-				if f.Error != "" {
-					state = f.Error
-				}
-				rows = append(rows, []string{
-					f.Name, f.SHA256[:12], strings.Join(f.Bindings, ","), fmt.Sprint(f.Calls), fmt.Sprint(f.Errors), state,
-				})
+		columns := []string{"FUNCTION", "SHA256", "BINDINGS", "CALLS", "ERRORS", "STATE"}
+		return printList(cmd, control.ListFunctions, control.None{}, columns, func(f control.Function) []string {
+			state := "loaded"
+			if f.Error != "" {
+				state = f.Error
 			}
-			printTable(w, []string{"FUNCTION", "SHA256", "BINDINGS", "CALLS", "ERRORS", "STATE"}, rows)
+			return []string{f.Name, f.SHA256[:12], strings.Join(f.Bindings, ","), fmt.Sprint(f.Calls), fmt.Sprint(f.Errors), state}
 		})
 	}
 	return list

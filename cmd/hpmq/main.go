@@ -8,13 +8,12 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
 )
 
@@ -37,28 +36,14 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	root.SetErr(stderr)
 	understood := false // the command line; cobra's errors before that are about it
 	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
-	var fail *failure
-	switch {
-	case errors.As(err, &fail):
-	case understood:
-		fail = &failure{code: exitFailure, err: err}
-	default:
-		fail = &failure{code: exitUsage, err: err, hint: "see " + root.CommandPath() + " --help"}
+	if !understood {
+		err = control.Fail(control.Invalid, "see "+root.CommandPath()+" --help", err)
 	}
-	if fail.hint == "" {
-		fail.hint = remedy(err)
-	}
-	if fail.err != nil && fail.err.Error() != "" {
-		fmt.Fprintf(stderr, "hpmq: %v\n", fail.err)
-	}
-	if fail.hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", fail.hint)
-	}
-	return fail.code
+	return report(stderr, err, wantsJSON(cmd))
 }
 
 func newRoot() *cobra.Command {

@@ -19,15 +19,13 @@ import (
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/policy"
 )
 
 // protocolModule is the mesh protocol that fetches a function's module by hash.
 const protocolModule = "hpmq-module/1"
-
-// maxModule bounds a function's module in bytes.
-const maxModule = 32 << 20
 
 // modules keeps the functions' WebAssembly modules by hash and fetches those
 // that the directory names and this node lacks.
@@ -110,7 +108,7 @@ func (n *node) fetchModule(ctx context.Context, source identity.ID, f directory.
 	if _, err := s.Write(f.SHA256[:]); err != nil {
 		return nil, err
 	}
-	code, err := io.ReadAll(io.LimitReader(s, maxModule+1))
+	code, err := io.ReadAll(io.LimitReader(s, control.MaxModule+1))
 	if err != nil {
 		return nil, err
 	}

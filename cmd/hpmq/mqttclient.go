@@ -14,6 +14,7 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
 )
 
@@ -51,19 +52,19 @@ func addMQTTFlags(cmd *cobra.Command) *mqttFlags {
 
 func (f *mqttFlags) check() error {
 	if len(f.topics) == 0 {
-		return usagef("which topic? add -t TOPIC")
+		return control.Invalidf("which topic? add -t TOPIC")
 	}
 	if f.qos < 0 || f.qos > 2 {
-		return usagef("quality of service %d: want 0, 1 or 2", f.qos)
+		return control.Invalidf("quality of service %d: want 0, 1 or 2", f.qos)
 	}
 	if (f.cert == "") != (f.key == "") {
-		return usagef("--cert and --key go together")
+		return control.Invalidf("--cert and --key go together")
 	}
 	if f.cert != "" && f.ca == "" {
-		return usagef("--cert needs --cafile, which turns TLS on")
+		return control.Invalidf("--cert needs --cafile, which turns TLS on")
 	}
 	if f.unix != "" && (f.host != "" || f.port != 0 || f.ca != "") {
-		return usagef("--unix goes without --host, --port and --cafile")
+		return control.Invalidf("--unix goes without --host, --port and --cafile")
 	}
 	return nil
 }
@@ -79,22 +80,18 @@ func (f *mqttFlags) address(cmd *cobra.Command) (string, error) {
 		port = 8883
 	}
 	if f.host == "" && f.port == 0 && f.ca == "" && f.user == "" {
-		c, err := dialControl(cmd)
+		s, err := askNode(cmd, control.GetStatus, control.None{})
 		if err != nil {
 			return "", err
 		}
-		var s statusReply
-		if err := c.get(cmd.Context(), "/v1/status", &s); err != nil {
-			return "", err
-		}
 		for _, l := range s.Listeners {
-			if l.Name == listenerPlain {
+			if l.Name == control.ListenerPlain {
 				return l.Address, nil
 			}
 		}
-		return "", &failure{
-			code: exitReach, err: errors.New("the node has no plain MQTT listener"),
-			hint: "say where: -h localhost -p 8883 --cafile … --cert … --key …",
+		return "", &control.Error{
+			Code: control.Unreachable, Err: errors.New("the node has no plain MQTT listener"),
+			Hint: "say where: -h localhost -p 8883 --cafile … --cert … --key …",
 		}
 	}
 	if port == 0 {
@@ -125,17 +122,17 @@ func (f *mqttFlags) dial(ctx context.Context, address string) (net.Conn, error) 
 func (f *mqttFlags) tlsConfig() (*tls.Config, error) {
 	pem, err := os.ReadFile(f.ca)
 	if err != nil {
-		return nil, fail(exitUsage, "", err)
+		return nil, control.Fail(control.Invalid, "", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, usagef("%s holds no certificate", f.ca)
+		return nil, control.Invalidf("%s holds no certificate", f.ca)
 	}
 	conf := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	if f.cert != "" {
 		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
 		if err != nil {
-			return nil, fail(exitUsage, "", err)
+			return nil, control.Fail(control.Invalid, "", err)
 		}
 		conf.Certificates = []tls.Certificate{pair}
 	}
@@ -157,7 +154,7 @@ func (f *mqttFlags) connect(cmd *cobra.Command, onMessage func(*paho.Publish)) (
 	}
 	conn, err := f.dial(cmd.Context(), address)
 	if err != nil {
-		return nil, fail(exitReach, "is a broker listening on "+address+"?", err)
+		return nil, control.Fail(control.Unreachable, "is a broker listening on "+address+"?", err)
 	}
 	s := &mqttSession{lost: make(chan error, 1)}
 	report := func(err error) {
@@ -175,7 +172,7 @@ func (f *mqttFlags) connect(cmd *cobra.Command, onMessage func(*paho.Publish)) (
 			}
 			return true, nil
 		}},
-		OnClientError:      func(err error) { report(fail(exitReach, "", err)) },
+		OnClientError:      func(err error) { report(control.Fail(control.Unreachable, "", err)) },
 		OnServerDisconnect: func(d *paho.Disconnect) { report(disconnected(d)) },
 	})
 	connect := &paho.Connect{ClientID: f.id, KeepAlive: f.keepAlive, CleanStart: true}
@@ -189,7 +186,7 @@ func (f *mqttFlags) connect(cmd *cobra.Command, onMessage func(*paho.Publish)) (
 		if ack != nil && ack.ReasonCode >= 0x80 {
 			return nil, refusedByBroker("connect to "+address, ack.ReasonCode, connackReason(ack))
 		}
-		return nil, fail(exitReach, "", fmt.Errorf("connect to %s: %w", address, err))
+		return nil, control.Fail(control.Unreachable, "", fmt.Errorf("connect to %s: %w", address, err))
 	}
 	s.closed = s.client.Done()
 	return s, nil
@@ -228,10 +225,10 @@ func refusedByBroker(what string, code byte, reason string) error {
 	if reason == "" {
 		reason = "no reason given"
 	}
-	exit := exitFailure
+	kind := control.Failed
 	hint := ""
 	if code == 0x87 { // Not authorized
-		exit, hint = exitDenied, "ask the policy: hpmq why WHO publish|subscribe TOPIC"
+		kind, hint = control.Denied, "ask the policy: hpmq why WHO publish|subscribe TOPIC"
 	}
-	return &failure{code: exit, err: fmt.Errorf("%s was refused with 0x%02x: %s", what, code, plainText(reason)), hint: hint}
+	return &control.Error{Code: kind, Err: fmt.Errorf("%s was refused with 0x%02x: %s", what, code, plainText(reason)), Hint: hint}
 }

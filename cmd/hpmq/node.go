@@ -28,6 +28,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/quic"
 	"github.com/hpmq/hpmq/mqtt/store/durable"
 	"github.com/hpmq/hpmq/mqtt/websocket"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/overlay/gossip"
@@ -125,10 +126,10 @@ func (n *node) listen() (err error) {
 		name, host string
 		port       int
 	}{
-		{&n.plain, listenerPlain, "127.0.0.1", portPlain},
-		{&n.tlsPort, listenerTLS, "", portTLS},
-		{&n.webSocket, listenerWeb, "", portWeb},
-		{&n.web, listenerHTTP, "127.0.0.1", portHTTP},
+		{&n.plain, control.ListenerPlain, "127.0.0.1", portPlain},
+		{&n.tlsPort, control.ListenerTLS, "", portTLS},
+		{&n.webSocket, control.ListenerWebSocket, "", portWeb},
+		{&n.web, control.ListenerHTTP, "127.0.0.1", portHTTP},
 	} {
 		port := l.port + n.cfg.Shift
 		if *l.to, err = net.Listen("tcp", net.JoinHostPort(l.host, strconv.Itoa(port))); err != nil {
@@ -138,7 +139,7 @@ func (n *node) listen() (err error) {
 	if err := n.cfg.probeOverlay(); err != nil {
 		return err
 	}
-	if n.control, err = listenSocket(n.cfg.DataDir, socketName, 0o600); err != nil {
+	if n.control, err = listenSocket(n.cfg.DataDir, control.SocketName, 0o600); err != nil {
 		return err
 	}
 	// The directory says who reaches it, and whose socket it is what they may do.
@@ -154,7 +155,7 @@ func (n *node) openQUIC() (err error) {
 		Log: n.log, Admits: func(remote net.Addr) bool { return gate.Admits(remote, nil) },
 	})
 	if err != nil {
-		return n.cfg.listenError(listenerQUIC, port, err)
+		return n.cfg.listenError(control.ListenerQUIC, port, err)
 	}
 	return nil
 }
@@ -171,13 +172,13 @@ func (n *node) openOverlay() (err error) {
 		ResetKey: resetKey,
 	})
 	if err != nil {
-		return n.cfg.listenError(listenerOverlay, port, err)
+		return n.cfg.listenError(control.ListenerOverlay, port, err)
 	}
 	n.relay = &authority.Relay{Open: n.askCA, Bundle: n.store.Bundle}
 	n.access = access.NewRelay(access.RelayOptions{Node: n.overlay, Log: n.log})
 	n.agentRules, err = newAgentRules(filepath.Join(n.cfg.DataDir, rulesDirName), n.directory.Root(), n.log)
 	if err != nil {
-		return fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
+		return control.Fail(control.Failed, "make room there, or choose another directory: --data DIR", err)
 	}
 	n.modules = &modules{dir: filepath.Join(n.cfg.DataDir, "functions")}
 	n.overlay.Handle(access.Protocol, n.access.Handle)
@@ -212,16 +213,16 @@ func (n *node) openMessages() (err error) {
 	})
 	switch {
 	case errors.Is(err, durable.ErrDamaged):
-		return fail(exitFailure, "restore that directory from a backup, or move it away to begin without what it holds", err)
+		return control.Fail(control.Failed, "restore that directory from a backup, or move it away to begin without what it holds", err)
 	case err != nil:
-		return fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
+		return control.Fail(control.Failed, "make room there, or choose another directory: --data DIR", err)
 	}
 	return nil
 }
 
 func (n *node) openBroker() (err error) {
 	if n.passwords, err = password.Open(passwordPath(n.cfg.DataDir), n.log); err != nil {
-		return fail(exitFailure, "correct the file, or move it away and set the passwords again", err)
+		return control.Fail(control.Failed, "correct the file, or move it away and set the passwords again", err)
 	}
 	options := policy.LiveOptions{TrustDomain: n.id.TrustDomain, OnChange: n.policyChanged, OnReject: n.policyRejected}
 	if n.authority != nil {
@@ -309,9 +310,9 @@ func (n *node) Run(ctx context.Context, ready func()) error {
 
 // serveClients runs the listeners.
 func (n *node) serveClients(run func(string, func(context.Context) error)) error {
-	port := n.openPort(n.tlsPort, listenerTLS, "mqtt", "http/1.1")
+	port := n.openPort(n.tlsPort, control.ListenerTLS, "mqtt", "http/1.1")
 	port.mqtt = newHandedListener(n.tlsPort.Addr())
-	webPort := n.openPort(n.webSocket, listenerWeb, "http/1.1")
+	webPort := n.openPort(n.webSocket, control.ListenerWebSocket, "http/1.1")
 	webPort.plainHTTP = true
 	web, err := websocket.New(websocket.Options{Addr: n.webSocket.Addr(), Origins: n.cfg.Origins, Log: n.log})
 	if err != nil {
@@ -423,14 +424,14 @@ func (n *node) Close() {
 }
 
 // listeners says what listens where.
-func (n *node) listeners() []listenerStatus {
-	return []listenerStatus{
-		{listenerPlain, n.plain.Addr().String(), "plain, this machine only: you are service:local"},
-		{listenerUnix, filepath.Join(n.cfg.DataDir, mqttSocket), "the same, as a unix socket"},
-		{listenerTLS, n.tlsPort.Addr().String(), "MQTT over TLS with a client certificate or a password; enrolment"},
-		{listenerWeb, n.webSocket.Addr().String(), "MQTT over WebSocket, at /mqtt, with a client certificate or a password"},
-		{listenerQUIC, n.quic.Addr().String(), "MQTT over QUIC (UDP) with a client certificate"},
-		{listenerOverlay, n.overlay.Addr().String(), "mesh, UDP, reached by others at " + n.cfg.advertised(portOverlay)},
-		{listenerHTTP, n.web.Addr().String(), "/metrics /healthz /readyz, this machine only"},
+func (n *node) listeners() []control.Listener {
+	return []control.Listener{
+		{Name: control.ListenerPlain, Address: n.plain.Addr().String(), Note: "plain, this machine only: you are service:local"},
+		{Name: control.ListenerUnix, Address: filepath.Join(n.cfg.DataDir, mqttSocket), Note: "the same, as a unix socket"},
+		{Name: control.ListenerTLS, Address: n.tlsPort.Addr().String(), Note: "MQTT over TLS with a client certificate or a password; enrolment"},
+		{Name: control.ListenerWebSocket, Address: n.webSocket.Addr().String(), Note: "MQTT over WebSocket, at /mqtt, with a client certificate or a password"},
+		{Name: control.ListenerQUIC, Address: n.quic.Addr().String(), Note: "MQTT over QUIC (UDP) with a client certificate"},
+		{Name: control.ListenerOverlay, Address: n.overlay.Addr().String(), Note: "mesh, UDP, reached by others at " + n.cfg.advertised(portOverlay)},
+		{Name: control.ListenerHTTP, Address: n.web.Addr().String(), Note: "/metrics /healthz /readyz, this machine only"},
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"time"
 
@@ -14,20 +13,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/hpmq/hpmq/identity/password"
+	"github.com/hpmq/hpmq/node/control"
 )
-
-type passwordRequest struct {
-	Password []byte            `json:"password"`
-	Labels   map[string]string `json:"labels,omitempty"`
-	Site     string            `json:"site,omitempty"`
-}
-
-// passwordReply is one name that has a password on a node.
-type passwordReply struct {
-	ID    string    `json:"id"`
-	Set   time.Time `json:"set"`
-	State string    `json:"state"` // active, or why the password is good for nothing: revoked, replaced, unknown
-}
 
 func newPasswdCommand() *cobra.Command {
 	passwd := &cobra.Command{
@@ -53,18 +40,17 @@ passwords. Asked for twice on a terminal, else one line of standard input.`,
 	passwd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *list {
 			if *remove || len(args) > 0 {
-				return usagef("--list goes alone")
+				return control.Invalidf("--list goes alone")
 			}
 			return listPasswords(cmd)
 		}
 		if len(args) == 0 {
-			return usagef("whose password? hpmq passwd NAME, or --list")
+			return control.Invalidf("whose password? hpmq passwd NAME, or --list")
 		}
-		path := "/v1/identities/" + url.PathEscape(args[0]) + "/password"
 		if *remove {
-			return postPassword(cmd, path+"/delete", struct{}{}, "deleted the password of %s\n")
+			return postPassword(cmd, control.DeletePassword, control.None{}, args[0], "deleted the password of %s\n")
 		}
-		q := passwordRequest{Site: *site}
+		q := control.PasswordRequest{Site: *site}
 		var err error
 		if q.Labels, err = labelFlags(cmd); err != nil {
 			return err
@@ -78,39 +64,24 @@ passwords. Asked for twice on a terminal, else one line of standard input.`,
 		if q.Password, err = readPassword(cmd.InOrStdin(), cmd.ErrOrStderr()); err != nil {
 			return err
 		}
-		return postPassword(cmd, path, q, "set the password of %s\n")
+		return postPassword(cmd, control.SetPassword, q, args[0], "set the password of %s\n")
 	}
 	return passwd
 }
 
-func postPassword(cmd *cobra.Command, path string, question any, done string) error {
-	c, err := dialControl(cmd)
+func postPassword[Q any](cmd *cobra.Command, e control.Endpoint[Q, control.Password], q Q, name, done string) error {
+	a, err := askNode(cmd, e, q, name)
 	if err != nil {
-		return err
-	}
-	var a passwordReply
-	if err := c.post(cmd.Context(), path, question, &a); err != nil {
 		return err
 	}
 	return printAnswer(cmd, a, func(w io.Writer) { fmt.Fprintf(w, done, a.ID) })
 }
 
 func listPasswords(cmd *cobra.Command) error {
-	c, err := dialControl(cmd)
-	if err != nil {
-		return err
-	}
-	var all []passwordReply
-	if err := c.get(cmd.Context(), "/v1/passwords", &all); err != nil {
-		return err
-	}
-	return printAnswer(cmd, all, func(w io.Writer) {
-		now := time.Now()
-		rows := make([][]string, 0, len(all))
-		for _, p := range all {
-			rows = append(rows, []string{p.ID, ago(p.Set, now), p.State})
-		}
-		printTable(w, []string{"IDENTITY", "PASSWORD SET", "STATE"}, rows)
+	now := time.Now()
+	columns := []string{"IDENTITY", "PASSWORD SET", "STATE"}
+	return printList(cmd, control.ListPasswords, control.None{}, columns, func(p control.Password) []string {
+		return []string{p.ID, ago(p.Set, now), p.State}
 	})
 }
 
@@ -135,7 +106,7 @@ func readPassword(in io.Reader, out io.Writer) ([]byte, error) {
 		return nil, err
 	}
 	if !bytes.Equal(first, second) {
-		return nil, usagef("the two passwords differ; nothing was changed")
+		return nil, control.Invalidf("the two passwords differ; nothing was changed")
 	}
 	return first, checkPassword(first)
 }
@@ -151,7 +122,7 @@ func readPasswordLine(in io.Reader) ([]byte, error) {
 
 func checkPassword(p []byte) error {
 	if len(p) < password.MinBytes || len(p) > password.MaxBytes {
-		return usagef("a password of %d bytes: want %d to %d", len(p), password.MinBytes, password.MaxBytes)
+		return control.Invalidf("a password of %d bytes: want %d to %d", len(p), password.MinBytes, password.MaxBytes)
 	}
 	return nil
 }

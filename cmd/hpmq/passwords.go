@@ -14,6 +14,7 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // Clients without certificates: a name in this node's password file stands for
@@ -26,14 +27,14 @@ func passwordPath(dir string) string { return filepath.Join(dir, "passwords") }
 func mayHavePassword(id identity.ID) error {
 	switch {
 	case isMachine(id):
-		return usagef("%s is whoever connects on this machine and has no password", id.Short())
+		return control.Invalidf("%s is whoever connects on this machine and has no password", id.Short())
 	case id.Kind != identity.Device && id.Kind != identity.Service:
-		return usagef("%s: only devices and services may have a password, others need a certificate", id.Short())
+		return control.Invalidf("%s: only devices and services may have a password, others need a certificate", id.Short())
 	}
 	return nil
 }
 
-func (n *node) setPassword(r *http.Request, q passwordRequest) (*passwordReply, error) {
+func (n *node) setPassword(r *http.Request, q control.PasswordRequest) (*control.Password, error) {
 	id, err := n.pathID(r)
 	if err != nil {
 		return nil, err
@@ -59,29 +60,29 @@ func (n *node) setPassword(r *http.Request, q passwordRequest) (*passwordReply, 
 
 // registered returns the identity that a password shall stand for, and records
 // it if nobody has the name.
-func (n *node) registered(id identity.ID, q passwordRequest) (directory.Identity, error) {
+func (n *node) registered(id identity.ID, q control.PasswordRequest) (directory.Identity, error) {
 	if n.authority != nil {
 		return n.authority.Register(id, q.Labels, q.Site)
 	}
 	p, ok := n.directory.Identity(id)
 	switch {
 	case len(q.Labels) > 0 || q.Site != "":
-		return p, &failure{
-			code: exitUsage, err: errors.New("only a certificate authority's node gives labels and a site to a new name"),
-			hint: "set a password with them there, then here without them",
+		return p, &control.Error{
+			Code: control.Invalid, Err: errors.New("only a certificate authority's node gives labels and a site to a new name"),
+			Hint: "set a password with them there, then here without them",
 		}
 	case !ok || p.State == directory.Replaced:
-		return p, fail(exitNotFound, "", fmt.Errorf("nobody is called %s yet: %w", id.Short(), n.onCA()))
+		return p, control.Fail(control.NotFound, "", fmt.Errorf("nobody is called %s yet: %w", id.Short(), n.onCA()))
 	case p.State != directory.Active:
-		return p, &failure{
-			code: exitConflict, err: fmt.Errorf("%s is %s", id.Short(), p.State),
-			hint: "an operator may run, on the CA's node: hpmq device replace " + id.Name,
+		return p, &control.Error{
+			Code: control.Conflict, Err: fmt.Errorf("%s is %s", id.Short(), p.State),
+			Hint: "an operator may run, on the CA's node: hpmq device replace " + id.Name,
 		}
 	}
 	return p, nil
 }
 
-func (n *node) deletePassword(r *http.Request, _ struct{}) (*passwordReply, error) {
+func (n *node) deletePassword(r *http.Request, _ control.None) (*control.Password, error) {
 	id, err := n.pathID(r)
 	if err != nil {
 		return nil, err
@@ -92,19 +93,19 @@ func (n *node) deletePassword(r *http.Request, _ struct{}) (*passwordReply, erro
 		return nil, err
 	}
 	if !had {
-		return nil, &failure{code: exitNotFound, err: fmt.Errorf("%s has no password on this node", id.Short()), hint: "see: hpmq passwd --list"}
+		return nil, &control.Error{Code: control.NotFound, Err: fmt.Errorf("%s has no password on this node", id.Short()), Hint: "see: hpmq passwd --list"}
 	}
 	n.log.WithField(logfield.SPIFFEID, id.String()).Info("password deleted")
 	n.broker.Disconnect(id, mqtt.Removal{Code: packet.NotAuthorized, Reason: "the password was deleted"})
 	return n.passwordReply(id, e), nil
 }
 
-func (n *node) listPasswords() []passwordReply {
-	all := []passwordReply{}
+func (n *node) listPasswords() []control.Password {
+	all := []control.Password{}
 	for _, e := range n.passwords.List() {
 		id, err := identity.ParseShort(n.id.TrustDomain, e.Name)
 		if err != nil {
-			all = append(all, passwordReply{ID: e.Name, Set: e.Set, State: "unknown"}) // written by hand
+			all = append(all, control.Password{ID: e.Name, Set: e.Set, State: "unknown"}) // written by hand
 			continue
 		}
 		all = append(all, *n.passwordReply(id, e))
@@ -112,8 +113,8 @@ func (n *node) listPasswords() []passwordReply {
 	return all
 }
 
-func (n *node) passwordReply(id identity.ID, e password.Entry) *passwordReply {
-	a := &passwordReply{ID: id.String(), Set: e.Set, State: "unknown"}
+func (n *node) passwordReply(id identity.ID, e password.Entry) *control.Password {
+	a := &control.Password{ID: id.String(), Set: e.Set, State: "unknown"}
 	if known, ok := n.directory.Identity(id); ok {
 		a.State = string(known.State)
 	}

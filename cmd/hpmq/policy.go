@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/policy"
 )
 
@@ -28,7 +29,7 @@ func readPolicy(cmd *cobra.Command, args []string) (dir, domain string, files ma
 	} else {
 		data, err := findDataDir(cmd)
 		if err != nil {
-			return "", "", nil, fail(exitUsage, "name the directory: hpmq policy check policy/", err)
+			return "", "", nil, control.Fail(control.Invalid, "name the directory: hpmq policy check policy/", err)
 		}
 		dir = policyDir(data)
 		s, err := readSettings(data)
@@ -40,7 +41,7 @@ func readPolicy(cmd *cobra.Command, args []string) (dir, domain string, files ma
 		}
 	}
 	if files, err = policy.ReadDir(dir); err != nil {
-		return dir, "", nil, fail(exitUsage, "", err)
+		return dir, "", nil, control.Fail(control.Invalid, "", err)
 	}
 	return dir, domain, files, nil
 }
@@ -86,7 +87,7 @@ func newPolicyCheckCommand() *cobra.Command {
 			}
 		})
 		if err == nil && !a.OK {
-			err = &failure{code: exitUsage, err: fmt.Errorf("%s cannot be put in force", dir)}
+			err = &control.Error{Code: control.Invalid, Err: fmt.Errorf("%s cannot be put in force", dir)}
 		}
 		return err
 	}
@@ -108,7 +109,7 @@ func newPolicyTestCommand() *cobra.Command {
 		}
 		set, found := policy.Load(files, domain)
 		if err := found.In(dir).Err(); err != nil {
-			return fail(exitUsage, "", err)
+			return control.Fail(control.Invalid, "", err)
 		}
 		results := set.RunTests()
 		failed := 0
@@ -117,7 +118,7 @@ func newPolicyTestCommand() *cobra.Command {
 				failed++
 			}
 		}
-		err = printAnswer(cmd, results, func(w io.Writer) {
+		err = printEntries(cmd, results, func(w io.Writer) {
 			for _, r := range results {
 				outcome := "ok  "
 				if !r.Passed() {
@@ -128,7 +129,7 @@ func newPolicyTestCommand() *cobra.Command {
 			fmt.Fprintf(w, "%d passed, %d failed\n", len(results)-failed, failed)
 		})
 		if err == nil && failed > 0 {
-			err = &failure{code: exitFailure, err: errors.New("policy tests fail")}
+			err = &control.Error{Code: control.Failed, Err: errors.New("policy tests fail")}
 		}
 		return err
 	}
@@ -150,19 +151,15 @@ ACTION is publish, subscribe, will, retain, receive or connect. The exit code is
 	}
 	addOutputFlag(why)
 	why.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := dialControl(cmd)
+		e, err := askNode(cmd, askWhy, control.WhyRequest{Who: args[0], Action: args[1], Object: args[2]})
 		if err != nil {
-			return err
-		}
-		var e policy.Explanation
-		if err := c.post(cmd.Context(), "/v1/why", whyRequest{args[0], args[1], args[2]}, &e); err != nil {
 			return err
 		}
 		if err := printAnswer(cmd, e, func(w io.Writer) { fmt.Fprint(w, e) }); err != nil {
 			return err
 		}
 		if !e.Allowed {
-			return &failure{code: exitDenied}
+			return exitStatus(exitDenied)
 		}
 		return nil
 	}

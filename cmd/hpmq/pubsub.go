@@ -15,6 +15,8 @@ import (
 
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newPubCommand() *cobra.Command {
@@ -40,7 +42,7 @@ func newPubCommand() *cobra.Command {
 			return err
 		}
 		if len(f.topics) != 1 {
-			return usagef("publish to one topic at a time")
+			return control.Invalidf("publish to one topic at a time")
 		}
 		payloads, err := src.open(cmd)
 		if err != nil {
@@ -57,7 +59,7 @@ func newPubCommand() *cobra.Command {
 				return nil
 			}
 			if err != nil {
-				return fail(exitUsage, "", err)
+				return control.Fail(control.Invalid, "", err)
 			}
 			if err := s.publish(cmd, f, payload, *retain); err != nil {
 				return err
@@ -85,7 +87,7 @@ func (s *mqttSession) publish(cmd *cobra.Command, f *mqttFlags, payload []byte, 
 	case lost := <-s.lost:
 		return lost
 	default:
-		return fail(exitReach, "", err)
+		return control.Fail(control.Unreachable, "", err)
 	}
 }
 
@@ -104,7 +106,7 @@ func (p payloadSource) open(cmd *cobra.Command) (func() ([]byte, error), error) 
 		}
 	}
 	if chosen != 1 {
-		return nil, usagef("which payload? give one of -m, -f, -s, -l and -n")
+		return nil, control.Invalidf("which payload? give one of -m, -f, -s, -l and -n")
 	}
 	if p.lines {
 		scan := bufio.NewScanner(cmd.InOrStdin())
@@ -127,7 +129,7 @@ func (p payloadSource) open(cmd *cobra.Command) (func() ([]byte, error), error) 
 		payload = []byte(p.message)
 	}
 	if err != nil {
-		return nil, fail(exitUsage, "", err)
+		return nil, control.Fail(control.Invalid, "", err)
 	}
 	sent := false
 	return func() ([]byte, error) {
@@ -153,13 +155,10 @@ func newSubCommand() *cobra.Command {
 	count := sub.Flags().IntP("count", "C", 0, "end after this many messages")
 	wait := sub.Flags().IntP("wait", "W", 0, "end after this many `seconds`")
 	noRetained := sub.Flags().BoolP("no-retained", "R", false, "leave out retained messages")
-	format := sub.Flags().StringP("output", "o", "text", "output `format`: text or json, a line each")
+	addFormatFlag(sub, "text")
 	sub.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := f.check(); err != nil {
 			return err
-		}
-		if *format != "text" && *format != "json" {
-			return usagef("output format %q: want text or json", *format)
 		}
 		ctx, cancel := context.WithCancel(cmd.Context())
 		defer cancel()
@@ -190,7 +189,7 @@ func newSubCommand() *cobra.Command {
 				if p.Retain && *noRetained {
 					continue
 				}
-				if err := printMessage(cmd.OutOrStdout(), p, f.verbose, *format); err != nil {
+				if err := printMessage(cmd.OutOrStdout(), p, f.verbose, wantsJSON(cmd)); err != nil {
 					return err
 				}
 				if seen++; seen == *count {
@@ -199,7 +198,7 @@ func newSubCommand() *cobra.Command {
 			case err := <-s.lost:
 				return err
 			case <-timeout:
-				return &failure{code: exitTimeout}
+				return exitStatus(exitTimeout)
 			case <-ctx.Done():
 				return nil
 			}
@@ -227,13 +226,13 @@ func (s *mqttSession) subscribe(cmd *cobra.Command, f *mqttFlags) error {
 		}
 	}
 	if err != nil {
-		return fail(exitReach, "", err)
+		return control.Fail(control.Unreachable, "", err)
 	}
 	return nil
 }
 
-func printMessage(w io.Writer, p *paho.Publish, verbose bool, format string) error {
-	if format == "json" {
+func printMessage(w io.Writer, p *paho.Publish, verbose, asJSON bool) error {
+	if asJSON {
 		line := map[string]any{"topic": p.Topic, "qos": p.QoS, "retain": p.Retain}
 		if utf8.Valid(p.Payload) {
 			line["payload"] = string(p.Payload)

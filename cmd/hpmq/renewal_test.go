@@ -12,6 +12,7 @@ import (
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/testca"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func TestRenewalAddrs(t *testing.T) {
@@ -61,7 +62,7 @@ func TestStatusExpired(t *testing.T) {
 		now.Add(-24 * time.Hour): "certificate expired 24h ago",
 	} {
 		var out bytes.Buffer
-		printStatus(&out, &statusReply{Certificate: end}, now)
+		printStatus(&out, &control.Status{Certificate: end}, now)
 		if !strings.Contains(out.String(), want+"\n") {
 			t.Errorf("%s", out.String())
 		}

@@ -7,18 +7,19 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay/gossip"
 	"github.com/hpmq/hpmq/policy"
 )
 
 // status gathers what "hpmq status" shows.
-func (n *node) status() *statusReply {
+func (n *node) status() *control.Status {
 	head := n.directory.Head()
-	s := &statusReply{
+	s := &control.Status{
 		Node: n.id.Name, ID: n.id.String(), Site: n.site, TrustDomain: n.id.TrustDomain, Version: version,
 		PID: os.Getpid(), Started: n.started, Certificate: n.store.SVID().NotAfter(), CA: n.authority != nil,
 		Listeners: n.listeners(), Broker: n.brokerCounters(), Functions: n.functionList(),
-		Directory: directoryStatus{Records: n.directory.Tip().Count, Signed: head.Time(), Writer: n.directory.Writable()},
+		Directory: control.DirectoryStatus{Records: n.directory.Tip().Count, Signed: head.Time(), Writer: n.directory.Writable()},
 		Nodes:     n.nodeRecords(), Peers: n.peers(), Links: n.linkList(), Warnings: []string{},
 	}
 	s.Policy = n.policyStatus()
@@ -79,9 +80,9 @@ func certificateWarning(svid *identity.SVID, now time.Time) string {
 	return ""
 }
 
-func (n *node) policyStatus() policyStatus {
+func (n *node) policyStatus() control.PolicyStatus {
 	set := n.policy.Set()
-	p := policyStatus{Version: n.policyVersion(), Grants: set.Len(), Tests: len(set.RunTests())}
+	p := control.PolicyStatus{Version: n.policyVersion(), Grants: set.Len(), Tests: len(set.RunTests())}
 	if since := n.policySince.Load(); since != nil {
 		p.Since = *since
 	}
@@ -106,20 +107,20 @@ func (n *node) brokerCounters() map[string]int64 {
 	}
 }
 
-func (n *node) peers() []peerStatus {
+func (n *node) peers() []control.Peer {
 	members := map[identity.ID]gossip.Member{}
 	for _, m := range n.gossip.Members() {
 		members[m.ID] = m
 	}
-	out := []peerStatus{}
+	out := []control.Peer{}
 	for _, p := range n.overlay.Peers() {
 		m := members[p.ID]
-		out = append(out, peerStatus{
-			ID: p.ID.String(), Remote: p.Remote.String(), Since: p.Since, RTT: p.RTT.Round(10 * time.Microsecond).String(),
+		out = append(out, control.Peer{
+			ID: p.ID.String(), Remote: p.Remote.String(), Since: p.Since, RTT: p.RTT.Seconds(),
 			Gossip: string(m.Status), Site: m.Site, Streams: p.Streams,
 		})
 	}
-	slices.SortFunc(out, func(a, b peerStatus) int {
+	slices.SortFunc(out, func(a, b control.Peer) int {
 		if a.ID < b.ID {
 			return -1
 		}
@@ -128,9 +129,9 @@ func (n *node) peers() []peerStatus {
 	return out
 }
 
-func (n *node) linkList() []linkStatus {
-	out := []linkStatus{}
-	nodes := map[string][]nodeRecords{}
+func (n *node) linkList() []control.Link {
+	out := []control.Link{}
+	nodes := map[string][]control.NodeRecords{}
 	for _, r := range n.nodeRecords() {
 		nodes[r.Site] = append(nodes[r.Site], r)
 	}
@@ -139,10 +140,10 @@ func (n *node) linkList() []linkStatus {
 		if !l.Up {
 			state = "down: " + l.Reason
 		}
-		out = append(out, linkStatus{
+		out = append(out, control.Link{
 			Site: l.Site, Peer: l.Peer.Name, State: state, Since: l.Since, Heard: l.Heard, Interest: l.Interest, Queued: l.Queued,
 			Sent: l.Sent, Received: l.Received, Dropped: l.Dropped, Missing: l.Missing, Withheld: l.Withheld,
-			Nodes: append([]nodeRecords{}, nodes[l.Site]...),
+			Nodes: append([]control.NodeRecords{}, nodes[l.Site]...),
 		})
 	}
 	return out

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/internal/atomicfile"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newRestoreCommand() *cobra.Command {
@@ -36,7 +37,7 @@ node that the backup was made of must never run again beside the restored one.`,
 		if args[0] != "-" {
 			f, err := os.Open(args[0])
 			if err != nil {
-				return fail(exitUsage, "", err)
+				return control.Fail(control.Invalid, "", err)
 			}
 			defer f.Close()
 			in = f
@@ -102,9 +103,9 @@ func checkEmpty(dir string) error {
 	}
 	for _, e := range entries {
 		if e.Name() != "lock" {
-			return &failure{
-				code: exitConflict, err: fmt.Errorf("%s is not empty: it holds %s", dir, e.Name()),
-				hint: "choose another directory with --data, or move that away",
+			return &control.Error{
+				Code: control.Conflict, Err: fmt.Errorf("%s is not empty: it holds %s", dir, e.Name()),
+				Hint: "choose another directory with --data, or move that away",
 			}
 		}
 	}
@@ -116,18 +117,18 @@ func restoreCA(staged string, m *manifest, ca string) error {
 	missing := m.CA && m.WithoutCA
 	switch {
 	case missing && ca == "":
-		return &failure{
-			code: exitUsage, err: errors.New("this backup of a certificate authority is without its keys"),
-			hint: "say where they are: --ca DIR, a copy of the ca directory; without them the node would become another fabric",
+		return &control.Error{
+			Code: control.Invalid, Err: errors.New("this backup of a certificate authority is without its keys"),
+			Hint: "say where they are: --ca DIR, a copy of the ca directory; without them the node would become another fabric",
 		}
 	case !missing && ca != "":
-		return usagef("--ca is for backups that were made with --without-ca")
+		return control.Invalidf("--ca is for backups that were made with --without-ca")
 	case !missing:
 		return nil
 	}
 	names, err := os.ReadDir(ca)
 	if err != nil {
-		return fail(exitUsage, "", err)
+		return control.Fail(control.Invalid, "", err)
 	}
 	for _, d := range names {
 		if !d.Type().IsRegular() || strings.HasPrefix(d.Name(), ".") {

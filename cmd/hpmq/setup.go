@@ -19,6 +19,7 @@ import (
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/atomicfile"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/policy"
 )
 
@@ -46,24 +47,24 @@ func policyDir(dir string) string { return filepath.Join(dir, "policy") }
 // lockDataDir makes sure that one node at a time uses dir.
 func lockDataDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fail(exitFailure, "choose another directory: --data DIR", err)
+		return nil, control.Fail(control.Failed, "choose another directory: --data DIR", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fail(exitFailure, "choose another directory: --data DIR", err)
+		return nil, control.Fail(control.Failed, "choose another directory: --data DIR", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return nil, &failure{
-			code: exitConflict, err: fmt.Errorf("a node runs in %s already", dir),
-			hint: "for a second node beside it: hpmq up --data OTHER --ports +100 --join TICKET",
+		return nil, &control.Error{
+			Code: control.Conflict, Err: fmt.Errorf("a node runs in %s already", dir),
+			Hint: "for a second node beside it: hpmq up --data OTHER --ports +100 --join TICKET",
 		}
 	}
 	// The process id is for people and scripts, as in kill -HUP; the lock is the
 	// kernel's.
 	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
 		f.Close()
-		return nil, fail(exitFailure, "make room there, or choose another directory: --data DIR", err)
+		return nil, control.Fail(control.Failed, "make room there, or choose another directory: --data DIR", err)
 	}
 	return f, nil
 }
@@ -93,15 +94,15 @@ func (n *node) setUp(ctx context.Context) error {
 		return err
 	}
 	if n.cfg.Site != "" && n.cfg.Site != s.Site {
-		return &failure{
-			code: exitConflict, err: fmt.Errorf("%s belongs to site %s, not %s", n.cfg.DataDir, s.Site, n.cfg.Site),
-			hint: "leave out --site, or choose another --data",
+		return &control.Error{
+			Code: control.Conflict, Err: fmt.Errorf("%s belongs to site %s, not %s", n.cfg.DataDir, s.Site, n.cfg.Site),
+			Hint: "leave out --site, or choose another --data",
 		}
 	}
 	if n.cfg.TrustDomain != "" && n.cfg.TrustDomain != s.TrustDomain {
-		return &failure{
-			code: exitConflict, err: fmt.Errorf("%s belongs to trust domain %s, not %s", n.cfg.DataDir, s.TrustDomain, n.cfg.TrustDomain),
-			hint: "leave out --trust-domain, or choose another --data",
+		return &control.Error{
+			Code: control.Conflict, Err: fmt.Errorf("%s belongs to trust domain %s, not %s", n.cfg.DataDir, s.TrustDomain, n.cfg.TrustDomain),
+			Hint: "leave out --trust-domain, or choose another --data",
 		}
 	}
 	n.site, n.bootstrap = s.Site, s.Bootstrap
@@ -151,9 +152,9 @@ func (n *node) found() (*settings, error) {
 		return nil, err
 	}
 	if held := store.SVID(); held != nil {
-		return nil, &failure{
-			code: exitConflict, err: fmt.Errorf("%s holds %s, whose joining was cut short", n.cfg.DataDir, held.ID.Short()),
-			hint: "finish it with the same ticket: hpmq up --join TICKET; for a new fabric choose another --data",
+		return nil, &control.Error{
+			Code: control.Conflict, Err: fmt.Errorf("%s holds %s, whose joining was cut short", n.cfg.DataDir, held.ID.Short()),
+			Hint: "finish it with the same ticket: hpmq up --join TICKET; for a new fabric choose another --data",
 		}
 	}
 	site := n.cfg.Site
@@ -169,7 +170,7 @@ func (n *node) found() (*settings, error) {
 		s.TrustDomain = strings.ToLower(base32.StdEncoding.EncodeToString(b[:])) + ".hpmq.internal"
 	}
 	if _, err := identity.NewID(s.TrustDomain, identity.Node, s.Node); err != nil {
-		return nil, fail(exitUsage, "", err)
+		return nil, control.Fail(control.Invalid, "", err)
 	}
 	return s, writeSettings(n.cfg.DataDir, s)
 }
@@ -178,13 +179,13 @@ func (n *node) found() (*settings, error) {
 func (n *node) join(ctx context.Context) (*settings, error) {
 	t, err := identity.ParseTicket(n.cfg.Join)
 	if err != nil {
-		return nil, fail(exitUsage, "paste the whole line that hpmq site invite printed", err)
+		return nil, control.Fail(control.Invalid, "paste the whole line that hpmq site invite printed", err)
 	}
 	if t.Kind != identity.Node {
-		return nil, usagef("this ticket is for a %s; --join takes one from hpmq site invite SITE", t.Kind)
+		return nil, control.Invalidf("this ticket is for a %s; --join takes one from hpmq site invite SITE", t.Kind)
 	}
 	if n.cfg.Site != "" && n.cfg.Site != t.Site {
-		return nil, usagef("the ticket is for site %s, not %s", t.Site, n.cfg.Site)
+		return nil, control.Invalidf("the ticket is for site %s, not %s", t.Site, n.cfg.Site)
 	}
 	store, err := identity.OpenStore(filepath.Join(n.cfg.DataDir, "identity"))
 	if err != nil {
@@ -196,7 +197,7 @@ func (n *node) join(ctx context.Context) (*settings, error) {
 		Names: n.namesOf(t.Identity()), Progress: func(stage string) { n.log.Info(stage) },
 	})
 	if err != nil {
-		return nil, enrolFailure(fmt.Errorf("join site %s: %w", t.Site, err))
+		return nil, control.FailEnrolment(fmt.Errorf("join site %s: %w", t.Site, err))
 	}
 	s := &settings{TrustDomain: t.TrustDomain, Node: t.Name, Site: t.Site, Signer: t.Signer, Bootstrap: answer.Mesh}
 	return s, writeSettings(n.cfg.DataDir, s)
@@ -222,7 +223,7 @@ func (n *node) directoryPath() string { return filepath.Join(n.cfg.DataDir, "dir
 func (n *node) openAuthority(ctx context.Context, s *settings) error {
 	keys, err := authority.OpenKeys(filepath.Join(n.cfg.DataDir, "ca"), s.TrustDomain, nil)
 	if errors.Is(err, authority.ErrClock) {
-		return fail(exitFailure, "set it, or wait for the network's time, and start again", err)
+		return control.Fail(control.Failed, "set it, or wait for the network's time, and start again", err)
 	}
 	if err != nil {
 		return err

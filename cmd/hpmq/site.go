@@ -6,13 +6,13 @@ import (
 	"encoding/base32"
 	"fmt"
 	"io"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newSiteCommand() *cobra.Command {
@@ -36,7 +36,7 @@ func newSiteInviteCommand() *cobra.Command {
 		if *name == "" {
 			*name = nodeName(args[0])
 		}
-		return mintTicket(cmd, ticketRequest{Kind: string(identity.Node), Name: *name, Site: args[0]},
+		return mintTicket(cmd, control.TicketRequest{Kind: string(identity.Node), Name: *name, Site: args[0]},
 			"on the machine at "+args[0]+": hpmq up --site "+args[0]+" --join TICKET")
 	}
 	return invite
@@ -54,24 +54,20 @@ func newSiteListCommand() *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "List sites, their nodes and the links to them", Args: cobra.NoArgs}
 	addOutputFlag(list)
 	list.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := dialControl(cmd)
+		s, err := askNode(cmd, control.GetStatus, control.None{})
 		if err != nil {
 			return err
 		}
-		var s statusReply
-		if err := c.get(cmd.Context(), "/v1/status", &s); err != nil {
-			return err
-		}
-		return printAnswer(cmd, s.Links, func(w io.Writer) {
+		return printEntries(cmd, s.Links, func(w io.Writer) {
 			here := s.Directory.Records
 			rows := [][]string{{s.Site, s.Node, "this node", "-", "-", fmt.Sprint(here), fmt.Sprint(s.Policy.Version)}}
 			for _, r := range s.Nodes {
 				if r.Site == s.Site {
-					rows = append(rows, append([]string{r.Site, r.Node, "none: a node of this site", "-", "-"}, r.columns()...))
+					rows = append(rows, append([]string{r.Site, r.Node, "none: a node of this site", "-", "-"}, recordColumns(r)...))
 				}
 			}
 			for _, l := range s.Links {
-				rows = append(rows, l.rows()...)
+				rows = append(rows, linkRows(l)...)
 			}
 			printTable(w, []string{"SITE", "NODE", "LINK", "QUEUED", "DROPPED", "RECORDS", "POLICY"}, rows)
 		})
@@ -95,20 +91,16 @@ joins as this site later begins with nothing.`,
 		if err := checkWait(cmd); err != nil {
 			return err
 		}
-		c, err := dialControl(cmd)
+		a, err := askNode(cmd, control.RemoveSite, control.None{}, args[0])
 		if err != nil {
 			return err
 		}
-		var a removeSiteReply
-		if err := c.post(cmd.Context(), "/v1/sites/"+url.PathEscape(args[0])+"/remove", struct{}{}, &a); err != nil {
-			return err
-		}
-		if a.recordedReply, err = c.awaitNodes(cmd, a.Records, ""); err != nil {
+		if a.Recorded, err = awaitNodes(cmd, a.Records, ""); err != nil {
 			return err
 		}
 		return printAnswer(cmd, a, func(w io.Writer) {
 			fmt.Fprintf(w, "removed site %s and its nodes: %s\n", a.Site, cmp.Or(strings.Join(a.Nodes, ", "), "none was left"))
-			a.print(w)
+			printRecorded(w, &a.Recorded)
 			if a.Left > 0 {
 				fmt.Fprintf(w, "%d identities have their home there and stay; see: hpmq device list\n", a.Left)
 			}
@@ -117,26 +109,26 @@ joins as this site later begins with nothing.`,
 	return remove
 }
 
-// rows shows a site: the node that carries the link, and then its other nodes.
-func (l *linkStatus) rows() [][]string {
+// linkRows shows a site: the node that carries the link, and then its other nodes.
+func linkRows(l control.Link) [][]string {
 	first := []string{l.Site, l.Peer, l.State, fmt.Sprint(l.Queued), fmt.Sprint(l.Dropped), "-", "-"}
 	rows := [][]string{first}
 	for _, r := range l.Nodes {
 		if r.Node == l.Peer {
-			copy(first[5:], r.columns())
+			copy(first[5:], recordColumns(r))
 			continue
 		}
 		state := "not connected"
 		if r.Connected {
 			state = "connected; the link is at " + l.Peer
 		}
-		rows = append(rows, append([]string{l.Site, r.Node, state, "-", "-"}, r.columns()...))
+		rows = append(rows, append([]string{l.Site, r.Node, state, "-", "-"}, recordColumns(r)...))
 	}
 	return rows
 }
 
-// columns are the records and the policy version that a node said it has.
-func (r *nodeRecords) columns() []string {
+// recordColumns are the records and the policy version that a node said it has.
+func recordColumns(r control.NodeRecords) []string {
 	if r.Heard.IsZero() {
 		return []string{"not heard", "-"}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/policy"
 )
 
@@ -73,8 +74,8 @@ func (n *node) knownSite(name string, set *policy.Set) (policy.Subject, error) {
 		known = known || rec.Site == name
 	}
 	if !known {
-		return policy.Subject{}, &failure{
-			code: exitNotFound, err: fmt.Errorf("no site is called %q", name), hint: "see: hpmq site list",
+		return policy.Subject{}, &control.Error{
+			Code: control.NotFound, Err: fmt.Errorf("no site is called %q", name), Hint: "see: hpmq site list",
 		}
 	}
 	return set.Site(name), nil

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
 )
 
@@ -18,20 +19,16 @@ func newStatusCommand() *cobra.Command {
 	}
 	addOutputFlag(status)
 	status.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := dialControl(cmd)
+		s, err := askNode(cmd, control.GetStatus, control.None{})
 		if err != nil {
 			return err
 		}
-		var s statusReply
-		if err := c.get(cmd.Context(), "/v1/status", &s); err != nil {
-			return err
-		}
-		return printAnswer(cmd, s, func(w io.Writer) { printStatus(w, &s, time.Now()) })
+		return printAnswer(cmd, s, func(w io.Writer) { printStatus(w, s, time.Now()) })
 	}
 	return status
 }
 
-func printStatus(w io.Writer, s *statusReply, now time.Time) {
+func printStatus(w io.Writer, s *control.Status, now time.Time) {
 	role := "node"
 	if s.CA {
 		role = "node, certificate authority"
@@ -57,7 +54,7 @@ func printStatus(w io.Writer, s *statusReply, now time.Time) {
 		fmt.Fprintf(w, "  identity   certificate expires in %s\n", ends)
 	}
 	for _, r := range s.Nodes {
-		fmt.Fprintf(w, "  node       %s (%s) %s\n", r.Site, r.Node, r.state(s.Directory.Records, now))
+		fmt.Fprintf(w, "  node       %s (%s) %s\n", r.Site, r.Node, recordsText(r, s.Directory.Records, now))
 	}
 	for _, l := range s.Links {
 		fmt.Fprintf(w, "  link       %s (%s) %s: %d filters wanted there, %d queued, %d sent, %d received, %d dropped\n",
@@ -75,7 +72,7 @@ func printStatus(w io.Writer, s *statusReply, now time.Time) {
 	}
 }
 
-func printListeners(w io.Writer, listeners []listenerStatus) {
+func printListeners(w io.Writer, listeners []control.Listener) {
 	for _, l := range listeners {
 		fmt.Fprintf(w, "  %-10s %-22s %s\n", l.Name, l.Address, l.Note)
 	}

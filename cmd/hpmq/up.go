@@ -14,6 +14,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/authority"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newUpCommand() *cobra.Command {
@@ -48,7 +49,7 @@ authority, this node's identity, an admin and a policy to start from. With
 	up.RunE = func(cmd *cobra.Command, _ []string) error {
 		var err error
 		if cfg.LogLevel, err = logrus.ParseLevel(*level); err != nil {
-			return fail(exitUsage, "", err)
+			return control.Fail(control.Invalid, "", err)
 		}
 		if cfg.DataDir = givenDataDir(cmd); cfg.DataDir == "" {
 			cfg.DataDir = defaultDataDir()
