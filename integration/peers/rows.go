@@ -173,9 +173,9 @@ func (l *lab) once(ctx context.Context, b broker, r row) (*result, error) {
 	if err != nil && exit == nil { // a fault found is in the answer
 		return nil, err
 	}
-	var answers []result
-	if err := json.Unmarshal(out, &answers); err != nil || len(answers) != 1 {
+	reply := new(result)
+	if err := json.Unmarshal(out, reply); err != nil {
 		return nil, fmt.Errorf("hpmq bench answered %q: %w", out, err)
 	}
-	return &answers[0], nil
+	return reply, nil
 }
