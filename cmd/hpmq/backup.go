@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hpmq/hpmq/internal/archive"
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/node/control"
 )
@@ -106,18 +107,18 @@ func saveBackup(cmd *cobra.Command, resp *http.Response, path string) (*backupRe
 	return newBackupReply(path, m), atomicfile.SyncDir(filepath.Dir(path))
 }
 
-func newBackupReply(file string, m *manifest) *backupReply {
+func newBackupReply(file string, m *archive.Manifest) *backupReply {
 	return &backupReply{
-		File: file, Node: m.Node, Site: m.Site, Created: m.Created, Files: len(m.Files), Bytes: m.bytes(),
+		File: file, Node: m.Node, Site: m.Site, Created: m.Created, Files: len(m.Files), Bytes: m.Bytes(),
 		CAKeys: m.CA && !m.WithoutCA,
 	}
 }
 
 // writeBackup copies a backup to w and checks it on the way.
-func writeBackup(cmd *cobra.Command, from io.Reader, w io.Writer) (*manifest, error) {
+func writeBackup(cmd *cobra.Command, from io.Reader, w io.Writer) (*archive.Manifest, error) {
 	seen := newProgress(cmd.ErrOrStderr(), "backup")
 	defer seen.end()
-	m, err := readArchive(io.TeeReader(from, io.MultiWriter(w, seen)), nil)
+	m, err := archive.Read(io.TeeReader(from, io.MultiWriter(w, seen)), nil)
 	if err != nil {
 		return nil, &control.Error{
 			Code: control.Failed, Err: fmt.Errorf("the backup is not whole: %w", err),

@@ -1,13 +1,12 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,21 +17,14 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
-	"github.com/hpmq/hpmq/node/control"
-	"github.com/sirupsen/logrus"
+	"github.com/hpmq/hpmq/node"
 )
 
 // startNode runs a node in dir until stop is called.
 func startNode(t *testing.T, dir string, shift int) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	cfg := &Config{DataDir: dir, Shift: shift, LogLevel: logrus.ErrorLevel}
-	if err := cfg.check(); err != nil {
-		t.Fatal(err)
-	}
-	n, err := newNode(ctx, cfg, log)
+	n, err := node.New(ctx, node.Options{DataDir: dir, Shift: shift})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,76 +244,13 @@ func TestBackupWithoutCA(t *testing.T) {
 	}
 }
 
-// What changes while it is linked is linked again.
-func TestLinkFiles(t *testing.T) {
-	from, to := t.TempDir(), t.TempDir()
-	write := func(name string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(from, name+".new"), []byte("x"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(filepath.Join(from, name+".new"), filepath.Join(from, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("a")
-	write("b")
-	asked := 0
-	err := linkFiles(from, to, func(name string) bool {
-		if asked++; name == "b" && asked < 5 {
-			write("a") // after it was linked
-		}
-		return false
-	})
-	if err != nil || asked < 5 {
-		t.Fatalf("%v after %d", err, asked)
-	}
-	now, err1 := os.Stat(filepath.Join(from, "a"))
-	then, err2 := os.Stat(filepath.Join(to, "a"))
-	if err1 != nil || err2 != nil || !os.SameFile(now, then) {
-		t.Error("an old file is linked beside a newer one")
-	}
-}
-
 // tarOf is an archive with one empty file.
 func tarOf(t *testing.T, name string) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	a := newArchiver(&b, manifest{})
-	if err := a.add(name, 0o600, 0, strings.NewReader("")); err != nil {
-		t.Fatal(err)
-	}
-	if err := a.close(); err != nil {
+	w := tar.NewWriter(&b)
+	if err := errors.Join(w.WriteHeader(&tar.Header{Name: name, Mode: 0o600}), w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
-}
-
-// A long answer outlives the server's limits of time.
-func TestUnhurried(t *testing.T) {
-	for name, lift := range map[string]bool{"lifted": true, "limited": false} {
-		t.Run(name, func(t *testing.T) {
-			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if lift {
-					control.Unhurried(w)
-				}
-				select { // as long as a paging reader makes it wait
-				case <-r.Context().Done():
-				case <-time.After(400 * time.Millisecond):
-				}
-				_, _ = io.WriteString(w, "done")
-			}))
-			s.Config.ReadTimeout, s.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
-			s.Start()
-			defer s.Close()
-			resp, err := s.Client().Post(s.URL, "application/json", strings.NewReader("{}"))
-			if err == nil {
-				defer resp.Body.Close()
-				_, err = io.ReadAll(resp.Body)
-			}
-			if (err == nil) != lift {
-				t.Errorf("got %v", err)
-			}
-		})
-	}
 }

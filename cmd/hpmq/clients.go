@@ -58,9 +58,6 @@ waits for it. To keep it out everywhere: hpmq device revoke WHO.`,
 	kick.Flags().StringVar(&q.ServerReference, "to", "", "tell MQTT 5 clients to use another `server`, as HOST:PORT")
 	addOutputFlag(kick)
 	kick.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := checkReference("--to", q.ServerReference); err != nil {
-			return err
-		}
 		a, err := askNode(cmd, control.Kick, q, args[0])
 		if err != nil {
 			return err

@@ -158,38 +158,3 @@ func newUserCommand() *cobra.Command {
 	user.AddCommand(add)
 	return user
 }
-
-func newLoginCommand() *cobra.Command {
-	login := &cobra.Command{
-		Use:   "login TICKET",
-		Short: "Make this machine's operator identity from a user ticket",
-		Long: `Make this machine's operator identity from a user ticket.
-The key is made here and stays here, in user/ of the node's data directory.
-hpmq forward proves who you are with it. It lives for 8 hours at a time; the
-node that runs in the same data directory renews it, if it does so in time.`,
-		Example: "  hpmq login hpmq1.… --data ~/lyon",
-		Args:    cobra.ExactArgs(1),
-	}
-	login.RunE = func(cmd *cobra.Command, args []string) error {
-		dir, err := findDataDir(cmd)
-		if err != nil {
-			return err
-		}
-		ticket, err := identity.ParseTicket(args[0])
-		if err != nil {
-			return control.Fail(control.Invalid, "paste the whole line that hpmq user add printed", err)
-		}
-		if ticket.Kind != identity.User {
-			return control.Invalidf("this ticket is for a %s; hpmq login takes one from hpmq user add", ticket.Kind)
-		}
-		err = enrolInto(cmd.Context(), ticket, userDir(dir), func(stage string) {
-			fmt.Fprintln(cmd.ErrOrStderr(), stage)
-		})
-		if err != nil {
-			return control.FailEnrolment(err)
-		}
-		fmt.Fprintf(cmd.OutOrStdout(), "logged in as user:%s\n", ticket.Name)
-		return nil
-	}
-	return login
-}

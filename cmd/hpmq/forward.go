@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node"
 	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay/access"
 )
@@ -104,7 +105,7 @@ func splitTarget(s string) (name string, port uint16, err error) {
 
 // operator is the identity that this data directory's user proves.
 func operator(dir string) (*identity.Store, error) {
-	store, err := identity.OpenStore(userDir(dir))
+	store, err := identity.OpenStore(node.UserDir(dir))
 	if err != nil {
 		return nil, err
 	}

@@ -2,8 +2,9 @@
 // node (certificate authority, broker, mesh), every other subcommand talks to
 // a running node over the control socket in its data directory.
 //
-// The packages below it decide; this one reads flags, composes a node
-// (node.go), fits the packages to each other (wire.go) and prints answers.
+// Packages below it do the work: node is the daemon, node/control the API that
+// the other commands ask. This one reads flags, prints answers and chooses exit
+// codes.
 package main
 
 import (

@@ -50,7 +50,7 @@ func enrollDevice(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	t, err := identity.ParseTicket(strings.TrimSpace(ts.ReadFile(args[0])))
 	ts.Check(err)
-	ctx, cancel := context.WithTimeout(context.Background(), issueTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	ts.Check(enrolInto(ctx, t, ts.MkAbs(args[1]), nil))
 }
@@ -112,6 +112,16 @@ func freeShift(t *testing.T) int {
 	t.Fatal("no free ports")
 	return 0
 }
+
+// The ports of a node, before --ports shifts them; see README.md.
+const (
+	portPlain   = 1883
+	portTLS     = 8883
+	portWeb     = 9001
+	portQUIC    = 14567
+	portOverlay = 7844
+	portHTTP    = 8480
+)
 
 func portsFree(shift int) bool {
 	for _, port := range []int{portPlain, portTLS, portWeb, portHTTP} {

@@ -121,8 +121,8 @@ func readPasswordLine(in io.Reader) ([]byte, error) {
 }
 
 func checkPassword(p []byte) error {
-	if len(p) < password.MinBytes || len(p) > password.MaxBytes {
-		return control.Invalidf("a password of %d bytes: want %d to %d", len(p), password.MinBytes, password.MaxBytes)
+	if err := password.Check(p); err != nil {
+		return control.Fail(control.Invalid, "", err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/node"
 	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/policy"
 )
@@ -31,13 +32,9 @@ func readPolicy(cmd *cobra.Command, args []string) (dir, domain string, files ma
 		if err != nil {
 			return "", "", nil, control.Fail(control.Invalid, "name the directory: hpmq policy check policy/", err)
 		}
-		dir = policyDir(data)
-		s, err := readSettings(data)
-		if err != nil {
+		dir = node.PolicyDir(data)
+		if domain, err = node.TrustDomain(data); err != nil {
 			return dir, "", nil, err
-		}
-		if s != nil { // nil: the directory of no node yet
-			domain = s.TrustDomain
 		}
 	}
 	if files, err = policy.ReadDir(dir); err != nil {
@@ -151,7 +148,7 @@ ACTION is publish, subscribe, will, retain, receive or connect. The exit code is
 	}
 	addOutputFlag(why)
 	why.RunE = func(cmd *cobra.Command, args []string) error {
-		e, err := askNode(cmd, askWhy, control.WhyRequest{Who: args[0], Action: args[1], Object: args[2]})
+		e, err := askNode(cmd, node.Why, control.WhyRequest{Who: args[0], Action: args[1], Object: args[2]})
 		if err != nil {
 			return err
 		}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/base32"
 	"fmt"
 	"io"
 	"strings"
@@ -12,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node"
 	"github.com/hpmq/hpmq/node/control"
 )
 
@@ -34,20 +33,12 @@ func newSiteInviteCommand() *cobra.Command {
 	name := invite.Flags().String("name", "", "the node's `name` (default: SITE and four random letters)")
 	invite.RunE = func(cmd *cobra.Command, args []string) error {
 		if *name == "" {
-			*name = nodeName(args[0])
+			*name = node.NewName(args[0])
 		}
 		return mintTicket(cmd, control.TicketRequest{Kind: string(identity.Node), Name: *name, Site: args[0]},
 			"on the machine at "+args[0]+": hpmq up --site "+args[0]+" --join TICKET")
 	}
 	return invite
-}
-
-// nodeName makes a name for a new node at site: names are never reused, so a
-// node that is set up again gets another one.
-func nodeName(site string) string {
-	var b [3]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return site + "-" + strings.ToLower(base32.StdEncoding.EncodeToString(b[:])[:4])
 }
 
 func newSiteListCommand() *cobra.Command {

@@ -6,6 +6,7 @@ import (
 	"io"
 	stdlog "log"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/authority"
+	"github.com/hpmq/hpmq/node"
 	"github.com/hpmq/hpmq/node/control"
 )
 
@@ -30,34 +32,34 @@ authority, this node's identity, an admin and a policy to start from. With
   hpmq up --site lyon --join hpmq1.… --data lyon --ports +100     # beside another node`,
 		Args: cobra.NoArgs,
 	}
-	var cfg Config
-	up.Flags().StringVar(&cfg.Site, "site", "", "`name` of the place (default home, or what the ticket says)")
-	up.Flags().StringVar(&cfg.Join, "join", "", "site `ticket` from hpmq site invite")
-	up.Flags().Var(portsValue{&cfg.Shift}, "ports", "shift every port, as +100")
-	up.Flags().StringVar(&cfg.Advertise, "advertise", "", "`host` that devices and other sites reach this node by (default: the address of the default route)")
-	up.Flags().StringVar(&cfg.TrustDomain, "trust-domain", "", "`domain` of a new fabric (default: made up)")
-	up.Flags().Var(limitsValue{&cfg.Limits}, "limit", "change a limit of the broker, as publish-messages=200; docs/broker.md lists them")
-	up.Flags().StringArrayVar(&cfg.Origins, "ws-origin", nil, "web `origin` whose pages may use MQTT over WebSocket, as https://console.example.org; may be repeated")
-	up.Flags().Var(proxiesValue{&cfg.Proxies}, "proxy", "proxies in front of mqtts or wss that send PROXY headers (version 2), as mqtts=10.0.0.5; may be repeated")
-	up.Flags().StringVar(&cfg.ServerReference, "server-reference", "", "other `servers` for MQTT 5 clients when this node goes down or is full, as HOST:PORT; several with spaces")
-	up.Flags().DurationVar(&cfg.OfflineMax, "offline-max", defaultOfflineMax, "how long `after` a CA was last heard of to serve peers whose certificates have ended since; 0 serves none")
-	up.Flags().DurationVar(&cfg.Lifetimes.Device, "device-lifetime", identity.DeviceLifetime, "how long a device's `certificate` lasts, on a CA node; minutes are for labs")
-	up.Flags().DurationVar(&cfg.Lifetimes.Node, "node-lifetime", identity.NodeLifetime, "how long a node's `certificate` lasts, on a CA node; minutes are for labs")
-	up.Flags().DurationVar(&cfg.Lifetimes.User, "user-lifetime", identity.UserLifetime, "how long a user's `certificate` lasts, on a CA node")
-	up.Flags().DurationVar(&cfg.Grace, "renewal-grace", authority.DefaultGrace, "how long `after` its end a CA node renews a certificate, with its own key")
-	level := up.Flags().String("log", "info", "`level`: error, warn, info or debug")
+	o := node.Options{Version: version}
+	up.Flags().StringVar(&o.Site, "site", "", "`name` of the place (default home, or what the ticket says)")
+	up.Flags().StringVar(&o.Join, "join", "", "site `ticket` from hpmq site invite")
+	up.Flags().Var(portsValue{&o.Shift}, "ports", "shift every port, as +100")
+	up.Flags().StringVar(&o.Advertise, "advertise", "", "`host` that devices and other sites reach this node by (default: the address of the default route)")
+	up.Flags().StringVar(&o.TrustDomain, "trust-domain", "", "`domain` of a new fabric (default: made up)")
+	up.Flags().Var(limitsValue{&o.Limits}, "limit", "change a limit of the broker, as publish-messages=200; docs/broker.md lists them")
+	up.Flags().StringArrayVar(&o.Origins, "ws-origin", nil, "web `origin` whose pages may use MQTT over WebSocket, as https://console.example.org; may be repeated")
+	up.Flags().Var(proxiesValue{&o.Proxies}, "proxy", "proxies in front of mqtts or wss that send PROXY headers (version 2), as mqtts=10.0.0.5; may be repeated")
+	up.Flags().StringVar(&o.ServerReference, "server-reference", "", "other `servers` for MQTT 5 clients when this node goes down or is full, as HOST:PORT; several with spaces")
+	up.Flags().DurationVar(&o.OfflineMax, "offline-max", node.DefaultOfflineMax, "how long `after` a CA was last heard of to serve peers whose certificates have ended since; 0 serves none")
+	up.Flags().DurationVar(&o.Lifetimes.Device, "device-lifetime", identity.DeviceLifetime, "how long a device's `certificate` lasts, on a CA node; minutes are for labs")
+	up.Flags().DurationVar(&o.Lifetimes.Node, "node-lifetime", identity.NodeLifetime, "how long a node's `certificate` lasts, on a CA node; minutes are for labs")
+	up.Flags().DurationVar(&o.Lifetimes.User, "user-lifetime", identity.UserLifetime, "how long a user's `certificate` lasts, on a CA node")
+	up.Flags().DurationVar(&o.Grace, "renewal-grace", authority.DefaultGrace, "how long `after` its end a CA node renews a certificate, with its own key")
+	logLevel := up.Flags().String("log", "info", "`level`: error, warn, info or debug")
 	up.RunE = func(cmd *cobra.Command, _ []string) error {
-		var err error
-		if cfg.LogLevel, err = logrus.ParseLevel(*level); err != nil {
+		level, err := logrus.ParseLevel(*logLevel)
+		if err != nil {
 			return control.Fail(control.Invalid, "", err)
 		}
-		if cfg.DataDir = givenDataDir(cmd); cfg.DataDir == "" {
-			cfg.DataDir = defaultDataDir()
+		if o.DataDir = givenDataDir(cmd); o.DataDir == "" {
+			o.DataDir = defaultDataDir()
 		}
-		if err := cfg.check(); err != nil {
-			return err
+		if o.OfflineMax == 0 {
+			o.OfflineMax = node.Never
 		}
-		return runNode(cmd.Context(), &cfg, cmd.OutOrStdout(), newLog(cmd.ErrOrStderr(), cfg.LogLevel))
+		return runNode(cmd.Context(), o, cmd.OutOrStdout(), newLog(cmd.ErrOrStderr(), level))
 	}
 	return up
 }
@@ -94,34 +96,36 @@ func (l libraryLog) Write(line []byte) (int, error) {
 }
 
 // runNode starts a node, says what it serves, and runs it until ctx is done.
-func runNode(ctx context.Context, cfg *Config, out io.Writer, log *logrus.Logger) error {
+func runNode(ctx context.Context, o node.Options, out io.Writer, log *logrus.Logger) error {
 	began := time.Now()
 	stdlog.SetFlags(0)
 	stdlog.SetOutput(libraryLog{log})
-	n, err := newNode(ctx, cfg, log)
+	o.Log = log
+	n, err := node.New(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer n.Close()
-	return n.Run(ctx, func() { printBanner(out, n, time.Since(began)) })
+	return n.Run(ctx, func() { printBanner(out, n, o.DataDir, time.Since(began)) })
 }
 
-func printBanner(w io.Writer, n *node, took time.Duration) {
-	fmt.Fprintf(w, "hpmq %s  site %q  node %s", version, n.site, n.id.Name)
-	if n.fresh {
-		fmt.Fprintf(w, "  (new in %s)", n.cfg.DataDir)
+func printBanner(w io.Writer, n *node.Node, dir string, took time.Duration) {
+	s := n.Status()
+	fmt.Fprintf(w, "hpmq %s  site %q  node %s", version, s.Site, s.Node)
+	if n.Fresh() {
+		fmt.Fprintf(w, "  (new in %s)", dir)
 	}
 	fmt.Fprintln(w)
-	printListeners(w, n.listeners())
+	printListeners(w, s.Listeners)
 	data := ""
-	if n.cfg.DataDir != defaultDataDir() {
-		data = " --data " + n.cfg.DataDir
+	if dir != defaultDataDir() {
+		data = " --data " + dir
 	}
-	if n.authority != nil {
+	if s.CA {
 		fmt.Fprintf(w, "try:     hpmq sub -t 'demo/#'%s &   hpmq pub -t demo/hi -m hello%s\n", data, data)
 		fmt.Fprintf(w, "devices: hpmq enroll ticket --name pump-7 --role sensor%s\n", data)
 		fmt.Fprintf(w, "sites:   hpmq site invite lyon%s\n", data)
-		fmt.Fprintf(w, "policy:  %s/policy/main.hcl, applied when you save it\n", n.cfg.DataDir)
+		fmt.Fprintf(w, "policy:  %s, applied when you save it\n", filepath.Join(node.PolicyDir(dir), "main.hcl"))
 	} else {
 		fmt.Fprintf(w, "try:     hpmq status%s   hpmq sub -t 'site/#'%s\n", data, data)
 	}

@@ -129,14 +129,22 @@ func (b *Book) refresh() {
 	b.broken = err != nil
 }
 
+// Check refuses a password that is too short or too long.
+func Check(password []byte) error {
+	if len(password) < MinBytes || len(password) > MaxBytes {
+		return fmt.Errorf("a password of %d bytes: want %d to %d", len(password), MinBytes, MaxBytes)
+	}
+	return nil
+}
+
 // Set gives e.Name the password, instead of one it may have. It returns when
 // that is on disk.
 func (b *Book) Set(ctx context.Context, e Entry, password []byte) error {
 	if e.Name == "" || len(e.Name) > maxName || strings.ContainsFunc(e.Name, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) || e.Name[0] == '#' {
 		return fmt.Errorf("name %q: want one word", e.Name)
 	}
-	if len(password) < MinBytes || len(password) > MaxBytes {
-		return fmt.Errorf("password of %d bytes: want %d to %d", len(password), MinBytes, MaxBytes)
+	if err := Check(password); err != nil {
+		return err
 	}
 	done, err := b.turn(ctx)
 	if err != nil {

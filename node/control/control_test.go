@@ -5,14 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hpmq/hpmq/identity"
 )
@@ -169,5 +172,34 @@ func TestErrorJSON(t *testing.T) {
 	text, err := json.Marshal(&Error{Code: Conflict, Err: errors.New("a"), Hint: "b"})
 	if want := `{"error":"a","hint":"b","code":"conflict"}`; err != nil || string(text) != want {
 		t.Errorf("got %s, %v, want %s", text, err, want)
+	}
+}
+
+// A long answer outlives the server's limits of time.
+func TestUnhurried(t *testing.T) {
+	for name, lift := range map[string]bool{"lifted": true, "limited": false} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if lift {
+					Unhurried(w)
+				}
+				select { // as long as a paging reader makes it wait
+				case <-r.Context().Done():
+				case <-time.After(400 * time.Millisecond):
+				}
+				_, _ = io.WriteString(w, "done")
+			}))
+			s.Config.ReadTimeout, s.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
+			s.Start()
+			defer s.Close()
+			resp, err := s.Client().Post(s.URL, "application/json", strings.NewReader("{}"))
+			if err == nil {
+				defer resp.Body.Close()
+				_, err = io.ReadAll(resp.Body)
+			}
+			if (err == nil) != lift {
+				t.Errorf("got %v", err)
+			}
+		})
 	}
 }

@@ -1,0 +1,62 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/atomicfile"
+	"github.com/hpmq/hpmq/internal/logfield"
+)
+
+// agentsName is the file with the addresses that agents are connected from.
+const agentsName = "agents.json"
+
+// rememberAgents knocks where agents were connected from when this node was last
+// killed, and keeps on disk where they are now.
+func (n *Node) rememberAgents(ctx context.Context) error {
+	path := filepath.Join(n.cfg.DataDir, agentsName)
+	var kept []netip.AddrPort
+	if raw, err := os.ReadFile(path); err == nil && json.Unmarshal(raw, &kept) == nil {
+		n.overlay.Knock(kept)
+		sleep(ctx, retryInterval, nil)
+		n.overlay.Knock(kept) // the first may be lost
+	}
+	for ctx.Err() == nil {
+		changed := n.overlay.Changed()
+		if now := n.agentAddrs(); !slices.Equal(now, kept) {
+			if err := keepAgents(path, now); err != nil {
+				n.log.WithError(err).WithField(logfield.File, path).Warn("agents may need a while to come back should this node be killed")
+			}
+			kept = now
+		}
+		sleep(ctx, retryInterval, nil) // many may come or go at once
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+	return nil
+}
+
+func (n *Node) agentAddrs() []netip.AddrPort {
+	addrs := []netip.AddrPort{}
+	for _, p := range n.overlay.Peers() {
+		if p.ID.Kind == identity.Device {
+			addrs = append(addrs, p.Remote)
+		}
+	}
+	return addrs
+}
+
+func keepAgents(path string, addrs []netip.AddrPort) error {
+	raw, err := json.Marshal(addrs)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Replace(path, raw, 0o600)
+}

@@ -1,0 +1,211 @@
+package node
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/mqtt/packet"
+)
+
+// What a change of policy or directory means for those who are connected.
+
+// changes wakes up the work that follows a change; many changes wake it once.
+type changes struct {
+	rights    chan struct{} // policy or labels: sessions and slices are judged anew
+	functions chan struct{} // the set of functions
+	cleanUp   chan struct{} // a record asks for work that takes time
+	sites     broadcast     // which sites there are, and which are reached
+}
+
+func newChanges() *changes {
+	return &changes{
+		rights: make(chan struct{}, 1), functions: make(chan struct{}, 1), cleanUp: make(chan struct{}, 1),
+		sites: newBroadcast(),
+	}
+}
+
+func newBroadcast() broadcast { return broadcast{c: make(chan struct{})} }
+
+// broadcast wakes up everybody who waits.
+type broadcast struct {
+	mu sync.Mutex
+	c  chan struct{} // closed and replaced by fire
+}
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.c
+}
+
+func (b *broadcast) fire() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.c)
+	b.c = make(chan struct{})
+}
+
+// wake puts a token into c unless one waits there already.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// watchDirectory acts on each record as it arrives, revocations first of all:
+// nothing slow may run here.
+func (n *Node) watchDirectory(ctx context.Context, from uint64) error {
+	known := newStandings(n.directory)
+	n.rightsChanged() // by records between from and now
+	for r, err := range n.directory.Watch(ctx, from) {
+		if err != nil {
+			return err
+		}
+		content, err := r.Decode()
+		if err != nil {
+			return err
+		}
+		switch rec := content.(type) {
+		case directory.Revocation:
+			n.remote.identitiesChanged()
+			n.end(rec)
+			wake(n.changes.cleanUp)
+			if rec.ID.Kind == identity.Node && n.rulebook != nil {
+				n.rulebook.fabricChanged()
+			}
+		case directory.Identity:
+			n.identityChanged(&rec, known.take(&rec))
+		case directory.Node:
+			n.changes.sites.fire()
+			if n.rulebook != nil {
+				n.rulebook.fabricChanged()
+			}
+		case directory.Policy:
+			if n.authority == nil {
+				if _, err := n.policy.Apply(rec.Files); err != nil {
+					n.log.WithError(err).Error("the fabric's new policy does not compile here; the one before it stays")
+					continue
+				}
+				n.directory.SetPolicyInForce(rec.Version)
+			}
+		case directory.Function:
+			wake(n.changes.functions)
+		case directory.Site:
+			wake(n.changes.cleanUp)
+		}
+	}
+	return nil
+}
+
+// identityChanged acts on the record of an identity. Most are of renewals, which
+// change no rights and wake nobody.
+func (n *Node) identityChanged(rec *directory.Identity, rights bool) {
+	if rights {
+		n.rightsChanged()
+	}
+	if n.rulebook == nil {
+		return
+	}
+	if rights {
+		n.rulebook.identityChanged(rec.ID)
+	}
+	switch {
+	case rec.ID.Kind != identity.Node:
+	case rights:
+		n.rulebook.fabricChanged()
+	default:
+		n.rulebook.nodeRenewed(rec.NotAfter)
+	}
+}
+
+// rightsChanged has everybody judged anew.
+func (n *Node) rightsChanged() {
+	n.remote.identitiesChanged()
+	n.filter.reset()
+	wake(n.changes.rights)
+	n.changes.sites.fire()
+}
+
+// standings remember what policy and the fabric know of each identity, to tell a
+// renewal from a change of rights.
+type standings map[identity.ID]standing
+
+type standing struct {
+	labels map[string]string
+	site   string
+	state  directory.State
+}
+
+func standingOf(rec *directory.Identity) standing {
+	return standing{rec.Labels, rec.Site, rec.State}
+}
+
+func newStandings(d *directory.Directory) standings {
+	s := standings{}
+	for rec := range d.Identities() {
+		s[rec.ID] = standingOf(&rec)
+	}
+	return s
+}
+
+// take reports whether rec changes more than a certificate.
+func (s standings) take(rec *directory.Identity) (rights bool) {
+	old, ok := s[rec.ID]
+	now := standingOf(rec)
+	s[rec.ID] = now
+	return !ok || old.site != now.site || old.state != now.state || !maps.Equal(old.labels, now.labels)
+}
+
+// end closes everything that a revoked identity has open here.
+func (n *Node) end(rec directory.Revocation) {
+	began := time.Now()
+	n.overlay.Recheck()
+	reason := rec.ID.Short() + " is revoked"
+	if rec.Reason != "" {
+		reason += ": " + rec.Reason
+	}
+	ended := n.broker.Disconnect(rec.ID, mqtt.Removal{Code: packet.NotAuthorized, Reason: reason, EndSessions: true, DropWills: true})
+	n.log.WithField(logfield.SPIFFEID, rec.ID.String()).WithField(logfield.Reason, rec.Reason).
+		WithField("connections", ended.Connections).WithField("took", time.Since(began).String()).Warn("identity revoked")
+}
+
+// applyRights judges everybody anew when policy or labels have changed. Nothing
+// slow may run here: a right that was taken away holds until it is its turn.
+func (n *Node) applyRights(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.changes.rights:
+			n.filter.reset()
+			n.broker.Reauthorize()
+			n.broker.Reroute()
+		}
+	}
+}
+
+// applyFunctions loads what the directory names when that has changed, which may
+// wait for other nodes to send a module.
+func (n *Node) applyFunctions(ctx context.Context) error {
+	retry := time.NewTicker(5 * time.Second) // a module may become reachable later
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.changes.functions:
+			n.swapFunctions(ctx)
+		case <-retry.C:
+			if n.functionsMissing() {
+				n.swapFunctions(ctx)
+			}
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/logfield"
+)
+
+// cleanUpRetry is after how long work is tried again that the store refused.
+const cleanUpRetry = 10 * time.Second
+
+// cleanUp does what records ask for that takes time: it clears the retained
+// messages of revoked identities and forgets removed sites. It looks at all records
+// when the node starts, since an earlier run may have ended before it was done.
+func (n *Node) cleanUp(ctx context.Context) error {
+	cleared, forgotten := map[identity.ID]bool{}, map[string]bool{}
+	for {
+		whole := n.forgetSites(ctx, forgotten)
+		for _, r := range n.directory.Revocations() {
+			if r.ClearRetained && !cleared[r.ID] {
+				cleared[r.ID] = n.clearRetainedOf(ctx, r.ID)
+				whole = whole && cleared[r.ID]
+			}
+		}
+		retry := time.NewTimer(cleanUpRetry)
+		if whole {
+			retry.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			retry.Stop()
+			return nil
+		case <-n.changes.cleanUp:
+		case <-retry.C:
+		}
+		retry.Stop()
+	}
+}
+
+// clearRetainedOf reports whether it is done. An identity that was enrolled again
+// since keeps what it has published.
+func (n *Node) clearRetainedOf(ctx context.Context, id identity.ID) bool {
+	if p, _ := n.directory.Identity(id); p.State == directory.Active {
+		return true
+	}
+	count, err := n.broker.ClearRetainedOf(ctx, id, n.id)
+	log := n.log.WithField(logfield.SPIFFEID, id.String()).WithField("messages", count)
+	if err != nil || ctx.Err() != nil {
+		log.WithError(err).Warn("retained messages of a revoked identity are not cleared yet")
+		return false
+	}
+	log.Info("retained messages of a revoked identity cleared")
+	return true
+}
+
+// forgetSites has the links forget the removed sites that forgotten does not hold,
+// and reports whether it is done. A site that has a node again is in use.
+func (n *Node) forgetSites(ctx context.Context, forgotten map[string]bool) (done bool) {
+	used := map[string]bool{}
+	for _, p := range n.linkPeers() {
+		used[p.Site] = true
+		delete(forgotten, p.Site) // it may be removed again
+	}
+	done = true
+	for _, site := range n.directory.RemovedSites() {
+		if used[site] || forgotten[site] {
+			continue
+		}
+		if err := n.links.Forget(ctx, site); err != nil {
+			if ctx.Err() == nil {
+				n.log.WithField(logfield.Site, site).WithError(err).Warn("removed site is not forgotten yet")
+			}
+			done = false
+			continue
+		}
+		forgotten[site] = true
+		n.log.WithField(logfield.Site, site).Info("removed site forgotten")
+	}
+	return done
+}

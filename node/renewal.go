@@ -1,0 +1,100 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/authority"
+)
+
+// How the certificates of this data directory are renewed.
+
+// renew keeps this node's certificate fresh, and that of the operator who
+// logged in here.
+func (n *Node) renew(ctx context.Context) error {
+	send := n.renewal()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		r := &identity.Renewer{Store: n.store, Send: send, Names: n.names, Log: n.log}
+		if !n.certified() { // moved to another address, or late
+			if err := r.Renew(ctx); err != nil && ctx.Err() == nil {
+				n.log.WithError(err).Warn("this node's certificate does not name all of its addresses yet")
+			}
+		}
+		return r.Run(ctx)
+	})
+	g.Go(func() error { return n.renewUser(ctx, send) })
+	return g.Wait()
+}
+
+// renewUser renews whoever hpmq login put there, also while the node runs.
+func (n *Node) renewUser(ctx context.Context, send identity.Renewal) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		if err := n.user.Reload(); err == nil && n.operatorDue() {
+			if err := n.renewOperator(ctx, send); err != nil && ctx.Err() == nil {
+				n.log.WithError(err).Warn("the operator's certificate was not renewed; hpmq login makes a new one")
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *Node) operatorDue() bool {
+	return n.user.SVID() != nil && identity.Due(n.user.SVID(), time.Now())
+}
+
+func (n *Node) renewOperator(ctx context.Context, send identity.Renewal) error {
+	ctx, cancel := context.WithTimeout(ctx, issueTimeout)
+	defer cancel()
+	if n.authority != nil { // after a night's sleep there is nothing left to renew
+		if err := n.issueAdmin(ctx); err != nil {
+			return err
+		}
+	}
+	if !n.operatorDue() || !time.Now().Before(n.user.SVID().NotAfter()) {
+		return nil // renewed just now, or over: then only hpmq login helps
+	}
+	r := &identity.Renewer{Store: n.user, Send: send, Log: n.log}
+	return r.Renew(ctx)
+}
+
+// renewal is this node's way to a CA. The mesh is the nearest, but refuses a node
+// whose certificate has ended. HTTPS does not, at a CA or at any node that
+// reaches one.
+func (n *Node) renewal() identity.Renewal {
+	if n.authority != nil {
+		return n.authority.Renew
+	}
+	return identity.FirstRenewal(n.relay.Renew, identity.HTTPRenewal(n.store, n.renewalAddrs, nil))
+}
+
+// maxRenewalAddrs bounds how many addresses one renewal tries.
+const maxRenewalAddrs = 32
+
+// renewalAddrs are where this node may renew: what the directory says of CAs,
+// nodes of its site and other nodes, then what the last answer and the site ticket
+// said.
+func (n *Node) renewalAddrs() []string {
+	addrs := authority.AddressesOf(authority.Nearest(n.directory, n.id, n.site), maxRenewalAddrs).API
+	if e, err := n.store.Enrolment(); err == nil && e != nil {
+		addrs = append(addrs, e.Known().API...)
+	}
+	own := n.addresses().API
+	seen := map[string]bool{}
+	addrs = slices.DeleteFunc(addrs, func(addr string) bool {
+		known := seen[addr] || slices.Contains(own, addr)
+		seen[addr] = true
+		return known
+	})
+	return addrs[:min(len(addrs), maxRenewalAddrs)]
+}

@@ -1,0 +1,344 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/policy"
+	"github.com/hpmq/hpmq/policy/slice"
+)
+
+// How the writer gives out slices.
+const (
+	rulesPause   = 200 * time.Millisecond // between two looks of one stream: changes gather
+	rulesLook    = time.Minute            // the longest time without a look
+	rulesTimeout = 30 * time.Second       // for a node to take one slice
+	maxRuleWants = 16384                  // devices that one node may ask about
+
+	// A node's new key is worth new slices within this part of what its
+	// certificate has left, see rulebook.nodeRenewed.
+	keyPatience = 64
+	// maxFine bounds the versions of the fabric that differ in keys only.
+	maxFine = 256
+)
+
+// rulebook compiles and signs the slices of agents, on the node that holds the
+// directory's writer. Other nodes ask it for the slices of their agents. It
+// compiles when it is asked and only what has changed since.
+type rulebook struct {
+	directory *directory.Directory
+	policy    func() *policy.Set
+	now       func() time.Time
+	log       logrus.FieldLogger
+	changed   broadcast // there may be new slices
+
+	newsMu sync.Mutex // guards news, and is never held for long
+	news   ruleNews
+
+	mu      sync.Mutex // guards what follows, while slices are compiled
+	set     *policy.Set
+	inbound *policy.Inbound
+	fabric  slice.Part
+	// fine are the versions of the fabric that an agent may go on with: they differ
+	// from the newest in keys of nodes, which the agent does not need yet.
+	fine map[[32]byte]struct{}
+}
+
+// ruleNews is what has changed since slices were compiled.
+type ruleNews struct {
+	identities map[identity.ID]struct{}
+	fabric     bool      // more than keys
+	keys       bool      // of nodes
+	keysDue    time.Time // when the keys are worth new slices; zero for never
+}
+
+func newRulebook(d *directory.Directory, set func() *policy.Set, log logrus.FieldLogger) *rulebook {
+	return &rulebook{
+		directory: d, policy: set, now: time.Now, log: log, changed: newBroadcast(),
+		news: ruleNews{identities: map[identity.ID]struct{}{}, fabric: true},
+	}
+}
+
+// identityChanged says that rights of id may be others: its labels, its site or
+// its state.
+func (b *rulebook) identityChanged(id identity.ID) {
+	b.newsMu.Lock()
+	b.news.identities[id] = struct{}{}
+	b.newsMu.Unlock()
+	b.changed.fire()
+}
+
+// fabricChanged says that there are other nodes, or that one is reached elsewhere.
+func (b *rulebook) fabricChanged() {
+	b.newsMu.Lock()
+	b.news.fabric = true
+	b.newsMu.Unlock()
+	b.changed.fire()
+}
+
+// nodeRenewed says that a node has a new key. An agent judges a node whose
+// certificate is valid by that, and needs the key from its slice only when the
+// certificate has ended. So a new key waits for the next slice that an agent gets
+// anyway, unless the certificate ends before the slices in force do. Even then it
+// waits for a while, so that the keys of several nodes come together.
+func (b *rulebook) nodeRenewed(notAfter time.Time) {
+	now := b.now()
+	b.newsMu.Lock()
+	defer b.newsMu.Unlock()
+	b.news.keys = true
+	left := notAfter.Sub(now)
+	if left > slice.MaxStale {
+		return
+	}
+	if due := now.Add(max(left, 0) / keyPatience); b.news.keysDue.IsZero() || due.Before(b.news.keysDue) {
+		b.news.keysDue = due
+		b.changed.fire() // for the streams to set their timers
+	}
+}
+
+// takeNews returns what has changed since the last call. Keys that are not due yet
+// stay due.
+func (b *rulebook) takeNews() (news ruleNews, keysDue bool) {
+	b.newsMu.Lock()
+	defer b.newsMu.Unlock()
+	news = b.news
+	keysDue = !news.keysDue.IsZero() && !b.now().Before(news.keysDue)
+	b.news = ruleNews{identities: map[identity.ID]struct{}{}, keysDue: news.keysDue}
+	if keysDue || news.fabric {
+		b.news.keysDue = time.Time{}
+	}
+	return news, keysDue
+}
+
+// refresh takes in what has changed. The caller holds mu.
+func (b *rulebook) refresh() error {
+	news, keysDue := b.takeNews()
+	if set := b.policy(); set != b.set {
+		b.set, b.inbound = set, set.Inbound(func(yield func(policy.Subject) bool) {
+			for known := range b.directory.Identities() {
+				if known.State == directory.Active && !yield(subjectOf(&known)) {
+					return
+				}
+			}
+		})
+	}
+	for id := range news.identities {
+		known, ok := b.directory.Identity(id)
+		known.ID = id
+		b.inbound.Update(subjectOf(&known), ok && known.State == directory.Active)
+	}
+	if !news.fabric && !news.keys && !keysDue {
+		return nil
+	}
+	nodes, revoked := b.nodes()
+	part, err := slice.EncodeFabric(b.set.TrustDomain(), nodes, revoked)
+	if err != nil {
+		b.fabricChanged() // tried again with the next question
+		return err
+	}
+	if news.fabric || keysDue || len(b.fine) >= maxFine {
+		b.fine = map[[32]byte]struct{}{}
+	}
+	b.fabric = part
+	b.fine[part.Sum] = struct{}{}
+	return nil
+}
+
+func subjectOf(known *directory.Identity) policy.Subject {
+	return policy.Subject{ID: known.ID, Labels: known.Labels, Site: known.Site}
+}
+
+// nodes lists the active nodes, and the revoked ones whose certificates could still
+// be valid by a clock that is a day behind.
+func (b *rulebook) nodes() (nodes []slice.Node, revoked []slice.Revoked) {
+	for _, rec := range b.directory.Nodes() {
+		known, ok := b.directory.Identity(rec.ID)
+		if ok && known.State == directory.Active {
+			nodes = append(nodes, slice.Node{
+				ID: rec.ID, Site: rec.Site, CA: slices.Contains(rec.Roles, roleCA),
+				API: rec.API, MQTT: rec.MQTT, Mesh: rec.Mesh, Key: known.SPKI,
+			})
+		}
+	}
+	limit := b.now().Add(-24 * time.Hour)
+	for _, r := range b.directory.Revocations() {
+		known, _ := b.directory.Identity(r.ID)
+		if r.ID.Kind == identity.Node && known.NotAfter.After(limit) {
+			revoked = append(revoked, slice.Revoked{ID: r.ID, Generation: r.Generation})
+		}
+	}
+	return nodes, revoked
+}
+
+// heldSlice is what a node holds of one device; zero for nothing.
+type heldSlice struct {
+	Issued        uint64
+	Rules, Fabric [32]byte
+}
+
+// slice returns a new slice of device, or nil when held will do or device is not
+// active.
+func (b *rulebook) slice(device identity.ID, held heldSlice) ([]byte, heldSlice, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.refresh(); err != nil {
+		return nil, held, err
+	}
+	known, ok := b.directory.Identity(device)
+	if !ok || known.State != directory.Active {
+		return nil, held, nil
+	}
+	part, err := b.inbound.Part(subjectOf(&known))
+	if err != nil {
+		return nil, held, err
+	}
+	_, fine := b.fine[held.Fabric]
+	if held.Rules == part.Sum && fine && b.now().Before(renewSliceAt(device, held.Issued)) {
+		return nil, held, nil
+	}
+	raw, issued, err := slice.Sign(b.directory, device, b.now().Add(slice.MaxStale), part, b.fabric)
+	return raw, heldSlice{issued, part.Sum, b.fabric.Sum}, err
+}
+
+// renewSliceAt is at half of a slice's time, a tenth earlier or later, so that not
+// all agents get one at once.
+func renewSliceAt(device identity.ID, issued uint64) time.Time {
+	sum := sha256.Sum256([]byte(device.String()))
+	jitter := time.Duration(binary.BigEndian.Uint16(sum[:])) * (slice.MaxStale / 5 >> 16)
+	return time.UnixMilli(int64(issued >> 16)).Add(slice.MaxStale/2 - slice.MaxStale/10 + jitter) //nolint:gosec // 48 bits
+}
+
+// serve gives a node the slices that it asks for, and new ones as they are due,
+// until ctx is done or the node goes away.
+func (b *rulebook) serve(ctx context.Context, conn net.Conn) error {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &ruleWants{held: map[identity.ID]heldSlice{}, woken: make(chan struct{}, 1)}
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) })()
+	var readErr error
+	reading.Go(func() {
+		defer cancel()
+		readErr = w.read(conn)
+	})
+	for {
+		changed := b.changed.wait()
+		if err := b.sendDue(ctx, conn, w); err != nil && ctx.Err() == nil {
+			return err
+		}
+		sleep(ctx, rulesPause, nil)
+		look := time.NewTimer(b.untilLook())
+		select {
+		case <-ctx.Done():
+			look.Stop()
+			cancel()
+			reading.Wait()
+			return readErr
+		case <-changed:
+		case <-w.woken:
+		case <-look.C:
+		}
+		look.Stop()
+	}
+}
+
+var longAgo = time.Unix(1, 0) // a deadline that ends what is under way
+
+// untilLook is when a stream looks again although nothing has changed.
+func (b *rulebook) untilLook() time.Duration {
+	b.newsMu.Lock()
+	defer b.newsMu.Unlock()
+	if b.news.keysDue.IsZero() {
+		return rulesLook
+	}
+	return min(max(b.news.keysDue.Sub(b.now()), 0), rulesLook)
+}
+
+// sendDue sends what a node lacks.
+func (b *rulebook) sendDue(ctx context.Context, conn net.Conn, w *ruleWants) error {
+	for device, held := range w.all() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		raw, now, err := b.slice(device, held)
+		if err != nil {
+			b.log.WithField(logfield.SPIFFEID, device.String()).WithError(err).Error("the rules of an agent cannot be compiled, it goes on with those that it has")
+			continue
+		}
+		if raw == nil {
+			continue
+		}
+		if err := conn.SetWriteDeadline(time.Now().Add(rulesTimeout)); err != nil {
+			return err
+		}
+		if ctx.Err() != nil { // the deadline that ends everything was overwritten
+			return context.Cause(ctx)
+		}
+		if err := writeBlock(conn, raw); err != nil {
+			return fmt.Errorf("send the rules of %s: %w", device.Short(), err)
+		}
+		w.sent(device, now)
+	}
+	return nil
+}
+
+// ruleWants are the devices that a node asks about on one stream.
+type ruleWants struct {
+	woken chan struct{} // one token: there are others; drained by serve
+
+	mu   sync.Mutex // guards held
+	held map[identity.ID]heldSlice
+}
+
+func (w *ruleWants) all() map[identity.ID]heldSlice {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.held)
+}
+
+func (w *ruleWants) sent(device identity.ID, now heldSlice) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, ok := w.held[device]; ok {
+		w.held[device] = now
+	}
+}
+
+// read takes the node's questions until the stream ends.
+func (w *ruleWants) read(conn net.Conn) error {
+	for {
+		var q ruleQuestion
+		if err := readJSON(conn, &q); err != nil {
+			return err
+		}
+		device, err := q.device()
+		if err != nil {
+			return err
+		}
+		w.mu.Lock()
+		if q.Drop {
+			delete(w.held, device)
+		} else {
+			w.held[device] = q.heldSlice
+		}
+		n := len(w.held)
+		w.mu.Unlock()
+		if n > maxRuleWants {
+			return fmt.Errorf("asks for the rules of more than %d devices", maxRuleWants)
+		}
+		wake(w.woken)
+	}
+}
