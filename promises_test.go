@@ -20,7 +20,7 @@ var promises = []struct{ file, heading string }{
 var (
 	itemStart   = regexp.MustCompile(`^(- |\| )`)
 	itemComment = regexp.MustCompile(`<!-- ([^>]*) -->( \|)?$`)
-	testName    = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
+	testName    = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark|Example)\w*)\(`)
 )
 
 // TestPromises wants each promise to name its tests in a comment at its end:
