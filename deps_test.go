@@ -44,6 +44,7 @@ var layers = map[string][]string{
 	"overlay/access":       {"identity", "overlay"},
 	"node":                 everything,
 	"node/control":         {"identity"},
+	"node/trust":           {"identity", "identity/directory", "mqtt/store", "policy"},
 	"console":              {},
 }
 

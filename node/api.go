@@ -18,7 +18,6 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/authority"
 	"github.com/hpmq/hpmq/identity/directory"
-	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/policy"
@@ -40,9 +39,6 @@ func listenSocket(dir, name string, mode fs.FileMode) (net.Listener, error) {
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // the path may lead through a descriptor that is closed by then
 	return l, os.Chmod(path, mode)
 }
-
-// Why is the endpoint of "hpmq why". Its reply is policy's own.
-var Why = control.Endpoint[control.WhyRequest, policy.Explanation]{Method: http.MethodPost, Path: "/v1/why"}
 
 func (n *Node) controlAPI() http.Handler {
 	mux := http.NewServeMux()
@@ -231,89 +227,6 @@ func (n *Node) replace(r *http.Request, _ control.None) (*control.Replaced, erro
 	a := &control.Replaced{Identity: control.Identity{ID: id.String(), Site: p.Site, Labels: p.Labels, State: string(p.State), Generation: p.Generation, NotAfter: p.NotAfter}}
 	a.Records = n.directory.Tip().Count
 	return a, nil
-}
-
-// lookup finds an identity's labels and site for policy, whether or not it may
-// be used.
-func (n *Node) lookup(id identity.ID) (policy.Subject, bool) {
-	if sub, ok := n.subject(id); ok {
-		return sub, true
-	}
-	p, ok := n.directory.Identity(id)
-	return policy.Subject{ID: id, Labels: p.Labels, Site: p.Site, SessionSite: n.site}, ok
-}
-
-func (n *Node) why(q control.WhyRequest) (*policy.Explanation, error) {
-	if name, ok := strings.CutPrefix(q.Who, "site:"); ok {
-		return n.whySite(name, q)
-	}
-	id, err := identity.ParseShort(n.id.TrustDomain, q.Who)
-	if err != nil {
-		return nil, control.Fail(control.Invalid, "", err)
-	}
-	sub, ok := n.lookup(id)
-	if !ok {
-		return nil, &control.Error{
-			Code: control.NotFound, Err: fmt.Errorf("nobody is called %s", id.Short()),
-			Hint: "see: hpmq device list",
-		}
-	}
-	set := n.policy.Set()
-	e, err := set.Explain(sub, q.Action, q.Object, n.lookup)
-	if err != nil {
-		return nil, control.Fail(control.Invalid, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
-	}
-	if reason := n.barred(id, q); reason != "" {
-		return &policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Reason: reason, Groups: e.Groups}, nil
-	}
-	if n.isLocal(id) && !e.Allowed && e.Rule == "" && isPublish(q.Action) {
-		e.Allowed, e.Reason = true, "who runs a node may publish what no deny forbids, at its site; other sites do not get it: "+e.Reason
-		e.Limits = set.Session(sub).Limits().List()
-	}
-	return &e, nil
-}
-
-// whySite says whether a site may receive a message.
-func (n *Node) whySite(name string, q control.WhyRequest) (*policy.Explanation, error) {
-	const usage = "hpmq why site:lyon receive TOPIC"
-	set := n.policy.Set()
-	sub, err := n.knownSite(name, set)
-	switch {
-	case err != nil:
-		return nil, err
-	case q.Action != "receive":
-		return nil, control.Fail(control.Invalid, usage, errors.New("a site only receives; its devices, users and service:local do the rest"))
-	}
-	e, err := set.Explain(sub, q.Action, q.Object, n.lookup)
-	if err != nil {
-		return nil, control.Fail(control.Invalid, usage, err)
-	}
-	if strings.HasPrefix(q.Object, "$") {
-		e = policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Groups: e.Groups, Reason: "what begins with $ stays at its site"}
-	}
-	return &e, nil
-}
-
-func isPublish(action string) bool {
-	return slices.Contains([]string{"publish", "retain", "will"}, action)
-}
-
-// barred says why id may not do here what policy grants, or "".
-func (n *Node) barred(id identity.ID, q control.WhyRequest) string {
-	known, _ := n.directory.Identity(id)
-	switch {
-	case known.State == directory.Revoked:
-		return id.Short() + " is revoked"
-	case known.State == directory.Replaced:
-		return id.Short() + " gave up its key, and is not enrolled again"
-	case id.Kind == identity.Node && known.Site != n.site && q.Action != "connect":
-		return fmt.Sprintf("%s is of site %s, and nodes speak at their own site only", id.Short(), known.Site)
-	case isMachine(id) && q.Action == "connect":
-		return id.Short() + " has no certificate to connect with: use that of hpmq login"
-	case isPublish(q.Action) && mqtt.ReservedTopic(q.Object):
-		return "the topic belongs to the broker"
-	}
-	return ""
 }
 
 func (n *Node) addFunction(r *http.Request, q control.FunctionRequest) (*control.Function, error) {

@@ -74,7 +74,7 @@ func (n *Node) watchDirectory(ctx context.Context, from uint64) error {
 		}
 		switch rec := content.(type) {
 		case directory.Revocation:
-			n.remote.identitiesChanged()
+			n.foreign.IdentitiesChanged()
 			n.end(rec)
 			wake(n.changes.cleanUp)
 			if rec.ID.Kind == identity.Node && n.rulebook != nil {
@@ -127,7 +127,7 @@ func (n *Node) identityChanged(rec *directory.Identity, rights bool) {
 
 // rightsChanged has everybody judged anew.
 func (n *Node) rightsChanged() {
-	n.remote.identitiesChanged()
+	n.foreign.IdentitiesChanged()
 	n.filter.reset()
 	wake(n.changes.rights)
 	n.changes.sites.fire()

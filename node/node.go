@@ -29,6 +29,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store/durable"
 	"github.com/hpmq/hpmq/mqtt/websocket"
 	"github.com/hpmq/hpmq/node/control"
+	"github.com/hpmq/hpmq/node/trust"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/overlay/gossip"
@@ -68,7 +69,8 @@ type Node struct {
 	passwords  *password.Book
 	broker     *mqtt.Broker
 	links      *link.Links
-	remote     *remote
+	trust      *trust.Site
+	foreign    *trust.Foreign // judges the messages of other sites
 	filter     *filter
 	engine     *wasm.Engine
 	funcs      *funcs.Runtime
@@ -109,6 +111,7 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.log = n.log.WithField("node", n.id.Name)
+	n.trust = &trust.Site{TrustDomain: n.id.TrustDomain, Name: n.site, Identity: n.directory.Identity}
 	n.offline = newOffline(n.directory, o.OfflineMax, n.maxStale)
 	if err := n.openOverlay(); err != nil {
 		return nil, err
@@ -234,14 +237,14 @@ func (n *Node) openBroker() (err error) {
 		options.Dir, options.Record = PolicyDir(n.cfg.DataDir), n.recordPolicy
 	}
 	n.policy = policy.NewLive(options)
-	n.remote = newRemote(n)
+	n.foreign = newForeign(n)
 	n.applyPolicy() // by which the broker judges the sessions that the store kept
 	n.filter = newFilter(n)
 	n.links = link.New(link.Options{
-		Receives:       newSitesMay(n.policy.Set).receives,
+		Receives:       trust.NewReceivers(n.policy.Set).Receives,
 		RefusesUnknown: func() bool { return n.policy.Set().OnUnknownSite() == policy.RefuseUnknown },
 		Site:           n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
-		Accept: n.remote.accept, Stays: n.remote.stays, Log: n.log,
+		Accept: n.acceptForeign, Stays: n.foreign.Stays, Log: n.log,
 	})
 	o := n.cfg.Limits.Broker
 	o.Store, o.Authorizer, o.Passwords, o.Filter, o.Forwarder = n.messages, newAuthorizer(n), logins{n}, n.filter, n.links

@@ -15,6 +15,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/node/control"
+	"github.com/hpmq/hpmq/node/trust"
 )
 
 // Clients without certificates: a name in this node's password file stands for
@@ -26,7 +27,7 @@ func passwordPath(dir string) string { return filepath.Join(dir, "passwords") }
 // mayHavePassword refuses identities that prove themselves in other ways.
 func mayHavePassword(id identity.ID) error {
 	switch {
-	case isMachine(id):
+	case trust.IsMachine(id):
 		return control.Invalidf("%s is whoever connects on this machine and has no password", id.Short())
 	case id.Kind != identity.Device && id.Kind != identity.Service:
 		return control.Invalidf("%s: only devices and services may have a password, others need a certificate", id.Short())

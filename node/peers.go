@@ -18,7 +18,7 @@ func (n *Node) acceptPeer(id identity.ID) error {
 		// enough to be told the rest.
 		return nil
 	case identity.Device:
-		if _, ok := n.subject(id); !ok {
+		if _, err := n.trust.Subject(id); err != nil {
 			return fmt.Errorf("%s is not enrolled, or not any more", id.Short())
 		}
 		return nil

@@ -44,7 +44,7 @@ func (n *Node) recordPolicy(files map[string][]byte) error {
 
 // policyChanged runs after a new policy came into force.
 func (n *Node) policyChanged() {
-	n.remote.policyChanged()
+	n.foreign.PolicyChanged()
 	now := time.Now()
 	n.policySince.Store(&now)
 	n.policyError.Store(nil)

@@ -5,63 +5,48 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"weak"
 
 	"github.com/hpmq/hpmq/funcs"
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/mqtt/link"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/node/trust"
 	"github.com/hpmq/hpmq/policy"
 )
 
 // Small adapters between packages that do not know each other. No decisions
 // here: each translates one package's question into another's.
 
-// The identities of the plain listener.
-const (
-	localName = "local" // the user who runs the node, and root
-	guestName = "guest" // every other user of the machine
-)
-
-// isMachine reports whether id is whoever connects on a node's own machine:
-// somebody else at each site, and in no directory.
-func isMachine(id identity.ID) bool {
-	return id.Kind == identity.Service && (id.Name == localName || id.Name == guestName)
+// newForeign judges the messages of other sites.
+func newForeign(n *Node) *trust.Foreign {
+	return trust.NewForeign(trust.ForeignOptions{
+		Site: n.trust, Policy: n.policy.Set, Retained: n.messages.Retained,
+		Records: func() iter.Seq2[uint64, directory.Policy] { return trust.PolicyRecords(n.directory, time.Now()) },
+		Compile: func(files map[string][]byte) *policy.Set {
+			set, _ := policy.Load(files, n.id.TrustDomain)
+			return set
+		},
+	})
 }
 
-// isLocal reports whether id is who runs this node.
-func (n *Node) isLocal(id identity.ID) bool { return isMachine(id) && id.Name == localName }
-
-// subject is id as policy sees it, or false when the directory does not let it
-// be used.
-func (n *Node) subject(id identity.ID) (policy.Subject, bool) {
-	sub := policy.Subject{ID: id, SessionSite: n.site}
-	switch id.Kind {
-	case identity.Service:
-		if isMachine(id) {
-			sub.Site = n.site
-			return sub, true
-		}
-	case identity.Function:
-		return sub, true
-	case identity.Device, identity.Node, identity.User:
+// acceptForeign implements link.Options.Accept.
+func (n *Node) acceptForeign(sender identity.ID, m *store.Message) error {
+	err := n.foreign.Accept(sender, m)
+	if errors.Is(err, trust.ErrUnsettled) {
+		return fmt.Errorf("%w: %w", link.ErrUnsettled, err)
 	}
-	known, ok := n.directory.Identity(id)
-	if !ok || known.State != directory.Active {
-		return sub, false
-	}
-	if id.Kind == identity.Node && known.Site != n.site {
-		return sub, false // nodes do not roam: no other site would take what it says here
-	}
-	sub.Labels, sub.Site = known.Labels, known.Site
-	return sub, true
+	return err
 }
 
 // revoked answers every TLS handshake: is the identity behind leaf ended?
@@ -88,8 +73,8 @@ func newAuthorizer(n *Node) *authorizer {
 }
 
 func (a *authorizer) Rights(p mqtt.Principal) mqtt.Rights {
-	sub, ok := a.n.subject(p.ID)
-	if !ok || p.Generation != 0 && a.n.directory.Revoked(p.ID, p.Generation) {
+	sub, err := a.n.trust.Subject(p.ID)
+	if err != nil || p.Generation != 0 && a.n.directory.Revoked(p.ID, p.Generation) {
 		return nil
 	}
 	set := a.n.policy.Set()
@@ -100,10 +85,7 @@ func (a *authorizer) Rights(p mqtt.Principal) mqtt.Rights {
 		s = set.Session(sub)
 		a.keep(p.ID, s)
 	}
-	if a.n.isLocal(p.ID) {
-		return localRights{rights{s}}
-	}
-	return rights{s}
+	return rights{trust.NewRights(s)}
 }
 
 // keep remembers s until the last session that uses it is gone.
@@ -121,43 +103,24 @@ func (a *authorizer) keep(id identity.ID, s *policy.Session) {
 	}, w)
 }
 
-type rights struct{ session *policy.Session }
+// rights answers the broker with the decisions of package trust.
+type rights struct{ trust.Rights }
 
 func (r rights) Publish(topic string, qos byte, retain bool, size int) mqtt.Verdict {
-	return verdict(r.session.Publish(topic, qos, retain, size))
+	return verdict(r.Rights.Publish(topic, qos, retain, size))
 }
 
-func (r rights) Subscribe(filter string) mqtt.Verdict { return verdict(r.session.Subscribe(filter)) }
+func (r rights) Subscribe(filter string) mqtt.Verdict { return verdict(r.Rights.Subscribe(filter)) }
 
-func (r rights) Receive(topic string) mqtt.Verdict { return verdict(r.session.Receive(topic)) }
+func (r rights) Receive(topic string) mqtt.Verdict { return verdict(r.Rights.Receive(topic)) }
 
 func (r rights) Will(topic string, qos byte, retain bool, size int) mqtt.Verdict {
-	return verdict(r.session.Will(topic, qos, retain, size))
-}
-
-// localRights are those of who runs this node, on its own machine: any client and
-// any test tool works there, on all topics that no deny forbids. What no grant
-// covers stays at this site, see remote.stays.
-type localRights struct{ rights }
-
-func (r localRights) Publish(topic string, qos byte, retain bool, size int) mqtt.Verdict {
-	return here(r.session.Publish(topic, qos, retain, size))
-}
-
-func (r localRights) Will(topic string, qos byte, retain bool, size int) mqtt.Verdict {
-	return here(r.session.Will(topic, qos, retain, size))
-}
-
-func here(d policy.Decision) mqtt.Verdict {
-	if d.Denied() {
-		return verdict(d)
-	}
-	return mqtt.Verdict{Allowed: true, Rule: d.Rule}
+	return verdict(r.Rights.Will(topic, qos, retain, size))
 }
 
 // Limits implements mqtt.Limited.
 func (r rights) Limits() mqtt.Limits {
-	l := r.session.Limits()
+	l := r.Rights.Limits()
 	return mqtt.Limits{Messages: ceiling(l.PublishMessages), Bytes: ceiling(l.PublishBytes), Connections: ceiling(l.Connections)}
 }
 
@@ -215,9 +178,9 @@ func (f *filter) chain(d mqtt.Direction, id identity.ID) *boundChain {
 }
 
 func (f *filter) compile(d mqtt.Direction, id identity.ID) (*funcs.Chain, error) {
-	sub, ok := f.n.subject(id)
-	if !ok {
-		return nil, fmt.Errorf("%s may not be used", id.Short())
+	sub, err := f.n.trust.Subject(id)
+	if err != nil {
+		return nil, err
 	}
 	way, to := policy.Upstream, funcs.Upstream
 	if d == mqtt.Downstream {
@@ -351,13 +314,13 @@ func (n *Node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 // admitPlain takes the identity from the user who owns the other end of a
 // loopback connection or unix socket, unless CONNECT has a user name.
 func (n *Node) admitPlain(nc net.Conn) (mqtt.Principal, error) {
-	name := guestName
+	name := trust.GuestName
 	own, err := mqtt.OwnPeer(nc)
 	if err != nil {
 		n.log.WithError(err).Debug("plain listener: peer's user unknown, taken for a guest")
 	}
 	if own {
-		name = localName
+		name = trust.LocalName
 	}
 	id, err := identity.NewID(n.id.TrustDomain, identity.Service, name)
 	if err != nil {

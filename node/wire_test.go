@@ -12,6 +12,7 @@ import (
 	"github.com/hpmq/hpmq/internal/testca"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/node/control"
+	"github.com/hpmq/hpmq/node/trust"
 	"github.com/hpmq/hpmq/policy"
 )
 
@@ -140,7 +141,8 @@ func newTestNode(t *testing.T) *Node {
 	}
 	t.Cleanup(func() { dir.Close() })
 	return &Node{
-		id: identity.ID{TrustDomain: "lab.test", Kind: identity.Node, Name: "n"}, site: "home",
+		trust: &trust.Site{TrustDomain: "lab.test", Name: "home", Identity: dir.Identity},
+		id:    identity.ID{TrustDomain: "lab.test", Kind: identity.Node, Name: "n"}, site: "home",
 		directory: dir, policy: policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"}),
 	}
 }
@@ -162,7 +164,7 @@ deny "valve" {
 	if err != nil {
 		t.Fatal(err)
 	}
-	local := newAuthorizer(n).Rights(mqtt.Principal{ID: identity.ID{TrustDomain: "lab.test", Kind: identity.Service, Name: localName}})
+	local := newAuthorizer(n).Rights(mqtt.Principal{ID: identity.ID{TrustDomain: "lab.test", Kind: identity.Service, Name: trust.LocalName}})
 	for _, tt := range []struct {
 		name string
 		got  mqtt.Verdict

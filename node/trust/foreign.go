@@ -1,7 +1,6 @@
-package node
+package trust
 
 import (
-	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
-	"github.com/hpmq/hpmq/mqtt/link"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/policy"
 )
@@ -21,26 +19,21 @@ import (
 // that site knows, so who may roam is policy's to say, with session.site.
 //
 // That site acknowledged the message by the policy and the directory that it had.
-// Where ours are older the message waits for them (link.ErrUnsettled). Where they
+// Where ours are older the message waits for them (ErrUnsettled). Where they
 // are newer, a deny holds at once, and a grant that is gone is excused for messages
 // sent before it went: see pastpolicy.go.
 
-const maxRemote = 4096 // publishers whose rights are kept; then all are compiled anew
+const maxPublishers = 4096 // publishers whose rights are kept; then all are compiled anew
 
-// remote decides what other sites may send.
-type remote struct {
-	domain   string
-	site     string // ours
-	known    func(identity.ID) (directory.Identity, bool)
-	policy   func() *policy.Set
-	records  func() iter.Seq2[uint64, directory.Policy] // see policyRecords
-	retained func(filter string) []*store.Message
+// Foreign decides which messages other sites may send. It is safe for concurrent use.
+type Foreign struct {
+	ForeignOptions
 
 	mu         sync.Mutex // guards all below
 	set        *policy.Set
 	since      uint64    // hybrid clock of the record of set; 0 is long ago
 	past       []pastSet // newest first
-	rights     map[publisherAt]*remoteRights
+	rights     map[publisherAt]*foreignRights
 	generation uint64 // of rights: what was compiled from older ones is not kept
 	stamps     stamps
 }
@@ -48,8 +41,8 @@ type remote struct {
 // publisherAt is a publisher at the site where it published.
 type publisherAt struct{ publisher, site string }
 
-// remoteRights are what a publisher may do at a site, and might before.
-type remoteRights struct {
+// foreignRights are what a publisher may do at a site, and might before.
+type foreignRights struct {
 	subject policy.Subject
 	now     *policy.Session
 	since   uint64              // when now came in force; 0 is long ago
@@ -62,25 +55,29 @@ type pastRights struct {
 	session *policy.Session
 }
 
-// newRemote knows the policies before the one in force from the directory: messages
+// ForeignOptions are the sources of a [Foreign].
+type ForeignOptions struct {
+	Site     *Site // the receiving one
+	Policy   func() *policy.Set
+	Records  func() iter.Seq2[uint64, directory.Policy] // see [PolicyRecords]
+	Compile  func(files map[string][]byte) *policy.Set  // nil for files that do not compile
+	Retained func(filter string) []*store.Message
+}
+
+// NewForeign takes the policies before the one in force from the records: messages
 // that waited at another site may come after a restart of this node.
-func newRemote(n *Node) *remote {
-	records := func() iter.Seq2[uint64, directory.Policy] {
-		return policyRecords(n.directory, time.Now().Add(-pastPolicyTime))
-	}
-	return &remote{
-		domain: n.id.TrustDomain, site: n.site, known: n.directory.Identity, policy: n.policy.Set,
-		records: records, retained: n.messages.Retained,
-		set: n.policy.Set(), past: pastPolicies(records(), n.id.TrustDomain, time.Now()),
-		rights: make(map[publisherAt]*remoteRights), stamps: stamps{},
+func NewForeign(o ForeignOptions) *Foreign {
+	return &Foreign{
+		ForeignOptions: o, set: o.Policy(), past: o.pastPolicies(time.Now()),
+		rights: make(map[publisherAt]*foreignRights), stamps: stamps{},
 	}
 }
 
-// policyChanged keeps the policy that was replaced for a while.
-func (r *remote) policyChanged() {
+// PolicyChanged keeps the policy that was replaced for a while.
+func (r *Foreign) PolicyChanged() {
 	now := time.Now()
 	for {
-		set := r.policy()
+		set := r.Policy()
 		if r.install(set, r.recorded(set), now) {
 			return
 		}
@@ -89,9 +86,9 @@ func (r *remote) policyChanged() {
 
 // recorded returns the clock of the record that brought set, or 0 when it is too old
 // to matter.
-func (r *remote) recorded(set *policy.Set) uint64 {
+func (r *Foreign) recorded(set *policy.Set) uint64 {
 	hash := directory.HashFiles(set.Files())
-	for clock, p := range r.records() {
+	for clock, p := range r.Records() {
 		if p.Hash == hash {
 			return clock
 		}
@@ -101,11 +98,11 @@ func (r *remote) recorded(set *policy.Set) uint64 {
 
 // install puts set in the place of the policy before it, unless a newer one has
 // come meanwhile.
-func (r *remote) install(set *policy.Set, since uint64, now time.Time) bool {
+func (r *Foreign) install(set *policy.Set, since uint64, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.policy() != set:
+	case r.Policy() != set:
 		return false
 	case r.set == set:
 		return true
@@ -120,21 +117,22 @@ func (r *remote) install(set *policy.Set, since uint64, now time.Time) bool {
 	return true
 }
 
-// identitiesChanged makes the rights of all publishers be asked for anew.
-func (r *remote) identitiesChanged() {
+// IdentitiesChanged makes the rights of all publishers be asked for anew.
+func (r *Foreign) IdentitiesChanged() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.forget()
 }
 
 // forget drops the rights. The caller holds mu.
-func (r *remote) forget() {
-	r.rights = make(map[publisherAt]*remoteRights)
+func (r *Foreign) forget() {
+	r.rights = make(map[publisherAt]*foreignRights)
 	r.generation++
 }
 
-// accept implements link.Options.Accept.
-func (r *remote) accept(sender identity.ID, m *store.Message) error {
+// Accept returns nil, or why m, which the node sender of another site sent, is refused.
+// [ErrUnsettled] is in a refusal that a newer record may change.
+func (r *Foreign) Accept(sender identity.ID, m *store.Message) error {
 	key := publisherAt{m.Publisher, m.Origin.Site}
 	r.mu.Lock()
 	stamp := r.stamps.raise(sender, m)
@@ -143,7 +141,7 @@ func (r *remote) accept(sender identity.ID, m *store.Message) error {
 	if x == nil {
 		var err error
 		if x, err = r.compile(key); err != nil {
-			return err
+			return fmt.Errorf("publisher: %w", err)
 		}
 	}
 	d := publishes(x.now, m)
@@ -154,13 +152,13 @@ func (r *remote) accept(sender identity.ID, m *store.Message) error {
 	if x.settles(m, d) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", err, link.ErrUnsettled)
+	return fmt.Errorf("%w: %w", err, ErrUnsettled)
 }
 
 // settles reports whether the refusal d is for good: m is older than the policy in
 // force, so this node knows all that the site knew when it took m. A deny refuses
 // messages under way for good as well: else each new deny would hold up a link.
-func (x *remoteRights) settles(m *store.Message, d policy.Decision) bool {
+func (x *foreignRights) settles(m *store.Message, d policy.Decision) bool {
 	if d.Denied() {
 		return !olderThan(x.since, m.HLC)
 	}
@@ -169,7 +167,7 @@ func (x *remoteRights) settles(m *store.Message, d policy.Decision) bool {
 
 // excused reports whether a policy of the past let m be sent, and no deny of the
 // one in force forbids it.
-func (x *remoteRights) excused(m *store.Message, stamp uint64, now time.Time) bool {
+func (x *foreignRights) excused(m *store.Message, stamp uint64, now time.Time) bool {
 	published, left := !asPublish(x.now, m).Denied(), !asWill(x.now, m).Denied()
 	if !published && !left {
 		return false
@@ -182,15 +180,15 @@ func (x *remoteRights) excused(m *store.Message, stamp uint64, now time.Time) bo
 	return false
 }
 
-// stays implements link.Options.Stays: who runs this node may publish more here
-// than the grants say, and its node clear what came from elsewhere. Other sites
-// would refuse that.
-func (r *remote) stays(m *store.Message) bool {
+// Stays reports whether m, which was published here, is for this site alone: the user
+// who runs the node may publish more here than the grants say, and the node clears
+// what came from elsewhere. Other sites would refuse that.
+func (r *Foreign) Stays(m *store.Message) bool {
 	id, err := identity.ParseID(m.Publisher)
-	if err != nil || !isMachine(id) && !r.clearsForeign(id, m) {
+	if err != nil || !IsMachine(id) && !r.clearsForeign(id, m) {
 		return false
 	}
-	x, err := r.of(publisherAt{m.Publisher, r.site})
+	x, err := r.of(publisherAt{m.Publisher, r.Site.Name})
 	return err != nil || !publishes(x.now, m).Allowed
 }
 
@@ -222,26 +220,26 @@ func clears(id identity.ID, m *store.Message) bool {
 
 // clearsOwn reports whether m is a node's order to remove what came from its own
 // site; no grant is needed for that.
-func (r *remote) clearsOwn(id identity.ID, m *store.Message) bool {
+func (r *Foreign) clearsOwn(id identity.ID, m *store.Message) bool {
 	if !clears(id, m) {
 		return false
 	}
-	kept := r.retained(m.Topic) // a topic name is a filter that matches itself
+	kept := r.Retained(m.Topic) // a topic name is a filter that matches itself
 	return len(kept) == 1 && kept[0].Origin.Site == m.Origin.Site
 }
 
 // clearsForeign reports whether m is our node's order to remove what other sites
 // do not have from here.
-func (r *remote) clearsForeign(id identity.ID, m *store.Message) bool {
+func (r *Foreign) clearsForeign(id identity.ID, m *store.Message) bool {
 	if !clears(id, m) {
 		return false
 	}
-	kept := r.retained(m.Topic)
-	return len(kept) == 1 && (kept[0].Origin.Site != "" && kept[0].Origin.Site != r.site || r.stays(kept[0]))
+	kept := r.Retained(m.Topic)
+	return len(kept) == 1 && (kept[0].Origin.Site != "" && kept[0].Origin.Site != r.Site.Name || r.Stays(kept[0]))
 }
 
 // of returns the rights of a publisher.
-func (r *remote) of(key publisherAt) (*remoteRights, error) {
+func (r *Foreign) of(key publisherAt) (*foreignRights, error) {
 	r.mu.Lock()
 	x := r.rights[key]
 	r.mu.Unlock()
@@ -252,15 +250,15 @@ func (r *remote) of(key publisherAt) (*remoteRights, error) {
 }
 
 // compile makes the rights of a publisher and keeps them until they change.
-func (r *remote) compile(key publisherAt) (*remoteRights, error) {
+func (r *Foreign) compile(key publisherAt) (*foreignRights, error) {
 	r.mu.Lock()
 	generation, set, since, past := r.generation, r.set, r.since, r.past
 	r.mu.Unlock()
-	sub, err := r.subject(key)
+	sub, err := r.Site.Publisher(key.publisher, key.site)
 	if err != nil {
 		return nil, err
 	}
-	x := &remoteRights{subject: sub, now: set.Session(sub), since: since, past: sync.OnceValue(func() []pastRights {
+	x := &foreignRights{subject: sub, now: set.Session(sub), since: since, past: sync.OnceValue(func() []pastRights {
 		var all []pastRights
 		for i := range past {
 			all = append(all, pastRights{&past[i], past[i].set.Session(sub)})
@@ -269,41 +267,11 @@ func (r *remote) compile(key publisherAt) (*remoteRights, error) {
 	})}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.rights) >= maxRemote {
-		r.rights = make(map[publisherAt]*remoteRights)
+	if len(r.rights) >= maxPublishers {
+		r.rights = make(map[publisherAt]*foreignRights)
 	}
 	if r.generation == generation {
 		r.rights[key] = x
 	}
 	return x, nil
-}
-
-// subject is the publisher as policy sees it at the site.
-func (r *remote) subject(key publisherAt) (policy.Subject, error) {
-	id, err := identity.ParseID(key.publisher)
-	sub := policy.Subject{ID: id, SessionSite: key.site}
-	switch {
-	case err != nil:
-		return sub, err
-	case id.TrustDomain != r.domain:
-		return sub, fmt.Errorf("publisher %s is of another trust domain", id)
-	case id.Kind == identity.Function:
-		return sub, errors.New("functions publish in the name of whose messages they work on")
-	case isMachine(id):
-		sub.Site = key.site // each site has its own
-		return sub, nil
-	}
-	known, ok := r.known(id)
-	switch {
-	case !ok:
-		return sub, fmt.Errorf("publisher %s is not enrolled: %w", id.Short(), link.ErrUnsettled)
-	case known.State == directory.Replaced:
-		return sub, fmt.Errorf("publisher %s gave up its key: %w", id.Short(), link.ErrUnsettled) // it may be enrolled again
-	case known.State != directory.Active:
-		return sub, fmt.Errorf("publisher %s is %s", id.Short(), known.State)
-	case id.Kind == identity.Node && known.Site != key.site:
-		return sub, fmt.Errorf("publisher %s is a node of %s, not of %s", id.Short(), known.Site, key.site)
-	}
-	sub.Labels, sub.Site = known.Labels, known.Site
-	return sub, nil
 }

@@ -1,19 +1,17 @@
-package node
+package trust
 
 import (
-	"fmt"
 	"maps"
 	"sync"
 	"sync/atomic"
 
 	"github.com/hpmq/hpmq/mqtt/store"
-	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/policy"
 )
 
-// sitesMay decides by the policy in force which messages other sites receive. The
+// Receivers decide by the policy in force which messages other sites receive. The
 // rights of a site are compiled once per policy. It is safe for concurrent use.
-type sitesMay struct {
+type Receivers struct {
 	policy func() *policy.Set
 
 	rights    atomic.Pointer[siteRights]
@@ -27,14 +25,15 @@ type siteRights struct {
 	site map[string]*policy.SiteRights
 }
 
-func newSitesMay(inForce func() *policy.Set) *sitesMay {
-	s := &sitesMay{policy: inForce}
+// NewReceivers returns receivers under the policy that inForce returns.
+func NewReceivers(inForce func() *policy.Set) *Receivers {
+	s := &Receivers{policy: inForce}
 	s.rights.Store(&siteRights{set: inForce()})
 	return s
 }
 
 // of returns the rights of a site.
-func (s *sitesMay) of(site string) *policy.SiteRights {
+func (s *Receivers) of(site string) *policy.SiteRights {
 	set, known := s.policy(), s.rights.Load()
 	if r := known.site[site]; r != nil && known.set == set {
 		return r
@@ -44,7 +43,7 @@ func (s *sitesMay) of(site string) *policy.SiteRights {
 
 // compile adds a site. Sites are few and asked about one after the other, so the
 // map is copied for each.
-func (s *sitesMay) compile(site string) *policy.SiteRights {
+func (s *Receivers) compile(site string) *policy.SiteRights {
 	s.compiling.Lock()
 	defer s.compiling.Unlock()
 	set, known := s.policy(), s.rights.Load()
@@ -61,22 +60,8 @@ func (s *sitesMay) compile(site string) *policy.SiteRights {
 	return r
 }
 
-// receives reports whether a site may receive m. It does not block, and where it
+// Receives reports whether a site may receive m. It does not block, and where it
 // allows it does not allocate.
-func (s *sitesMay) receives(site string, m *store.Message) bool {
+func (s *Receivers) Receives(site string, m *store.Message) bool {
 	return s.of(site).Receive(m.Topic).Allowed
-}
-
-// knownSite returns a site as policy sees it.
-func (n *Node) knownSite(name string, set *policy.Set) (policy.Subject, error) {
-	known := name == n.site
-	for _, rec := range n.directory.Nodes() {
-		known = known || rec.Site == name
-	}
-	if !known {
-		return policy.Subject{}, &control.Error{
-			Code: control.NotFound, Err: fmt.Errorf("no site is called %q", name), Hint: "see: hpmq site list",
-		}
-	}
-	return set.Site(name), nil
 }

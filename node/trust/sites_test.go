@@ -1,4 +1,4 @@
-package node
+package trust
 
 import (
 	"sync"
@@ -8,9 +8,9 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-func TestSitesMay(t *testing.T) {
+func TestReceivers(t *testing.T) {
 	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
-	s := newSitesMay(live.Set)
+	s := NewReceivers(live.Set)
 	apply := func(text string) {
 		t.Helper()
 		if found, err := live.Apply(map[string][]byte{"main.hcl": []byte(text)}); err != nil {
@@ -20,7 +20,7 @@ func TestSitesMay(t *testing.T) {
 	command, state := &store.Message{Topic: "site/home/pump-7/cmd/open"}, &store.Message{Topic: "site/home/pump-7/raw"}
 	check := func(when, site string, wantCommand, wantState bool) {
 		t.Helper()
-		if c, r := s.receives(site, command), s.receives(site, state); c != wantCommand || r != wantState {
+		if c, r := s.Receives(site, command), s.Receives(site, state); c != wantCommand || r != wantState {
 			t.Errorf("%s: %s receives commands %v and states %v, want %v and %v", when, site, c, r, wantCommand, wantState)
 		}
 	}
@@ -41,15 +41,15 @@ func TestSitesMay(t *testing.T) {
 	check("version 2, no grant", "lyon", false, false)
 }
 
-// TestSitesMayAtOnce asks while the policy changes.
-func TestSitesMayAtOnce(t *testing.T) {
+// TestReceiversAtOnce asks while the policy changes.
+func TestReceiversAtOnce(t *testing.T) {
 	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
-	s := newSitesMay(live.Set)
+	s := NewReceivers(live.Set)
 	var askers sync.WaitGroup
 	for _, site := range []string{"lyon", "paris", "home"} {
 		askers.Go(func() {
 			for range 1000 {
-				s.receives(site, &store.Message{Topic: "demo/x"})
+				s.Receives(site, &store.Message{Topic: "demo/x"})
 			}
 		})
 	}
@@ -59,19 +59,19 @@ func TestSitesMayAtOnce(t *testing.T) {
 		}
 	}
 	askers.Wait()
-	if s.receives("lyon", &store.Message{Topic: "demo/x"}) {
+	if s.Receives("lyon", &store.Message{Topic: "demo/x"}) {
 		t.Error("an older policy answers")
 	}
 }
 
-func TestSitesMayDoesNotAllocate(t *testing.T) {
+func TestReceiversDoesNotAllocate(t *testing.T) {
 	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
 	if found, err := live.Apply(map[string][]byte{"main.hcl": policy.Default()}); err != nil {
 		t.Fatal(found)
 	}
-	s, m := newSitesMay(live.Set), &store.Message{Topic: "site/lyon/pump-7/cmd/open"}
+	s, m := NewReceivers(live.Set), &store.Message{Topic: "site/lyon/pump-7/cmd/open"}
 	if n := testing.AllocsPerRun(100, func() {
-		if !s.receives("lyon", m) {
+		if !s.Receives("lyon", m) {
 			t.Error("refused")
 		}
 	}); n != 0 {

@@ -1,4 +1,4 @@
-package node
+package trust
 
 import (
 	"iter"
@@ -81,19 +81,19 @@ func (s *stamps) raise(sender identity.ID, m *store.Message) uint64 {
 	if at.highest = m.HLC; m.Origin.Lane != 0 || m.Origin.Seq == 0 {
 		return m.HLC
 	}
-	if _, known := (*s)[sender]; !known && len(*s) >= maxRemote {
+	if _, known := (*s)[sender]; !known && len(*s) >= maxPublishers {
 		*s = stamps{}
 	}
 	(*s)[sender] = at
 	return m.HLC
 }
 
-// policyRecords returns the policies of d that were recorded since a time, and the
-// one before them if there are any, with their clocks, newest first. It reads back
+// PolicyRecords returns the policies of d that may still excuse a message at now, and
+// the one before them if there are any, with their clocks, newest first. It reads back
 // over a day of records, and further only when the policy changed in that day.
-func policyRecords(d *directory.Directory, since time.Time) iter.Seq2[uint64, directory.Policy] {
+func PolicyRecords(d *directory.Directory, now time.Time) iter.Seq2[uint64, directory.Policy] {
 	return func(yield func(uint64, directory.Policy) bool) {
-		some := false
+		some, since := false, now.Add(-pastPolicyTime)
 		for seq := d.Tip().Count; seq > 0; seq-- {
 			rec, err := d.Record(seq)
 			recent := !rec.Time().Before(since)
@@ -115,11 +115,11 @@ func policyRecords(d *directory.Directory, since time.Time) iter.Seq2[uint64, di
 
 // pastPolicies compiles the policies of records that were replaced within
 // pastPolicyTime.
-func pastPolicies(records iter.Seq2[uint64, directory.Policy], domain string, now time.Time) []pastSet {
+func (o *ForeignOptions) pastPolicies(now time.Time) []pastSet {
 	var past []pastSet
 	replaced := uint64(0)
-	for clock, p := range records {
-		if set, _ := policy.Load(p.Files, domain); replaced != 0 && set != nil {
+	for clock, p := range o.Records() {
+		if set := o.Compile(p.Files); replaced != 0 && set != nil {
 			past = append(past, newPastSet(set, replaced, now))
 		}
 		replaced = clock

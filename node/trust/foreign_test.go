@@ -1,4 +1,4 @@
-package node
+package trust
 
 import (
 	"crypto/ed25519"
@@ -16,13 +16,12 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
-	"github.com/hpmq/hpmq/mqtt/link"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/policy"
 )
 
-// remotePolicy is the default and some more.
-const remotePolicy = `
+// foreignPolicy is the default and some more.
+const foreignPolicy = `
 grant "bound" {
   to   = ["device:valve"]
   when = session.site == id.site
@@ -38,8 +37,8 @@ grant "will" {
 }
 `
 
-// newTestRemote is the remote of site home.
-func newTestRemote(t *testing.T) (*remote, func(more string)) {
+// newTestForeign is the Foreign of site home.
+func newTestForeign(t *testing.T) (*Foreign, func(more string)) {
 	t.Helper()
 	var recorded []recordedPolicy // newest first
 	entry := func(short, site string, state directory.State) directory.Identity {
@@ -60,9 +59,9 @@ func newTestRemote(t *testing.T) (*remote, func(more string)) {
 		entry("device:valve", "home", directory.Active), entry("device:swapped", "home", directory.Replaced), entry("function:f", "home", directory.Active),
 	}
 	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
-	r := &remote{
-		domain: "lab.test", site: "home", policy: live.Set, rights: make(map[publisherAt]*remoteRights), set: live.Set(), stamps: stamps{},
-		records: func() iter.Seq2[uint64, directory.Policy] {
+	r := NewForeign(ForeignOptions{
+		Policy: live.Set, Compile: compile,
+		Records: func() iter.Seq2[uint64, directory.Policy] {
 			return func(yield func(uint64, directory.Policy) bool) {
 				for _, p := range recorded {
 					if !yield(p.clock, p.Policy) {
@@ -71,18 +70,18 @@ func newTestRemote(t *testing.T) (*remote, func(more string)) {
 				}
 			}
 		},
-		known: func(id identity.ID) (directory.Identity, bool) {
+		Site: &Site{TrustDomain: "lab.test", Name: "home", Identity: func(id identity.ID) (directory.Identity, bool) {
 			for _, p := range all {
 				if p.ID == id {
 					return p, true
 				}
 			}
 			return directory.Identity{}, false
-		},
-		retained: func(topic string) []*store.Message {
+		}},
+		Retained: func(topic string) []*store.Message {
 			return []*store.Message{{Topic: topic, Origin: store.Origin{Site: topic}}}
 		},
-	}
+	})
 	apply := func(more string) {
 		t.Helper()
 		files := map[string][]byte{"main.hcl": policy.Default(), "more.hcl": []byte(more)}
@@ -91,10 +90,16 @@ func newTestRemote(t *testing.T) (*remote, func(more string)) {
 		if found, err := live.Apply(files); err != nil {
 			t.Fatal(found)
 		}
-		r.policyChanged()
+		r.PolicyChanged()
 	}
-	apply(remotePolicy)
+	apply(foreignPolicy)
 	return r, apply
+}
+
+// compile is ForeignOptions.Compile.
+func compile(files map[string][]byte) *policy.Set {
+	set, _ := policy.Load(files, "lab.test")
+	return set
 }
 
 type recordedPolicy struct {
@@ -114,7 +119,7 @@ func from(site, publisher, topic string) *store.Message {
 	}
 }
 
-func TestRemote(t *testing.T) {
+func TestForeign(t *testing.T) {
 	clearing := func(topic string) *store.Message {
 		m := from("lyon", "node/lyon-1", topic)
 		m.Retain, m.Payload = true, nil
@@ -151,10 +156,10 @@ func TestRemote(t *testing.T) {
 		{"no identity", from("lyon", "", "demo/x"), "refused"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r, _ := newTestRemote(t)
+			r, _ := newTestForeign(t)
 			tt.m.HLC = clockNow()
 			for range 2 { // compiled, and remembered
-				err := r.accept(identity.ID{}, tt.m)
+				err := r.Accept(identity.ID{}, tt.m)
 				if got := outcome(err); got != tt.want {
 					t.Errorf("%s (%v), want %s", got, err, tt.want)
 				}
@@ -163,10 +168,10 @@ func TestRemote(t *testing.T) {
 	}
 }
 
-// TestRemoteAfterAChange: a deny holds at once. A grant that is gone is excused for
+// TestForeignAfterAChange: a deny holds at once. A grant that is gone is excused for
 // messages sent before, for a day, also after a restart, unless the sender has sent
 // a newer one.
-func TestRemoteAfterAChange(t *testing.T) {
+func TestForeignAfterAChange(t *testing.T) {
 	const (
 		granted = `grant "loan" {
   to     = ["device:pump-6"]
@@ -210,7 +215,7 @@ func TestRemoteAfterAChange(t *testing.T) {
 		for _, restarted := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, restarted %v", tt.name, restarted), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					r, apply := newTestRemote(t)
+					r, apply := newTestForeign(t)
 					apply(granted)
 					<-time.After(time.Hour)
 					apply(tt.change)
@@ -226,11 +231,11 @@ func TestRemoteAfterAChange(t *testing.T) {
 					<-time.After(tt.arrives)
 					lyon := identity.ID{Name: "lyon-1"}
 					if tt.newer != 0 {
-						if err := r.accept(lyon, at(tt.newer, "site/home/pump-6/raw")); err != nil {
+						if err := r.Accept(lyon, at(tt.newer, "site/home/pump-6/raw")); err != nil {
 							t.Fatal(err)
 						}
 					}
-					err := r.accept(lyon, at(tt.sent, "loan/x"))
+					err := r.Accept(lyon, at(tt.sent, "loan/x"))
 					if got := outcome(err); got != tt.want {
 						t.Errorf("%s (%v), want %s", got, err, tt.want)
 					}
@@ -241,10 +246,10 @@ func TestRemoteAfterAChange(t *testing.T) {
 }
 
 // restart puts r in the state after a restart of the node.
-func restart(r *remote) {
-	empty := policy.NewLive(policy.LiveOptions{TrustDomain: r.domain}).Set()
-	r.set, r.since, r.stamps, r.past = empty, 0, stamps{}, pastPolicies(r.records(), r.domain, time.Now())
-	r.policyChanged()
+func restart(r *Foreign) {
+	empty := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"}).Set()
+	r.set, r.since, r.stamps, r.past = empty, 0, stamps{}, r.pastPolicies(time.Now())
+	r.PolicyChanged()
 }
 
 // outcome names the answer of accept.
@@ -252,7 +257,7 @@ func outcome(err error) string {
 	switch {
 	case err == nil:
 		return "allowed"
-	case errors.Is(err, link.ErrUnsettled):
+	case errors.Is(err, ErrUnsettled):
 		return "unsettled"
 	}
 	return "refused"
@@ -260,7 +265,7 @@ func outcome(err error) string {
 
 func TestPastPoliciesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, apply := newTestRemote(t)
+		r, apply := newTestForeign(t)
 		for i := range 2 * maxPastPolicy {
 			<-time.After(time.Minute)
 			apply(fmt.Sprintf("# %d", i))
@@ -295,7 +300,8 @@ func TestPastPolicyOfAWrongClock(t *testing.T) {
 		for yield(clock(30*365*24*time.Hour), directory.Policy{Files: files}) {
 		}
 	}
-	if past := pastPolicies(records, "lab.test", now); len(past) > 0 {
+	o := ForeignOptions{Compile: compile, Records: func() iter.Seq2[uint64, directory.Policy] { return records }}
+	if past := o.pastPolicies(now); len(past) > 0 {
 		t.Errorf("%d policies count", len(past))
 	}
 }
@@ -333,7 +339,7 @@ func TestPolicyRecords(t *testing.T) {
 	} {
 		var got []uint64
 		last := uint64(math.MaxUint64)
-		for clock, p := range policyRecords(d, tt.since) {
+		for clock, p := range PolicyRecords(d, tt.since.Add(pastPolicyTime)) {
 			if clock >= last {
 				t.Errorf("%s: clock %d after %d", tt.name, clock, last)
 			}
@@ -369,20 +375,20 @@ func TestStamps(t *testing.T) {
 			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
 		}
 	}
-	for i := range 2 * maxRemote {
+	for i := range 2 * maxPublishers {
 		s.raise(identity.ID{Name: fmt.Sprint(i)}, &store.Message{HLC: 1, Origin: store.Origin{Epoch: 1, Seq: 1}})
 	}
-	if len(s) > maxRemote {
+	if len(s) > maxPublishers {
 		t.Errorf("%d nodes are remembered", len(s))
 	}
 }
 
 func TestAcceptDoesNotAllocate(t *testing.T) {
-	r, _ := newTestRemote(t)
+	r, _ := newTestForeign(t)
 	m := from("lyon", "device/pump-7", "site/home/pump-7/raw")
 	lyon := identity.ID{Name: "lyon-1"}
 	if n := testing.AllocsPerRun(100, func() {
-		if err := r.accept(lyon, m); err != nil {
+		if err := r.Accept(lyon, m); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {
@@ -390,38 +396,38 @@ func TestAcceptDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// TestRemoteHasTheNewestPolicy: of two changes at once the later stays in force,
+// TestForeignHasTheNewestPolicy: of two changes at once the later stays in force,
 // whoever comes first.
-func TestRemoteHasTheNewestPolicy(t *testing.T) {
-	r, apply := newTestRemote(t)
-	live := r.policy
-	r.policy = func() *policy.Set {
+func TestForeignHasTheNewestPolicy(t *testing.T) {
+	r, apply := newTestForeign(t)
+	live := r.Policy
+	r.Policy = func() *policy.Set {
 		set := live()
 		if r.mu.TryLock() { // another change can come between
 			r.mu.Unlock()
-			r.policy = live
+			r.Policy = live
 			apply("")
 		}
 		return set
 	}
-	r.policyChanged()
+	r.PolicyChanged()
 	if r.set != live() {
 		t.Error("a policy that was replaced is in force")
 	}
 }
 
-func TestRemoteIsBounded(t *testing.T) {
-	r, _ := newTestRemote(t)
-	r.known = func(id identity.ID) (directory.Identity, bool) {
+func TestForeignIsBounded(t *testing.T) {
+	r, _ := newTestForeign(t)
+	r.Site.Identity = func(id identity.ID) (directory.Identity, bool) {
 		return directory.Identity{ID: id, State: directory.Active}, true
 	}
-	for i := range maxRemote + 10 {
-		_ = r.accept(identity.ID{}, from("lyon", "device/"+string(rune('a'+i%26))+time.Duration(i).String(), "demo/x"))
+	for i := range maxPublishers + 10 {
+		_ = r.Accept(identity.ID{}, from("lyon", "device/"+string(rune('a'+i%26))+time.Duration(i).String(), "demo/x"))
 	}
-	if n := len(r.rights); n == 0 || n > maxRemote {
-		t.Errorf("%d publishers are remembered, want at most %d", n, maxRemote)
+	if n := len(r.rights); n == 0 || n > maxPublishers {
+		t.Errorf("%d publishers are remembered, want at most %d", n, maxPublishers)
 	}
-	r.identitiesChanged()
+	r.IdentitiesChanged()
 	if len(r.rights) != 0 {
 		t.Error("rights outlive a change of identities")
 	}
@@ -430,7 +436,7 @@ func TestRemoteIsBounded(t *testing.T) {
 // TestStaysHere: of what is published at home, only who runs the node may publish
 // more than another site would take.
 func TestStaysHere(t *testing.T) {
-	r, _ := newTestRemote(t)
+	r, _ := newTestForeign(t)
 	for _, tt := range []struct {
 		publisher, topic string
 		stays            bool
@@ -441,7 +447,7 @@ func TestStaysHere(t *testing.T) {
 		{"service/local", "bench/x", true},
 		{"device/pump-7", "bench/x", false}, // was let publish it: the other site judges
 	} {
-		if got := r.stays(from("", tt.publisher, tt.topic)); got != tt.stays {
+		if got := r.Stays(from("", tt.publisher, tt.topic)); got != tt.stays {
 			t.Errorf("%s on %s: stays %v", tt.publisher, tt.topic, got)
 		}
 	}
@@ -450,7 +456,7 @@ func TestStaysHere(t *testing.T) {
 // TestClearingStaysHere: an order to remove what other sites do not have from here
 // would be refused there, and hold up the link for the time of doubt.
 func TestClearingStaysHere(t *testing.T) {
-	r, apply := newTestRemote(t)
+	r, apply := newTestForeign(t)
 	apply(`grant "keeper" {
   to = ["node:*"]
   topics {
@@ -470,14 +476,14 @@ func TestClearingStaysHere(t *testing.T) {
 		{"published here for this site", []*store.Message{from("", "service/local", "kept")}, true},
 		{"not there yet", nil, false},
 	} {
-		r.retained = func(string) []*store.Message { return tt.kept }
+		r.Retained = func(string) []*store.Message { return tt.kept }
 		m := from("", "node/home-1", "kept")
 		m.Retain, m.Payload = true, nil
-		if got := r.stays(m); got != tt.stays {
+		if got := r.Stays(m); got != tt.stays {
 			t.Errorf("%s: stays %v", tt.name, got)
 		}
 		m.Topic = "nodes/home-1" // which policy lets it publish everywhere
-		if r.stays(m) {
+		if r.Stays(m) {
 			t.Errorf("%s: stays though it is granted", tt.name)
 		}
 	}
