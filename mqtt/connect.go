@@ -186,7 +186,7 @@ func (c *conn) responsePrefix(p *packet.Connect, s *session) string {
 		return "" // [MQTT-3.1.2-28]
 	}
 	prefix := "response/" + string(c.principal.ID.Kind) + "/" + c.principal.ID.Name
-	if !s.maySubscribe(prefix+"/#", false).Allowed {
+	if !s.maySubscribe(prefix + "/#").Allowed {
 		return ""
 	}
 	return prefix

@@ -11,10 +11,6 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// deniedTopic is each identity's own view of what was refused to it. Everyone may
-// subscribe to it, nobody may publish there, and it never leaves the node.
-const deniedTopic = "$hpmq/me/denied"
-
 // String returns why something was refused, with the rule.
 func (v Verdict) String() string {
 	switch {

@@ -79,8 +79,8 @@ func (b *Broker) adopt(em Emitted, m *store.Message) *store.Message {
 
 // mayEmit asks what the function's own identity may publish.
 func (b *Broker) mayEmit(function identity.ID, m *store.Message) Verdict {
-	if ReservedTopic(m.Topic) {
-		return reservedVerdict
+	if v, reserved := Reserved("publish", m.Topic); reserved {
+		return v
 	}
 	r := b.functionRights(function)
 	if r == nil {
@@ -124,8 +124,12 @@ func (b *Broker) functionRights(id identity.ID) Rights {
 
 // mayPublish asks what the session's principal may publish.
 func (s *session) mayPublish(m *store.Message, will bool) Verdict {
-	if ReservedTopic(m.Topic) {
-		return reservedVerdict
+	action := "publish"
+	if will {
+		action = "will"
+	}
+	if v, reserved := Reserved(action, m.Topic); reserved {
+		return v
 	}
 	r := s.may()
 	switch {
@@ -136,5 +140,3 @@ func (s *session) mayPublish(m *store.Message, will bool) Verdict {
 	}
 	return r.Publish(m.Topic, m.QoS, m.Retain, len(m.Payload))
 }
-
-var reservedVerdict = Verdict{Rule: "built in", Reason: "the topic belongs to the broker"}

@@ -127,8 +127,8 @@ func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
 	if size < *known {
 		return Verdict{Allowed: true}
 	}
-	if ReservedTopic(r.topic) {
-		return reservedVerdict
+	if v, reserved := Reserved("publish", r.topic); reserved {
+		return v
 	}
 	rights := s.may()
 	if rights == nil {

@@ -75,7 +75,7 @@ func (s *session) renewRights() (r Rights, lost []string, woken int) {
 		s.b.relimit(p.ID, r)
 	}
 	for _, sub := range subs {
-		v := s.maySubscribe(sub.filter, sub.shared != groupKey{})
+		v := s.maySubscribe(sub.Filter)
 		if v.Allowed != sub.asleep && v.Filtered == sub.filtered {
 			continue
 		}

@@ -72,7 +72,7 @@ func (b *Broker) restoreSubscription(s *session, kept store.Subscription) {
 	if err != nil {
 		return // it was valid when it was kept
 	}
-	v := s.maySubscribe(filter, shared)
+	v := s.maySubscribe(kept.Filter)
 	sub := &subscription{Subscription: kept, session: s, filter: filter, filtered: v.Filtered, asleep: !v.Allowed}
 	b.complete(sub, name, shared)
 	s.subscribe(sub)

@@ -2,7 +2,6 @@ package mqtt
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -126,24 +125,6 @@ func (s *session) mayReceive(name string) bool {
 func (s *session) mayStillReceive(name string) bool {
 	r := s.may()
 	return r != nil && r.Receive(name).Allowed
-}
-
-// ReservedTopic reports whether name belongs to the broker: nobody may publish
-// there.
-func ReservedTopic(name string) bool {
-	return within(name, "$SYS") || within(name, "$hpmq") || within(name, "$share")
-}
-
-// reservedFilter reports whether nobody may subscribe to filter. What functions
-// could not handle is below $hpmq/func, and for the policy to give.
-func reservedFilter(filter string) bool {
-	return within(filter, "$hpmq") && !strings.HasPrefix(filter, "$hpmq/func/") || within(filter, "$share")
-}
-
-// within reports whether the first level of name is level.
-func within(name, level string) bool {
-	rest, ok := strings.CutPrefix(name, level)
-	return ok && (rest == "" || rest[0] == '/')
 }
 
 // validTopic refuses what is not a topic name, or one with too many levels.

@@ -101,7 +101,7 @@ func (c *conn) grant(
 			return nil, Verdict{Reason: errMemory.Error()}, packet.QuotaExceeded
 		}
 	}
-	v := s.maySubscribe(filter, shared)
+	v := s.maySubscribe(asked.TopicFilter)
 	if !v.Allowed {
 		c.deniedSubscribe(asked.TopicFilter, v)
 		return nil, v, packet.NotAuthorized
@@ -131,19 +131,16 @@ func (b *Broker) complete(sub *subscription, name string, shared bool) {
 	}
 }
 
-// maySubscribe asks the policy, but for the view of one's own denials: that is
-// everyone's.
-func (s *session) maySubscribe(filter string, shared bool) Verdict {
-	switch {
-	case filter == deniedTopic && !shared:
-		return Verdict{Allowed: true}
-	case reservedFilter(filter):
-		return reservedVerdict
+// maySubscribe asks the policy about a Topic Filter, unless it is the broker's own.
+func (s *session) maySubscribe(asked string) Verdict {
+	if v, reserved := Reserved("subscribe", asked); reserved {
+		return v
 	}
 	r := s.may()
 	if r == nil {
 		return Verdict{Reason: "the identity has no rights"}
 	}
+	_, filter, _, _ := topic.ParseShared(asked) // Reserved refused what is malformed
 	return r.Subscribe(filter)
 }
 

@@ -16,8 +16,8 @@ func (c *conn) takeWill(p *packet.Connect, rights Rights) error {
 	if err := validTopic(w.Topic); err != nil {
 		return &refusal{packet.TopicNameInvalid, "will: " + err.Error()}
 	}
-	v := reservedVerdict
-	if !ReservedTopic(w.Topic) {
+	v, reserved := Reserved("will", w.Topic)
+	if !reserved {
 		v = rights.Will(w.Topic, w.QoS, w.Retain, len(w.Payload))
 	}
 	if !v.Allowed {

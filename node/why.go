@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/hpmq/hpmq/identity"
@@ -46,8 +45,14 @@ func (n *Node) why(q control.WhyRequest) (*policy.Explanation, error) {
 	if err != nil {
 		return nil, control.Fail(control.Invalid, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
 	}
-	if reason := n.barred(id, q); reason != "" {
-		return &policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Reason: reason, Groups: e.Groups}, nil
+	builtIn := policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Groups: e.Groups}
+	if reason := n.barred(id, q.Action); reason != "" {
+		builtIn.Reason = reason
+		return &builtIn, nil
+	}
+	if v, reserved := mqtt.Reserved(q.Action, q.Object); reserved { // as the broker decides it
+		builtIn.Allowed, builtIn.Rule, builtIn.Reason = v.Allowed, v.Rule, v.String()
+		return &builtIn, nil
 	}
 	rights := trust.NewRights(set.Session(sub))
 	if d, asked := rights.Decide(q.Action, q.Object); asked && d.Allowed && !e.Allowed {
@@ -57,17 +62,14 @@ func (n *Node) why(q control.WhyRequest) (*policy.Explanation, error) {
 	return &e, nil
 }
 
-// barred says why id may not do here what policy grants, or "".
-func (n *Node) barred(id identity.ID, q control.WhyRequest) string {
+// barred says why id may not act here whatever policy grants, or "".
+func (n *Node) barred(id identity.ID, action string) string {
 	subject := n.trust.Subject
-	if q.Action == "connect" {
+	if action == "connect" {
 		subject = n.trust.Caller
 	}
-	switch _, err := subject(id); {
-	case err != nil:
+	if _, err := subject(id); err != nil {
 		return err.Error()
-	case slices.Contains([]string{"publish", "retain", "will"}, q.Action) && mqtt.ReservedTopic(q.Object):
-		return "the topic belongs to the broker"
 	}
 	return ""
 }

@@ -163,8 +163,6 @@ func (r *reader) filters(b *hclsyntax.Body, name string, a action) []template {
 		}
 		if a == receive && strings.HasPrefix(t.text, "$") {
 			r.warnf(e.Range(), "%q can never match: what begins with $ stays at its site", t.text)
-		} else if a != subscribe && strings.HasPrefix(t.text, "$SYS") {
-			r.warnf(e.Range(), "%q can never match: clients cannot publish there", t.text)
 		}
 		out = append(out, t)
 	}

@@ -119,3 +119,40 @@ func TestNestingIsBounded(t *testing.T) {
 		})
 	}
 }
+
+func TestLintReserved(t *testing.T) {
+	s, found := Check(map[string][]byte{"main.hcl": []byte(`version = 2
+grant "mixed" {
+  to = ["device:*", "site:*"]
+  topics {
+    publish   = ["$x/${id.name}", "a"]
+    subscribe = ["$x/#", "b/#"]
+    receive   = ["a"]
+  }
+}
+deny "mixed" {
+  to = ["device:*"]
+  topics { publish = ["$x/y"] }
+}
+`)}, "lab.test")
+	if s == nil {
+		t.Fatal(found)
+	}
+	found = s.LintReserved(func(action, filter string) string {
+		if strings.HasPrefix(filter, "$x/") {
+			return "no " + action
+		}
+		return ""
+	})
+	want := []string{
+		`grant "mixed" publishes "$x/${id.name}", which can never hold: no publish`,
+		`grant "mixed" subscribes "$x/#", which can never hold: no subscribe`,
+	}
+	var got []string
+	for _, d := range found {
+		got = append(got, d.Summary)
+	}
+	if diff := cmp.Diff(want, got); diff != "" || found.HasErrors() {
+		t.Errorf("want -, got +:\n%s", diff)
+	}
+}

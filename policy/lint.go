@@ -17,6 +17,28 @@ func (s *Set) lint(r *report) {
 	s.lintShadowed(r)
 }
 
+// LintReserved warns of each grant of topics that no policy can give. reserved says
+// why the policy is not asked about a filter for publish, subscribe, will or retain,
+// or "" if it is.
+func (s *Set) LintReserved(reserved func(action, filter string) string) Diagnostics {
+	r := &report{files: s.files}
+	for _, g := range s.rules {
+		if g.deny {
+			continue
+		}
+		for i := range g.topics {
+			for a := range receive {
+				for _, t := range g.topics[i].filters[a] {
+					if why := reserved(a.String(), t.text); why != "" {
+						r.warnf(g.at, "grant %q %s %q, which can never hold: %s", g.name, a.verb(), t.text, why)
+					}
+				}
+			}
+		}
+	}
+	return r.sorted()
+}
+
 // maxComparisons bounds the search for shadowed grants, which compares every
 // grant with every deny.
 const maxComparisons = 20_000_000

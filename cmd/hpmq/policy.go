@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/node"
 	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/policy"
@@ -64,6 +65,9 @@ func newPolicyCheckCommand() *cobra.Command {
 			return err
 		}
 		set, found := policy.Check(files, domain)
+		if set != nil {
+			found = append(found, set.LintReserved(builtInRefusal)...)
+		}
 		if err := directory.CheckPolicySize(files); err != nil {
 			set, found = nil, append(found, policy.Diagnostic{Severity: policy.SeverityError, Summary: err.Error()})
 		}
@@ -161,4 +165,12 @@ ACTION is publish, subscribe, will, retain, receive or connect. The exit code is
 		return nil
 	}
 	return why
+}
+
+// builtInRefusal says why the broker lets no policy give action on object, or "".
+func builtInRefusal(action, object string) string {
+	if v, reserved := mqtt.Reserved(action, object); reserved && !v.Allowed {
+		return v.Reason
+	}
+	return ""
 }

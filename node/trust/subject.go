@@ -31,7 +31,7 @@ var ErrUnsettled = errors.New("not known yet")
 type unsettledError struct{ error }
 
 // Is implements the interface of [errors.Is].
-func (unsettledError) Is(target error) bool { return target == ErrUnsettled } //nolint:errorlint // it is the target
+func (unsettledError) Is(target error) bool { return target == ErrUnsettled }
 
 // Site decides which identities act at one site. It is safe for concurrent use if
 // Identity is.
