@@ -17,6 +17,7 @@ import (
 	"github.com/hpmq/hpmq/funcs"
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/peeruser"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/link"
 	"github.com/hpmq/hpmq/mqtt/packet"
@@ -315,7 +316,7 @@ func (n *Node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 // loopback connection or unix socket, unless CONNECT has a user name.
 func (n *Node) admitPlain(nc net.Conn) (mqtt.Principal, error) {
 	name := trust.GuestName
-	own, err := mqtt.OwnPeer(nc)
+	own, err := peeruser.Own(nc)
 	if err != nil {
 		n.log.WithError(err).Debug("plain listener: peer's user unknown, taken for a guest")
 	}

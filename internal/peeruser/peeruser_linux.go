@@ -1,4 +1,4 @@
-package mqtt
+package peeruser
 
 import (
 	"bufio"
@@ -15,16 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peerUID returns the user of the process at the other end of nc. A unix socket
-// says it itself. For TCP the kernel is asked for the peer's own socket, which
-// is in this network namespace if the connection is over loopback.
+// uidOf returns the user of the process at the other end of nc. The peer's own
+// socket is in this network namespace if the connection is over loopback.
 //
-// Only an established socket that a process holds counts: one that its process
-// closed, or that lingers in TIME_WAIT, is shown with user 0 and would make a
+// Only an established socket that a process holds counts: the kernel shows user 0
+// for one that its process closed, or that lingers in TIME_WAIT, and would make a
 // stranger root. A user of another user namespace shows as the overflow user.
-func peerUID(nc net.Conn) (uint32, error) {
+func uidOf(nc net.Conn) (uint32, error) {
 	if uc, ok := nc.(*net.UnixConn); ok {
-		return unixPeerUID(uc)
+		return unixUID(uc)
 	}
 	peer, ok1 := addrPort(nc.RemoteAddr())
 	local, ok2 := addrPort(nc.LocalAddr())
@@ -47,7 +46,7 @@ func addrPort(a net.Addr) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()), true
 }
 
-func unixPeerUID(uc *net.UnixConn) (uint32, error) {
+func unixUID(uc *net.UnixConn) (uint32, error) {
 	raw, err := uc.SyscallConn()
 	if err != nil {
 		return 0, err
