@@ -14,10 +14,10 @@ import (
 type nowhere struct{ net.Conn }
 
 func (nowhere) Close() error             { return nil }
-func (nowhere) try([]byte) (bool, error) { return true, nil }
-func (nowhere) hold([]byte)              {}
-func (nowhere) drain() error             { return nil }
-func (nowhere) patient() bool            { return false }
+func (nowhere) Try([]byte) (bool, error) { return true, nil }
+func (nowhere) Hold([]byte)              {}
+func (nowhere) Drain() error             { return nil }
+func (nowhere) Patient() bool            { return false }
 
 // attached returns a connection that has a session and no reader.
 func attached(tb testing.TB, b *Broker, v packet.Version, id string, expiry uint32) *conn {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -23,7 +24,7 @@ import (
 type conn struct {
 	b       *Broker
 	nc      net.Conn
-	low     *quickConn // the socket of nc, if a loop may have it
+	low     *socket.Conn // the socket of nc, if a loop may have it
 	out     outbox
 	writers sync.WaitGroup // writer goroutines of the outbox
 
@@ -46,6 +47,7 @@ type conn struct {
 	sessionKey  store.SessionKey           // see key
 
 	session   atomic.Pointer[session] // nil before the session is found
+	away      atomic.Bool             // a goroutine has the connection, and not its loop
 	ready     atomic.Bool             // CONNACK is out: messages may follow [MQTT-3.2.0-1]
 	heard     atomic.Int64            // when something last came, since b.start
 	waiting   atomic.Bool             // the reader waits for room, not for the client
@@ -58,15 +60,18 @@ type conn struct {
 
 	clients *sync.WaitGroup // of the listener
 	unhook  func() bool     // stops waiting for the listener's end
-	sock    *socket         // of loop
-	loop    *loop           // that reads, after join
-	sealed  *tls.Conn       // nc, if it is one, after join
+
+	// Set by joinLoop.
+	descriptor *socket.Descriptor
+	loop       *loop     // that reads
+	sealed     *tls.Conn // nc, if it is one
 
 	// Of the reader alone.
 	own      *session
 	lifetime *lifetime // ends the connection with its credential
 	*turn
 	looped       bool    // the reader is an event loop
+	unread       bool    // the loop has not read since it watches the connection
 	rest         *buffer // what a loop has read of a packet
 	want         int     // the size of that packet, if known
 	bulk         int     // the size of the last packet, if it was large
@@ -92,10 +97,10 @@ const (
 
 func newConn(b *Broker, nc net.Conn) *conn {
 	if _, sealed := nc.(*tls.Conn); !sealed {
-		nc = Quick(nc)
+		nc = socket.Quick(nc)
 	}
 	c := &conn{
-		b: b, nc: nc, low: lowest(nc), version: packet.V5, since: time.Now(),
+		b: b, nc: nc, low: socket.Of(nc), version: packet.V5, since: time.Now(),
 		closing: make(chan struct{}), closed: make(chan struct{}),
 		turn: getTurn(b),
 	}
@@ -123,7 +128,7 @@ func (c *conn) read() error {
 			return err
 		}
 		if c.own != nil && c.low != nil {
-			if joined, err := c.join(); joined || err != nil {
+			if joined, err := c.joinLoop(); joined || err != nil {
 				return cmp.Or(err, errJoined)
 			}
 		}

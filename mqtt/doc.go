@@ -51,7 +51,8 @@
 // goroutine and flushes once for all that were ready together. A loop waits for
 // nobody: a packet that may have to wait takes its connection to a goroutine and
 // back. WebSocket and QUIC keep their readers' goroutines, and are flushed by
-// whoever delivers like all others: see [Framed] and [TryWriter].
+// whoever delivers like all others: see package
+// [github.com/hpmq/hpmq/mqtt/socket].
 //
 // Locks are taken in the order session.mu, outbox.mu; pipeline.mu, group.mu,
 // Broker.interestMu and Broker.mu are held alone or before those; bucket.mu is

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -162,7 +163,7 @@ func TestBlockedFilterHurtsNobodyElse(t *testing.T) {
 		if got := len(f.take()); got != maxParked {
 			t.Errorf("%d messages parked, want %d", got, maxParked)
 		}
-		wait(writeStall) // parked is not silent: the keep alive does not end it
+		wait(socket.WriteStall) // parked is not silent: the keep alive does not end it
 		if stuck.ended() {
 			t.Error("the waiting client was closed")
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -91,7 +92,7 @@ func subscriptionCost(filter string) int {
 // connectionCost is what a connection takes that is idle.
 func connectionCost(nc net.Conn) int {
 	switch _, sealed := nc.(*tls.Conn); {
-	case lowest(nc) == nil:
+	case socket.Of(nc) == nil:
 		return streamCost
 	case sealed:
 		return tlsCost

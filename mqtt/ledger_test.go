@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -55,7 +56,7 @@ func TestSlowClientsHoldLittle(t *testing.T) {
 		if c.Drops["slow"] == 0 || c.Drops["queue"] == 0 || c.MessagesDropped != c.Drops["slow"]+c.Drops["queue"] {
 			t.Errorf("drops %v of %d", c.Drops, c.MessagesDropped)
 		}
-		wait(2 * writeStall) // the dead are given up
+		wait(2 * socket.WriteStall) // the dead are given up
 		sub.close()
 		pub.close()
 		if got := w.counters().MemoryHeld; got != 0 {

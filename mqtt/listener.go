@@ -11,6 +11,7 @@ import (
 
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
 // Admission decides who a connection acts for; an error refuses it. It is called
@@ -91,7 +92,7 @@ func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.
 		c.close()
 		return
 	}
-	c.out.open(newSink(c.nc))
+	c.out.open(socket.NewSink(c.nc))
 	if err := c.read(); !errors.Is(err, errJoined) {
 		c.conclude(err)
 	}
@@ -139,7 +140,7 @@ func (c *conn) close() {
 	c.b.open.Add(-1)
 	c.b.depart(c.address)
 	if c.loop != nil {
-		c.loop.release(c)
+		c.loop.remove(c)
 		c.clients.Done()
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -166,7 +167,7 @@ func (l quickListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Quick(nc), nil
+	return socket.Quick(nc), nil
 }
 
 // TestTransports sends 64 KiB messages and small ones both ways over each kind of

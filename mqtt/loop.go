@@ -18,16 +18,6 @@ var (
 // own buffer; a longer one is read where it is.
 const sharedLimit = 128 << 10
 
-// errAgain tells that there is nothing to read now. A [crypto/tls.Conn] goes on
-// after it where it was.
-var errAgain error = again{}
-
-type again struct{}
-
-func (again) Error() string   { return "nothing to read now" }
-func (again) Timeout() bool   { return true }
-func (again) Temporary() bool { return true }
-
 // waits reports whether to handle a packet may take as long as the store, the
 // policy or a password does. A PUBLISH is looked at closely: see conn.handlePublish.
 func waits(t packet.Type) bool {

@@ -1,15 +1,15 @@
 package mqtt
 
 import (
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
 // loop reads from many sockets in one goroutine, which sleeps in epoll and not in
@@ -22,30 +22,29 @@ import (
 // and what it was is found out by reading and writing.
 type loop struct {
 	b    *Broker
-	poll int // the epoll instance
-	wake int // an eventfd; written to end the loop
+	poll *socket.Poll
 
 	mu    sync.Mutex // guards conns
 	conns []*conn    // by descriptor
 
 	// Of the loop's goroutine.
 	turn   *turn
-	now    time.Duration // since b.start
-	ceded  time.Duration // when it last went through the scheduler
-	events []unix.EpollEvent
-	ready  []readiness // of this round
-	again  []*conn     // have more than a read took
-	heard  []*conn     // were read in this round
-	parted []parting   // leave after this round
-	read   int         // bytes since the last flush
-	steady int         // rounds in a row that saw steady streams and nothing else
-	chunk  *buffer     // of all reads
-	sealed []byte      // of all reads below TLS
+	now    time.Duration  // since b.start
+	ceded  time.Duration  // when it last went through the scheduler
+	events []socket.Event // of this round
+	ready  []readiness    // the connections that they are of
+	again  []*conn        // have more than a read took
+	heard  []*conn        // were read in this round
+	parted []parting      // leave after this round
+	read   int            // bytes since the last flush
+	steady int            // rounds in a row that saw steady streams and nothing else
+	chunk  *buffer        // of all reads
+	sealed []byte         // of all reads below TLS
 }
 
 type readiness struct {
-	c    *conn
-	mask uint32
+	c     *conn
+	event socket.Event
 }
 
 // parting is a connection that needs a goroutine, for what waits in its rest or
@@ -103,7 +102,7 @@ func (ls *loops) leave() {
 		return
 	}
 	for _, l := range ls.all {
-		l.end()
+		l.poll.Wake()
 	}
 	ls.running.Wait()
 	ls.all = nil
@@ -152,36 +151,19 @@ func (ls *loops) pick(b *Broker) *loop {
 }
 
 func newLoop(b *Broker) (*loop, error) {
-	poll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	poll, err := socket.NewPoll(wakeEvents)
 	if err != nil {
-		return nil, fmt.Errorf("create epoll instance: %w", err)
-	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		unix.Close(poll)
-		return nil, fmt.Errorf("create eventfd: %w", err)
-	}
-	if err := unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}); err != nil {
-		unix.Close(wake)
-		unix.Close(poll)
-		return nil, fmt.Errorf("watch eventfd: %w", err)
+		return nil, err
 	}
 	return &loop{
-		b: b, poll: poll, wake: wake, turn: getTurn(b),
-		events: make([]unix.EpollEvent, wakeEvents),
-		chunk:  chunkPool.Get().(*buffer), sealed: make([]byte, loopSealed),
+		b: b, poll: poll, turn: getTurn(b),
+		chunk: chunkPool.Get().(*buffer), sealed: make([]byte, loopSealed),
 	}, nil
-}
-
-func (l *loop) end() {
-	one := [8]byte{1, 1, 1, 1, 1, 1, 1, 1}
-	_, _ = unix.Write(l.wake, one[:]) // it cannot be full
 }
 
 func (l *loop) run() {
 	defer putTurn(l.turn)
-	defer unix.Close(l.poll)
-	defer unix.Close(l.wake)
+	defer l.poll.Close()
 	for l.wait() {
 		l.round()
 	}
@@ -190,31 +172,23 @@ func (l *loop) run() {
 // wait finds out which connections are ready, and reports false when the loop
 // shall end.
 func (l *loop) wait() bool {
-	timeout := -1
 	if len(l.again) > 0 {
-		timeout, l.steady = 0, 0
+		l.steady = 0
 	}
 	if l.steady > steadyRounds { // all that came of late
-		pause := unix.NsecToTimespec(int64(steadyPause))
-		_ = unix.Nanosleep(&pause, nil) // a signal may end it early
+		l.poll.Pause(steadyPause)
 	}
-	n, err := unix.EpollWait(l.poll, l.events, timeout)
-	if err != nil && !errors.Is(err, unix.EINTR) {
-		panic(fmt.Sprintf("mqtt: epoll: %v", err)) // of a descriptor that is ours alone
-	}
+	var on bool
+	l.events, on = l.poll.Wait(l.events[:0], len(l.again) == 0)
 	l.ready = l.ready[:0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range max(n, 0) {
-		e := &l.events[i]
-		if int(e.Fd) == l.wake {
-			return false
-		}
-		if c := l.conns[e.Fd]; c != nil {
-			l.ready = append(l.ready, readiness{c, e.Events})
+	for _, e := range l.events {
+		if c := l.conns[e.FD]; c != nil {
+			l.ready = append(l.ready, readiness{c, e})
 		}
 	}
-	return true
+	return on
 }
 
 // round reads from each connection that is ready, and then flushes what all of
@@ -224,22 +198,22 @@ func (l *loop) round() {
 	l.steady++
 	again := len(l.again)
 	for i := range l.ready {
-		c, mask := l.ready[i].c, l.ready[i].mask
-		if mask&^unix.EPOLLIN != 0 {
-			c.sock.writable()
+		c, event := l.ready[i].c, l.ready[i].event
+		if event.Writable() {
+			c.descriptor.Writable()
 		}
-		if c.sock.away.Load() {
-			continue // whoever has it asks for another event in the end
+		if c.away.Load() {
+			continue // the goroutine that has it asks for another event in the end
 		}
-		if mask&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-			c.sock.over = true
+		if event.Ended() {
+			c.descriptor.ExpectEnd()
 		}
-		if mask&^unix.EPOLLOUT != 0 || c.sock.fresh {
+		if event.Readable() || c.unread {
 			l.serve(c)
 		}
 	}
 	for i := range again {
-		if c := l.again[i]; !c.sock.away.Load() {
+		if c := l.again[i]; !c.away.Load() {
 			l.serve(c)
 		}
 	}
@@ -254,7 +228,7 @@ func (l *loop) round() {
 
 // serve takes a connection's turn: it reads once, and handles what came.
 func (l *loop) serve(c *conn) {
-	c.sock.fresh = false
+	c.unread = false
 	dst := l.chunk.b
 	c.chunk = l.chunk
 	if c.rest != nil {
@@ -270,7 +244,7 @@ func (l *loop) serve(c *conn) {
 	if c.bulk > 0 && len(dst)/c.bulk*c.bulk > c.filled { // whole packets of that size: no rest to copy
 		dst = dst[:len(dst)/c.bulk*c.bulk]
 	}
-	n, more, err := c.fill(l, dst[c.filled:])
+	n, more, err := c.descriptor.Fill(c.sealed, dst[c.filled:], l.sealed)
 	c.filled += n
 	c.buf = dst
 	used := 0
@@ -297,12 +271,12 @@ func (l *loop) serve(c *conn) {
 	c.buf, c.filled = nil, 0
 	switch {
 	case cause != nil:
-		c.sock.away.Store(true)
+		c.away.Store(true)
 		l.parted = append(l.parted, parting{c, cause})
 	case c.delay > 0, n > 0 && c.out.overdue():
-		c.sock.away.Store(true)
+		c.away.Store(true)
 		l.parted = append(l.parted, parting{c, errWaits})
-	case more || c.sock.over:
+	case more || c.descriptor.Ending():
 		l.again = append(l.again, c)
 	}
 	if l.read >= flushAfter || l.chunk.more.Load() > 0 {
@@ -320,33 +294,6 @@ func (l *loop) weigh(n int, after time.Duration, messages uint64) {
 	if l.turn.eager || n > steadyRead || after > steadyGap*time.Duration(messages) {
 		l.turn.eager, l.steady = false, 0
 	}
-}
-
-// fill reads into dst what the connection has. more tells that there may be more.
-func (c *conn) fill(l *loop, dst []byte) (n int, more bool, err error) {
-	s := c.sock
-	if c.sealed == nil {
-		n, err = s.receive(dst)
-		return n, n == len(dst), err
-	}
-	more = true // unless the socket turns out to be empty
-	if len(s.in) == 0 && s.inErr == nil {
-		var got int
-		got, s.inErr = s.receive(l.sealed)
-		s.in, more = l.sealed[:got], got == len(l.sealed)
-	}
-	for n < len(dst) && err == nil {
-		var got int
-		got, err = c.sealed.Read(dst[n:])
-		n += got
-	}
-	if errors.Is(err, errAgain) {
-		return n, more, nil
-	}
-	if len(s.in) > 0 { // of the loop's buffer
-		s.in = append([]byte(nil), s.in...)
-	}
-	return n, err == nil, err
 }
 
 // flush writes what the connections caused so far.
@@ -383,7 +330,7 @@ func (l *loop) attend(c *conn, err error) {
 	}
 	if err == nil {
 		c.turn, c.looped = l.turn, true
-		err = l.register(c, unix.EPOLL_CTL_MOD)
+		err = l.watch(c, l.poll.Rearm)
 	}
 	if err != nil {
 		c.conclude(err)
@@ -403,35 +350,70 @@ func (c *conn) catchUp() error {
 	return err
 }
 
+// joinLoop gives the connection to an event loop, if its socket is one that a loop
+// can have. The reader that calls it reads no more if it did.
+func (c *conn) joinLoop() (bool, error) {
+	if c.low == nil || !c.out.claim() {
+		return false, nil
+	}
+	l := c.b.loops.pick(c.b)
+	var d *socket.Descriptor
+	var err error
+	if l != nil {
+		d, err = c.low.HandOver()
+	}
+	if d == nil {
+		c.low = nil // nor later
+		c.out.yield(nil)
+		c.flush()
+		return false, err
+	}
+	c.out.yield(socket.NewSink(c.nc))
+	c.flush()
+	c.keepRest(c.buf[:c.filled])
+	c.buf, c.filled = nil, 0
+	putTurn(c.turn)
+	c.turn, c.looped = l.turn, true
+	c.sealed, _ = c.nc.(*tls.Conn)
+	c.descriptor, c.loop = d, l
+	c.clients.Add(1)
+	unhook := c.unhook // the loop tells c of the listener's end
+	c.unhook, c.deadline = nil, nil
+	if err := l.add(c); err != nil {
+		unhook()
+		return false, err
+	}
+	unhook()
+	return true, nil
+}
+
 // add gives a connection to the loop, whose it is as soon as add is called.
 func (l *loop) add(c *conn) error {
 	l.mu.Lock() // an event of it waits until it is in the table
 	defer l.mu.Unlock()
-	for len(l.conns) <= c.sock.fd {
+	fd := c.descriptor.FD()
+	for len(l.conns) <= fd {
 		l.conns = append(l.conns, nil)
 	}
-	l.conns[c.sock.fd] = c
-	return l.register(c, unix.EPOLL_CTL_ADD)
+	l.conns[fd] = c
+	return l.watch(c, l.poll.Add)
 }
 
-// register asks for the events of a connection, those that are due included.
-func (l *loop) register(c *conn, op int) error {
-	fd := c.sock.fd
-	c.sock.fresh = true
-	c.sock.away.Store(false)
-	events := uint32(unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xFFFFFFFF)
-	err := unix.EpollCtl(l.poll, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
+// watch asks for the events of a connection by Add or Rearm of the poll.
+func (l *loop) watch(c *conn, ask func(*socket.Descriptor) error) error {
+	c.unread = true
+	c.away.Store(false)
+	err := ask(c.descriptor)
 	if err != nil {
-		c.sock.away.Store(true)
-		return fmt.Errorf("register with epoll: %w", err)
+		c.away.Store(true)
 	}
-	return nil
+	return err
 }
 
-// release closes the descriptor of a connection that is over.
-func (l *loop) release(c *conn) {
+// remove closes the descriptor of a connection that is over.
+func (l *loop) remove(c *conn) {
 	l.mu.Lock()
-	l.conns[c.sock.fd] = nil
+	l.conns[c.descriptor.FD()] = nil
 	l.mu.Unlock()
-	c.sock.release()
+	c.descriptor.Release()
 }

@@ -15,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -293,34 +292,6 @@ func TestLoopCountsBytes(t *testing.T) {
 	})
 }
 
-// TestUnaskedRecordsAreBounded has TLS write for itself while the broker has
-// nothing to send, as it does when the peer asks for new keys.
-func TestUnaskedRecordsAreBounded(t *testing.T) {
-	l := listenTCP(t)
-	defer l.Close()
-	nc := dialTCP(t, l)
-	defer nc.Close()
-	q, ok := Quick(nc).(*quickConn)
-	if !ok {
-		t.Fatal("no quick connection")
-	}
-	q.take()
-	record := make([]byte, 27)
-	var err error
-	for range 1000 {
-		if _, err = q.Write(record); err != nil {
-			break
-		}
-	}
-	if !errors.Is(err, errUnasked) || len(q.buf) > maxUnasked+len(record) {
-		t.Errorf("%d bytes, then %v", len(q.buf), err)
-	}
-	q.seals(true)
-	if _, err := q.Write(make([]byte, 1<<20)); err != nil {
-		t.Errorf("what the broker sends is refused: %v", err)
-	}
-}
-
 // TestLoopConnectionsEnd ends connections of a loop in each way.
 func TestLoopConnectionsEnd(t *testing.T) {
 	ended := func(t *testing.T, w *wired) {
@@ -486,21 +457,21 @@ func TestEndIsNotified(t *testing.T) {
 	})
 }
 
-// claimed counts writes of a sink that nobody has claimed: its descriptor may be
-// another client's by then.
+// claimed counts farewells of a sink that no goroutine has claimed: its descriptor
+// may be another client's by then.
 type claimed struct {
-	sink
+	socket.Sink
 	out     *outbox
 	strange atomic.Int32
 }
 
-func (c *claimed) try(b []byte) (bool, error) {
+func (c *claimed) CloseNotify() {
 	c.out.mu.Lock()
 	if !c.out.busy {
 		c.strange.Add(1)
 	}
 	c.out.mu.Unlock()
-	return c.sink.try(b)
+	c.Sink.(socket.Notifier).CloseNotify()
 }
 
 // TestEndIsNotifiedByOwner ends a TLS connection from here while its reader waits
@@ -515,31 +486,41 @@ func TestEndIsNotifiedByOwner(t *testing.T) {
 	for !out.claim() {
 		runtime.Gosched()
 	}
-	s := out.sink.(*tlsSink)
-	watched := &claimed{sink: s.socket, out: out}
-	s.socket = watched
-	out.yield(nil)
+	watched := &claimed{Sink: out.sink, out: out}
+	out.yield(watched)
 	b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction})
 	c.read()
 	if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want EOF", err)
 	}
 	if n := watched.strange.Load(); n > 0 {
-		t.Errorf("%d writes to a sink that nobody has", n)
+		t.Errorf("%d writes to a sink that no goroutine has", n)
 	}
 }
 
-// TestLoopRefuses has epoll refuse a connection, as beyond fs.epoll.max_user_watches.
+// TestLoopRefuses has the poll refuse a connection, as beyond
+// fs.epoll.max_user_watches.
 func TestLoopRefuses(t *testing.T) {
-	var ends [2]int
-	if err := unix.Pipe(ends[:]); err != nil {
+	listener := listenTCP(t)
+	defer listener.Close()
+	nc := dialTCP(t, listener)
+	defer nc.Close()
+	d, err := socket.Of(socket.Quick(nc)).HandOver()
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(ends[1])
-	l := &loop{poll: ends[1]} // no epoll instance
-	c := &conn{sock: &socket{fd: ends[0]}}
-	if err := l.add(c); err == nil {
-		t.Error("added")
+	poll, err := socket.NewPoll(1)
+	if err != nil {
+		t.Fatal(err)
 	}
-	l.release(c)
+	defer poll.Close()
+	if err := poll.Add(d); err != nil {
+		t.Fatal(err)
+	}
+	l := &loop{poll: poll} // has the descriptor already
+	c := &conn{descriptor: d}
+	if err := l.add(c); err == nil || !c.away.Load() {
+		t.Errorf("added, away %v", c.away.Load())
+	}
+	l.remove(c)
 }

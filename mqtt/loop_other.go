@@ -2,10 +2,7 @@
 
 package mqtt
 
-import (
-	"net"
-	"sync"
-)
+import "sync"
 
 // Event loops are for Linux; elsewhere each client has a goroutine.
 type loops struct{}
@@ -15,10 +12,8 @@ func (*loops) leave() {}
 
 func (*loops) dismiss(*sync.WaitGroup) {}
 
-func (*conn) join() (bool, error) { return false, nil }
+func (*conn) joinLoop() (bool, error) { return false, nil }
 
 type loop struct{}
 
-func (*loop) release(*conn) {}
-
-type socket struct{ net.Conn }
+func (*loop) remove(*conn) {}

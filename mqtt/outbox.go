@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
 // outbox is what waits for one client's socket. Whoever delivers appends to it;
@@ -17,7 +18,7 @@ type outbox struct {
 
 	mu      sync.Mutex
 	room    chan struct{} // capacity 1: holds a token after the backlog was written; nil until somebody waited
-	sink    sink          // nil before the client was admitted
+	sink    socket.Sink   // nil before the client was admitted
 	queue   []segment     // what the sink has not seen
 	bytes   int           // of the queue and of what the sink has not finished
 	charged int           // of bytes, to memory
@@ -81,7 +82,7 @@ func (r *buffer) free() {
 var chunkPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, loopBuffer), chunk: true} }}
 
 // open gives the outbox its sink.
-func (o *outbox) open(s sink) {
+func (o *outbox) open(s socket.Sink) {
 	o.mu.Lock()
 	o.sink = s
 	o.mu.Unlock()
@@ -99,7 +100,7 @@ func (o *outbox) claim() bool {
 }
 
 // yield gives the sink, or another one, back.
-func (o *outbox) yield(s sink) {
+func (o *outbox) yield(s socket.Sink) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if s != nil {
@@ -236,12 +237,12 @@ func (c *conn) flush() {
 		g := o.take()
 		o.mu.Unlock()
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
-		done, err := o.sink.try(g.b)
+		done, err := o.sink.Try(g.b)
 		o.mu.Lock()
 		if err == nil && !done {
 			o.slow = true
 			o.charge(c.b.opts.Outbox)
-			lost := o.last && !o.sink.patient() // see finish
+			lost := o.last && !o.sink.Patient() // see finish
 			c.writers.Go(func() { c.drain(g) })
 			o.mu.Unlock()
 			if lost {
@@ -269,10 +270,10 @@ func (c *conn) flush() {
 // may be another client's.
 func (c *conn) part() {
 	o := &c.out
-	if s, ok := o.sink.(*tlsSink); ok && !o.parted {
+	if s, ok := o.sink.(socket.Notifier); ok && !o.parted {
 		o.parted, o.busy = true, true
 		o.mu.Unlock()
-		s.notify()
+		s.CloseNotify()
 		o.mu.Lock()
 		o.busy = false
 		o.rest()
@@ -338,7 +339,7 @@ func (o *outbox) rest() {
 func (c *conn) drain(g segment) {
 	o := &c.out
 	for {
-		err := o.sink.drain()
+		err := o.sink.Drain()
 		o.mu.Lock()
 		o.written(g, err)
 		o.charge(c.b.opts.Outbox)
@@ -348,7 +349,7 @@ func (c *conn) drain(g segment) {
 		g = o.take()
 		o.mu.Unlock()
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
-		o.sink.hold(g.b)
+		o.sink.Hold(g.b)
 	}
 	o.slow = false
 	select {
@@ -373,7 +374,7 @@ func (c *conn) finish() {
 	o.mu.Unlock()
 	c.flush()
 	o.mu.Lock()
-	patient := o.busy && o.sink.patient()
+	patient := o.busy && o.sink.Patient()
 	flushing := o.busy && !o.slow
 	o.mu.Unlock()
 	switch {

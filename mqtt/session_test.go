@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
+	"github.com/hpmq/hpmq/mqtt/socket"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -254,7 +255,7 @@ func TestSlowReceiverHurtsNobodyElse(t *testing.T) {
 		if got := w.counters().MessagesDropped; got < 900 || got > 1000 {
 			t.Errorf("dropped %d, want what passes 10,000 bytes", got)
 		}
-		wait(2 * writeStall)
+		wait(2 * socket.WriteStall)
 		if got := w.counters().Clients; got != 2 {
 			t.Errorf("%d clients, want the dead one gone", got)
 		}

@@ -18,8 +18,8 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
-	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/proxyproto"
+	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
 // Port is a TCP port that other machines reach. It finds out what a connection is in a goroutine per connection and under a deadline, so that a silent
@@ -165,7 +165,7 @@ func (p *Port) sort(ctx context.Context, conn net.Conn) error {
 		}
 		conn = read
 	}
-	secure := tls.Server(mqtt.Quick(conn), p.conf)
+	secure := tls.Server(socket.Quick(conn), p.conf)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w", p.clientRefusal(err, time.Now()))
 	}

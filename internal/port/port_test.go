@@ -20,8 +20,8 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/internal/testca"
-	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/proxyproto"
+	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
 // proxied is a PROXY header for a client at ip, port 4711.
@@ -280,7 +280,7 @@ func TestWebPortShowsSockets(t *testing.T) {
 	}
 	conn := <-p.http.conns
 	defer conn.Close()
-	if mqtt.Quick(conn) == conn {
+	if socket.Quick(conn) == conn {
 		t.Error("no socket")
 	}
 	secure := tls.Client(dial(), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // who serves is not the question
