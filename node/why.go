@@ -42,17 +42,18 @@ func (n *Node) why(q control.WhyRequest) (*policy.Explanation, error) {
 	}
 	set := n.policy.Set()
 	e, err := set.Explain(sub, q.Action, q.Object, n.lookup)
-	if err != nil {
-		return nil, control.Fail(control.Invalid, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
-	}
-	builtIn := policy.Explanation{Subject: e.Subject, Action: e.Action, Object: e.Object, Groups: e.Groups}
-	if reason := n.barred(id, q.Action); reason != "" {
-		builtIn.Reason = reason
-		return &builtIn, nil
-	}
+	builtIn := policy.Explanation{Subject: sub.ID.Short(), Action: q.Action, Object: q.Object, Groups: e.Groups}
 	if v, reserved := mqtt.Reserved(q.Action, q.Object); reserved { // as the broker decides it
 		builtIn.Allowed, builtIn.Rule, builtIn.Reason = v.Allowed, v.Rule, v.String()
+	}
+	if reason := n.barred(id, q.Action); reason != "" {
+		builtIn.Allowed, builtIn.Rule, builtIn.Reason = false, "", reason
+	}
+	switch {
+	case builtIn.Reason != "":
 		return &builtIn, nil
+	case err != nil:
+		return nil, control.Fail(control.Invalid, "hpmq why pump-7 publish|subscribe TOPIC, or hpmq why user:anna connect pump-7:8080", err)
 	}
 	rights := trust.NewRights(set.Session(sub))
 	if d, asked := rights.Decide(q.Action, q.Object); asked && d.Allowed && !e.Allowed {
