@@ -20,7 +20,9 @@ type index struct {
 	identities    map[identity.ID]*Identity
 	keys          map[[32]byte]identity.ID
 	nodes         map[identity.ID]*Node
+	issued        map[identity.ID][]issued // by generation; a draft has none
 	revocations   map[identity.ID]Revocation
+	lastRevoked   uint64 // the newest record of a revocation, 0 for none
 	functions     map[string]Function
 	tickets       map[string]TicketUse
 	voids         map[identity.ID]Void
@@ -43,6 +45,7 @@ func emptyIndex() index {
 		identities:    map[identity.ID]*Identity{},
 		keys:          map[[32]byte]identity.ID{},
 		nodes:         map[identity.ID]*Node{},
+		issued:        map[identity.ID][]issued{},
 		revocations:   map[identity.ID]Revocation{},
 		functions:     map[string]Function{},
 		tickets:       map[string]TicketUse{},
@@ -60,9 +63,11 @@ func (x *index) apply(r *Record, p Payload) {
 		x.signerRecords[keyID(p.Key)] = r.Seq
 	case Identity:
 		x.applyIdentity(p)
+		x.noteIssued(r.Seq, p)
 	case Node:
 		x.nodes[p.ID] = &p
 	case Revocation:
+		x.lastRevoked = r.Seq
 		p.Time = p.Time.UTC()
 		if old, ok := x.revocations[p.ID]; !ok || p.Generation >= old.Generation {
 			x.revocations[p.ID] = p
