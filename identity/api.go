@@ -18,7 +18,9 @@ const (
 	RootsPath    = "/api/v1/roots/" // GET RootsPath + hex SHA-256 of the root's DER → the root as PEM
 	EnrolPath    = "/api/v1/enrol"  // POST EnrolRequest → EnrolResponse
 	RenewPath    = "/api/v1/renew"  // POST RenewRequest → EnrolResponse
+	CRLPath      = "/api/v1/crl"    // GET → revocation lists as PEM, see ParseCRL
 	MaxBodyBytes = 64 << 10         // of a request and of an answer
+	MaxCRLBytes  = 4 << 20          // of the answer at CRLPath: some 80,000 certificates
 )
 
 // EnrolRequest trades a ticket for a certificate. The authority answers the same

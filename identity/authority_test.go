@@ -41,6 +41,7 @@ type authority struct {
 	answers  map[string]*identity.EnrolResponse   // by renewal id
 	refuse   func(path string) *identity.APIError // nil error lets the request through
 	lose     func(path string) bool               // carry out, then drop the connection
+	crl      []byte                               // nil is none
 }
 
 func newAuthority(t *testing.T) *authority {
@@ -78,6 +79,10 @@ func (a *authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		a.t.Error(err)
 		w.WriteHeader(http.StatusInternalServerError)
+	case r.URL.Path == identity.CRLPath:
+		if _, err := w.Write(a.crl); err != nil {
+			a.t.Error(err)
+		}
 	case strings.HasPrefix(r.URL.Path, identity.RootsPath):
 		if _, err := w.Write(identity.EncodeCertificates(a.ca.Root)); err != nil {
 			a.t.Error(err)
@@ -96,6 +101,10 @@ func (a *authority) answer(r *http.Request) (*identity.EnrolResponse, error) {
 	switch r.URL.Path {
 	case identity.RootsPath + hex.EncodeToString(func() []byte { h := sha256.Sum256(a.ca.Root.Raw); return h[:] }()):
 		return nil, nil
+	case identity.CRLPath:
+		if a.crl != nil {
+			return nil, nil
+		}
 	case identity.EnrolPath:
 		return a.enrol(r)
 	case identity.RenewPath:

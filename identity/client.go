@@ -39,8 +39,9 @@ func (e *untrustedError) Unwrap() error { return e.reason }
 
 // apiClient speaks HTTP to one address of the enrolment API.
 type apiClient struct {
-	http http.Client
-	addr string
+	http  http.Client
+	addr  string
+	limit int // bytes of an answer
 }
 
 func newAPIClient(addr string, dial Dialer, cfg *tls.Config) *apiClient {
@@ -48,7 +49,7 @@ func newAPIClient(addr string, dial Dialer, cfg *tls.Config) *apiClient {
 		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	}
 	// Proxies of the environment are not asked: a site's node is near.
-	return &apiClient{addr: addr, http: http.Client{
+	return &apiClient{addr: addr, limit: MaxBodyBytes, http: http.Client{
 		Timeout: requestTimeout,
 		Transport: &http.Transport{
 			DialContext:         dial,
@@ -113,12 +114,12 @@ func (c *apiClient) do(ctx context.Context, method, path string, body any) ([]by
 		return nil, nil, c.unreached(err)
 	}
 	defer resp.Body.Close()
-	got, err := io.ReadAll(io.LimitReader(resp.Body, MaxBodyBytes+1))
+	got, err := io.ReadAll(io.LimitReader(resp.Body, int64(c.limit)+1))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w %s: %w", ErrUnreachable, c.addr, err)
 	}
-	if len(got) > MaxBodyBytes {
-		return nil, nil, fmt.Errorf("%s: answer of more than %d bytes", c.addr, MaxBodyBytes)
+	if len(got) > c.limit {
+		return nil, nil, fmt.Errorf("%s: answer of more than %d bytes", c.addr, c.limit)
 	}
 	if resp.StatusCode/100 != 2 {
 		return nil, nil, newAPIError(resp, got)

@@ -52,6 +52,10 @@ func Enrol(ctx context.Context, t *Ticket, s *Store, o EnrolOptions) (*EnrolResp
 		return nil, err
 	}
 	o.Progress(fmt.Sprintf("[5/5] certificate saved in %s, valid until %s", s.Dir(), answer.NotAfter.UTC().Format(time.RFC3339)))
+	addrs := onlyOnce([]string{e.addr}, answer.API, t.Addrs)
+	if _, err := s.UpdateCRL(ctx, HTTPCRL(s, addrs, o.Dial)...); err != nil {
+		o.Progress(fmt.Sprintf("      no %s, which only clients that check it need: %v", CRLFile, err))
+	}
 	return answer, nil
 }
 
@@ -61,6 +65,7 @@ type enrolment struct {
 	store  *Store
 	opts   EnrolOptions
 	key    crypto.Signer // once made
+	addr   string        // that answered
 }
 
 // try goes through the stages with one address.
@@ -90,6 +95,7 @@ func (e *enrolment) try(ctx context.Context, addr string) (*EnrolResponse, error
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", addr, err)
 	}
+	e.addr = addr
 	return answer, e.save(svid, bundle, answer)
 }
 

@@ -20,6 +20,7 @@ import (
 func TestEnrol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, net := newAuthority(t), network{}
+		a.crl = a.ca.CRL(t, 1)
 		serve(t, net.paris(), a.node, a)
 		s := openStore(t, filepath.Join(t.TempDir(), "pump-7"))
 		var lines []string

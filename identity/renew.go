@@ -71,6 +71,10 @@ type Renewer struct {
 	Names func() []string    // what a node wants in its certificate, asked each time; nil for none
 	Log   logrus.FieldLogger // nil discards
 
+	// CRL returns the sources of revocation lists. They are asked after each renewal,
+	// and by Run every day. Nil asks for none.
+	CRL func() []CRLSource
+
 	// OnRenew is called with each new identity, after it is on disk and before
 	// Run or Renew goes on. Nil is nobody.
 	OnRenew func(*SVID)
@@ -84,12 +88,17 @@ const wakeUp = time.Hour
 // lifted meanwhile.
 const maxRefusedPause = 8 * time.Hour
 
+// crlEvery is how often Run fetches the revocation lists, which are signed daily.
+// It tries again after a failure when it wakes next.
+const crlEvery = 24 * time.Hour
+
 // Run renews the certificate whenever it is due, until ctx is done. Failures are
 // logged and tried again; an expired certificate is still tried, with its own
 // key, since the policy may grant a grace.
 func (r *Renewer) Run(ctx context.Context) error {
 	log := r.log()
 	var notBefore time.Time // monotonic guard against renewing in a loop when the clock is wrong
+	var crlAt time.Time
 	for {
 		svid := r.Store.SVID()
 		if svid == nil {
@@ -100,12 +109,15 @@ func (r *Renewer) Run(ctx context.Context) error {
 			if next.Before(notBefore) {
 				next = notBefore
 			}
+			if time.Since(crlAt) >= crlEvery && r.UpdateCRL(ctx) {
+				crlAt = time.Now()
+			}
 			if !sleep(ctx, min(max(next.Sub(now), time.Second), wakeUp)) {
 				return nil
 			}
 			continue
 		}
-		if err := r.Renew(ctx); err != nil {
+		if err := r.renew(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -114,14 +126,36 @@ func (r *Renewer) Run(ctx context.Context) error {
 			notBefore = time.Now().Add(min(lifetime(svid)/20, maxRefusedPause))
 			continue
 		}
+		crlAt = time.Time{}
 		notBefore = time.Now().Add(lifetime(r.Store.SVID()) / 4) // before RenewAt, whatever its jitter
 	}
 }
 
+// UpdateCRL fetches the revocation lists and reports whether that went well. A
+// failure is logged: the lists that are there last for weeks.
+func (r *Renewer) UpdateCRL(ctx context.Context) bool {
+	if r.CRL == nil {
+		return false
+	}
+	_, err := r.Store.UpdateCRL(ctx, r.CRL()...)
+	if err != nil && ctx.Err() == nil {
+		r.log().WithField(logfield.Reason, err.Error()).WithField(logfield.File, r.Store.path(CRLFile)).Warn("revocation list not fetched")
+	}
+	return err == nil
+}
+
 // Renew renews the certificate now, due or not, trying until an answer comes or
-// ctx ends. It returns [ErrBusy] while another renewal of the store is under
-// way, this process's own included.
+// ctx ends, and then fetches the revocation lists. It returns [ErrBusy] while
+// another renewal of the store is under way, this process's own included.
 func (r *Renewer) Renew(ctx context.Context) error {
+	if err := r.renew(ctx); err != nil {
+		return err
+	}
+	r.UpdateCRL(ctx)
+	return nil
+}
+
+func (r *Renewer) renew(ctx context.Context) error {
 	unlock, err := r.Store.lock()
 	if err != nil {
 		return err

@@ -18,11 +18,12 @@ import (
 	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
-// The files of a [Store]. Stock TLS clients can be pointed at the first three.
+// The files of a [Store]. Stock TLS clients can be pointed at the first four.
 const (
 	KeyFile       = "key.pem"        // PKCS#8, mode 0600
 	CertFile      = "cert.pem"       // leaf, then intermediates
 	RootsFile     = "ca.pem"         // roots
+	CRLFile       = "crl.pem"        // revocation lists, see Store.UpdateCRL
 	EnrolmentFile = "enrolment.json" // see Enrolment
 
 	pendingFile = "pending.json" // see pending

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net"
 	"net/url"
@@ -89,6 +90,20 @@ func (ca *CA) SVID(t testing.TB, id identity.ID, edit ...func(*x509.Certificate)
 	}
 	leaf := sign(t, template, ca.Root, key.Public(), ca.Key)
 	return &identity.SVID{ID: id, Chain: []*x509.Certificate{leaf}, Key: key}
+}
+
+// CRL returns the root's revocation list as PEM.
+func (ca *CA) CRL(t testing.TB, number int64, revoked ...*x509.Certificate) []byte {
+	t.Helper()
+	list := &x509.RevocationList{Number: big.NewInt(number), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(24 * time.Hour)}
+	for _, c := range revoked {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, ca.Root, ca.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
 }
 
 // ValidFor makes a certificate end after d.
