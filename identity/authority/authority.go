@@ -66,6 +66,7 @@ type Authority struct {
 	db    *database
 	names nameLocks
 	kept  *limiter[identity.ID] // what identities have recorded about themselves
+	crl   crl
 
 	clones atomic.Uint64
 }
@@ -117,6 +118,10 @@ func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
 	if end, err := keys.renewalFailure(); err != nil {
 		a.log.WithField("not_after", end.UTC()).WithError(err).
 			Warn("the intermediate certificate cannot be renewed; nothing is issued after its end")
+	}
+	if err := keys.ensureRootList(); err != nil {
+		a.log.WithError(err).
+			Info("no revocation list of the root; TLS clients that check the intermediate too, as curl does, cannot use those of the intermediate")
 	}
 	return a, nil
 }

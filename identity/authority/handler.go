@@ -26,6 +26,7 @@ type Backend interface {
 	Roots() []*x509.Certificate
 	Enrol(context.Context, *identity.EnrolRequest) (*identity.EnrolResponse, error)
 	Renew(context.Context, *identity.RenewRequest) (*identity.EnrolResponse, error)
+	CRL(context.Context) ([]byte, error) // see [Authority.CRL]
 }
 
 var (
@@ -48,6 +49,7 @@ func Handler(b Backend, log logrus.FieldLogger) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+identity.RootsPath+"{hash}", h.roots)
+	mux.HandleFunc("GET "+identity.CRLPath, h.crl)
 	mux.HandleFunc("POST "+identity.EnrolPath, func(w http.ResponseWriter, r *http.Request) { answer(h, w, r, b.Enrol) })
 	mux.HandleFunc("POST "+identity.RenewPath, func(w http.ResponseWriter, r *http.Request) { answer(h, w, r, b.Renew) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -68,19 +70,45 @@ func (h *handler) roots(w http.ResponseWriter, r *http.Request) {
 	for _, root := range h.backend.Roots() {
 		sum := sha256.Sum256(root.Raw)
 		if hex.EncodeToString(sum[:]) == r.PathValue("hash") {
-			w.Header().Set("Content-Type", "application/x-pem-file")
-			w.Write(identity.EncodeCertificates(root)) //nolint:errcheck // the client is gone
+			writePEM(w, identity.EncodeCertificates(root))
 			return
 		}
 	}
 	h.refuse(w, r, refuse(http.StatusNotFound, "", "no root certificate with this hash"))
 }
 
+func (h *handler) crl(w http.ResponseWriter, r *http.Request) {
+	if !h.mayAsk(w, r) {
+		return
+	}
+	text, err := h.backend.CRL(r.Context())
+	if err != nil {
+		h.refuse(w, r, err)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-cache")
+	writePEM(w, text)
+}
+
+func writePEM(w http.ResponseWriter, text []byte) {
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	w.Write(text) //nolint:errcheck // the client is gone
+}
+
+// mayAsk counts a request of this address that needs the CA, and refuses it when
+// there are too many.
+func (h *handler) mayAsk(w http.ResponseWriter, r *http.Request) bool {
+	if h.limit.take(source(r.RemoteAddr), time.Now()) {
+		return true
+	}
+	w.Header().Set("Retry-After", "2")
+	h.refuse(w, r, refuse(http.StatusTooManyRequests, "", "too many requests from this address"))
+	return false
+}
+
 // answer reads one request, asks do, and writes what it says.
 func answer[Q any](h *handler, w http.ResponseWriter, r *http.Request, do func(context.Context, *Q) (*identity.EnrolResponse, error)) {
-	if !h.limit.take(source(r.RemoteAddr), time.Now()) {
-		w.Header().Set("Retry-After", "2")
-		h.refuse(w, r, refuse(http.StatusTooManyRequests, "", "too many requests from this address"))
+	if !h.mayAsk(w, r) {
 		return
 	}
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {

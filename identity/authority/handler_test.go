@@ -148,9 +148,9 @@ func TestRelay(t *testing.T) {
 	wantRefusal(t, err, http.StatusServiceUnavailable, "no CA can be reached")
 	// A reply that would be no valid answer to a client, as another version or a
 	// node in wrong hands may send it.
-	for _, odd := range []string{`{}`, `{"status":200}`, `{"error":{"error":"x"}}`, `{"status":7,"error":{"error":"x"}}`, `{"status":200,"error":{"error":"x"}}`} {
+	for _, odd := range []string{`{}`, `{"status":200}`, `{"error":{"error":"x"}}`, `{"status":7,"error":{"error":"x"}}`, `{"status":200,"error":{"error":"x"}}`, `{"status":200,"crl":"x"}`} {
 		var b bytes.Buffer
-		if err := writeJSON(&b, json.RawMessage(odd)); err != nil {
+		if err := writeJSON(&b, json.RawMessage(odd), identity.MaxBodyBytes); err != nil {
 			t.Fatal(err)
 		}
 		r.Open = func(context.Context) (io.ReadWriteCloser, error) { return memoryStream{&b, io.Discard}, nil }
@@ -285,9 +285,10 @@ func FuzzServeStream(f *testing.F) {
 		{Enrol: request(f, l.ticket(f, identity.Device, "pump-7"), csrFor(f, newDeviceKey(f), device("pump-8")))},
 		{Renew: renewalOf(f, l.enrol(f, "pump-9"), newDeviceKey(f), "0123456789abcdef")},
 		{Announce: &announcement{Site: "lyon"}},
+		{CRL: true},
 	} {
 		var b bytes.Buffer
-		if err := writeJSON(&b, q); err != nil {
+		if err := writeJSON(&b, q, identity.MaxBodyBytes); err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b.Bytes())
@@ -297,7 +298,7 @@ func FuzzServeStream(f *testing.F) {
 		var out bytes.Buffer
 		err := l.ServeStream(t.Context(), device("pump-9"), memoryStream{bytes.NewReader(b), &out})
 		var got reply
-		if rerr := readJSON(&out, &got); err == nil && rerr != nil {
+		if rerr := readJSON(&out, &got, identity.MaxBodyBytes+identity.MaxCRLBytes); err == nil && rerr != nil {
 			t.Fatalf("no answer: %v", rerr)
 		}
 	})

@@ -37,8 +37,10 @@ const maxEarlier = 4
 const (
 	rootFile         = "root.crt"
 	rootKeyFile      = "root.key"
-	intermediateFile = "intermediate.pem" // certificate, key, then earlier certificates still in use
+	intermediateFile = "intermediate.pem" // see encodeIssuer
 	signerFile       = "signer.key"
+	rootListFile     = "root.crl" // see ensureRootList
+	crlFile          = "crl.pem"  // the newest of Authority.CRL, for its number
 )
 
 // Keys are the secrets of an authority: the root, the intermediate that issues,
@@ -48,15 +50,18 @@ type Keys struct {
 	trustDomain string
 	now         func() time.Time
 	root        *x509.Certificate
+	rootList    []byte // see ensureRootList; nil if there is none
 	signer      ed25519.PrivateKey
 
 	mu      sync.Mutex
 	issuer  issuer
-	earlier []*x509.Certificate // intermediates that issued certificates still valid
-	late    error               // why issuer is not renewed though it is due
+	earlier []issuer // that issued certificates still valid; their keys sign revocation lists
+	late    error    // why issuer is not renewed though it is due
 }
 
-// issuer is the certificate that issues, and its key.
+// issuer is a certificate that issues, and its key. The key of an earlier one is
+// nil where a version before revocation lists renewed it: nothing can be revoked in
+// a list for what it issued.
 type issuer struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -212,36 +217,22 @@ func (k *Keys) load() error {
 	return nil
 }
 
-func (k *Keys) readIssuer() (issuer, []*x509.Certificate, error) {
+func (k *Keys) readIssuer() (issuer, []issuer, error) {
 	text, err := os.ReadFile(filepath.Join(k.dir, intermediateFile))
 	if err != nil {
 		return issuer{}, nil, err
 	}
-	var certs []*x509.Certificate
-	var key crypto.Signer
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			if key, err = parseKey(block.Bytes); err != nil {
-				return issuer{}, nil, err
-			}
-			continue
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return issuer{}, nil, err
-		}
-		certs = append(certs, c)
+	all, err := decodeIssuers(text)
+	if err != nil {
+		return issuer{}, nil, err
 	}
-	if len(certs) == 0 || key == nil {
-		return issuer{}, nil, errors.New("want a certificate and its key")
-	}
-	if err := certs[0].CheckSignatureFrom(k.root); err != nil {
+	if err := all[0].cert.CheckSignatureFrom(k.root); err != nil {
 		return issuer{}, nil, fmt.Errorf("not issued by %s: %w", rootFile, err)
 	}
-	if pub, ok := certs[0].PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(key.Public()) {
+	if all[0].key == nil {
 		return issuer{}, nil, errors.New("key and certificate do not fit")
 	}
-	return issuer{certs[0], key}, certs[1:], nil
+	return all[0], all[1:], nil
 }
 
 // current returns the issuer, renewed first when less than a third of its life
@@ -282,8 +273,8 @@ func (k *Keys) renewIssuer() error {
 	if err != nil {
 		return err
 	}
-	earlier := append([]*x509.Certificate{k.issuer.cert}, k.earlier...)
-	earlier = slices.DeleteFunc(earlier, func(c *x509.Certificate) bool { return k.now().After(c.NotAfter) })
+	earlier := append([]issuer{k.issuer}, k.earlier...)
+	earlier = slices.DeleteFunc(earlier, func(i issuer) bool { return k.now().After(i.cert.NotAfter) })
 	earlier = earlier[:min(len(earlier), maxEarlier)]
 	text, err := encodeIssuer(next, earlier)
 	if err != nil {
@@ -300,12 +291,57 @@ func (k *Keys) renewIssuer() error {
 func (k *Keys) chain(leaf *x509.Certificate) ([]*x509.Certificate, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, c := range append([]*x509.Certificate{k.issuer.cert}, k.earlier...) {
-		if leaf.CheckSignatureFrom(c) == nil {
-			return []*x509.Certificate{leaf, c}, nil
+	for _, i := range append([]issuer{k.issuer}, k.earlier...) {
+		if leaf.CheckSignatureFrom(i.cert) == nil {
+			return []*x509.Certificate{leaf, i.cert}, nil
 		}
 	}
 	return nil, errors.New("certificate of an intermediate that is gone")
+}
+
+// listSigners returns the issuers that sign revocation lists, the current one
+// first: all whose certificates may be in use and whose key is here.
+func (k *Keys) listSigners() ([]issuer, error) {
+	if _, err := k.current(); err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	all := []issuer{k.issuer}
+	for _, i := range k.earlier {
+		if i.key != nil && !k.now().Add(-identity.Backdate).After(i.cert.NotAfter) {
+			all = append(all, i)
+		}
+	}
+	return all, nil
+}
+
+// ensureRootList makes the root's own revocation list where there is none. It is
+// empty and lasts as long as the root: an intermediate cannot be revoked, but
+// clients such as curl check it all the same. The root key must be there for that.
+func (k *Keys) ensureRootList() error {
+	path := filepath.Join(k.dir, rootListFile)
+	if text, err := os.ReadFile(path); err == nil {
+		if block, _ := pem.Decode(text); block != nil {
+			list, err := x509.ParseRevocationList(block.Bytes)
+			if err == nil && list.CheckSignatureFrom(k.root) == nil {
+				k.rootList = text
+				return nil
+			}
+		}
+	}
+	key, err := readKey(filepath.Join(k.dir, rootKeyFile))
+	if err != nil {
+		return err
+	}
+	text, err := signList(issuer{k.root, key}, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: k.root.NotBefore, NextUpdate: k.root.NotAfter,
+	})
+	if err != nil {
+		return err
+	}
+	k.rootList = text
+	return atomicfile.Write(path, text, 0o600)
 }
 
 func (k *Keys) newRoot(key crypto.Signer) (*x509.Certificate, error) {

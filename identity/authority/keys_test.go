@@ -17,7 +17,7 @@ func TestKeysAreKept(t *testing.T) {
 	l := newLab(t)
 	dir := filepath.Join(l.path, "ca")
 	files, err := os.ReadDir(dir)
-	if err != nil || len(files) != 4 {
+	if err != nil || len(files) != 5 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
 	for _, f := range files {
