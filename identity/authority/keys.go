@@ -340,8 +340,11 @@ func (k *Keys) ensureRootList() error {
 	if err != nil {
 		return err
 	}
+	if err := atomicfile.Write(path, text, 0o600); err != nil {
+		return err
+	}
 	k.rootList = text
-	return atomicfile.Write(path, text, 0o600)
+	return nil
 }
 
 func (k *Keys) newRoot(key crypto.Signer) (*x509.Certificate, error) {
