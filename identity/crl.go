@@ -146,6 +146,11 @@ func (c *CRL) NextUpdate() time.Time {
 	return end
 }
 
+// fresh reports whether one of the lists was signed lately.
+func (c *CRL) fresh(now time.Time) bool {
+	return slices.ContainsFunc(c.lists, func(list *x509.RevocationList) bool { return now.Sub(list.ThisUpdate) < staleCRL })
+}
+
 // Revokes reports whether a list of the certificate's issuer names it.
 func (c *CRL) Revokes(leaf *x509.Certificate) bool {
 	list := c.of(leaf.AuthorityKeyId)
@@ -200,8 +205,14 @@ const (
 	crlTimeouts = 30 * time.Second
 )
 
-// UpdateCRL writes [CRLFile] from the first source whose lists are genuine and not
-// older than those that are there. On an error the file is as it was.
+// staleCRL is how old the newest list of a source may be before the next source is
+// asked too: a node that was revoked would rather pass on the list of before. A list
+// begins a day before it is signed and is signed every day; a day is for clocks.
+const staleCRL = 3 * 24 * time.Hour
+
+// UpdateCRL writes [CRLFile] from the first source whose lists are genuine, not
+// older than those that are there, and fresh. Where none is fresh the newest is
+// taken. On an error the file is as it was.
 func (s *Store) UpdateCRL(ctx context.Context, sources ...CRLSource) (*CRL, error) {
 	if s.Bundle() == nil {
 		return nil, errNoSVID
@@ -211,17 +222,23 @@ func (s *Store) UpdateCRL(ctx context.Context, sources ...CRLSource) (*CRL, erro
 	if len(sources) == 0 {
 		return nil, fmt.Errorf("%w: no address of the enrolment API is known", ErrUnreachable)
 	}
+	var newest *CRL
 	var all error
 	for _, get := range sources { // also after a refusal: another node may be newer, or honest
 		c, err := s.updateCRL(ctx, get)
 		switch {
 		case err == nil:
-			return c, nil
+			if newest = c; c.fresh(time.Now()) {
+				return c, nil
+			}
 		case all == nil:
 			all = err
 		default:
 			all = fmt.Errorf("%w; %w", all, err)
 		}
+	}
+	if newest != nil {
+		return newest, nil
 	}
 	return nil, all
 }

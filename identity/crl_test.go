@@ -179,6 +179,26 @@ func TestSilentCRL(t *testing.T) {
 	})
 }
 
+// TestStaleCRL: a node that passes on an old list that was genuine keeps no newer
+// one from a client that knows another node. While the CA is away the old one does.
+func TestStaleCRL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := testca.New(t, "lab.test")
+		s, old := storeWith(t, ca), ca.CRL(t, 6)
+		<-time.After(staleAfter)
+		if _, err := s.UpdateCRL(t.Context(), brings(old), silent); err != nil || crlOf(t, s) != string(old) {
+			t.Errorf("nothing newer: %v", err)
+		}
+		fresh := ca.CRL(t, 7)
+		if _, err := s.UpdateCRL(t.Context(), brings(old), brings(fresh)); err != nil || crlOf(t, s) != string(fresh) {
+			t.Errorf("the second is newer: %v", err)
+		}
+	})
+}
+
+// staleAfter is when a client looks for a newer list than one that is passed on.
+const staleAfter = 3 * 24 * time.Hour
+
 // TestCRLCannotBeWritten: the file stays, and nothing half-written beside it.
 func TestCRLCannotBeWritten(t *testing.T) {
 	ca := testca.New(t, "lab.test")

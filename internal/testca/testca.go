@@ -95,7 +95,7 @@ func (ca *CA) SVID(t testing.TB, id identity.ID, edit ...func(*x509.Certificate)
 // CRL returns the root's revocation list as PEM.
 func (ca *CA) CRL(t testing.TB, number int64, revoked ...*x509.Certificate) []byte {
 	t.Helper()
-	list := &x509.RevocationList{Number: big.NewInt(number), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(24 * time.Hour)}
+	list := &x509.RevocationList{Number: big.NewInt(number), ThisUpdate: time.Now().Add(-time.Minute), NextUpdate: time.Now().Add(30 * 24 * time.Hour)}
 	for _, c := range revoked {
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: time.Now()})
 	}
