@@ -19,7 +19,7 @@ func (n *Node) renew(ctx context.Context) error {
 	send := n.renewal()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		r := &identity.Renewer{Store: n.store, Send: send, Names: n.names, Log: n.log}
+		r := &identity.Renewer{Store: n.store, Send: send, Names: n.names, CRL: n.crl, Log: n.log}
 		if !n.certified() { // moved to another address, or late
 			if err := r.Renew(ctx); err != nil && ctx.Err() == nil {
 				n.log.WithError(err).Warn("this node's certificate does not name all of its addresses yet")
@@ -64,7 +64,7 @@ func (n *Node) renewOperator(ctx context.Context, send identity.Renewal) error {
 	if !n.operatorDue() || !time.Now().Before(n.user.SVID().NotAfter()) {
 		return nil // renewed just now, or over: then only hpmq login helps
 	}
-	r := &identity.Renewer{Store: n.user, Send: send, Log: n.log}
+	r := &identity.Renewer{Store: n.user, Send: send, CRL: n.crl, Log: n.log}
 	return r.Renew(ctx)
 }
 
@@ -76,6 +76,14 @@ func (n *Node) renewal() identity.Renewal {
 		return n.authority.Renew
 	}
 	return identity.FirstRenewal(n.relay.Renew, identity.HTTPRenewal(n.store, n.renewalAddrs, nil))
+}
+
+// crl is this node's way to the revocation lists.
+func (n *Node) crl() []identity.CRLSource {
+	if n.authority != nil {
+		return []identity.CRLSource{n.authority.CRL}
+	}
+	return append([]identity.CRLSource{n.relay.CRL}, identity.HTTPCRL(n.store, n.renewalAddrs(), nil)...)
 }
 
 // maxRenewalAddrs bounds how many addresses one renewal tries.

@@ -22,7 +22,8 @@ var version = "0.1.0-dev"
 const usage = `Give this device an identity in an HPMQ fabric.
 
   hpmq-enroll [--out DIR] [-o json] TICKET   enrol: make a key here, get its certificate
-  hpmq-enroll renew [--out DIR] [--force]    renew the certificate if it is due (run it daily)
+  hpmq-enroll renew [--out DIR] [--force]    renew the certificate if it is due, and fetch
+                                             crl.pem (run it daily)
   hpmq-enroll show [--out DIR] [-o json]     what DIR holds and until when
   hpmq-enroll version
 
@@ -31,11 +32,17 @@ A ticket is one word, "hpmq1.…", that an operator makes with
 keeps it out of the process list.
 
 Flags:
-  --out DIR       where key.pem, cert.pem and ca.pem are kept; by default ./NAME
-                  when enrolling, else the current directory
+  --out DIR       where key.pem, cert.pem, ca.pem and crl.pem are kept; by default
+                  ./NAME when enrolling, else the current directory
   -o json         print one JSON object
   --force         renew even if it is not due
   --timeout DUR   how long to go on trying (default 1m)
+
+crl.pem names the certificates that were revoked before their end, for TLS clients
+that can read such a list; mosquitto_pub and mosquitto_sub cannot. It lasts 29 days,
+then these clients refuse every server until a newer one is there:
+  curl --cacert ca.pem --crlfile crl.pem https://HOST:8883/
+  openssl s_client -connect HOST:8883 -CAfile ca.pem -CRL crl.pem -crl_check
 
 Examples:
   hpmq-enroll hpmq1.rQF4GjAx…

@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -37,7 +38,8 @@ func TestMain(m *testing.M) {
 
 // The scripts find a CA at $CA, tickets for it in $TICKET, $EXPIRED, $USER,
 // $NODE, $REFUSED, $CONFLICT and $UNKNOWN, and one of a CA that is gone in
-// $GONE.
+// $GONE. The CA's revocation list has the number in the file crl-number, which may
+// say "forged" or "none" instead.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata",
@@ -48,6 +50,7 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			a.crlNumber = filepath.Join(env.WorkDir, "crl-number")
 			env.Defer(a.serve(l))
 			addr := l.Addr().String()
 			env.Setenv("CA", addr)
@@ -96,6 +99,8 @@ type fakeCA struct {
 	ca     *testca.CA
 	node   identity.Source
 	signer ed25519.PrivateKey
+
+	crlNumber string // path of the file with the number of the list
 }
 
 func newFakeCA(t *testing.T) *fakeCA {
@@ -138,6 +143,8 @@ func (a *fakeCA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if _, err := w.Write(identity.EncodeCertificates(a.ca.Root)); err != nil {
 			a.t.Error(err)
 		}
+	case identity.CRLPath:
+		a.serveCRL(w)
 	case identity.EnrolPath:
 		var req identity.EnrolRequest
 		err := a.decode(r, &req)
@@ -157,6 +164,26 @@ func (a *fakeCA) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.reply(w, err, req.CSR, 2)
 	default:
 		http.NotFound(w, r)
+	}
+}
+
+func (a *fakeCA) serveCRL(w http.ResponseWriter) {
+	by, number := a.ca, int64(1)
+	text, err := os.ReadFile(a.crlNumber)
+	switch said := strings.TrimSpace(string(text)); {
+	case err != nil: // as at first
+	case said == "none":
+		a.refuse(w, http.StatusServiceUnavailable, &identity.APIError{Message: "no CA can be reached now"})
+		return
+	case said == "forged":
+		by = testca.New(a.t, "lab.test")
+	default:
+		if number, err = strconv.ParseInt(said, 10, 64); err != nil {
+			a.t.Error(err)
+		}
+	}
+	if _, err := w.Write(by.CRL(a.t, number)); err != nil {
+		a.t.Error(err)
 	}
 }
 

@@ -10,28 +10,36 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
-// renew renews the certificate of a directory if it is due.
+// renew renews the certificate of a directory if it is due, and fetches the
+// revocation lists either way.
 func (c *command) renew(ctx context.Context) error {
 	s, err := c.open()
 	if err != nil {
 		return err
 	}
 	svid := s.SVID()
-	if !c.force && !identity.Due(svid, time.Now()) {
-		_, err := fmt.Fprintf(c.stdout, "%s is valid until %s; renewal is due on %s\n", svid.ID.Short(),
-			stamp(svid.NotAfter()), stamp(identity.RenewAt(svid)))
-		return err
-	}
 	record, err := s.Enrolment()
 	if err != nil {
+		return err
+	}
+	log := logrus.New()
+	log.SetOutput(c.stderr)
+	addrs := func() []string { return record.Known().API }
+	r := identity.Renewer{
+		Store: s, Send: identity.HTTPRenewal(s, addrs, nil), Log: log,
+		CRL: func() []identity.CRLSource { return identity.HTTPCRL(s, addrs(), nil) },
+	}
+	if !c.force && !identity.Due(svid, time.Now()) {
+		if record != nil {
+			r.UpdateCRL(ctx)
+		}
+		_, err := fmt.Fprintf(c.stdout, "%s is valid until %s; renewal is due on %s\n", svid.ID.Short(),
+			stamp(svid.NotAfter()), stamp(identity.RenewAt(svid)))
 		return err
 	}
 	if record == nil {
 		return &failure{exitNotFound, fmt.Sprintf("%s has no %s, so whom to ask is not known", s.Dir(), identity.EnrolmentFile), "enrol again with a ticket"}
 	}
-	log := logrus.New()
-	log.SetOutput(c.stderr)
-	r := identity.Renewer{Store: s, Send: identity.HTTPRenewal(s, func() []string { return record.Known().API }, nil), Log: log}
 	if err := r.Renew(ctx); err != nil {
 		return fmt.Errorf("renew %s: %w", svid.ID.Short(), err)
 	}

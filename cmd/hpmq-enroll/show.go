@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -20,6 +21,7 @@ type summary struct {
 	CA       string      `json:"ca"`
 	Cert     string      `json:"cert"`
 	Key      string      `json:"key"`
+	CRL      string      `json:"crl,omitempty"` // if it was fetched
 	MQTT     []string    `json:"mqtt"`
 	Mesh     []string    `json:"mesh"`
 	NotAfter time.Time   `json:"not_after"`
@@ -41,6 +43,9 @@ func summarize(s *identity.Store) (*summary, error) {
 		NotAfter: svid.NotAfter().UTC(),
 		renewAt:  identity.RenewAt(svid),
 	}
+	if crl := filepath.Join(s.Dir(), identity.CRLFile); isFile(crl) {
+		sum.CRL = crl
+	}
 	record, err := s.Enrolment()
 	if err != nil || record == nil {
 		return sum, err
@@ -51,6 +56,11 @@ func summarize(s *identity.Store) (*summary, error) {
 	sum.Mesh = append(sum.Mesh, known.Mesh...)
 	sum.Topic = "site/" + record.Site + "/" + svid.ID.Name + "/raw"
 	return sum, nil
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // show prints what a directory holds.
@@ -71,9 +81,9 @@ func (c *command) show() error {
 	if left <= 0 {
 		state = "EXPIRED; try: hpmq-enroll renew --out " + quote(s.Dir())
 	}
-	_, err = fmt.Fprintf(c.stdout, "identity   %s\nsite       %s\nvalid      until %s (%s)\nrenewal    due on %s\nfiles      %s %s %s\nmqtt       %s\nmesh       %s\ntry        %s\n",
+	_, err = fmt.Fprintf(c.stdout, "identity   %s\nsite       %s\nvalid      until %s (%s)\nrenewal    due on %s\nfiles      %s\nmqtt       %s\nmesh       %s\ntry        %s\n",
 		sum.ID, sum.Site, stamp(sum.NotAfter), state, stamp(sum.renewAt),
-		sum.CA, sum.Cert, sum.Key, strings.Join(sum.MQTT, " "), strings.Join(sum.Mesh, " "), sum.tryLine())
+		strings.TrimSpace(strings.Join([]string{sum.CA, sum.Cert, sum.Key, sum.CRL}, " ")), strings.Join(sum.MQTT, " "), strings.Join(sum.Mesh, " "), sum.tryLine())
 	return err
 }
 

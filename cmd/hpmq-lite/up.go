@@ -173,6 +173,7 @@ func (l *lite) renewer() *identity.Renewer {
 		Store:   l.store,
 		Log:     l.log,
 		Send:    identity.HTTPRenewal(l.store, func() []string { return l.enrolment().Known().API }, nil),
+		CRL:     func() []identity.CRLSource { return identity.HTTPCRL(l.store, l.enrolment().Known().API, nil) },
 		OnRenew: func(*identity.SVID) { l.link.certificateRenewed() },
 	}
 }

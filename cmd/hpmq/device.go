@@ -88,7 +88,8 @@ on as before until they are connected again. The exit code is 0 either way.`,
 		return printAnswer(cmd, a, func(w io.Writer) {
 			fmt.Fprintf(w, "revoked %s (generation %d and older)\n", a.ID, a.Generation)
 			if strings.Contains(a.ID, "/node/") && time.Now().Before(a.NotAfter) {
-				fmt.Fprintf(w, "clients that only check certificates (mosquitto, paho, curl, hpmq-enroll) trust its certificate until %s;\n"+
+				fmt.Fprintf(w, "clients that only check certificates (mosquitto, paho, hpmq-enroll) trust its certificate until %s;\n"+
+					"those that check a revocation list too (curl --crlfile) refuse it once they have the next crl.pem, which hpmq-enroll renew fetches;\n"+
 					"nodes and agents (hpmq-lite) refuse it once they hear of this, an agent within 10 minutes of reaching another node\n",
 					a.NotAfter.UTC().Format(time.RFC3339))
 			}
