@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -266,13 +267,14 @@ func TestRunUpdatesCRL(t *testing.T) {
 		a := newAuthority(t)
 		a.ca, a.life = future(t, a.ca, time.Now().AddDate(1, 0, 0)), 30*24*time.Hour
 		log, hook := test.NewNullLogger()
-		asked, failing := 0, false
+		var asked atomic.Int64
+		var failing atomic.Bool
 		r := identity.Renewer{Store: a.enrolledStore(), Send: a.send, Log: log, CRL: func() []identity.CRLSource {
-			asked++
-			if failing {
+			n := asked.Add(1)
+			if failing.Load() {
 				return []identity.CRLSource{fails(&identity.APIError{Status: http.StatusServiceUnavailable, Message: "no CA"})}
 			}
-			return []identity.CRLSource{brings(a.ca.CRL(t, int64(asked)))}
+			return []identity.CRLSource{brings(a.ca.CRL(t, n))}
 		}}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -280,18 +282,19 @@ func TestRunUpdatesCRL(t *testing.T) {
 		for _, tt := range []struct {
 			failing bool
 			pass    time.Duration
-			want    int
+			want    int64
 		}{
 			{false, time.Minute, 1},
 			{false, 72 * time.Hour, 3},
 			{true, 26 * time.Hour, 3}, // due once, and twice more an hour later each
 			{false, time.Hour, 1},
 		} {
-			asked, failing = 0, tt.failing
+			asked.Store(0)
+			failing.Store(tt.failing)
 			<-time.After(tt.pass)
 			synctest.Wait()
-			if asked != tt.want {
-				t.Errorf("failing %v, %v: asked %d times, want %d", tt.failing, tt.pass, asked, tt.want)
+			if got := asked.Load(); got != tt.want {
+				t.Errorf("failing %v, %v: asked %d times, want %d", tt.failing, tt.pass, got, tt.want)
 			}
 		}
 		if got := hook.LastEntry(); got == nil || got.Message != "revocation list not fetched" {
@@ -301,11 +304,11 @@ func TestRunUpdatesCRL(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		asked = 0
-		if err := r.Renew(t.Context()); err != nil || asked != 1 {
-			t.Errorf("asked %d times with a renewal, %v", asked, err)
+		asked.Store(0)
+		if err := r.Renew(t.Context()); err != nil || asked.Load() != 1 {
+			t.Errorf("asked %d times with a renewal, %v", asked.Load(), err)
 		}
-		failing = true
+		failing.Store(true)
 		if err := r.Renew(t.Context()); err != nil {
 			t.Errorf("a renewal failed for the list: %v", err)
 		}
