@@ -132,7 +132,7 @@ func (r *agentRules) serve(device identity.ID) {
 	r.mu.Unlock()
 	a := &servedAgent{}
 	if s, err := slice.Open(r.readFile(device), r.root, device); err == nil {
-		a.heldSlice = heldSlice{s.Issued, s.RulesSum, s.FabricSum}
+		a.heldSlice = heldOf(s)
 	}
 	r.mu.Lock()
 	if r.held[device] == nil {
@@ -201,7 +201,7 @@ func (r *agentRules) keep(raw []byte) error {
 	if a == nil || s.Issued <= a.Issued {
 		return nil
 	}
-	now := &servedAgent{heldSlice: heldSlice{s.Issued, s.RulesSum, s.FabricSum}, conns: a.conns}
+	now := &servedAgent{heldSlice: heldOf(s), conns: a.conns}
 	if err := r.space.write(sliceFile(s.Target), raw, r.isServed); err != nil {
 		now.unkept = raw
 		r.log.WithField(logfield.SPIFFEID, s.Target.String()).WithField(logfield.Reason, err.Error()).

@@ -185,17 +185,25 @@ func (b *rulebook) nodes() (nodes []slice.Node, revoked []slice.Revoked) {
 // heldSlice is what a node holds of one device; zero for nothing.
 type heldSlice struct {
 	Issued        uint64
+	Until         time.Time
 	Rules, Fabric [32]byte
+
+	renewAt time.Time // the writer's alone: the content aside, a new slice is due then
 }
 
-// slice returns a new slice of device, or nil when held will do or device is not
-// active.
+func heldOf(s *slice.Slice) heldSlice {
+	return heldSlice{Issued: s.Issued, Until: s.Until, Rules: s.RulesSum, Fabric: s.FabricSum}
+}
+
+// slice returns a new slice of device and what its node holds then; the new slice
+// is nil when held will do or device is not active.
 func (b *rulebook) slice(device identity.ID, held heldSlice) ([]byte, heldSlice, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.refresh(); err != nil {
 		return nil, held, err
 	}
+	held.renewAt = time.Time{}
 	known, ok := b.directory.Identity(device)
 	if !ok || known.State != directory.Active {
 		return nil, held, nil
@@ -204,20 +212,33 @@ func (b *rulebook) slice(device identity.ID, held heldSlice) ([]byte, heldSlice,
 	if err != nil {
 		return nil, held, err
 	}
+	now, span := b.now(), b.span(&known)
 	_, fine := b.fine[held.Fabric]
-	if held.Rules == part.Sum && fine && b.now().Before(renewSliceAt(device, held.Issued)) {
+	held.renewAt = renewSliceAt(device, held.Until, span)
+	if held.Rules == part.Sum && fine && now.Before(held.renewAt) && !held.Until.After(now.Add(span)) {
 		return nil, held, nil
 	}
-	raw, issued, err := slice.Sign(b.directory, device, b.now().Add(slice.MaxStale), part, b.fabric)
-	return raw, heldSlice{issued, part.Sum, b.fabric.Sum}, err
+	until := now.Add(span).UTC().Truncate(time.Millisecond) // what the agent reads
+	raw, issued, err := slice.Sign(b.directory, device, until, part, b.fabric)
+	return raw, heldSlice{issued, until, part.Sum, b.fabric.Sum, renewSliceAt(device, until, span)}, err
 }
 
-// renewSliceAt is at half of a slice's time, a tenth earlier or later, so that not
-// all agents get one at once.
-func renewSliceAt(device identity.ID, issued uint64) time.Time {
+// span is how long a slice of known holds from its issue on. The max_stale of its
+// callers has no part in it: that is about certificates that have ended, and an
+// agent lets no device, service or user in with one.
+func (b *rulebook) span(known *directory.Identity) time.Duration {
+	if own := b.set.Certificate(subjectOf(known)).MaxStale; own > 0 {
+		return min(own, slice.MaxStale)
+	}
+	return slice.MaxStale
+}
+
+// renewSliceAt is half a span before the end of a slice, a tenth earlier or later,
+// so that not all agents get one at once.
+func renewSliceAt(device identity.ID, until time.Time, span time.Duration) time.Time {
 	sum := sha256.Sum256([]byte(device.String()))
-	jitter := time.Duration(binary.BigEndian.Uint16(sum[:])) * (slice.MaxStale / 5 >> 16)
-	return time.UnixMilli(int64(issued >> 16)).Add(slice.MaxStale/2 - slice.MaxStale/10 + jitter) //nolint:gosec // 48 bits
+	jitter := time.Duration(binary.BigEndian.Uint16(sum[:])) * (span / 5 >> 16)
+	return until.Add(jitter - span/2 - span/10)
 }
 
 // serve gives a node the slices that it asks for, and new ones as they are due,
@@ -236,11 +257,12 @@ func (b *rulebook) serve(ctx context.Context, conn net.Conn) error {
 	})
 	for {
 		changed := b.changed.wait()
-		if err := b.sendDue(ctx, conn, w); err != nil && ctx.Err() == nil {
+		renewAt, err := b.sendDue(ctx, conn, w)
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
 		sleep(ctx, rulesPause, nil)
-		look := time.NewTimer(b.untilLook())
+		look := time.NewTimer(b.untilLook(renewAt))
 		select {
 		case <-ctx.Done():
 			look.Stop()
@@ -257,42 +279,50 @@ func (b *rulebook) serve(ctx context.Context, conn net.Conn) error {
 
 var longAgo = time.Unix(1, 0) // a deadline that ends what is under way
 
-// untilLook is when a stream looks again although nothing has changed.
-func (b *rulebook) untilLook() time.Duration {
+// untilLook is when a stream looks again although nothing has changed. renewAt is
+// when the first of its slices is due, zero for never.
+func (b *rulebook) untilLook(renewAt time.Time) time.Duration {
 	b.newsMu.Lock()
 	defer b.newsMu.Unlock()
-	if b.news.keysDue.IsZero() {
-		return rulesLook
+	next := rulesLook
+	for _, due := range []time.Time{b.news.keysDue, renewAt} {
+		if !due.IsZero() {
+			next = min(next, max(due.Sub(b.now()), 0))
+		}
 	}
-	return min(max(b.news.keysDue.Sub(b.now()), 0), rulesLook)
+	return next
 }
 
-// sendDue sends what a node lacks.
-func (b *rulebook) sendDue(ctx context.Context, conn net.Conn, w *ruleWants) error {
+// sendDue sends what a node lacks, and returns when the first slice is due, zero
+// for never.
+func (b *rulebook) sendDue(ctx context.Context, conn net.Conn, w *ruleWants) (renewAt time.Time, err error) {
 	for device, held := range w.all() {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return renewAt, context.Cause(ctx)
 		}
 		raw, now, err := b.slice(device, held)
 		if err != nil {
 			b.log.WithField(logfield.SPIFFEID, device.String()).WithError(err).Error("the rules of an agent cannot be compiled, it goes on with those that it has")
 			continue
 		}
+		if !now.renewAt.IsZero() && (renewAt.IsZero() || now.renewAt.Before(renewAt)) {
+			renewAt = now.renewAt
+		}
 		if raw == nil {
 			continue
 		}
 		if err := conn.SetWriteDeadline(time.Now().Add(rulesTimeout)); err != nil {
-			return err
+			return renewAt, err
 		}
 		if ctx.Err() != nil { // the deadline that ends everything was overwritten
-			return context.Cause(ctx)
+			return renewAt, context.Cause(ctx)
 		}
 		if err := writeBlock(conn, raw); err != nil {
-			return fmt.Errorf("send the rules of %s: %w", device.Short(), err)
+			return renewAt, fmt.Errorf("send the rules of %s: %w", device.Short(), err)
 		}
 		w.sent(device, now)
 	}
-	return nil
+	return renewAt, nil
 }
 
 // ruleWants are the devices that a node asks about on one stream.

@@ -178,7 +178,7 @@ func TestRulebook(t *testing.T) {
 			b.nodeRenewed(lyon.NotAfter)
 		}
 		expect("twenty renewals")
-		if d := b.untilLook(); d <= 0 || d > time.Hour/keyPatience {
+		if d := b.untilLook(time.Time{}); d <= 0 || d > time.Hour/keyPatience {
 			t.Errorf("looks again in %s", d)
 		}
 		<-time.After(time.Hour / keyPatience)
@@ -200,6 +200,118 @@ func TestRulebook(t *testing.T) {
 		change(gone)
 		b.held[gone.ID] = heldSlice{}
 		expect("a device is revoked")
+	})
+}
+
+// spanPolicy is rulesPolicy with a grant for lamps of these certificates.
+func spanPolicy(certificate string) string {
+	return rulesPolicy + "grant \"span\" {\n  to = [\"group:lamps\"]\n  certificate {\n" + certificate + "\n  }\n}\n"
+}
+
+// TestRulebookSpan: the rules of an agent hold for its own max_stale, 14 days at most.
+func TestRulebookSpan(t *testing.T) {
+	const day = 24 * time.Hour
+	lamp := known(identity.Device, "l1", "lamp")
+	for _, tt := range []struct {
+		name, policy string
+		want         time.Duration
+	}{
+		{"no grant", rulesPolicy, 14 * day},
+		{"another field", spanPolicy(`lifetime = "7d"`), 14 * day},
+		{"the lowest allowed", spanPolicy(`max_stale = "1m"`), time.Minute},
+		{"days", spanPolicy(`max_stale = "1d12h"`), 36 * time.Hour},
+		{"more than the bound", spanPolicy(`max_stale = "30d"`), 14 * day},
+		{"two grants", spanPolicy(`max_stale = "3d"`) + strings.Replace(strings.TrimPrefix(spanPolicy(`max_stale = "2d"`), rulesPolicy), "span", "other", 1), 2 * day},
+		{"of a caller", rulesPolicy + "grant \"span\" {\n  to = [\"user:anna\"]\n  certificate {\n    max_stale = \"1d\"\n  }\n}\n", 14 * day},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newTestBook(t, tt.policy)
+			b.put(t, lamp, known(identity.User, "anna", ""))
+			before := time.Now()
+			raw, held, err := b.slice(lamp.ID, heldSlice{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := slice.Open(raw, b.root, lamp.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Until.Sub(before); got.Round(time.Second) != tt.want || !s.Until.Equal(held.Until) {
+				t.Errorf("holds for %s, want %s; held until %s, signed %s", got, tt.want, held.Until, s.Until)
+			}
+		})
+	}
+}
+
+// TestRulebookSpanChanges: another max_stale is a new slice for the agents that have
+// it, and for no other.
+func TestRulebookSpanChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newTestBook(t, spanPolicy(`max_stale = "2d"`))
+		b.put(t, known(identity.Device, "p1", "pump"), known(identity.Device, "l1", "lamp"), known(identity.Device, "l2", "lamp"))
+		for _, name := range []string{"p1", "l1", "l2"} {
+			b.held[testID(identity.Device, name)] = heldSlice{}
+		}
+		for _, step := range []struct {
+			name, policy string
+			wait         time.Duration
+			want         []string
+		}{
+			{"at first", "", 0, []string{"l1", "l2", "p1"}},
+			{"again", "", 0, nil},
+			{"before half of two days", "", 19 * time.Hour, nil},
+			{"after half of two days", "", 10 * time.Hour, []string{"l1", "l2"}},
+			{"a minute", spanPolicy(`max_stale = "1m"`), 0, []string{"l1", "l2"}},
+			{"half a minute later", "", 37 * time.Second, []string{"l1", "l2"}},
+			{"the same again", spanPolicy(`max_stale = "1m"`), 0, nil},
+			{"a day", spanPolicy(`max_stale = "1d"`), 0, []string{"l1", "l2"}},
+			{"no longer said", rulesPolicy, 0, []string{"l1", "l2"}},
+			{"more than 14 days", spanPolicy(`max_stale = "60d"`), 0, nil},
+		} {
+			<-time.After(step.wait)
+			if step.policy != "" {
+				b.setPolicy(t, step.policy)
+			}
+			if diff := cmp.Diff(append([]string{}, step.want...), b.given(t)); diff != "" {
+				t.Errorf("%s: want -, got +:\n%s", step.name, diff)
+			}
+		}
+	})
+}
+
+// TestRulesStreamInTime: with the lowest max_stale a node always holds rules for its
+// agent that go on for a while, and gets no more of them than it needs.
+func TestRulesStreamInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newTestBook(t, spanPolicy(`max_stale = "1m"`))
+		lamp := known(identity.Device, "l1", "lamp")
+		b.put(t, lamp)
+		lyon := testAgentRules(t, filepath.Join(t.TempDir(), "rules"), b.root)
+		lyon.serve(lamp.ID)
+		defer b.connect(t, lyon)()
+		<-time.After(rulesPause)
+		seen := map[uint64]bool{}
+		for range 600 {
+			<-time.After(time.Second)
+			s, err := slice.Open(lyon.read(lamp.ID), b.root, lamp.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[s.Issued] = true
+			if left := time.Until(s.Until); left < 20*time.Second {
+				t.Fatalf("the rules end in %s", left)
+			}
+		}
+		if n := len(seen); n < 600/40 || n > 600/20 {
+			t.Errorf("%d slices in ten minutes", n)
+		}
+		lamp.State = directory.Revoked
+		b.put(t, lamp)
+		b.identityChanged(lamp.ID)
+		raw, now, err := b.slice(lamp.ID, heldSlice{renewAt: time.Now()})
+		if raw != nil || err != nil || !now.renewAt.IsZero() {
+			t.Errorf("for a revoked agent: %d bytes, due %s, %v", len(raw), now.renewAt, err)
+		}
 	})
 }
 

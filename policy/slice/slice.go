@@ -10,7 +10,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
-// MaxStale is how long a slice holds after it was issued.
+// MaxStale is how long a slice holds at most after it was issued.
 const MaxStale = 14 * 24 * time.Hour
 
 // Slice is what one target goes by. It must not be changed; the zero slice allows
