@@ -162,7 +162,8 @@ func (r *Renewer) renew(ctx context.Context) error {
 	}
 	defer unlock()
 	held := r.Store.SVID()
-	// Another process may have renewed it while this one waited for the lock.
+	// Another process may have renewed it while this one waited for the lock, or a
+	// full disk kept the last step of a renewal of ours.
 	if err := r.Store.reload(true); err != nil {
 		return err
 	}
@@ -171,6 +172,9 @@ func (r *Renewer) renew(ctx context.Context) error {
 		return errNoSVID
 	}
 	if held != nil && !svid.Leaf().Equal(held.Leaf()) {
+		if r.OnRenew != nil {
+			r.OnRenew(svid)
+		}
 		return nil
 	}
 	p, err := r.prepare(svid)

@@ -41,7 +41,8 @@ var ErrBusy = errors.New("another process is enrolling or renewing here")
 // until both are in place: whichever of them a crash leaves behind, reading the
 // directory finds the key that fits the certificate and finishes the change.
 type Store struct {
-	dir string
+	dir     string
+	replace func(path string, data []byte, perm fs.FileMode) error // atomicfile.Write; the tests' disk may be full
 
 	disk sync.Mutex // guards the files, and the order of their changes and of cur's
 	cur  atomic.Pointer[material]
@@ -101,7 +102,7 @@ func onlyOnce(lists ...[]string) []string {
 // OpenStore reads the identity in dir. A directory without one, or none at all,
 // is an empty store that [Store.Save] fills.
 func OpenStore(dir string) (*Store, error) {
-	s := &Store{dir: dir}
+	s := &Store{dir: dir, replace: atomicfile.Write}
 	return s, s.Reload()
 }
 
@@ -156,14 +157,18 @@ var (
 )
 
 // finishLocked finishes an interrupted change, unless another process is at
-// work or this one may only read: m will do then.
+// work, or this one may only read, or the disk is full: m will do then.
 func (s *Store) finishLocked(m *material) (*material, error) {
 	unlock, err := s.tryLock()
 	if err != nil {
 		return m, nil //nolint:nilerr // as above
 	}
 	defer unlock()
-	return s.read(true)
+	done, err := s.read(true)
+	if done != nil {
+		return done, nil // whole, be it that the change could not be finished
+	}
+	return nil, err
 }
 
 // A process that only reads holds the lock for an instant, to finish an interrupted
@@ -199,6 +204,10 @@ func (s *Store) Save(svid *SVID, bundle *Bundle) error {
 		return err
 	}
 	if cur := s.SVID(); cur == nil || !samePublicKey(cur.Key.Public(), svid.Key.Public()) {
+		// A key that is only kept until its change is finished must not be lost.
+		if m, err := s.read(true); m != nil && err != nil {
+			return err
+		}
 		if err := s.keepKey(svid, key); err != nil {
 			return err
 		}
@@ -352,5 +361,5 @@ func (s *Store) readSecret(name string) ([]byte, error) {
 
 // write replaces a file of the directory.
 func (s *Store) write(name string, data []byte, perm fs.FileMode) error {
-	return atomicfile.Write(s.path(name), data, perm)
+	return s.replace(s.path(name), data, perm)
 }
