@@ -72,6 +72,8 @@ func writeBlock(w io.Writer, b []byte) error {
 	return err
 }
 
+var errLargeBlock = errors.New("message is too large")
+
 func readBlock(r io.Reader, limit uint32) ([]byte, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -79,7 +81,7 @@ func readBlock(r io.Reader, limit uint32) ([]byte, error) {
 	}
 	n := binary.BigEndian.Uint32(size[:])
 	if n > limit {
-		return nil, fmt.Errorf("message of %d bytes, at most %d", n, limit)
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", errLargeBlock, n, limit)
 	}
 	var b bytes.Buffer // grows with what comes, not with what was announced
 	if _, err := io.CopyN(&b, r, int64(n)); err != nil {
@@ -96,6 +98,7 @@ type agentRules struct {
 	log     logrus.FieldLogger
 	arrived broadcast // a slice has come
 	asked   broadcast // other agents are served
+	refused slice.Refusals
 
 	mu    sync.Mutex // guards what follows
 	held  map[identity.ID]*servedAgent
@@ -193,11 +196,15 @@ func (r *agentRules) issued(device identity.ID) uint64 {
 func (r *agentRules) keep(raw []byte) error {
 	s, err := slice.Open(raw, r.root, identity.ID{})
 	if err != nil {
+		r.refused.Count(slice.ReasonOf(err))
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.held[s.Target]
+	if a != nil && s.Issued < a.Issued {
+		r.refused.Count(slice.Earlier)
+	}
 	if a == nil || s.Issued <= a.Issued {
 		return nil
 	}
@@ -210,6 +217,18 @@ func (r *agentRules) keep(raw []byte) error {
 	r.held[s.Target] = now
 	r.arrived.fire()
 	return nil
+}
+
+// warning says what other nodes brought that no honest one does, or "".
+func (r *agentRules) warning() string {
+	counts := r.refused.Counts()
+	for _, honest := range []slice.Reason{slice.Earlier, refusedByAgent} {
+		delete(counts, honest)
+	}
+	if len(counts) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("rules of agents that another node sent were refused since the start of this one: %s", counts)
 }
 
 // isServed reports whether a file belongs to an agent that is served. The caller
@@ -251,6 +270,9 @@ func (r *agentRules) followOnce(ctx context.Context, conn net.Conn) error {
 	asking.Go(func() { cancel(r.ask(ctx, conn)) })
 	for {
 		raw, err := readBlock(conn, slice.MaxBytes)
+		if errors.Is(err, errLargeBlock) {
+			r.refused.Count(slice.TooLarge)
+		}
 		if err == nil {
 			err = r.keep(raw)
 		}

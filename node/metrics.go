@@ -57,6 +57,7 @@ var (
 	recordsDesc  = prometheus.NewDesc("hpmq_directory_records", "Records of the directory on this node.", nil, nil)
 	staleDesc    = prometheus.NewDesc("hpmq_directory_head_age_seconds", "Time since the writer signed the newest head.", nil, nil)
 	strangeDesc  = prometheus.NewDesc("hpmq_directory_refused_total", "Messages of other nodes about the directory that were not taken: forged, torn or contradicting ones, and records that the disk did not keep.", nil, nil)
+	rulesDesc    = prometheus.NewDesc("hpmq_rules_refused_total", "Rules of agents that this node did not take from another, or that an agent did not take from it, by reason.", []string{"reason"}, nil)
 	certDesc     = prometheus.NewDesc("hpmq_certificate_expiry_timestamp_seconds", "When this node's certificate expires.", nil, nil)
 	callsDesc    = prometheus.NewDesc("hpmq_function_calls_total", "Calls of a function.", []string{"function"}, nil)
 	faultsDesc   = prometheus.NewDesc("hpmq_function_failures_total", "Calls of a function that failed.", []string{"function", "fault"}, nil)
@@ -116,6 +117,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(recordsDesc, float64(c.n.directory.Tip().Count))
 	gauge(staleDesc, c.n.directory.Stale().Seconds())
 	count(strangeDesc, c.n.directory.Refused())
+	for reason, n := range c.n.agentRules.refused.Counts() {
+		count(rulesDesc, n, string(reason))
+	}
 	gauge(certDesc, float64(c.n.store.SVID().NotAfter().Unix()))
 	for _, f := range c.n.funcs.Stats() {
 		count(callsDesc, f.Calls, f.Function)

@@ -23,8 +23,10 @@ func (n *Node) Status() *control.Status {
 		Nodes:     n.nodeRecords(), Peers: n.peers(), Links: n.linkList(), Warnings: []string{},
 	}
 	s.Policy = n.policyStatus()
-	if text := n.quietWarning(); text != "" {
-		s.Warnings = append(s.Warnings, text)
+	for _, text := range []string{n.quietWarning(), n.agentRules.warning()} {
+		if text != "" {
+			s.Warnings = append(s.Warnings, text)
+		}
 	}
 	if ahead := time.Until(head.Time()); ahead > clockSkew {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("this machine's clock is %s behind the directory's writer: set it", ahead.Round(time.Second)))

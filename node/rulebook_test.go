@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -452,8 +453,23 @@ func TestRulesStreamRefuses(t *testing.T) {
 	if err := r.keep(newest[:100]); err == nil {
 		t.Error("torn rules were kept")
 	}
+	if text := r.warning(); text != "rules of agents that another node sent were refused since the start of this one: 1 forged, 1 malformed" {
+		t.Errorf("warning %q", text)
+	}
 	if err := r.keep(older); err != nil || r.issued(device.ID) != issued {
 		t.Errorf("older rules: %v", err)
+	}
+	near, far := net.Pipe()
+	var sending sync.WaitGroup
+	sending.Go(func() { _, _ = far.Write(binary.BigEndian.AppendUint32(nil, slice.MaxBytes+1)) })
+	if err := r.followOnce(t.Context(), near); !errors.Is(err, errLargeBlock) {
+		t.Errorf("rules that are too large: %v", err)
+	}
+	near.Close()
+	sending.Wait()
+	want := slice.RefusalCounts{slice.Forged: 1, slice.Malformed: 1, slice.Earlier: 1, slice.TooLarge: 1}
+	if diff := cmp.Diff(want, r.refused.Counts()); diff != "" {
+		t.Errorf("counted: want -, got +:\n%s", diff)
 	}
 	if err := os.WriteFile(filepath.Join(dir, sliceFile(device.ID)), []byte("torn"), 0o600); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay/access"
+	"github.com/hpmq/hpmq/policy/slice"
 )
 
 // slicePush bounds the time that one agent may take to accept its slice.
@@ -58,6 +59,9 @@ func (n *Node) pushSlices(ctx context.Context) error {
 // agent may have a newer one from another node, or a wrong clock.
 const refusedPause = time.Minute
 
+// refusedByAgent is the reason of a refusal that an agent tells in words.
+const refusedByAgent slice.Reason = "by_agent"
+
 // keepSlice passes the slice of one agent on, and each newer one.
 func (n *Node) keepSlice(ctx context.Context, id identity.ID) {
 	n.agentRules.serve(id)
@@ -71,6 +75,7 @@ func (n *Node) keepSlice(ctx context.Context, id identity.ID) {
 			case err == nil:
 				sent = now
 			case errors.Is(err, access.ErrRefused):
+				n.agentRules.refused.Count(refusedByAgent)
 				n.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice refused")
 				sleep(ctx, refusedPause, arrived)
 			default:

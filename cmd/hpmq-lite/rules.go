@@ -32,6 +32,8 @@ type rules struct {
 	enrolled *identity.Enrolment // nil without a ticket: no writer is pinned
 	agent    *access.Agent
 	changed  func() // another slice is in force, or the one in force has ended
+	counted  func() // one more slice was refused
+	refused  slice.Refusals
 	log      logrus.FieldLogger
 	now      func() time.Time
 	renewed  chan struct{} // one token: another slice is in force; drained by run
@@ -43,7 +45,7 @@ type rules struct {
 func newRules(store *identity.Store, enrolled *identity.Enrolment, agent *access.Agent, log logrus.FieldLogger) *rules {
 	return &rules{
 		store: store, enrolled: enrolled, agent: agent, log: log, now: time.Now,
-		changed: func() {}, renewed: make(chan struct{}, 1),
+		changed: func() {}, counted: func() {}, renewed: make(chan struct{}, 1),
 	}
 }
 
@@ -76,7 +78,7 @@ func (r *rules) load() {
 // open reads a slice that the pinned directory's writer signed for this device.
 func (r *rules) open(raw []byte) (*slice.Slice, error) {
 	if r.enrolled == nil {
-		return nil, errors.New("no directory key is pinned here: enrol with a ticket")
+		return nil, slice.Refuse(slice.Unpinned, errors.New("no directory key is pinned here: enrol with a ticket"))
 	}
 	return slice.Open(raw, r.enrolled.Signer, r.store.SVID().ID)
 }
@@ -87,19 +89,20 @@ func (r *rules) take(node identity.ID, raw []byte) error {
 	s, err := r.open(raw)
 	if err != nil {
 		r.log.WithField(logfield.Peer, node.String()).WithField(logfield.Reason, err.Error()).Warn("policy refused")
-		return err
+		return r.refuse(err)
 	}
 	now := r.now()
 	if s.Ended(now) {
-		return fmt.Errorf("the policy ended at %s, and the clock of %s says %s", s.Until.Format(time.RFC3339), s.Target.Short(), now.UTC().Format(time.RFC3339))
+		return r.refuse(slice.Refuse(slice.Ended, fmt.Errorf("the policy ended at %s, and the clock of %s says %s",
+			s.Until.Format(time.RFC3339), s.Target.Short(), now.UTC().Format(time.RFC3339))))
 	}
 	r.taking.Lock()
 	defer r.taking.Unlock()
 	switch cur := r.inForce(); {
 	case cur == nil:
 	case s.Issued < cur.Issued:
-		return fmt.Errorf("the policy was issued at %s, before the one in force of %s",
-			s.IssuedAt().Format(time.RFC3339Nano), cur.IssuedAt().Format(time.RFC3339Nano))
+		return r.refuse(slice.Refuse(slice.Earlier, fmt.Errorf("the policy was issued at %s, before the one in force of %s",
+			s.IssuedAt().Format(time.RFC3339Nano), cur.IssuedAt().Format(time.RFC3339Nano))))
 	case s.Issued == cur.Issued:
 		return nil
 	}
@@ -114,6 +117,19 @@ func (r *rules) take(node identity.ID, raw []byte) error {
 		entry.WithField(logfield.Reason, err.Error()).Error("policy not kept: after a restart everybody is refused until a node sends it again")
 	}
 	return nil
+}
+
+// refuse counts a refusal and returns it.
+func (r *rules) refuse(err error) error {
+	r.refused.Count(slice.ReasonOf(err))
+	r.counted()
+	return err
+}
+
+// tooLarge counts a slice that was not read.
+func (r *rules) tooLarge(node identity.ID, err error) {
+	r.log.WithField(logfield.Peer, node.String()).WithField(logfield.Reason, err.Error()).Warn("policy refused")
+	_ = r.refuse(slice.Refuse(slice.TooLarge, err))
 }
 
 // install puts s in force, which ends the flows that it does not allow. The

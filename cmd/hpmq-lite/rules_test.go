@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/testca"
 	"github.com/hpmq/hpmq/overlay/access"
@@ -75,22 +77,28 @@ func TestRulesRefused(t *testing.T) {
 	other.Name = "pump-8"
 	ended := *r.writer
 	ended.until = time.Now().Add(-time.Second)
+	counted := slice.RefusalCounts{}
 	for name, tt := range map[string]struct {
-		raw  []byte
-		want string
+		raw    []byte
+		want   string
+		reason slice.Reason
 	}{
-		"older":             {older, "before the one in force"},
-		"of another fabric": {newWriter(t).sign(t, r.device, r.grant()), "writer did not sign"},
-		"another target":    {r.writer.sign(t, other, r.grant()), "for device:pump-8, not for device:pump-7"},
-		"ended":             {ended.sign(t, r.device, r.grant()), "the clock of device:pump-7 says"},
-		"torn":              {torn, "EOF"},
-		"altered":           {flipped, "policy slice"},
-		"too large":         {make([]byte, slice.MaxBytes+1), "at most"},
-		"nothing":           {nil, "EOF"},
+		"older":             {older, "before the one in force", slice.Earlier},
+		"of another fabric": {newWriter(t).sign(t, r.device, r.grant()), "writer did not sign", slice.Forged},
+		"another target":    {r.writer.sign(t, other, r.grant()), "for device:pump-8, not for device:pump-7", slice.OtherTarget},
+		"ended":             {ended.sign(t, r.device, r.grant()), "the clock of device:pump-7 says", slice.Ended},
+		"torn":              {torn, "EOF", slice.Malformed},
+		"altered":           {flipped, "policy slice", slice.Forged},
+		"too large":         {make([]byte, slice.MaxBytes+1), "at most", slice.TooLarge},
+		"nothing":           {nil, "EOF", slice.Malformed},
 	} {
 		err := r.take(r.node.ID, tt.raw)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+		counted[tt.reason]++
+		if diff := cmp.Diff(counted, r.refused.Counts()); diff != "" {
+			t.Errorf("%s: counted: want -, got +:\n%s", name, diff)
 		}
 		if r.allowed() {
 			t.Fatalf("%s: it is in force", name)
@@ -98,6 +106,9 @@ func TestRulesRefused(t *testing.T) {
 	}
 	if err := r.take(r.node.ID, current); err != nil {
 		t.Errorf("the same again: %v", err)
+	}
+	if text := r.refused.Counts().String(); text != "1 earlier, 1 ended, 2 forged, 2 malformed, 1 other target, 1 too large" {
+		t.Errorf("counted %s", text)
 	}
 	r.restart(t, r.store)
 	if err := r.take(r.node.ID, older); err == nil || r.allowed() {

@@ -21,6 +21,7 @@ import (
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay/access"
+	"github.com/hpmq/hpmq/policy/slice"
 )
 
 // status is what an agent does, as status.json keeps it.
@@ -33,9 +34,14 @@ type status struct {
 	NotAfter time.Time     `json:"not_after"` // of the certificate
 	Policy   *policyStatus `json:"policy"`    // null before the first: everybody is refused
 	Flows    []access.Flow `json:"flows"`
-	Allowed  uint64        `json:"allowed"` // connections since the agent started
-	Denied   uint64        `json:"denied"`
-	Time     time.Time     `json:"time"` // of this report
+
+	// Refused counts, by reason, the policies that nodes brought since the agent
+	// started and that it did not take.
+	Refused slice.RefusalCounts `json:"policies_refused,omitempty"`
+
+	Allowed uint64    `json:"allowed"` // connections since the agent started
+	Denied  uint64    `json:"denied"`
+	Time    time.Time `json:"time"` // of this report
 }
 
 type nodeStatus struct {
@@ -187,6 +193,9 @@ func (s *status) print(w io.Writer) error {
 		fmt.Fprintf(t, "policy\tended at %s: everybody is refused until a node sends a newer one\n", p.Until.Format(time.RFC3339))
 	default:
 		fmt.Fprintf(t, "policy\t%d rules of %s, good until %s\n", p.Rules, p.Issued.Format(time.RFC3339), p.Until.Format(time.RFC3339))
+	}
+	if len(s.Refused) > 0 {
+		fmt.Fprintf(t, "refused\tpolicies of nodes: %s\n", s.Refused)
 	}
 	fmt.Fprintf(t, "connections\t%d open, %d allowed, %d denied\n", len(s.Flows), s.Allowed, s.Denied)
 	for _, f := range s.Flows {

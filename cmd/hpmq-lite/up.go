@@ -132,14 +132,14 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 		return nil, err
 	}
 	l.node.Handle(access.Protocol, l.agent.Handle)
-	l.node.Handle(access.SliceProtocol, access.ReceiveSlice(l.rules.take))
+	l.node.Handle(access.SliceProtocol, access.ReceiveSlice(l.rules.take, l.rules.tooLarge))
 	l.link = &link{
 		node: l.node, addrs: l.addrs, giveUp: giveUp, renewed: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		busy:    func() bool { return len(l.agent.Flows()) > 0 },
 		revoked: l.peerRevoked, judged: make(chan struct{}, 1),
 		changed: l.report.changed, out: out, log: log,
 	}
-	l.rules.changed = l.rulesChanged
+	l.rules.changed, l.rules.counted = l.rulesChanged, l.report.changed
 	return l, nil
 }
 
@@ -216,7 +216,7 @@ func (l *lite) status() status {
 	svid := l.store.SVID()
 	s := status{
 		ID: svid.ID, Expose: l.expose, Node: l.link.status(), NotAfter: svid.NotAfter(),
-		Policy: l.rules.status(), Flows: l.agent.Flows(), Time: time.Now(),
+		Policy: l.rules.status(), Refused: l.rules.refused.Counts(), Flows: l.agent.Flows(), Time: time.Now(),
 	}
 	s.Allowed, s.Denied = l.agent.Counters()
 	if l.enrolled != nil {

@@ -326,10 +326,15 @@ func TestPolicyIsKept(t *testing.T) {
 	older := s.writer.sign(t, s.store.SVID().ID)
 	s.mustPush(s.grant())
 	stop()
-	_, _, stop = s.up()
+	l, _, stop := s.up()
 	s.wantServed()
 	if err := s.bring(older); !errors.Is(err, access.ErrRefused) {
 		t.Errorf("an older policy after a restart: %v", err)
+	}
+	var text strings.Builder
+	now := l.status()
+	if err := now.print(&text); err != nil || !strings.Contains(text.String(), "policies of nodes: 1 earlier") {
+		t.Errorf("status lacks the refusal, %v:\n%s", err, &text)
 	}
 	stop()
 

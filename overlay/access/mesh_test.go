@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -367,6 +368,7 @@ func TestSlice(t *testing.T) {
 	f := newFabric(t)
 	var mu sync.Mutex
 	var got []string
+	large := make(chan identity.ID, 1)
 	device := run(t, f.device, func(n *overlay.Node) {
 		n.Handle(SliceProtocol, ReceiveSlice(func(_ identity.ID, b []byte) error {
 			mu.Lock()
@@ -376,7 +378,7 @@ func TestSlice(t *testing.T) {
 			}
 			got = append(got, string(b))
 			return nil
-		}))
+		}, func(node identity.ID, _ error) { large <- node }))
 	})
 	node := run(t, f.Issue(t, f.ID(t, identity.Node, "lyon")), nil)
 	connect(t, device, node)
@@ -399,6 +401,22 @@ func TestSlice(t *testing.T) {
 	}
 	if err := send(node, make([]byte, MaxSlice+1)); err == nil {
 		t.Error("a slice over the limit was sent")
+	}
+	s, err := node.Open(t.Context(), f.target, SliceProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Write(binary.BigEndian.AppendUint32(nil, MaxSlice+1)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case by := <-large:
+		if by != node.ID() {
+			t.Errorf("by %s", by)
+		}
+	case <-within(t, 5*time.Second).Done():
+		t.Error("a slice over the limit was not told of")
 	}
 	valve := run(t, f.Issue(t, f.ID(t, identity.Device, "valve-1")), nil)
 	connect(t, valve, device)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -70,8 +71,9 @@ func deliver(s io.ReadWriter, slice []byte) error {
 // ReceiveSlice returns the agent's handler of [SliceProtocol]. It gives each
 // slice that a node brings to take, which verifies it, keeps it and acts by it
 // before it returns nil. Several may come at once. A node only carries a slice: the
-// directory's writer must have signed it.
-func ReceiveSlice(take func(node identity.ID, slice []byte) error) overlay.Handler {
+// directory's writer must have signed it. A slice above [MaxSlice] is not read, and
+// tooLarge is told.
+func ReceiveSlice(take func(node identity.ID, slice []byte) error, tooLarge func(node identity.ID, err error)) overlay.Handler {
 	slots := make(chan struct{}, maxDeliveries)
 	return func(_ context.Context, s *overlay.Stream) {
 		if s.PeerID().Kind != identity.Node {
@@ -90,6 +92,9 @@ func ReceiveSlice(take func(node identity.ID, slice []byte) error) overlay.Handl
 		}
 		b, err := readSlice(s)
 		if err != nil {
+			if errors.Is(err, errLargeSlice) {
+				tooLarge(s.PeerID(), err)
+			}
 			s.Reset()
 			return
 		}
@@ -101,6 +106,8 @@ func ReceiveSlice(take func(node identity.ID, slice []byte) error) overlay.Handl
 	}
 }
 
+var errLargeSlice = errors.New("slice is too large")
+
 func readSlice(r io.Reader) ([]byte, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -108,7 +115,7 @@ func readSlice(r io.Reader) ([]byte, error) {
 	}
 	n := binary.BigEndian.Uint32(size[:])
 	if n > MaxSlice {
-		return nil, fmt.Errorf("slice of %d bytes, at most %d", n, MaxSlice)
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", errLargeSlice, n, MaxSlice)
 	}
 	var b bytes.Buffer // grows with what comes, not with what was announced
 	if _, err := io.CopyN(&b, r, int64(n)); err != nil {

@@ -74,14 +74,14 @@ func Sign(writer *directory.Directory, target identity.ID, until time.Time, rule
 
 // Open reads a signed slice for target. root is the directory key that the target's
 // ticket pinned; the zero target takes any of the directory. Whether the slice has
-// ended, or is older than another, is for the caller to say.
+// ended, or is older than another, is for the caller to say. [ReasonOf] sorts errors.
 func Open(raw []byte, root ed25519.PublicKey, target identity.ID) (*Slice, error) {
 	s, err := open(raw, root)
 	if err != nil {
 		return nil, fmt.Errorf("policy slice: %w", err)
 	}
 	if !target.IsZero() && s.Target != target {
-		return nil, fmt.Errorf("policy slice: it is for %s, not for %s", s.Target.Short(), target.Short())
+		return nil, Refuse(OtherTarget, fmt.Errorf("policy slice: it is for %s, not for %s", s.Target.Short(), target.Short()))
 	}
 	return s, nil
 }
@@ -89,7 +89,7 @@ func Open(raw []byte, root ed25519.PublicKey, target identity.ID) (*Slice, error
 // open checks the signature and the hashes before it reads what they cover.
 func open(raw []byte, root ed25519.PublicKey) (*Slice, error) {
 	if len(raw) > MaxBytes {
-		return nil, fmt.Errorf("%d bytes, at most %d", len(raw), MaxBytes)
+		return nil, Refuse(TooLarge, fmt.Errorf("%d bytes, at most %d", len(raw), MaxBytes))
 	}
 	w, err := decodeAs[wireSigned](raw)
 	if err != nil {
@@ -97,14 +97,14 @@ func open(raw []byte, root ed25519.PublicKey) (*Slice, error) {
 	}
 	signed, err := directory.OpenStatement(w.Statement, root, purpose)
 	if err != nil {
-		return nil, err
+		return nil, Refuse(Forged, err)
 	}
 	h, err := decodeAs[wireHeader](signed)
 	if err != nil {
 		return nil, err
 	}
 	if sha256.Sum256(w.Rules) != h.Rules || sha256.Sum256(w.Fabric) != h.Fabric {
-		return nil, errors.New("its rules or nodes are not those that were signed")
+		return nil, Refuse(Forged, errors.New("its rules or nodes are not those that were signed"))
 	}
 	s, err := h.slice()
 	if err != nil {
