@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // enrol trades the ticket for a certificate and prints how to use it.
@@ -15,7 +17,7 @@ func (c *command) enrol(ctx context.Context) error {
 		return err
 	}
 	if t.Kind == identity.Node {
-		return &failure{exitUsage, "this ticket is for a node, not for a device", "hpmq up --join TICKET --site " + t.Site}
+		return &control.Error{Code: control.Invalid, Err: errors.New("this ticket is for a node, not for a device"), Hint: "hpmq up --join TICKET --site " + t.Site}
 	}
 	if c.dir == "" {
 		c.dir = t.Name

@@ -3,87 +3,37 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net/http"
-	"strings"
 	"syscall"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 )
 
-// Exit codes, the same for every command of HPMQ.
-const (
-	exitOK       = 0
-	exitFailure  = 1
-	exitUsage    = 2 // the command line or the ticket on it is wrong
-	exitReach    = 3 // no node of the ticket answers
-	exitDenied   = 4 // the authority says no, or the ticket is over
-	exitNotFound = 5
-	exitConflict = 6
-)
-
-// failure is an error with an exit code and what to do about it.
-type failure struct {
-	code int
-	text string
-	hint string
+// usagef is a mistake on the command line.
+func usagef(format string, args ...any) error {
+	return &control.Error{Code: control.Invalid, Err: fmt.Errorf(format, args...), Hint: "hpmq-enroll --help"}
 }
 
-func (f *failure) Error() string { return f.text }
-
-func usageError(text string) error {
-	return &failure{exitUsage, text, "hpmq-enroll --help"}
-}
-
-// report prints err as people and scripts expect it and returns the exit code.
-func report(stderr io.Writer, err error) int {
-	if err == nil {
-		return exitOK
-	}
-	code, hint := judge(err)
-	fmt.Fprintf(stderr, "hpmq-enroll: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
-	if hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", hint)
-	}
-	return code
-}
-
-// judge chooses the exit code and the hint of an error.
-func judge(err error) (code int, hint string) {
-	if own, ok := errors.AsType[*failure](err); ok {
-		return own.code, own.hint
-	}
-	if refusal, ok := errors.AsType[*identity.APIError](err); ok {
-		return refusalCode(refusal.Status), refusal.Hint
-	}
+// judge gives an error of an enrolment or a renewal its code and a hint.
+func judge(err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, identity.ErrNotTicket):
-		return exitUsage, `a ticket is made with "hpmq enroll ticket --name NAME"; see hpmq-enroll --help`
+		return control.Fail(control.Invalid, `a ticket is made with "hpmq enroll ticket --name NAME"; see hpmq-enroll --help`, err)
 	case errors.Is(err, identity.ErrTicketDamaged):
-		return exitUsage, ""
+		return control.Fail(control.Invalid, "", err)
 	case errors.Is(err, identity.ErrTicketExpired):
-		return exitDenied, ""
+		return control.Fail(control.Denied, "", err)
 	case errors.Is(err, identity.ErrUnreachable):
-		return exitReach, "is the node running, and is its TLS port open from here? A ticket names the node's --advertise address"
+		return control.Fail(control.Unreachable, "is the node running, and is its TLS port open from here? A ticket names the node's --advertise address", err)
 	case errors.Is(err, identity.ErrBusy):
-		return exitConflict, "wait for it to end"
+		return control.Fail(control.Conflict, "wait for it to end", err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return exitFailure, "the disk is full: make room there and run it again, with the same ticket"
+		return control.Fail(control.Failed, "the disk is full: make room there and run it again, with the same ticket", err)
 	case errors.Is(err, fs.ErrPermission):
-		return exitFailure, "choose a directory of yours: --out DIR"
+		return control.Fail(control.Failed, "choose a directory of yours: --out DIR", err)
 	}
-	return exitFailure, ""
-}
-
-func refusalCode(status int) int {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return exitDenied
-	case http.StatusNotFound:
-		return exitNotFound
-	case http.StatusConflict:
-		return exitConflict
-	}
-	return exitFailure
+	return control.Fail(control.Failed, "", err)
 }

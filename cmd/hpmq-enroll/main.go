@@ -14,6 +14,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/hpmq/hpmq/internal/exit"
 )
 
 // version is set by the linker; see the Makefile.
@@ -65,7 +67,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	cmd, err := parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(stdout, usage)
-		return exitOK
+		return exit.OK
 	}
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, cmd.timeout)
@@ -73,7 +75,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		cmd.stdin, cmd.stdout, cmd.stderr = stdin, stdout, stderr
 		err = cmd.do(ctx)
 	}
-	return report(stderr, err)
+	return exit.Report(stderr, "hpmq-enroll", judge(err), cmd != nil && cmd.json)
 }
 
 // command is one command line, understood.
@@ -105,7 +107,7 @@ func parse(args []string) (*command, error) {
 			if errors.Is(err, flag.ErrHelp) {
 				return nil, err
 			}
-			return nil, usageError(err.Error())
+			return nil, usagef("%w", err)
 		}
 		if flags.NArg() == 0 {
 			break
@@ -117,7 +119,7 @@ func parse(args []string) (*command, error) {
 		c.json = true
 	case "text":
 	default:
-		return nil, usageError(fmt.Sprintf("-o %s: want json or text", output))
+		return nil, usagef("-o %s: want json or text", output)
 	}
 	return c, c.take(words)
 }
@@ -125,7 +127,7 @@ func parse(args []string) (*command, error) {
 // take finds the command and its argument among the words that are no flags.
 func (c *command) take(words []string) error {
 	if len(words) == 0 {
-		return usageError("no ticket given")
+		return usagef("no ticket given")
 	}
 	switch words[0] {
 	case "help":
@@ -136,10 +138,10 @@ func (c *command) take(words []string) error {
 		c.ticket = words[0]
 	}
 	if len(words) > 1 {
-		return usageError(fmt.Sprintf("%q: one ticket or command at a time; quote a ticket that has spaces in it", words[1]))
+		return usagef("%q: one ticket or command at a time; quote a ticket that has spaces in it", words[1])
 	}
 	if c.force && c.name != "renew" {
-		return usageError("--force goes with renew")
+		return usagef("--force goes with renew")
 	}
 	return nil
 }

@@ -258,9 +258,3 @@ func TestQuote(t *testing.T) {
 		}
 	}
 }
-
-func TestReportWithoutError(t *testing.T) {
-	if got := report(os.Stderr, nil); got != exitOK {
-		t.Errorf("exit code %d", got)
-	}
-}

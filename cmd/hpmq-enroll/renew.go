@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // renew renews the certificate of a directory if it is due, and fetches the
@@ -38,7 +40,7 @@ func (c *command) renew(ctx context.Context) error {
 		return err
 	}
 	if record == nil {
-		return &failure{exitNotFound, fmt.Sprintf("%s has no %s, so whom to ask is not known", s.Dir(), identity.EnrolmentFile), "enrol again with a ticket"}
+		return &control.Error{Code: control.NotFound, Err: fmt.Errorf("%s has no %s, so whom to ask is not known", s.Dir(), identity.EnrolmentFile), Hint: "enrol again with a ticket"}
 	}
 	if err := r.Renew(ctx); err != nil {
 		return fmt.Errorf("renew %s: %w", svid.ID.Short(), err)
@@ -57,7 +59,7 @@ func (c *command) open() (*identity.Store, error) {
 		return nil, err
 	}
 	if s.SVID() == nil {
-		return nil, &failure{exitNotFound, c.dir + " holds no identity", fmt.Sprintf("hpmq-enroll %s --out DIR, the directory that was enrolled", c.name)}
+		return nil, &control.Error{Code: control.NotFound, Err: errors.New(c.dir + " holds no identity"), Hint: fmt.Sprintf("hpmq-enroll %s --out DIR, the directory that was enrolled", c.name)}
 	}
 	return s, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // The agent's own files in the identity's directory.
@@ -24,7 +25,7 @@ func identityDir(named string) (string, error) {
 	const enrolFirst = "enrol this device first: hpmq-enroll --out DIR TICKET"
 	if named != "" {
 		if !holdsIdentity(named) {
-			return "", &failure{exitNotFound, fmt.Errorf("%s holds no identity: no %s there", named, identity.CertFile), enrolFirst}
+			return "", &control.Error{Code: control.NotFound, Err: fmt.Errorf("%s holds no identity: no %s there", named, identity.CertFile), Hint: enrolFirst}
 		}
 		return named, nil
 	}
@@ -43,11 +44,11 @@ func identityDir(named string) (string, error) {
 	}
 	switch len(found) {
 	case 0:
-		return "", &failure{exitNotFound, errors.New("no identity in this directory or directly below it"), enrolFirst + ", or name its directory with --dir"}
+		return "", &control.Error{Code: control.NotFound, Err: errors.New("no identity in this directory or directly below it"), Hint: enrolFirst + ", or name its directory with --dir"}
 	case 1:
 		return found[0], nil
 	}
-	return "", &failure{exitUsage, fmt.Errorf("%d identities here: %s", len(found), strings.Join(found, ", ")), "choose one, as --dir " + found[0]}
+	return "", &control.Error{Code: control.Invalid, Err: fmt.Errorf("%d identities here: %s", len(found), strings.Join(found, ", ")), Hint: "choose one, as --dir " + found[0]}
 }
 
 func holdsIdentity(dir string) bool {
@@ -63,10 +64,10 @@ func openIdentity(dir string) (*identity.Store, error) {
 	}
 	svid := store.SVID()
 	if svid == nil {
-		return nil, &failure{exitNotFound, fmt.Errorf("%s holds no identity", dir), "enrol this device first: hpmq-enroll --out DIR TICKET"}
+		return nil, &control.Error{Code: control.NotFound, Err: fmt.Errorf("%s holds no identity", dir), Hint: "enrol this device first: hpmq-enroll --out DIR TICKET"}
 	}
 	if svid.ID.Kind != identity.Device && svid.ID.Kind != identity.Service {
-		return nil, &failure{exitDenied, fmt.Errorf("%s in %s cannot be an agent: it is no device or service", svid.ID.Short(), dir), ""}
+		return nil, &control.Error{Code: control.Denied, Err: fmt.Errorf("%s in %s cannot be an agent: it is no device or service", svid.ID.Short(), dir)}
 	}
 	return store, nil
 }

@@ -16,6 +16,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/hpmq/hpmq/internal/exit"
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // version is set by the linker; see the Makefile.
@@ -43,15 +46,14 @@ func main() {
 func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := dispatch(ctx, args, stdout, stderr)
 	if err == nil || errors.Is(err, flag.ErrHelp) {
-		return exitOK
+		return exit.OK
 	}
-	fail := &failure{code: exitFailure, err: err}
-	errors.As(err, &fail)
-	fmt.Fprintf(stderr, "hpmq-lite: %v\n", err)
-	if fail.hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", fail.hint)
-	}
-	return fail.code
+	return exit.Report(stderr, "hpmq-lite", err, false)
+}
+
+// usagef is a mistake on the command line.
+func usagef(format string, args ...any) error {
+	return &control.Error{Code: control.Invalid, Err: fmt.Errorf(format, args...), Hint: "see hpmq-lite --help"}
 }
 
 func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -88,7 +90,7 @@ func parse(flags *flag.FlagSet, args []string, stdout io.Writer, text string) er
 		return err
 	}
 	if err != nil {
-		return &failure{code: exitUsage, err: err, hint: "see hpmq-lite " + flags.Name() + " --help"}
+		return &control.Error{Code: control.Invalid, Err: err, Hint: "see hpmq-lite " + flags.Name() + " --help"}
 	}
 	if flags.NArg() > 0 {
 		return usagef("%s takes no argument %q", flags.Name(), flags.Arg(0))

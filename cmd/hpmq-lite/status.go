@@ -20,6 +20,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/policy/slice"
 )
@@ -150,7 +151,7 @@ func runStatus(args []string, stdout io.Writer) error {
 }
 
 func notRunning(dir string) error {
-	return &failure{exitReach, fmt.Errorf("no agent runs for %s", dir), "start it: hpmq-lite up --expose PORT --dir " + dir}
+	return &control.Error{Code: control.Unreachable, Err: fmt.Errorf("no agent runs for %s", dir), Hint: "start it: hpmq-lite up --expose PORT --dir " + dir}
 }
 
 // readStatus reads what an agent wrote; one that has crashed does not run,

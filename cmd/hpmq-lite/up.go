@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/policy/slice"
@@ -59,7 +60,7 @@ func runUp(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if len(expose) == 0 {
-		return &failure{exitUsage, errors.New("nothing to expose"), "name the ports to offer, as --expose 8080,22"}
+		return &control.Error{Code: control.Invalid, Err: errors.New("nothing to expose"), Hint: "name the ports to offer, as --expose 8080,22"}
 	}
 	if *addr != "" {
 		if _, _, err := net.SplitHostPort(*addr); err != nil {
@@ -81,7 +82,7 @@ func runUp(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	unlock, err := lockDir(dir)
 	if errors.Is(err, errLocked) {
-		return &failure{exitConflict, fmt.Errorf("%s: %w", dir, err), "see hpmq-lite status --dir " + dir}
+		return &control.Error{Code: control.Conflict, Err: fmt.Errorf("%s: %w", dir, err), Hint: "see hpmq-lite status --dir " + dir}
 	}
 	if err != nil {
 		return err
@@ -120,7 +121,7 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 	}
 	l := &lite{store: store, enrolled: enrolled, fixed: node, expose: expose, out: out, log: log, visitInterval: visitInterval}
 	if len(l.addrs()) == 0 {
-		return nil, &failure{exitUsage, fmt.Errorf("%s names no node to connect to", store.Dir()), "name one, as --node HOST:7844"}
+		return nil, &control.Error{Code: control.Invalid, Err: fmt.Errorf("%s names no node to connect to", store.Dir()), Hint: "name one, as --node HOST:7844"}
 	}
 	l.report = &report{dir: store.Dir(), wake: make(chan struct{}, 1), status: l.status, log: log}
 	l.agent = access.NewAgent(access.AgentOptions{Source: store, Expose: expose, Log: log, OnChange: l.report.changed})

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
+	"github.com/hpmq/hpmq/internal/exit"
 	"github.com/hpmq/hpmq/node"
 )
 
@@ -129,15 +130,15 @@ func TestBackupUnderLoad(t *testing.T) {
 	mu.Lock()
 	before := slices.Clone(acknowledged)
 	mu.Unlock()
-	command(t, exitOK, "backup", file, "--data", dir)
-	command(t, exitConflict, "restore", file, "--data", dir) // it runs there
+	command(t, exit.OK, "backup", file, "--data", dir)
+	command(t, exit.Conflict, "restore", file, "--data", dir) // it runs there
 	close(done)
 	publishers.Wait()
 	stop()
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("%v, %v", info, err)
 	}
-	command(t, exitOK, "restore", file, "--data", restored)
+	command(t, exit.OK, "restore", file, "--data", restored)
 	stop = startNode(t, restored, shift)
 
 	missing := map[string]bool{}
@@ -171,7 +172,7 @@ func backupOf(t *testing.T, args ...string) []byte {
 	shift := freeShift(t)
 	stop := startNode(t, dir, shift)
 	defer stop()
-	out, _ := command(t, exitOK, append([]string{"backup", "-", "--data", dir}, args...)...)
+	out, _ := command(t, exit.OK, append([]string{"backup", "-", "--data", dir}, args...)...)
 	return []byte(out)
 }
 
@@ -208,7 +209,7 @@ func TestDamagedBackup(t *testing.T) {
 			if err := os.WriteFile(file, tt.backup, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, said := command(t, exitFailure, "restore", file, "--data", dir)
+			_, said := command(t, exit.Failure, "restore", file, "--data", dir)
 			if !strings.Contains(said, tt.says) {
 				t.Errorf("says %q, want %q", said, tt.says)
 			}
@@ -234,11 +235,11 @@ func TestBackupWithoutCA(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, said := command(t, exitUsage, "restore", file, "--data", filepath.Join(dir, "a"))
+	_, said := command(t, exit.Usage, "restore", file, "--data", filepath.Join(dir, "a"))
 	if !strings.Contains(said, "--ca") {
 		t.Errorf("says %q", said)
 	}
-	command(t, exitOK, "restore", file, "--data", filepath.Join(dir, "b"), "--ca", ca)
+	command(t, exit.OK, "restore", file, "--data", filepath.Join(dir, "b"), "--ca", ca)
 	if got, err := os.ReadFile(filepath.Join(dir, "b", "ca", "root.key")); err != nil || string(got) != "secret" {
 		t.Errorf("%q, %v", got, err)
 	}

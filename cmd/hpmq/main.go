@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/hpmq/hpmq/internal/exit"
 	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
 )
@@ -39,12 +40,12 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
-		return exitOK
+		return exit.OK
 	}
 	if !understood {
 		err = control.Fail(control.Invalid, "see "+root.CommandPath()+" --help", err)
 	}
-	return report(stderr, err, wantsJSON(cmd))
+	return exit.Report(stderr, "hpmq", err, wantsJSON(cmd))
 }
 
 func newRoot() *cobra.Command {

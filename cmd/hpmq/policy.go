@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/exit"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/node"
 	"github.com/hpmq/hpmq/node/control"
@@ -160,7 +161,7 @@ ACTION is publish, subscribe, will, retain, receive or connect. The exit code is
 			return err
 		}
 		if !e.Allowed {
-			return exitStatus(exitDenied)
+			return exit.Status(exit.Denied)
 		}
 		return nil
 	}

@@ -16,8 +16,12 @@ import (
 	"github.com/eclipse/paho.golang/paho"
 	"github.com/spf13/cobra"
 
+	"github.com/hpmq/hpmq/internal/exit"
 	"github.com/hpmq/hpmq/node/control"
 )
+
+// exitTimeout is the exit code of sub -W, which mosquitto_sub has too.
+const exitTimeout = 27
 
 func newPubCommand() *cobra.Command {
 	pub := &cobra.Command{
@@ -198,7 +202,7 @@ func newSubCommand() *cobra.Command {
 			case err := <-s.lost:
 				return err
 			case <-timeout:
-				return exitStatus(exitTimeout)
+				return exit.Status(exitTimeout)
 			case <-ctx.Done():
 				return nil
 			}
