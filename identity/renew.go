@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -284,14 +283,7 @@ func (r *Renewer) save(next *SVID, answer *EnrolResponse) error {
 // clockSkew is how far two clocks may be apart before it is worth a word.
 const clockSkew = 5 * time.Minute
 
-func (r *Renewer) log() logrus.FieldLogger {
-	if r.Log != nil {
-		return r.Log
-	}
-	discard := logrus.New()
-	discard.SetOutput(io.Discard)
-	return discard
-}
+func (r *Renewer) log() logrus.FieldLogger { return logfield.OrSilent(r.Log) }
 
 // lifetime is the life of s's certificate, from its issue on.
 func lifetime(s *SVID) time.Duration { return s.NotAfter().Sub(Issued(s.Leaf())) }

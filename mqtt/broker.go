@@ -3,7 +3,6 @@ package mqtt
 import (
 	"cmp"
 	"errors"
-	"io"
 	"maps"
 	"math"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/topic"
@@ -139,11 +139,7 @@ func New(o Options) *Broker {
 }
 
 func (o Options) withDefaults() Options {
-	if o.Log == nil {
-		silent := logrus.New()
-		silent.SetOutput(io.Discard)
-		o.Log = silent
-	}
+	o.Log = logfield.OrSilent(o.Log)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 10*time.Second)
 	o.KeepAlive = min(o.KeepAlive, math.MaxUint16*time.Second)
 	o.PacketSize = min(cmp.Or(o.PacketSize, 1<<20), packet.MaxSize)

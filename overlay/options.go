@@ -6,13 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
 )
 
 // ALPN is the protocol that overlay connections negotiate in TLS.
@@ -91,11 +91,7 @@ func (o *Options) setDefaults() error {
 		return errors.New("overlay: no UDP address to listen on")
 	}
 	o.settle = cmp.Or(o.settle, watchInterval)
-	if o.Log == nil {
-		discard := logrus.New()
-		discard.SetOutput(io.Discard)
-		o.Log = discard
-	}
+	o.Log = logfield.OrSilent(o.Log)
 	if o.Revoked == nil {
 		o.Revoked = func(*x509.Certificate) bool { return false }
 	}

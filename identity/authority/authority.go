@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/logfield"
 )
 
 // DefaultGrace is how long after its end a certificate may still be renewed
@@ -99,11 +99,7 @@ func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
 	if a.now == nil {
 		a.now = time.Now
 	}
-	if a.log == nil {
-		silent := logrus.New()
-		silent.SetOutput(io.Discard)
-		a.log = silent
-	}
+	a.log = logfield.OrSilent(a.log)
 	var err error
 	a.step, err = authority.NewEmbedded(
 		authority.WithX509RootCerts(keys.root),

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"net/netip"
@@ -38,11 +37,7 @@ var (
 // sizes and rates are bounded and failures are told to the log only. A nil log
 // discards.
 func Handler(b Backend, log logrus.FieldLogger) http.Handler {
-	if log == nil {
-		silent := logrus.New()
-		silent.SetOutput(io.Discard)
-		log = silent
-	}
+	log = logfield.OrSilent(log)
 	h := &handler{
 		backend: b, log: log, limit: newLimiter[netip.Prefix](requestLimit),
 		failures: rate.NewLimiter(rate.Every(time.Minute), 3),

@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,11 +93,7 @@ func newDirectory(path string, root ed25519.PublicKey, opts Options) *Directory 
 	if d.now == nil {
 		d.now = time.Now
 	}
-	if d.log == nil {
-		silent := logrus.New()
-		silent.SetOutput(io.Discard)
-		d.log = silent
-	}
+	d.log = logfield.OrSilent(d.log)
 	return d
 }
 

@@ -3,13 +3,13 @@ package link
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -121,9 +121,5 @@ func (o *Options) setDefaults() {
 	if o.QoS0.Bytes == 0 {
 		o.QoS0.Bytes = 4 << 20
 	}
-	if o.Log == nil {
-		discard := logrus.New()
-		discard.SetOutput(io.Discard)
-		o.Log = discard
-	}
+	o.Log = logfield.OrSilent(o.Log)
 }

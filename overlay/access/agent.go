@@ -78,7 +78,7 @@ func NewAgent(o AgentOptions) *Agent {
 	if o.OnChange == nil {
 		o.OnChange = func() {}
 	}
-	a := &Agent{opts: o, log: orDiscard(o.Log)}
+	a := &Agent{opts: o, log: logfield.OrSilent(o.Log)}
 	a.flows.limit, a.flows.limitPerCaller = o.MaxFlows, o.MaxFlowsPerCaller
 	return a
 }

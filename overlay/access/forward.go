@@ -24,7 +24,7 @@ const maxForwards = 128
 // connection is left.
 func Forward(ctx context.Context, l net.Listener, dial func(context.Context) (net.Conn, error), log logrus.FieldLogger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	f := &forward{dial: dial, log: orDiscard(log), stop: cancel}
+	f := &forward{dial: dial, log: logfield.OrSilent(log), stop: cancel}
 	defer f.conns.Wait()
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { l.Close() })()

@@ -45,7 +45,7 @@ type Relay struct {
 // NewRelay returns a relay. Register its [Relay.Handle] as the node's handler of
 // [Protocol].
 func NewRelay(o RelayOptions) *Relay {
-	r := &Relay{node: o.Node, log: orDiscard(o.Log), limit: o.MaxCarriers, carriers: make(map[identity.ID]int)}
+	r := &Relay{node: o.Node, log: logfield.OrSilent(o.Log), limit: o.MaxCarriers, carriers: make(map[identity.ID]int)}
 	if r.limit <= 0 {
 		r.limit = 64
 	}

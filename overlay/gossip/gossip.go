@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay"
 )
 
@@ -100,11 +100,7 @@ func New(opts Options) (*Gossip, error) {
 	if opts.Node == nil {
 		return nil, errors.New("gossip: no overlay node")
 	}
-	if opts.Log == nil {
-		discard := logrus.New()
-		discard.SetOutput(io.Discard)
-		opts.Log = discard
-	}
+	opts.Log = logfield.OrSilent(opts.Log)
 	g := &Gossip{opts: opts, self: opts.Node.ID()}
 	if g.self.Kind != identity.Node {
 		return nil, fmt.Errorf("gossip: %s is not a node", g.self.Short())

@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
 
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -98,11 +99,7 @@ var _ store.Store = (*Store)(nil)
 // the directory: nobody knows which tables count.
 func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, options: o, limits: o.Limits.WithDefaults(), log: o.Log, wake: make(chan struct{}, 1)}
-	if s.log == nil {
-		discard := logrus.New()
-		discard.SetOutput(io.Discard)
-		s.log = discard
-	}
+	s.log = logfield.OrSilent(s.log)
 	if s.options.Cache == 0 {
 		s.options.Cache = 64 << 20
 	}
