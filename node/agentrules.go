@@ -21,7 +21,6 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
-	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/policy/slice"
 )
 
@@ -379,7 +378,7 @@ func (k *keptSpace) makeRoom(needed func(name string) bool) error {
 func (n *Node) followRules(ctx context.Context) error {
 	if n.rulebook == nil {
 		return n.agentRules.follow(ctx, n.overlay.Changed, func(ctx context.Context) (net.Conn, error) {
-			s, err := n.openToCA(ctx, protocolRules)
+			s, err := n.mesh.openToCA(ctx, protocolRules)
 			if err != nil {
 				return nil, err // not s: a nil *Stream is not a nil net.Conn
 			}
@@ -392,20 +391,8 @@ func (n *Node) followRules(ctx context.Context) error {
 		near, far := net.Pipe()
 		serving.Go(func() {
 			defer far.Close()
-			n.logRulesEnd(ctx, n.id, n.rulebook.serve(ctx, far))
+			n.rulebook.logEnd(ctx, n.id, n.rulebook.serve(ctx, far))
 		})
 		return near, nil
 	})
-}
-
-// serveRules answers the question of another node.
-func (n *Node) serveRules(ctx context.Context, s *overlay.Stream) {
-	defer s.Close()
-	n.logRulesEnd(ctx, s.PeerID(), n.rulebook.serve(ctx, s))
-}
-
-func (n *Node) logRulesEnd(ctx context.Context, peer identity.ID, err error) {
-	if err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
-		n.log.WithField(logfield.Peer, peer.String()).WithError(err).Debug("rules no longer asked for")
-	}
 }

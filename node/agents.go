@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/atomicfile"
@@ -18,19 +18,18 @@ const agentsName = "agents.json"
 
 // rememberAgents knocks where agents were connected from when this node was last
 // killed, and keeps on disk where they are now.
-func (n *Node) rememberAgents(ctx context.Context) error {
-	path := filepath.Join(n.cfg.DataDir, agentsName)
+func (m *mesh) rememberAgents(ctx context.Context, path string) error {
 	var kept []netip.AddrPort
 	if raw, err := os.ReadFile(path); err == nil && json.Unmarshal(raw, &kept) == nil {
-		n.overlay.Knock(kept)
+		m.overlay.Knock(kept)
 		sleep(ctx, retryInterval, nil)
-		n.overlay.Knock(kept) // the first may be lost
+		m.overlay.Knock(kept) // the first may be lost
 	}
 	for ctx.Err() == nil {
-		changed := n.overlay.Changed()
-		if now := n.agentAddrs(); !slices.Equal(now, kept) {
+		changed := m.overlay.Changed()
+		if now := m.agentAddrs(); !slices.Equal(now, kept) {
 			if err := keepAgents(path, now); err != nil {
-				n.log.WithError(err).WithField(logfield.File, path).Warn("agents may need a while to come back should this node be killed")
+				m.log.WithError(err).WithField(logfield.File, path).Warn("agents may need a while to come back should this node be killed")
 			}
 			kept = now
 		}
@@ -43,9 +42,9 @@ func (n *Node) rememberAgents(ctx context.Context) error {
 	return nil
 }
 
-func (n *Node) agentAddrs() []netip.AddrPort {
+func (m *mesh) agentAddrs() []netip.AddrPort {
 	addrs := []netip.AddrPort{}
-	for _, p := range n.overlay.Peers() {
+	for _, p := range m.overlay.Peers() {
 		if p.ID.Kind == identity.Device {
 			addrs = append(addrs, p.Remote)
 		}
@@ -59,4 +58,15 @@ func keepAgents(path string, addrs []netip.AddrPort) error {
 		return err
 	}
 	return atomicfile.Replace(path, raw, 0o600)
+}
+
+// agents are the devices that are connected to this node's mesh port.
+func (m *mesh) agents() map[identity.ID]time.Time {
+	connected := map[identity.ID]time.Time{}
+	for _, p := range m.overlay.Peers() {
+		if p.ID.Kind == identity.Device {
+			connected[p.ID] = p.Since
+		}
+	}
+	return connected
 }

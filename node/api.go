@@ -1,7 +1,6 @@
 package node
 
 import (
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
@@ -40,7 +40,14 @@ func listenSocket(dir, name string, mode fs.FileMode) (net.Listener, error) {
 	return l, os.Chmod(path, mode)
 }
 
-func (n *Node) controlAPI() http.Handler {
+// api answers the control API's requests to a node.
+type api struct {
+	*Node
+
+	backingUp sync.Mutex // one backup at a time
+}
+
+func (n *api) handler() http.Handler {
 	mux := http.NewServeMux()
 	control.GetStatus.Handle(mux, func(*http.Request, control.None) (*control.Status, error) { return n.Status(), nil })
 	control.ListIdentities.Handle(mux, listed(n.identities))
@@ -56,7 +63,7 @@ func (n *Node) controlAPI() http.Handler {
 	control.SetPassword.Handle(mux, n.setPassword)
 	control.DeletePassword.Handle(mux, n.deletePassword)
 	Why.Handle(mux, func(_ *http.Request, q control.WhyRequest) (*policy.Explanation, error) { return n.why(q) })
-	control.ListFunctions.Handle(mux, listed(n.functionList))
+	control.ListFunctions.Handle(mux, listed(n.functions.list))
 	control.AddFunction.Handle(mux, n.addFunction)
 	control.ListRetained.Handle(mux, n.retained)
 	control.ClearRetained.Handle(mux, n.clearRetained)
@@ -73,7 +80,7 @@ func listed[A any](all func() []A) func(control.None) (iter.Seq[A], error) {
 }
 
 // onCA refuses what only a node with the directory's writer can do.
-func (n *Node) onCA() error {
+func (n *api) onCA() error {
 	if n.authority != nil {
 		return nil
 	}
@@ -97,7 +104,7 @@ func authorityError(err error) error {
 	return err
 }
 
-func (n *Node) mint(_ *http.Request, q control.TicketRequest) (*control.Ticket, error) {
+func (n *api) mint(_ *http.Request, q control.TicketRequest) (*control.Ticket, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -129,7 +136,7 @@ func (n *Node) mint(_ *http.Request, q control.TicketRequest) (*control.Ticket, 
 	return reply, nil
 }
 
-func (n *Node) voidTickets(r *http.Request, _ control.None) (*control.Voided, error) {
+func (n *api) voidTickets(r *http.Request, _ control.None) (*control.Voided, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -146,8 +153,8 @@ func (n *Node) voidTickets(r *http.Request, _ control.None) (*control.Voided, er
 	return a, nil
 }
 
-func (n *Node) identities() []control.Identity {
-	sessions, agents := n.sessionsOf(), n.agents()
+func (n *api) identities() []control.Identity {
+	sessions, agents := sessionsOf(n.broker), n.mesh.agents()
 	out := []control.Identity{}
 	for p := range n.directory.Identities() {
 		_, agent := agents[p.ID]
@@ -160,7 +167,7 @@ func (n *Node) identities() []control.Identity {
 	return out
 }
 
-func (n *Node) pathID(r *http.Request) (identity.ID, error) {
+func (n *api) pathID(r *http.Request) (identity.ID, error) {
 	text, err := url.PathUnescape(r.PathValue("id"))
 	if err != nil {
 		return identity.ID{}, control.Fail(control.Invalid, "", err)
@@ -172,7 +179,7 @@ func (n *Node) pathID(r *http.Request) (identity.ID, error) {
 	return id, nil
 }
 
-func (n *Node) revoke(r *http.Request, q control.RevokeRequest) (*control.Revoked, error) {
+func (n *api) revoke(r *http.Request, q control.RevokeRequest) (*control.Revoked, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -191,7 +198,7 @@ func (n *Node) revoke(r *http.Request, q control.RevokeRequest) (*control.Revoke
 }
 
 // removeSite ends a site's nodes for good.
-func (n *Node) removeSite(r *http.Request, _ control.None) (*control.RemovedSite, error) {
+func (n *api) removeSite(r *http.Request, _ control.None) (*control.RemovedSite, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -212,7 +219,7 @@ func (n *Node) removeSite(r *http.Request, _ control.None) (*control.RemovedSite
 	return a, nil
 }
 
-func (n *Node) replace(r *http.Request, _ control.None) (*control.Replaced, error) {
+func (n *api) replace(r *http.Request, _ control.None) (*control.Replaced, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -229,7 +236,7 @@ func (n *Node) replace(r *http.Request, _ control.None) (*control.Replaced, erro
 	return a, nil
 }
 
-func (n *Node) addFunction(r *http.Request, q control.FunctionRequest) (*control.Function, error) {
+func (n *api) addFunction(r *http.Request, q control.FunctionRequest) (*control.Function, error) {
 	if err := n.onCA(); err != nil {
 		return nil, err
 	}
@@ -239,20 +246,20 @@ func (n *Node) addFunction(r *http.Request, q control.FunctionRequest) (*control
 	if len(q.Module) > control.MaxModule {
 		return nil, control.Invalidf("module of %d bytes, at most %d", len(q.Module), control.MaxModule)
 	}
-	m, err := n.engine.Load(r.Context(), q.Module)
+	m, err := n.functions.engine.Load(r.Context(), q.Module)
 	if err != nil {
 		return nil, control.Fail(control.Invalid, "", fmt.Errorf("function %s: %w", q.Name, err))
 	}
 	m.Close(r.Context())
-	sum, err := n.modules.save(q.Module)
+	sum, err := n.functions.modules.save(q.Module)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := n.directory.Put(directory.Function{Name: q.Name, SHA256: sum, Size: uint64(len(q.Module))}); err != nil {
 		return nil, err
 	}
-	n.swapFunctions(r.Context()) // now, so that the command's end means that it runs
-	for _, f := range n.functionList() {
+	n.functions.swap(r.Context()) // now, so that the command's end means that it runs
+	for _, f := range n.functions.list() {
 		if f.Name == q.Name {
 			return &f, nil
 		}
@@ -260,42 +267,9 @@ func (n *Node) addFunction(r *http.Request, q control.FunctionRequest) (*control
 	return nil, errors.New("the function was recorded but is not listed")
 }
 
-func (n *Node) functionList() []control.Function {
-	bindings := map[string][]string{}
-	for _, b := range n.policy.Set().AllBindings() {
-		bindings[b.Function] = append(bindings[b.Function], b.Name)
-	}
-	faults := map[string]string{}
-	if p := n.functionFaults.Load(); p != nil {
-		faults = *p
-	}
-	out := []control.Function{}
-	for name, rec := range n.directory.Functions() {
-		fault, tried := faults[name]
-		f := control.Function{
-			Name: name, SHA256: hex.EncodeToString(rec.SHA256[:]), Size: int64(rec.Size), Bindings: bindings[name],
-			Error: fault, Loaded: tried && fault == "",
-		}
-		if f.Bindings == nil {
-			f.Bindings = []string{}
-		}
-		for _, s := range n.funcs.Stats() {
-			if s.Function == name {
-				f.Calls = s.Calls
-				for _, count := range s.Faults {
-					f.Errors += count
-				}
-			}
-		}
-		out = append(out, f)
-	}
-	slices.SortFunc(out, func(a, b control.Function) int { return strings.Compare(a.Name, b.Name) })
-	return out
-}
-
 // serveAccess turns the request into a carrier to a device: after 101 the
 // connection is the device's, and what flows is TLS between the caller and it.
-func (n *Node) serveAccess(w http.ResponseWriter, r *http.Request) {
+func (n *api) serveAccess(w http.ResponseWriter, r *http.Request) {
 	target, err := n.pathID(r)
 	if err != nil {
 		control.Refuse(w, err)

@@ -23,7 +23,7 @@ const (
 
 // serveBackup sends a backup. An error after its beginning can only be told by
 // breaking off.
-func (n *Node) serveBackup(w http.ResponseWriter, r *http.Request) {
+func (n *api) serveBackup(w http.ResponseWriter, r *http.Request) {
 	var q control.BackupRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&q); err != nil {
 		control.Refuse(w, control.Invalidf("malformed request: %v", err))
@@ -58,7 +58,7 @@ func (n *Node) serveBackup(w http.ResponseWriter, r *http.Request) {
 
 // stageBackup gathers the state of one instant in a directory, by links. The
 // caller removes it, also after an error.
-func (n *Node) stageBackup(withoutCA bool) (string, error) {
+func (n *api) stageBackup(withoutCA bool) (string, error) {
 	left, _ := filepath.Glob(filepath.Join(n.cfg.DataDir, stagingPrefix+"*")) // by one that was killed
 	for _, dir := range left {
 		if err := os.RemoveAll(dir); err != nil {

@@ -7,18 +7,22 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// certificate returns what policy says about the certificates of p. The node's own
-// first one is issued before there is a policy, with the default lifetime.
-func (n *Node) certificate(p directory.Identity) policy.Certificate {
-	if n.policy == nil {
+// certificates tells what policy says about certificates. set returns the policy in
+// force, or nil before there is one: the node's own first certificate is issued then,
+// with the defaults.
+type certificates struct{ set func() *policy.Set }
+
+func (c certificates) of(p directory.Identity) policy.Certificate {
+	set := c.set()
+	if set == nil {
 		return policy.Certificate{}
 	}
-	return n.policy.Set().Certificate(policy.Subject{ID: p.ID, Labels: p.Labels, Site: p.Site})
+	return set.Certificate(policy.Subject{ID: p.ID, Labels: p.Labels, Site: p.Site})
 }
 
-func (n *Node) lifetime(p directory.Identity) (lifetime, grace time.Duration) {
-	c := n.certificate(p)
-	return c.Lifetime, c.Grace
+func (c certificates) lifetime(p directory.Identity) (lifetime, grace time.Duration) {
+	of := c.of(p)
+	return of.Lifetime, of.Grace
 }
 
-func (n *Node) maxStale(p directory.Identity) time.Duration { return n.certificate(p).MaxStale }
+func (c certificates) maxStale(p directory.Identity) time.Duration { return c.of(p).MaxStale }

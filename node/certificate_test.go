@@ -11,13 +11,15 @@ import (
 
 // TestCertificateOfPolicy has what policy says before and after there is one.
 func TestCertificateOfPolicy(t *testing.T) {
-	n := &Node{}
+	set := func() *policy.Set { return nil }
+	c := certificates{func() *policy.Set { return set() }}
 	pump := directory.Identity{ID: testID(identity.Device, "pump-7"), Labels: map[string]string{"tier": "slow"}, Site: "lyon"}
-	if life, grace := n.lifetime(pump); life != 0 || grace != 0 || n.maxStale(pump) != 0 {
-		t.Errorf("without a policy: %v %v %v", life, grace, n.maxStale(pump))
+	if life, grace := c.lifetime(pump); life != 0 || grace != 0 || c.maxStale(pump) != 0 {
+		t.Errorf("without a policy: %v %v %v", life, grace, c.maxStale(pump))
 	}
-	n.policy = policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
-	if _, err := n.policy.Apply(map[string][]byte{"main.hcl": []byte(`
+	live := policy.NewLive(policy.LiveOptions{TrustDomain: "lab.test"})
+	set = live.Set
+	if _, err := live.Apply(map[string][]byte{"main.hcl": []byte(`
 grant "slow" {
   to   = ["device:*"]
   when = id.site == "lyon" && id.labels.tier == "slow"
@@ -30,7 +32,7 @@ grant "slow" {
 		t.Fatal(err)
 	}
 	day := 24 * time.Hour
-	if life, grace := n.lifetime(pump); life != 7*day || grace != 10*day || n.maxStale(pump) != 2*day {
-		t.Errorf("by policy: %v %v %v", life, grace, n.maxStale(pump))
+	if life, grace := c.lifetime(pump); life != 7*day || grace != 10*day || c.maxStale(pump) != 2*day {
+		t.Errorf("by policy: %v %v %v", life, grace, c.maxStale(pump))
 	}
 }

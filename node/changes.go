@@ -201,10 +201,10 @@ func (n *Node) applyFunctions(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-n.changes.functions:
-			n.swapFunctions(ctx)
+			n.functions.swap(ctx)
 		case <-retry.C:
-			if n.functionsMissing() {
-				n.swapFunctions(ctx)
+			if n.functions.missing() {
+				n.functions.swap(ctx)
 			}
 		}
 	}

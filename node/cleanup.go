@@ -7,21 +7,42 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/mqtt/link"
+	"github.com/sirupsen/logrus"
 )
 
 // cleanUpRetry is after how long work is tried again that the store refused.
 const cleanUpRetry = 10 * time.Second
 
-// cleanUp does what records ask for that takes time: it clears the retained
+// cleaner does work that records ask for and that takes time.
+type cleaner struct {
+	self      identity.ID // in whose name messages are cleared
+	directory *directory.Directory
+	broker    *mqtt.Broker
+	links     *link.Links
+	peers     func() []link.Peer
+	wake      <-chan struct{}
+	log       logrus.FieldLogger
+}
+
+func (n *Node) cleaner() *cleaner {
+	return &cleaner{
+		self: n.id, directory: n.directory, broker: n.broker, links: n.links, peers: n.linkPeers,
+		wake: n.changes.cleanUp, log: n.log,
+	}
+}
+
+// run does what records ask for that takes time: it clears the retained
 // messages of revoked identities and forgets removed sites. It looks at all records
 // when the node starts, since an earlier run may have ended before it was done.
-func (n *Node) cleanUp(ctx context.Context) error {
+func (c *cleaner) run(ctx context.Context) error {
 	cleared, forgotten := map[identity.ID]bool{}, map[string]bool{}
 	for {
-		whole := n.forgetSites(ctx, forgotten)
-		for _, r := range n.directory.Revocations() {
+		whole := c.forgetSites(ctx, forgotten)
+		for _, r := range c.directory.Revocations() {
 			if r.ClearRetained && !cleared[r.ID] {
-				cleared[r.ID] = n.clearRetainedOf(ctx, r.ID)
+				cleared[r.ID] = c.clearRetainedOf(ctx, r.ID)
 				whole = whole && cleared[r.ID]
 			}
 		}
@@ -33,7 +54,7 @@ func (n *Node) cleanUp(ctx context.Context) error {
 		case <-ctx.Done():
 			retry.Stop()
 			return nil
-		case <-n.changes.cleanUp:
+		case <-c.wake:
 		case <-retry.C:
 		}
 		retry.Stop()
@@ -42,12 +63,12 @@ func (n *Node) cleanUp(ctx context.Context) error {
 
 // clearRetainedOf reports whether it is done. An identity that was enrolled again
 // since keeps what it has published.
-func (n *Node) clearRetainedOf(ctx context.Context, id identity.ID) bool {
-	if p, _ := n.directory.Identity(id); p.State == directory.Active {
+func (c *cleaner) clearRetainedOf(ctx context.Context, id identity.ID) bool {
+	if p, _ := c.directory.Identity(id); p.State == directory.Active {
 		return true
 	}
-	count, err := n.broker.ClearRetainedOf(ctx, id, n.id)
-	log := n.log.WithField(logfield.SPIFFEID, id.String()).WithField("messages", count)
+	count, err := c.broker.ClearRetainedOf(ctx, id, c.self)
+	log := c.log.WithField(logfield.SPIFFEID, id.String()).WithField("messages", count)
 	if err != nil || ctx.Err() != nil {
 		log.WithError(err).Warn("retained messages of a revoked identity are not cleared yet")
 		return false
@@ -58,26 +79,26 @@ func (n *Node) clearRetainedOf(ctx context.Context, id identity.ID) bool {
 
 // forgetSites has the links forget the removed sites that forgotten does not hold,
 // and reports whether it is done. A site that has a node again is in use.
-func (n *Node) forgetSites(ctx context.Context, forgotten map[string]bool) (done bool) {
+func (c *cleaner) forgetSites(ctx context.Context, forgotten map[string]bool) (done bool) {
 	used := map[string]bool{}
-	for _, p := range n.linkPeers() {
+	for _, p := range c.peers() {
 		used[p.Site] = true
 		delete(forgotten, p.Site) // it may be removed again
 	}
 	done = true
-	for _, site := range n.directory.RemovedSites() {
+	for _, site := range c.directory.RemovedSites() {
 		if used[site] || forgotten[site] {
 			continue
 		}
-		if err := n.links.Forget(ctx, site); err != nil {
+		if err := c.links.Forget(ctx, site); err != nil {
 			if ctx.Err() == nil {
-				n.log.WithField(logfield.Site, site).WithError(err).Warn("removed site is not forgotten yet")
+				c.log.WithField(logfield.Site, site).WithError(err).Warn("removed site is not forgotten yet")
 			}
 			done = false
 			continue
 		}
 		forgotten[site] = true
-		n.log.WithField(logfield.Site, site).Info("removed site forgotten")
+		c.log.WithField(logfield.Site, site).Info("removed site forgotten")
 	}
 	return done
 }

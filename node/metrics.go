@@ -121,7 +121,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		count(rulesDesc, n, string(reason))
 	}
 	gauge(certDesc, float64(c.n.store.SVID().NotAfter().Unix()))
-	for _, f := range c.n.funcs.Stats() {
+	for _, f := range c.n.functions.runtime.Stats() {
 		count(callsDesc, f.Calls, f.Function)
 		for fault, times := range f.Faults {
 			count(faultsDesc, times, f.Function, fault)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -55,12 +54,14 @@ type Node struct {
 	relay     *authority.Relay     // the way to one
 	offline   *offline
 
-	policy      *policy.Live
-	policySince atomic.Pointer[time.Time]
-	policyError atomic.Pointer[string] // why the newest files are not in force
-	changes     *changes
+	certificates certificates
+	policy       *policy.Live
+	policySince  atomic.Pointer[time.Time]
+	policyError  atomic.Pointer[string] // why the newest files are not in force
+	changes      *changes
 
 	overlay    *overlay.Node
+	mesh       *mesh
 	gossip     *gossip.Gossip
 	access     *access.Relay
 	rulebook   *rulebook // nil on nodes that do not hold the directory's writer
@@ -72,16 +73,7 @@ type Node struct {
 	trust      *trust.Site
 	foreign    *trust.Foreign // judges the messages of other sites
 	filter     *filter
-	engine     *wasm.Engine
-	funcs      *funcs.Runtime
-	modules    *modules
-	swapping   sync.Mutex // one swapFunctions at a time
-
-	backingUp sync.Mutex // one backup at a time
-
-	// functionFaults says of each function that was to be loaded why it is not,
-	// or "".
-	functionFaults atomic.Pointer[map[string]string]
+	functions  *functions
 
 	plain, unix, tlsPort, webSocket, web, control net.Listener
 	quic                                          *quic.Listener
@@ -96,6 +88,12 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: &o, log: o.Log, started: time.Now(), changes: newChanges()}
+	n.certificates = certificates{func() *policy.Set {
+		if n.policy == nil {
+			return nil
+		}
+		return n.policy.Set()
+	}}
 	if n.lock, err = lockDataDir(o.DataDir); err != nil {
 		return nil, err
 	}
@@ -112,7 +110,7 @@ func New(ctx context.Context, o Options) (_ *Node, err error) {
 	}
 	n.log = n.log.WithField("node", n.id.Name)
 	n.trust = &trust.Site{TrustDomain: n.id.TrustDomain, Name: n.site, Identity: n.directory.Identity}
-	n.offline = newOffline(n.directory, o.OfflineMax, n.maxStale)
+	n.offline = newOffline(n.directory, o.OfflineMax, n.certificates.maxStale)
 	if err := n.openOverlay(); err != nil {
 		return nil, err
 	}
@@ -182,36 +180,44 @@ func (n *Node) openOverlay() (err error) {
 	if err != nil {
 		return n.cfg.listenError(control.ListenerOverlay, number, err)
 	}
-	n.relay = &authority.Relay{Open: n.askCA, Bundle: n.store.Bundle}
+	n.mesh = &mesh{id: n.id, overlay: n.overlay, directory: n.directory, bootstrap: n.bootstrap, log: n.log}
+	n.relay = &authority.Relay{Open: n.mesh.askCA, Bundle: n.store.Bundle}
 	n.access = access.NewRelay(access.RelayOptions{Node: n.overlay, Log: n.log})
 	n.agentRules, err = newAgentRules(filepath.Join(n.cfg.DataDir, rulesDirName), n.directory.Root(), n.log)
 	if err != nil {
 		return control.Fail(control.Failed, "make room there, or choose another directory: --data DIR", err)
 	}
-	n.modules = &modules{dir: filepath.Join(n.cfg.DataDir, "functions")}
 	n.overlay.Handle(access.Protocol, n.access.Handle)
-	n.overlay.Handle(protocolDirectory, n.serveDirectory)
-	n.overlay.Handle(protocolModule, n.modules.serve)
+	n.overlay.Handle(protocolDirectory, n.mesh.serveDirectory)
 	n.overlay.Handle(link.Protocol, n.serveLink)
 	if n.authority != nil {
 		n.overlay.Handle(protocolEnrol, n.serveCA)
 		n.rulebook = newRulebook(n.directory, func() *policy.Set { return n.policy.Set() }, n.log)
-		n.overlay.Handle(protocolRules, n.serveRules)
+		n.overlay.Handle(protocolRules, n.rulebook.handle)
 	}
-	n.gossip, err = gossip.New(gossip.Options{Node: n.overlay, Site: n.site, Log: n.log, Known: n.knownNode})
+	n.gossip, err = gossip.New(gossip.Options{Node: n.overlay, Site: n.site, Log: n.log, Known: n.trust.KnownNode})
 	return err
 }
 
 // openFunctions makes the runtime without functions; they come with the policy.
-func (n *Node) openFunctions(ctx context.Context) (err error) {
-	n.engine, err = wasm.NewEngine(ctx, wasm.Options{CacheDir: filepath.Join(n.cfg.DataDir, "cache", "wasm")})
+func (n *Node) openFunctions(ctx context.Context) error {
+	engine, err := wasm.NewEngine(ctx, wasm.Options{CacheDir: filepath.Join(n.cfg.DataDir, "cache", "wasm")})
 	if err != nil {
 		return fmt.Errorf("functions: %w", err)
 	}
-	if n.engine.Mode() != wasm.ModeCompiler {
+	if engine.Mode() != wasm.ModeCompiler {
 		n.log.Warn("functions run in the interpreter, several times slower: this system forbids compiled code or has no compiler")
 	}
-	n.funcs = funcs.New(funcs.Options{Engine: n.engine, KV: remembered{n.messages}, Log: n.log})
+	n.functions = &functions{
+		domain: n.id.TrustDomain, site: n.site, modules: &modules{dir: filepath.Join(n.cfg.DataDir, "functions")},
+		mesh: n.mesh, directory: n.directory, policy: func() *policy.Set { return n.policy.Set() }, log: n.log, engine: engine,
+		runtime: funcs.New(funcs.Options{Engine: engine, KV: remembered{n.messages}, Log: n.log}),
+		swapped: func() {
+			n.filter.reset()
+			n.broker.Reroute()
+		},
+	}
+	n.overlay.Handle(protocolModule, n.functions.modules.serve)
 	return nil
 }
 
@@ -280,31 +286,32 @@ func (n *Node) Run(ctx context.Context, ready func()) error {
 		})
 	}
 	from := n.directory.Tip().Count
-	n.swapFunctions(ctx) // before the first message, which would find no function
-	run("functions", n.funcs.Run)
+	n.functions.swap(ctx) // before the first message, which would find no function
+	run("functions", n.functions.runtime.Run)
 	if err := n.serveClients(run); err != nil {
 		g.Go(func() error { return err })
 	}
 	run("directory", func(ctx context.Context) error { return n.watchDirectory(ctx, from) })
 	run("policy", n.policy.Run)
-	run("reload", n.reloadOnHangup)
 	run("rights", n.applyRights)
 	run("function changes", n.applyFunctions)
-	run("clean-up", n.cleanUp)
+	run("clean-up", n.cleaner().run)
 	run("gossip", n.gossip.Run)
-	run("mesh peers", n.keepPeers)
-	run("mesh changes", n.relayMeshChanges)
+	run("mesh peers", n.mesh.keepPeers)
+	run("mesh changes", func(ctx context.Context) error { return n.mesh.relayChanges(ctx, n.changes.sites.fire) })
 	run("links", func(ctx context.Context) error { return n.links.Run(ctx, n.broker) })
 	run("renewal", n.renew)
 	run("offline rule", n.offline.run)
 	run("rules of agents", n.followRules)
-	run("slices", n.pushSlices)
-	run("agents", n.rememberAgents)
+	run("slices", (&slicePusher{n.mesh, n.agentRules}).run)
+	run("agents", func(ctx context.Context) error {
+		return n.mesh.rememberAgents(ctx, filepath.Join(n.cfg.DataDir, agentsName))
+	})
 	if n.authority != nil {
 		run("directory head", n.directory.Run)
 	} else {
-		run("replication", n.replicate)
-		run("site ticket", n.dialBootstrap)
+		run("replication", n.mesh.replicate)
+		run("site ticket", n.mesh.dialBootstrap)
 		run("announcement", n.announceAddresses)
 	}
 	remove, err := control.Announce(n.cfg.DataDir, n.id.Name)
@@ -343,7 +350,7 @@ func (n *Node) serveClients(run func(string, func(context.Context) error)) error
 	run("enrolment API", func(ctx context.Context) error {
 		return port.ServeHTTP(ctx, tlsPort.HTTP(), authority.Handler(backend, n.log))
 	})
-	run("control API", func(ctx context.Context) error { return port.ServeHTTP(ctx, n.control, n.controlAPI()) })
+	run("control API", func(ctx context.Context) error { return port.ServeHTTP(ctx, n.control, (&api{Node: n}).handler()) })
 	run("metrics", func(ctx context.Context) error { return port.ServeHTTP(ctx, n.web, n.webAPI()) })
 	return nil
 }
@@ -369,8 +376,8 @@ func (n *Node) Close() {
 	if n.overlay != nil {
 		n.overlay.Close()
 	}
-	if n.engine != nil {
-		_ = n.engine.Close(context.Background()) //nolint:contextcheck,forbidigo // nothing waits for it any more
+	if n.functions != nil {
+		_ = n.functions.engine.Close(context.Background()) //nolint:contextcheck,forbidigo // nothing waits for it any more
 	}
 	if n.messages != nil {
 		if err := n.messages.Close(); err != nil {

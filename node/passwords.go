@@ -35,7 +35,7 @@ func mayHavePassword(id identity.ID) error {
 	return nil
 }
 
-func (n *Node) setPassword(r *http.Request, q control.PasswordRequest) (*control.Password, error) {
+func (n *api) setPassword(r *http.Request, q control.PasswordRequest) (*control.Password, error) {
 	id, err := n.pathID(r)
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (n *Node) setPassword(r *http.Request, q control.PasswordRequest) (*control
 
 // registered returns the identity that a password shall stand for, and records
 // it if nobody has the name.
-func (n *Node) registered(id identity.ID, q control.PasswordRequest) (directory.Identity, error) {
+func (n *api) registered(id identity.ID, q control.PasswordRequest) (directory.Identity, error) {
 	if n.authority != nil {
 		return n.authority.Register(id, q.Labels, q.Site)
 	}
@@ -83,7 +83,7 @@ func (n *Node) registered(id identity.ID, q control.PasswordRequest) (directory.
 	return p, nil
 }
 
-func (n *Node) deletePassword(r *http.Request, _ control.None) (*control.Password, error) {
+func (n *api) deletePassword(r *http.Request, _ control.None) (*control.Password, error) {
 	id, err := n.pathID(r)
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (n *Node) deletePassword(r *http.Request, _ control.None) (*control.Passwor
 	return n.passwordReply(id, e), nil
 }
 
-func (n *Node) listPasswords() []control.Password {
+func (n *api) listPasswords() []control.Password {
 	all := []control.Password{}
 	for _, e := range n.passwords.List() {
 		id, err := identity.ParseShort(n.id.TrustDomain, e.Name)
@@ -114,7 +114,7 @@ func (n *Node) listPasswords() []control.Password {
 	return all
 }
 
-func (n *Node) passwordReply(id identity.ID, e password.Entry) *control.Password {
+func (n *api) passwordReply(id identity.ID, e password.Entry) *control.Password {
 	a := &control.Password{ID: id.String(), Set: e.Set, State: "unknown"}
 	if known, ok := n.directory.Identity(id); ok {
 		a.State = string(known.State)

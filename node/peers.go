@@ -3,10 +3,9 @@ package node
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/hpmq/hpmq/identity"
-	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/mqtt"
 )
 
 // acceptPeer decides who may connect to the mesh port: nodes, and the agents of
@@ -27,12 +26,6 @@ func (n *Node) acceptPeer(id identity.ID) error {
 	return errors.New("only nodes and devices connect to the mesh")
 }
 
-// knownNode vouches for a node to gossip.
-func (n *Node) knownNode(id identity.ID) bool {
-	known, ok := n.directory.Identity(id)
-	return ok && known.State == directory.Active && id.Kind == identity.Node
-}
-
 // protocols lets nodes speak everything and everybody else nothing: agents only
 // answer.
 type protocols struct{}
@@ -45,21 +38,10 @@ func (protocols) Allow(peer identity.ID, protocol string) error {
 	return nil
 }
 
-// agents are the devices that are connected to this node's mesh port.
-func (n *Node) agents() map[identity.ID]time.Time {
-	connected := map[identity.ID]time.Time{}
-	for _, p := range n.overlay.Peers() {
-		if p.ID.Kind == identity.Device {
-			connected[p.ID] = p.Since
-		}
-	}
-	return connected
-}
-
 // sessionsOf counts the MQTT sessions of each identity.
-func (n *Node) sessionsOf() map[identity.ID]int {
+func sessionsOf(b *mqtt.Broker) map[identity.ID]int {
 	count := map[identity.ID]int{}
-	for _, s := range n.broker.Sessions() {
+	for _, s := range b.Sessions() {
 		if s.Connected {
 			count[s.Identity]++
 		}

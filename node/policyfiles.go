@@ -1,10 +1,6 @@
 package node
 
 import (
-	"context"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/hpmq/hpmq/identity/directory"
@@ -76,27 +72,17 @@ func (n *Node) policyRejected(found policy.Diagnostics) {
 	n.log.WithField(logfield.Reason, text).Error("policy files not put in force; the policy before them stays")
 }
 
-// reloadOnHangup reads the policy files again at each SIGHUP, for file systems
-// that do not tell of changes.
-func (n *Node) reloadOnHangup(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hangup:
-		}
-		if n.authority == nil {
-			n.log.Info("SIGHUP: nothing to reload here, the policy comes from the CA node")
-			continue
-		}
-		if found, err := n.policy.Reload(); err != nil {
-			n.policyRejected(found)
-			continue
-		}
-		n.policyError.Store(nil)
-		n.log.WithField(logfield.Version, n.policyVersion()).Info("SIGHUP: policy files read")
+// ReloadPolicy reads the policy files again, for file systems that do not tell of
+// changes. The log says what came of it.
+func (n *Node) ReloadPolicy() {
+	if n.authority == nil {
+		n.log.Info("nothing to reload here, the policy comes from the CA node")
+		return
 	}
+	if found, err := n.policy.Reload(); err != nil {
+		n.policyRejected(found)
+		return
+	}
+	n.policyError.Store(nil)
+	n.log.WithField(logfield.Version, n.policyVersion()).Info("policy files read")
 }

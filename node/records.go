@@ -20,7 +20,7 @@ import (
 func (n *Node) otherNodes() []directory.Node {
 	var all []directory.Node
 	for _, rec := range n.directory.Nodes() {
-		if rec.ID != n.id && n.knownNode(rec.ID) {
+		if rec.ID != n.id && n.trust.KnownNode(rec.ID) {
 			all = append(all, rec)
 		}
 	}
@@ -46,7 +46,7 @@ func (n *Node) nodeRecords() []control.NodeRecords {
 
 // awaitRecorded answers once all other nodes have the records that q asks about,
 // or its time is over.
-func (n *Node) awaitRecorded(r *http.Request, q control.AwaitRequest) (*control.Recorded, error) {
+func (n *api) awaitRecorded(r *http.Request, q control.AwaitRequest) (*control.Recorded, error) {
 	wait := time.Duration(q.Wait * float64(time.Second))
 	if wait < 0 || wait > control.MaxAwait {
 		return nil, control.Invalidf("cannot wait %s for other nodes: 0 to %s", wait, control.MaxAwait)

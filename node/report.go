@@ -7,7 +7,10 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt"
+	"github.com/hpmq/hpmq/mqtt/link"
 	"github.com/hpmq/hpmq/node/control"
+	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/gossip"
 	"github.com/hpmq/hpmq/policy"
 )
@@ -18,9 +21,9 @@ func (n *Node) Status() *control.Status {
 	s := &control.Status{
 		Node: n.id.Name, ID: n.id.String(), Site: n.site, TrustDomain: n.id.TrustDomain, Version: n.cfg.Version,
 		PID: os.Getpid(), Started: n.started, Certificate: n.store.SVID().NotAfter(), CA: n.authority != nil,
-		Listeners: n.listeners(), Broker: n.brokerCounters(), Functions: n.functionList(),
+		Listeners: n.listeners(), Broker: brokerCounters(n.broker), Functions: n.functions.list(),
 		Directory: control.DirectoryStatus{Records: n.directory.Tip().Count, Signed: head.Time(), Writer: n.directory.Writable()},
-		Nodes:     n.nodeRecords(), Peers: n.peers(), Links: n.linkList(), Warnings: []string{},
+		Nodes:     n.nodeRecords(), Peers: peersOf(n.overlay, n.gossip), Links: linksOf(n.links, n.nodeRecords()), Warnings: []string{},
 	}
 	s.Policy = n.policyStatus()
 	for _, text := range []string{n.quietWarning(), n.agentRules.warning()} {
@@ -45,7 +48,7 @@ const clockSkew = 5 * time.Minute
 
 // quietWarning says since when the writer is not heard, and what that means, or "".
 func (n *Node) quietWarning() string {
-	if !n.quiet() {
+	if !n.mesh.quiet() {
 		return ""
 	}
 	const then = "; policy and revocations may be older here than they are elsewhere"
@@ -94,8 +97,8 @@ func (n *Node) policyStatus() control.PolicyStatus {
 	return p
 }
 
-func (n *Node) brokerCounters() map[string]int64 {
-	c := n.broker.Counters()
+func brokerCounters(b *mqtt.Broker) map[string]int64 {
+	c := b.Counters()
 	return map[string]int64{
 		"clients": int64(c.Clients), "sessions": int64(c.Sessions), "subscriptions": int64(c.Subscriptions),
 		"retained": int64(c.Store.Retained), "queued": int64(c.Store.Queued),
@@ -109,13 +112,13 @@ func (n *Node) brokerCounters() map[string]int64 {
 	}
 }
 
-func (n *Node) peers() []control.Peer {
+func peersOf(o *overlay.Node, g *gossip.Gossip) []control.Peer {
 	members := map[identity.ID]gossip.Member{}
-	for _, m := range n.gossip.Members() {
+	for _, m := range g.Members() {
 		members[m.ID] = m
 	}
 	out := []control.Peer{}
-	for _, p := range n.overlay.Peers() {
+	for _, p := range o.Peers() {
 		m := members[p.ID]
 		out = append(out, control.Peer{
 			ID: p.ID.String(), Remote: p.Remote.String(), Since: p.Since, RTT: p.RTT.Seconds(),
@@ -131,13 +134,13 @@ func (n *Node) peers() []control.Peer {
 	return out
 }
 
-func (n *Node) linkList() []control.Link {
+func linksOf(links *link.Links, records []control.NodeRecords) []control.Link {
 	out := []control.Link{}
 	nodes := map[string][]control.NodeRecords{}
-	for _, r := range n.nodeRecords() {
+	for _, r := range records {
 		nodes[r.Site] = append(nodes[r.Site], r)
 	}
-	for _, l := range n.links.Stats() {
+	for _, l := range links.Stats() {
 		state := "up"
 		if !l.Up {
 			state = "down: " + l.Reason
@@ -152,7 +155,7 @@ func (n *Node) linkList() []control.Link {
 }
 
 // secondNode warns of an invitation to a site that has a node.
-func (n *Node) secondNode(site string) string {
+func (n *api) secondNode(site string) string {
 	name := ""
 	if site == n.site {
 		name = n.id.Name

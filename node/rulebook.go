@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/policy"
 	"github.com/hpmq/hpmq/policy/slice"
 )
@@ -370,5 +373,17 @@ func (w *ruleWants) read(conn net.Conn) error {
 			return fmt.Errorf("asks for the rules of more than %d devices", maxRuleWants)
 		}
 		wake(w.woken)
+	}
+}
+
+// handle answers the question of another node.
+func (b *rulebook) handle(ctx context.Context, s *overlay.Stream) {
+	defer s.Close()
+	b.logEnd(ctx, s.PeerID(), b.serve(ctx, s))
+}
+
+func (b *rulebook) logEnd(ctx context.Context, peer identity.ID, err error) {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
+		b.log.WithField(logfield.Peer, peer.String()).WithError(err).Debug("rules no longer asked for")
 	}
 }

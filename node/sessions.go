@@ -15,7 +15,7 @@ import (
 
 // This file answers the control API's questions about the broker.
 
-func (n *Node) clients() []control.Session {
+func (n *api) clients() []control.Session {
 	out := []control.Session{}
 	for _, s := range n.broker.Sessions() {
 		if s.Subscriptions == nil {
@@ -31,7 +31,7 @@ func (n *Node) clients() []control.Session {
 	return out
 }
 
-func (n *Node) kick(r *http.Request, ask control.KickRequest) (*control.Kicked, error) {
+func (n *api) kick(r *http.Request, ask control.KickRequest) (*control.Kicked, error) {
 	id, err := n.pathID(r)
 	if err != nil {
 		return nil, err
@@ -71,7 +71,7 @@ func checkFilter(filter string) error {
 	return nil
 }
 
-func (n *Node) retained(q control.FilterRequest) (iter.Seq[control.Retained], error) {
+func (n *api) retained(q control.FilterRequest) (iter.Seq[control.Retained], error) {
 	if err := checkFilter(q.Filter); err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (n *Node) retained(q control.FilterRequest) (iter.Seq[control.Retained], er
 	}, nil
 }
 
-func (n *Node) clearRetained(r *http.Request, q control.FilterRequest) (*control.Cleared, error) {
+func (n *api) clearRetained(r *http.Request, q control.FilterRequest) (*control.Cleared, error) {
 	if err := checkFilter(q.Filter); err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (n *Node) clearRetained(r *http.Request, q control.FilterRequest) (*control
 	return &control.Cleared{Cleared: cleared}, nil
 }
 
-func (n *Node) filters(q control.FilterRequest) (iter.Seq[control.Filter], error) {
+func (n *api) filters(q control.FilterRequest) (iter.Seq[control.Filter], error) {
 	if err := checkFilter(q.Filter); err != nil {
 		return nil, err
 	}
@@ -113,7 +113,7 @@ func (n *Node) filters(q control.FilterRequest) (iter.Seq[control.Filter], error
 	}, nil
 }
 
-func (n *Node) receivers(_ *http.Request, q control.TopicRequest) (*control.Receivers, error) {
+func (n *api) receivers(_ *http.Request, q control.TopicRequest) (*control.Receivers, error) {
 	if err := topic.ValidName(q.Topic); err != nil {
 		return nil, control.Invalidf("topic %q %v", q.Topic, err)
 	}

@@ -244,7 +244,7 @@ func (n *Node) openAuthority(ctx context.Context, s *settings) error {
 		return err
 	}
 	n.authority, err = authority.New(keys, n.directory, authority.Options{
-		Node: n.id, Site: n.site, Lifetimes: n.cfg.Lifetimes, Grace: n.cfg.Grace, Certificate: n.lifetime, Log: n.log,
+		Node: n.id, Site: n.site, Lifetimes: n.cfg.Lifetimes, Grace: n.cfg.Grace, Certificate: n.certificates.lifetime, Log: n.log,
 	})
 	if err != nil {
 		return err

@@ -34,23 +34,9 @@ func (n *Node) linkPeers() []link.Peer {
 	}
 	var peers []link.Peer
 	for _, rec := range n.directory.Nodes() {
-		if n.knownNode(rec.ID) {
+		if n.trust.KnownNode(rec.ID) {
 			peers = append(peers, link.Peer{ID: rec.ID, Site: rec.Site, Connected: connected[rec.ID]})
 		}
 	}
 	return peers
-}
-
-// relayMeshChanges tells those who wait for sites that a connection came or
-// went.
-func (n *Node) relayMeshChanges(ctx context.Context) error {
-	for {
-		changed := n.overlay.Changed()
-		n.changes.sites.fire()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		}
-	}
 }

@@ -16,10 +16,16 @@ import (
 // slicePush bounds the time that one agent may take to accept its slice.
 const slicePush = 5 * time.Second
 
-// pushSlices gives each agent that is connected here its rules, and
+// slicePusher passes the rules of agents on to them.
+type slicePusher struct {
+	mesh  *mesh
+	rules *agentRules
+}
+
+// run gives each agent that is connected here its rules, and
 // gives them again when they change. Each connection has a goroutine, so that
 // an agent that does not answer holds up nobody.
-func (n *Node) pushSlices(ctx context.Context) error {
+func (p *slicePusher) run(ctx context.Context) error {
 	var pushing sync.WaitGroup
 	defer pushing.Wait()
 	type connection struct {
@@ -28,8 +34,8 @@ func (n *Node) pushSlices(ctx context.Context) error {
 	}
 	served := map[identity.ID]connection{}
 	for ctx.Err() == nil {
-		changed := n.overlay.Changed()
-		agents := n.agents()
+		changed := p.mesh.overlay.Changed()
+		agents := p.mesh.agents()
 		for id, c := range served {
 			if since, ok := agents[id]; !ok || !since.Equal(c.since) {
 				c.end()
@@ -42,7 +48,7 @@ func (n *Node) pushSlices(ctx context.Context) error {
 			}
 			one, end := context.WithCancel(ctx)
 			served[id] = connection{since, end}
-			pushing.Go(func() { n.keepSlice(one, id) })
+			pushing.Go(func() { p.keep(one, id) })
 		}
 		select {
 		case <-ctx.Done():
@@ -62,24 +68,24 @@ const refusedPause = time.Minute
 // refusedByAgent is the reason of a refusal that an agent tells in words.
 const refusedByAgent slice.Reason = "by_agent"
 
-// keepSlice passes the slice of one agent on, and each newer one.
-func (n *Node) keepSlice(ctx context.Context, id identity.ID) {
-	n.agentRules.serve(id)
-	defer n.agentRules.drop(id)
+// keep passes the slice of one agent on, and each newer one.
+func (p *slicePusher) keep(ctx context.Context, id identity.ID) {
+	p.rules.serve(id)
+	defer p.rules.drop(id)
 	var sent uint64
 	for ctx.Err() == nil {
-		arrived := n.agentRules.arrived.wait()
-		if now := n.agentRules.issued(id); now > sent {
-			err := n.pushSlice(ctx, id)
+		arrived := p.rules.arrived.wait()
+		if now := p.rules.issued(id); now > sent {
+			err := p.push(ctx, id)
 			switch {
 			case err == nil:
 				sent = now
 			case errors.Is(err, access.ErrRefused):
-				n.agentRules.refused.Count(refusedByAgent)
-				n.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice refused")
+				p.rules.refused.Count(refusedByAgent)
+				p.rules.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice refused")
 				sleep(ctx, refusedPause, arrived)
 			default:
-				n.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice not accepted yet")
+				p.rules.log.WithField(logfield.Peer, id.String()).WithError(err).Debug("slice not accepted yet")
 				sleep(ctx, retryInterval, arrived)
 			}
 			continue
@@ -91,15 +97,15 @@ func (n *Node) keepSlice(ctx context.Context, id identity.ID) {
 	}
 }
 
-// pushSlice sends one agent the slice that is kept for it.
-func (n *Node) pushSlice(ctx context.Context, id identity.ID) error {
-	raw := n.agentRules.read(id)
+// push sends one agent the slice that is kept for it.
+func (p *slicePusher) push(ctx context.Context, id identity.ID) error {
+	raw := p.rules.read(id)
 	if raw == nil {
 		return fmt.Errorf("the slice of %s cannot be read", id.Short())
 	}
 	ctx, cancel := context.WithTimeout(ctx, slicePush)
 	defer cancel()
-	stream, err := n.overlay.Open(ctx, id, access.SliceProtocol)
+	stream, err := p.mesh.overlay.Open(ctx, id, access.SliceProtocol)
 	if err != nil {
 		return err
 	}

@@ -18,14 +18,14 @@ var Why = control.Endpoint[control.WhyRequest, policy.Explanation]{Method: http.
 
 // lookup finds an identity's labels and site for policy, whether or not it may
 // be used.
-func (n *Node) lookup(id identity.ID) (policy.Subject, bool) {
+func (n *api) lookup(id identity.ID) (policy.Subject, bool) {
 	sub, err := n.trust.Subject(id)
 	_, known := n.directory.Identity(id)
 	return sub, known || err == nil
 }
 
 // why tells what the broker and the agents decide, and explains it by the policy.
-func (n *Node) why(q control.WhyRequest) (*policy.Explanation, error) {
+func (n *api) why(q control.WhyRequest) (*policy.Explanation, error) {
 	if name, ok := strings.CutPrefix(q.Who, "site:"); ok {
 		return n.whySite(name, q)
 	}
@@ -64,7 +64,7 @@ func (n *Node) why(q control.WhyRequest) (*policy.Explanation, error) {
 }
 
 // barred says why id may not act here whatever policy grants, or "".
-func (n *Node) barred(id identity.ID, action string) string {
+func (n *api) barred(id identity.ID, action string) string {
 	subject := n.trust.Subject
 	if action == "connect" {
 		subject = n.trust.Caller
@@ -76,7 +76,7 @@ func (n *Node) barred(id identity.ID, action string) string {
 }
 
 // whySite tells whether a site may receive a message.
-func (n *Node) whySite(name string, q control.WhyRequest) (*policy.Explanation, error) {
+func (n *api) whySite(name string, q control.WhyRequest) (*policy.Explanation, error) {
 	const usage = "hpmq why site:lyon receive TOPIC"
 	set := n.policy.Set()
 	sub, err := n.knownSite(name, set)
@@ -97,7 +97,7 @@ func (n *Node) whySite(name string, q control.WhyRequest) (*policy.Explanation, 
 }
 
 // knownSite returns a site as policy sees it.
-func (n *Node) knownSite(name string, set *policy.Set) (policy.Subject, error) {
+func (n *api) knownSite(name string, set *policy.Set) (policy.Subject, error) {
 	known := name == n.site
 	for _, rec := range n.directory.Nodes() {
 		known = known || rec.Site == name

@@ -50,7 +50,7 @@ func TestWhyAgreesWithBroker(t *testing.T) {
 			who := askedSubjects[r.IntN(len(askedSubjects))].short
 			action := pick(r, "publish", "retain", "will", "subscribe")
 			object := randomTopic(r, action == "subscribe")
-			e, err := b.node.why(control.WhyRequest{Who: who, Action: action, Object: object})
+			e, err := (&api{Node: b.node}).why(control.WhyRequest{Who: who, Action: action, Object: object})
 			if err != nil {
 				t.Fatalf("why %s %s %s: %v", who, action, object, err)
 			}

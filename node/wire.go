@@ -221,9 +221,9 @@ func (f *filter) Submit(d mqtt.Direction, p mqtt.Principal, m *store.Message, do
 		Identity: p.ID.String(), ClientID: p.ClientID, Site: f.n.site,
 	}
 	in := funcs.Message{Topic: m.Topic, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain}
-	f.n.funcs.Submit(c.chain, from, in, func(r funcs.Result) {
+	f.n.functions.runtime.Submit(c.chain, from, in, func(r funcs.Result) {
 		for _, dead := range r.DeadLetters {
-			f.n.broker.Publish(&store.Message{Topic: dead.Topic, Payload: dead.Payload, QoS: dead.QoS, Publisher: f.n.functionID(dead.Function).String()}, nil)
+			f.n.broker.Publish(&store.Message{Topic: dead.Topic, Payload: dead.Payload, QoS: dead.QoS, Publisher: functionID(f.n.id.TrustDomain, dead.Function).String()}, nil)
 		}
 		done(f.answer(m, r))
 	})
@@ -271,7 +271,7 @@ func (f *filter) verdict(m *store.Message, r funcs.Result) mqtt.FilterResult {
 				Topic: o.Topic, Payload: o.Payload, QoS: o.QoS, Retain: o.Retain, Props: props,
 			}}
 			if o.Function != "" {
-				e.Function = f.n.functionID(o.Function)
+				e.Function = functionID(f.n.id.TrustDomain, o.Function)
 			} else {
 				e.Message.Props = m.Props
 			}
@@ -285,8 +285,8 @@ func (f *filter) verdict(m *store.Message, r funcs.Result) mqtt.FilterResult {
 	return mqtt.FilterResult{Outcome: mqtt.Drop, Reason: r.Reason}
 }
 
-func (n *Node) functionID(name string) identity.ID {
-	return identity.ID{TrustDomain: n.id.TrustDomain, Kind: identity.Function, Name: name}
+func functionID(domain, name string) identity.ID {
+	return identity.ID{TrustDomain: domain, Kind: identity.Function, Name: name}
 }
 
 // admitTLS takes the identity from the client certificate. A client without one

@@ -114,7 +114,7 @@ grant "all" {
 	} {
 		for action, want := range map[string]bool{"publish": tt.publish, "connect": tt.connect} {
 			object := map[string]string{"publish": "site/x", "connect": "good:22"}[action]
-			e, err := n.why(control.WhyRequest{Who: tt.who, Action: action, Object: object})
+			e, err := (&api{Node: n}).why(control.WhyRequest{Who: tt.who, Action: action, Object: object})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -123,10 +123,10 @@ grant "all" {
 			}
 		}
 	}
-	if e, err := n.why(control.WhyRequest{Who: "service:local", Action: "publish", Object: "$SYS/x"}); err != nil || e.Allowed {
+	if e, err := (&api{Node: n}).why(control.WhyRequest{Who: "service:local", Action: "publish", Object: "$SYS/x"}); err != nil || e.Allowed {
 		t.Errorf("%+v, %v: want it denied as the broker denies it", e, err)
 	}
-	if e, err := n.why(control.WhyRequest{Who: "service:local", Action: "publish", Object: "any/x"}); err != nil || !e.Allowed || len(e.Limits) != 1 {
+	if e, err := (&api{Node: n}).why(control.WhyRequest{Who: "service:local", Action: "publish", Object: "any/x"}); err != nil || !e.Allowed || len(e.Limits) != 1 {
 		t.Errorf("%+v, %v: want it allowed within its limit", e, err)
 	}
 }

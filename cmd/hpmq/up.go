@@ -6,8 +6,11 @@ import (
 	"io"
 	stdlog "log"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -106,6 +109,17 @@ func runNode(ctx context.Context, o node.Options, out io.Writer, log *logrus.Log
 		return err
 	}
 	defer n.Close()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	var reloading sync.WaitGroup
+	reloading.Go(func() {
+		for range hangup {
+			n.ReloadPolicy()
+		}
+	})
+	defer reloading.Wait()
+	defer close(hangup)
+	defer signal.Stop(hangup)
 	return n.Run(ctx, func() { printBanner(out, n, o.DataDir, time.Since(began)) })
 }
 

@@ -100,3 +100,9 @@ func (s *Site) Publisher(publisher, site string) (policy.Subject, error) {
 	}
 	return s.subjectAt(id, site)
 }
+
+// KnownNode reports whether id is an active node of the fabric.
+func (s *Site) KnownNode(id identity.ID) bool {
+	known, ok := s.Identity(id)
+	return ok && known.State == directory.Active && id.Kind == identity.Node
+}
