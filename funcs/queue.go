@@ -1,6 +1,10 @@
 package funcs
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/hpmq/hpmq/internal/wake"
+)
 
 // task is one message on its way, or, with functions set, the moment from which
 // a worker uses another set.
@@ -16,7 +20,7 @@ type task struct {
 // reader.
 type queue struct {
 	limit int
-	ready chan struct{} // holds one token while there may be tasks to take
+	ready wake.Token // lies there while there may be tasks to take
 
 	mu      sync.Mutex
 	tasks   []task
@@ -24,7 +28,7 @@ type queue struct {
 }
 
 func newQueue(limit int) *queue {
-	return &queue{limit: limit, ready: make(chan struct{}, 1)}
+	return &queue{limit: limit, ready: wake.NewToken()}
 }
 
 // push appends a message.
@@ -52,10 +56,7 @@ func (q *queue) pushSwap(functions map[string]*loaded) {
 
 func (q *queue) append(t task) {
 	q.tasks = append(q.tasks, t)
-	select {
-	case q.ready <- struct{}{}:
-	default:
-	}
+	q.ready.Wake()
 }
 
 // take swaps the waiting tasks for an empty slice.

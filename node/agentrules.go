@@ -21,6 +21,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/policy/slice"
 )
 
@@ -95,8 +96,8 @@ type agentRules struct {
 	dir     string
 	root    ed25519.PublicKey
 	log     logrus.FieldLogger
-	arrived broadcast // a slice has come
-	asked   broadcast // other agents are served
+	arrived wake.Broadcast // a slice has come
+	asked   wake.Broadcast // other agents are served
 	refused slice.Refusals
 
 	mu    sync.Mutex // guards what follows
@@ -113,7 +114,7 @@ type servedAgent struct {
 }
 
 func newAgentRules(dir string, root ed25519.PublicKey, log logrus.FieldLogger) (*agentRules, error) {
-	r := &agentRules{dir: dir, root: root, log: log, arrived: newBroadcast(), asked: newBroadcast(), held: map[identity.ID]*servedAgent{}}
+	r := &agentRules{dir: dir, root: root, log: log, held: map[identity.ID]*servedAgent{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -142,7 +143,7 @@ func (r *agentRules) serve(device identity.ID) {
 	}
 	r.held[device].conns++
 	r.mu.Unlock()
-	r.asked.fire()
+	r.asked.Fire()
 }
 
 // drop takes serve back.
@@ -153,7 +154,7 @@ func (r *agentRules) drop(device identity.ID) {
 		delete(r.held, device)
 	}
 	r.mu.Unlock()
-	r.asked.fire()
+	r.asked.Fire()
 }
 
 // read returns the slice of a device that is served.
@@ -214,7 +215,7 @@ func (r *agentRules) keep(raw []byte) error {
 			Warn("rules of an agent not kept: after a restart this node asks for them again")
 	}
 	r.held[s.Target] = now
-	r.arrived.fire()
+	r.arrived.Fire()
 	return nil
 }
 
@@ -286,7 +287,7 @@ func (r *agentRules) followOnce(ctx context.Context, conn net.Conn) error {
 func (r *agentRules) ask(ctx context.Context, conn net.Conn) error {
 	told := map[identity.ID]bool{}
 	for {
-		asked := r.asked.wait()
+		asked := r.asked.Wait()
 		r.mu.Lock()
 		var questions []ruleQuestion
 		for device, held := range r.held {

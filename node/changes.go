@@ -3,12 +3,12 @@ package node
 import (
 	"context"
 	"maps"
-	"sync"
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/mqtt"
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
@@ -17,46 +17,14 @@ import (
 
 // changes wakes up the work that follows a change; many changes wake it once.
 type changes struct {
-	rights    chan struct{} // policy or labels: sessions and slices are judged anew
-	functions chan struct{} // the set of functions
-	cleanUp   chan struct{} // a record asks for work that takes time
-	sites     broadcast     // which sites there are, and which are reached
+	rights    wake.Token     // policy or labels: sessions and slices are judged anew
+	functions wake.Token     // the set of functions
+	cleanUp   wake.Token     // a record asks for work that takes time
+	sites     wake.Broadcast // which sites there are, and which are reached
 }
 
 func newChanges() *changes {
-	return &changes{
-		rights: make(chan struct{}, 1), functions: make(chan struct{}, 1), cleanUp: make(chan struct{}, 1),
-		sites: newBroadcast(),
-	}
-}
-
-func newBroadcast() broadcast { return broadcast{c: make(chan struct{})} }
-
-// broadcast wakes up everybody who waits.
-type broadcast struct {
-	mu sync.Mutex
-	c  chan struct{} // closed and replaced by fire
-}
-
-func (b *broadcast) wait() <-chan struct{} {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.c
-}
-
-func (b *broadcast) fire() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	close(b.c)
-	b.c = make(chan struct{})
-}
-
-// wake puts a token into c unless one waits there already.
-func wake(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	return &changes{rights: wake.NewToken(), functions: wake.NewToken(), cleanUp: wake.NewToken()}
 }
 
 // watchDirectory acts on each record as it arrives, revocations first of all:
@@ -76,14 +44,14 @@ func (n *Node) watchDirectory(ctx context.Context, from uint64) error {
 		case directory.Revocation:
 			n.foreign.IdentitiesChanged()
 			n.end(rec)
-			wake(n.changes.cleanUp)
+			n.changes.cleanUp.Wake()
 			if rec.ID.Kind == identity.Node && n.rulebook != nil {
 				n.rulebook.fabricChanged()
 			}
 		case directory.Identity:
 			n.identityChanged(&rec, known.take(&rec))
 		case directory.Node:
-			n.changes.sites.fire()
+			n.changes.sites.Fire()
 			if n.rulebook != nil {
 				n.rulebook.fabricChanged()
 			}
@@ -96,9 +64,9 @@ func (n *Node) watchDirectory(ctx context.Context, from uint64) error {
 				n.directory.SetPolicyInForce(rec.Version)
 			}
 		case directory.Function:
-			wake(n.changes.functions)
+			n.changes.functions.Wake()
 		case directory.Site:
-			wake(n.changes.cleanUp)
+			n.changes.cleanUp.Wake()
 		}
 	}
 	return nil
@@ -129,8 +97,8 @@ func (n *Node) identityChanged(rec *directory.Identity, rights bool) {
 func (n *Node) rightsChanged() {
 	n.foreign.IdentitiesChanged()
 	n.filter.reset()
-	wake(n.changes.rights)
-	n.changes.sites.fire()
+	n.changes.rights.Wake()
+	n.changes.sites.Fire()
 }
 
 // standings remember what policy and the fabric know of each identity, to tell a

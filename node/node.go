@@ -249,7 +249,7 @@ func (n *Node) openBroker() (err error) {
 	n.links = link.New(link.Options{
 		Receives:       trust.NewReceivers(n.policy.Set).Receives,
 		RefusesUnknown: func() bool { return n.policy.Set().OnUnknownSite() == policy.RefuseUnknown },
-		Site:           n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.wait,
+		Site:           n.site, Store: n.messages, Dialer: linkDialer{n.overlay}, Peers: n.linkPeers, Changed: n.changes.sites.Wait,
 		Accept: n.acceptForeign, Stays: n.foreign.Stays, Log: n.log,
 	})
 	o := n.cfg.Limits.Broker
@@ -298,7 +298,7 @@ func (n *Node) Run(ctx context.Context, ready func()) error {
 	run("clean-up", n.cleaner().run)
 	run("gossip", n.gossip.Run)
 	run("mesh peers", n.mesh.keepPeers)
-	run("mesh changes", func(ctx context.Context) error { return n.mesh.relayChanges(ctx, n.changes.sites.fire) })
+	run("mesh changes", func(ctx context.Context) error { return n.mesh.relayChanges(ctx, n.changes.sites.Fire) })
 	run("links", func(ctx context.Context) error { return n.links.Run(ctx, n.broker) })
 	run("renewal", n.renew)
 	run("offline rule", n.offline.run)

@@ -48,10 +48,10 @@ func (n *Node) policyChanged() {
 		n.directory.SetPolicyInForce(n.policyVersion())
 	}
 	n.log.WithField(logfield.Version, n.policyVersion()).Info("policy in force")
-	wake(n.changes.rights)
-	wake(n.changes.functions)
+	n.changes.rights.Wake()
+	n.changes.functions.Wake()
 	if n.rulebook != nil {
-		n.rulebook.changed.fire()
+		n.rulebook.changed.Fire()
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/policy"
 	"github.com/hpmq/hpmq/policy/slice"
@@ -45,7 +46,7 @@ type rulebook struct {
 	policy    func() *policy.Set
 	now       func() time.Time
 	log       logrus.FieldLogger
-	changed   broadcast // there may be new slices
+	changed   wake.Broadcast // there may be new slices
 
 	newsMu sync.Mutex // guards news, and is never held for long
 	news   ruleNews
@@ -69,7 +70,7 @@ type ruleNews struct {
 
 func newRulebook(d *directory.Directory, set func() *policy.Set, log logrus.FieldLogger) *rulebook {
 	return &rulebook{
-		directory: d, policy: set, now: time.Now, log: log, changed: newBroadcast(),
+		directory: d, policy: set, now: time.Now, log: log,
 		news: ruleNews{identities: map[identity.ID]struct{}{}, fabric: true},
 	}
 }
@@ -80,7 +81,7 @@ func (b *rulebook) identityChanged(id identity.ID) {
 	b.newsMu.Lock()
 	b.news.identities[id] = struct{}{}
 	b.newsMu.Unlock()
-	b.changed.fire()
+	b.changed.Fire()
 }
 
 // fabricChanged says that there are other nodes, or that one is reached elsewhere.
@@ -88,7 +89,7 @@ func (b *rulebook) fabricChanged() {
 	b.newsMu.Lock()
 	b.news.fabric = true
 	b.newsMu.Unlock()
-	b.changed.fire()
+	b.changed.Fire()
 }
 
 // nodeRenewed says that a node has a new key. An agent judges a node whose
@@ -107,7 +108,7 @@ func (b *rulebook) nodeRenewed(notAfter time.Time) {
 	}
 	if due := now.Add(max(left, 0) / keyPatience); b.news.keysDue.IsZero() || due.Before(b.news.keysDue) {
 		b.news.keysDue = due
-		b.changed.fire() // for the streams to set their timers
+		b.changed.Fire() // for the streams to set their timers
 	}
 }
 
@@ -248,7 +249,7 @@ func renewSliceAt(device identity.ID, until time.Time, span time.Duration) time.
 // until ctx is done or the node goes away.
 func (b *rulebook) serve(ctx context.Context, conn net.Conn) error {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &ruleWants{held: map[identity.ID]heldSlice{}, woken: make(chan struct{}, 1)}
+	w := &ruleWants{held: map[identity.ID]heldSlice{}, woken: wake.NewToken()}
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	defer cancel()
@@ -259,7 +260,7 @@ func (b *rulebook) serve(ctx context.Context, conn net.Conn) error {
 		readErr = w.read(conn)
 	})
 	for {
-		changed := b.changed.wait()
+		changed := b.changed.Wait()
 		renewAt, err := b.sendDue(ctx, conn, w)
 		if err != nil && ctx.Err() == nil {
 			return err
@@ -330,7 +331,7 @@ func (b *rulebook) sendDue(ctx context.Context, conn net.Conn, w *ruleWants) (re
 
 // ruleWants are the devices that a node asks about on one stream.
 type ruleWants struct {
-	woken chan struct{} // one token: there are others; drained by serve
+	woken wake.Token // there are others; drained by serve
 
 	mu   sync.Mutex // guards held
 	held map[identity.ID]heldSlice
@@ -372,7 +373,7 @@ func (w *ruleWants) read(conn net.Conn) error {
 		if n > maxRuleWants {
 			return fmt.Errorf("asks for the rules of more than %d devices", maxRuleWants)
 		}
-		wake(w.woken)
+		w.woken.Wake()
 	}
 }
 

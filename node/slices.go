@@ -74,7 +74,7 @@ func (p *slicePusher) keep(ctx context.Context, id identity.ID) {
 	defer p.rules.drop(id)
 	var sent uint64
 	for ctx.Err() == nil {
-		arrived := p.rules.arrived.wait()
+		arrived := p.rules.arrived.Wait()
 		if now := p.rules.issued(id); now > sent {
 			err := p.push(ctx, id)
 			switch {

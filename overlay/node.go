@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/wake"
 )
 
 // sweepInterval is how often live connections are looked over for expired
@@ -42,7 +43,7 @@ type Node struct {
 	mu      sync.Mutex // guards what follows, and work.Go against Run's end
 	closed  bool
 	peers   map[identity.ID][]*conn // oldest first, never empty
-	changed chan struct{}           // closed and replaced when peers changes
+	changed wake.Broadcast          // peers changed
 }
 
 // New opens the UDP socket of a node. It starts nothing: [Node.Run] does.
@@ -64,7 +65,6 @@ func newNode(opts Options, listen func(addr string, c *counters) (*socket, error
 		running:   make(chan struct{}),
 		stopped:   make(chan struct{}),
 		peers:     make(map[identity.ID][]*conn),
-		changed:   make(chan struct{}),
 	}
 	var err error
 	if n.sock, err = listen(opts.Listen, &n.counters); err != nil {

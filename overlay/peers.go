@@ -28,7 +28,7 @@ func (n *Node) add(c *conn) error {
 		conns = slices.Delete(conns, i, i+1)
 	}
 	n.peers[c.peer] = append(conns, c)
-	n.announce()
+	n.changed.Fire()
 	n.mu.Unlock()
 	if surplus != nil {
 		surplus.close(codeSuperseded, "superseded by a newer connection")
@@ -45,13 +45,7 @@ func (n *Node) remove(c *conn) {
 	} else {
 		n.peers[c.peer] = conns
 	}
-	n.announce()
-}
-
-// announce wakes everybody who waits on Changed; the caller holds mu.
-func (n *Node) announce() {
-	close(n.changed)
-	n.changed = make(chan struct{})
+	n.changed.Fire()
 }
 
 // Changed returns a channel that is closed at the next beginning or end of a
@@ -59,7 +53,7 @@ func (n *Node) announce() {
 func (n *Node) Changed() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.changed
+	return n.changed.Wait()
 }
 
 // Connected reports whether there is a live connection to peer.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/overlay"
 )
 
@@ -35,10 +36,10 @@ type link struct {
 	node    *overlay.Node
 	addrs   func() []string
 	giveUp  time.Duration // without a connection until another node serves as well
-	renewed chan struct{} // one token: the certificate is new; drained by keep
-	moved   chan struct{} // one token: the addresses are new; drained by seekNearer
+	renewed wake.Token    // the certificate is new; drained by keep
+	moved   wake.Token    // the addresses are new; drained by seekNearer
 	busy    func() bool   // whether connections are open that a move would cut
-	judged  chan struct{} // one token: the rules are new; drained by keep
+	judged  wake.Token    // the rules are new; drained by keep
 	revoked func(peer identity.ID) bool
 	changed func()
 	out     io.Writer // one line for each node found
@@ -234,10 +235,7 @@ func (l *link) findNearer(ctx context.Context, addr string) (reached, bool) {
 
 // addressesChanged makes seekNearer look at once.
 func (l *link) addressesChanged() {
-	select {
-	case l.moved <- struct{}{}:
-	default:
-	}
+	l.moved.Wake()
 }
 
 func (l *link) set(peer identity.ID, addr string, since time.Time) {
@@ -249,19 +247,13 @@ func (l *link) set(peer identity.ID, addr string, since time.Time) {
 
 // certificateRenewed makes keep connect anew.
 func (l *link) certificateRenewed() {
-	select {
-	case l.renewed <- struct{}{}:
-	default:
-	}
+	l.renewed.Wake()
 	l.changed()
 }
 
 // judge makes keep look whether the node is revoked.
 func (l *link) judge() {
-	select {
-	case l.judged <- struct{}{}:
-	default:
-	}
+	l.judged.Wake()
 }
 
 // holds reports whether the agent is connected to peer by the link.

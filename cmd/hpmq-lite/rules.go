@@ -21,6 +21,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/policy/slice"
 )
@@ -36,7 +37,7 @@ type rules struct {
 	refused  slice.Refusals
 	log      logrus.FieldLogger
 	now      func() time.Time
-	renewed  chan struct{} // one token: another slice is in force; drained by run
+	renewed  wake.Token // another slice is in force; drained by run
 
 	taking sync.Mutex                  // one slice at a time
 	cur    atomic.Pointer[slice.Slice] // the newest; written while taking
@@ -45,7 +46,7 @@ type rules struct {
 func newRules(store *identity.Store, enrolled *identity.Enrolment, agent *access.Agent, log logrus.FieldLogger) *rules {
 	return &rules{
 		store: store, enrolled: enrolled, agent: agent, log: log, now: time.Now,
-		changed: func() {}, counted: func() {}, renewed: make(chan struct{}, 1),
+		changed: func() {}, counted: func() {}, renewed: wake.NewToken(),
 	}
 }
 
@@ -140,10 +141,7 @@ func (r *rules) install(s *slice.Slice) {
 	if err := r.keepAddresses(s); err != nil {
 		r.log.WithField(logfield.Reason, err.Error()).Warn("addresses of nodes not kept")
 	}
-	select {
-	case r.renewed <- struct{}{}:
-	default:
-	}
+	r.renewed.Wake()
 	r.changed()
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay/access"
 	"github.com/hpmq/hpmq/policy/slice"
@@ -66,17 +67,12 @@ const statusPause = time.Second
 // ctx is done.
 type report struct {
 	dir    string
-	wake   chan struct{} // one token; drained by run
+	wake   wake.Token // one token; drained by run
 	status func() status
 	log    logrus.FieldLogger
 }
 
-func (r *report) changed() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
-}
+func (r *report) changed() { r.wake.Wake() }
 
 func (r *report) run(ctx context.Context) error {
 	defer r.write(false)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/overlay"
 	"github.com/hpmq/hpmq/overlay/access"
@@ -123,7 +124,7 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 	if len(l.addrs()) == 0 {
 		return nil, &control.Error{Code: control.Invalid, Err: fmt.Errorf("%s names no node to connect to", store.Dir()), Hint: "name one, as --node HOST:7844"}
 	}
-	l.report = &report{dir: store.Dir(), wake: make(chan struct{}, 1), status: l.status, log: log}
+	l.report = &report{dir: store.Dir(), wake: wake.NewToken(), status: l.status, log: log}
 	l.agent = access.NewAgent(access.AgentOptions{Source: store, Expose: expose, Log: log, OnChange: l.report.changed})
 	l.rules = newRules(store, enrolled, l.agent, log)
 	l.node, err = overlay.New(overlay.Options{
@@ -135,9 +136,9 @@ func newLite(store *identity.Store, expose []uint16, node string, out io.Writer,
 	l.node.Handle(access.Protocol, l.agent.Handle)
 	l.node.Handle(access.SliceProtocol, access.ReceiveSlice(l.rules.take, l.rules.tooLarge))
 	l.link = &link{
-		node: l.node, addrs: l.addrs, giveUp: giveUp, renewed: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		node: l.node, addrs: l.addrs, giveUp: giveUp, renewed: wake.NewToken(), moved: wake.NewToken(),
 		busy:    func() bool { return len(l.agent.Flows()) > 0 },
-		revoked: l.peerRevoked, judged: make(chan struct{}, 1),
+		revoked: l.peerRevoked, judged: wake.NewToken(),
 		changed: l.report.changed, out: out, log: log,
 	}
 	l.rules.changed, l.rules.counted = l.rulesChanged, l.report.changed

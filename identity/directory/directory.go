@@ -12,6 +12,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 )
 
 // ErrReplica is returned by [Directory.Put] on a node that is not the writer.
@@ -59,7 +60,7 @@ type Directory struct {
 	spans   []span // spans[i] is where record i+1 lies
 	tip     Point
 	head    keptHead
-	changed chan struct{} // closed and replaced when tip, head or policyInForce move
+	changed wake.Broadcast // tip, head or policyInForce moved
 
 	policyInForce uint64 // version that this node acts by
 
@@ -86,9 +87,9 @@ func Open(path string, root ed25519.PublicKey, opts Options) (*Directory, error)
 func newDirectory(path string, root ed25519.PublicKey, opts Options) *Directory {
 	d := &Directory{
 		path: path, root: root, signer: opts.Signer, now: opts.Now, log: opts.Log,
-		index: newIndex(root), changed: make(chan struct{}),
-		replicas: replicas{last: map[identity.ID]Replica{}, streams: map[identity.ID]int{}, changed: make(chan struct{})},
-		sources:  sources{all: map[*source]struct{}{}, changed: make(chan struct{})},
+		index:    newIndex(root),
+		replicas: replicas{last: map[identity.ID]Replica{}, streams: map[identity.ID]int{}},
+		sources:  sources{all: map[*source]struct{}{}},
 	}
 	if d.now == nil {
 		d.now = time.Now
@@ -204,14 +205,8 @@ func (d *Directory) commit(all []staged) error {
 		d.advance(&e.entry, e.content, span{off, uint32(len(e.raw))})
 		off += int64(len(e.raw))
 	}
-	d.announce()
+	d.changed.Fire()
 	return nil
-}
-
-// announce wakes everybody who waits for a change. The caller holds mu.
-func (d *Directory) announce() {
-	close(d.changed)
-	d.changed = make(chan struct{})
 }
 
 // Record returns record seq, counted from 1.

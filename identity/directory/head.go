@@ -211,7 +211,7 @@ func (d *Directory) storeHead(h Head) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.head = kept
-	d.announce()
+	d.changed.Fire()
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/wake"
 )
 
 // Report is a node's word about its own copy: how far its log goes and which
@@ -39,7 +40,7 @@ type replicas struct {
 	mu      sync.Mutex // guards all below
 	last    map[identity.ID]Replica
 	streams map[identity.ID]int
-	changed chan struct{} // closed and replaced at each change
+	changed wake.Broadcast // at each report
 }
 
 // maxReplicas bounds the reports kept. Only nodes with a certificate of the
@@ -63,7 +64,7 @@ func (t *replicas) end(node identity.ID) {
 		r.Connected = false
 		t.last[node] = r
 	}
-	t.announce()
+	t.changed.Fire()
 }
 
 func (t *replicas) note(node identity.ID, r Report, now time.Time) {
@@ -73,13 +74,7 @@ func (t *replicas) note(node identity.ID, r Report, now time.Time) {
 		return
 	}
 	t.last[node] = Replica{Report: r, Heard: now, Connected: true}
-	t.announce()
-}
-
-// announce wakes the waiters. The caller holds mu.
-func (t *replicas) announce() {
-	close(t.changed)
-	t.changed = make(chan struct{})
+	t.changed.Fire()
 }
 
 // missing returns the nodes that are not known to hold count records, and a
@@ -93,7 +88,7 @@ func (t *replicas) missing(count uint64, nodes []identity.ID) ([]identity.ID, <-
 			missing = append(missing, id)
 		}
 	}
-	return missing, t.changed
+	return missing, t.changed.Wait()
 }
 
 // Replicas returns the last report of each node that followed this one since it
@@ -127,7 +122,7 @@ func (d *Directory) SetPolicyInForce(version uint64) {
 	defer d.mu.Unlock()
 	if d.policyInForce != version {
 		d.policyInForce = version
-		d.announce()
+		d.changed.Fire()
 	}
 }
 

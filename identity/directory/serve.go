@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/wake"
 )
 
 // streamBatch is how many bytes of records a server puts into one message, if
@@ -32,7 +33,7 @@ func (d *Directory) Serve(ctx context.Context, follower identity.ID, rw io.ReadW
 		}
 		return fmt.Errorf("serve directory: %w", err)
 	}
-	f := &feed{d: d, follower: follower, wake: make(chan struct{}, 1)}
+	f := &feed{d: d, follower: follower, wake: wake.NewToken()}
 	d.replicas.begin(follower)
 	defer d.replicas.end(follower)
 	f.setReport(first)
@@ -80,7 +81,7 @@ func readHello(r io.Reader) (Report, error) {
 type feed struct {
 	d        *Directory
 	follower identity.ID
-	wake     chan struct{} // capacity 1: the writer has something to look at
+	wake     wake.Token // the writer has something to look at
 
 	mu     sync.Mutex // guards all below
 	report Report
@@ -110,7 +111,7 @@ func (f *feed) listen(r io.Reader) error {
 			f.mu.Lock()
 			f.fetch = &at
 			f.mu.Unlock()
-			f.poke()
+			f.wake.Wake()
 		case frameHello, frameRecords, frameHead, frameRefused, frameAnswer:
 			return &protocolError{fmt.Errorf("directory stream: message of type %d from a follower", t)}
 		}
@@ -121,14 +122,7 @@ func (f *feed) setReport(r Report) {
 	f.mu.Lock()
 	f.report = r
 	f.mu.Unlock()
-	f.poke()
-}
-
-func (f *feed) poke() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
+	f.wake.Wake()
 }
 
 // next takes the fetch that waits, if any, and returns the newest report.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/wake"
 )
 
 // fetchTurn is how long one source is asked for missing records before it is
@@ -30,8 +31,8 @@ type source struct {
 type sources struct {
 	mu      sync.Mutex // guards all below
 	all     map[*source]struct{}
-	turn    *source       // whose turn it is; nil is none
-	changed chan struct{} // closed and replaced at each change
+	turn    *source        // whose turn it is; nil is none
+	changed wake.Broadcast // the turn may be free
 }
 
 func (t *sources) add(peer identity.ID) *source {
@@ -49,13 +50,7 @@ func (t *sources) remove(s *source) {
 	if t.turn == s {
 		t.turn = nil
 	}
-	t.announce()
-}
-
-// announce wakes the goroutines that wait for their turn. The caller holds mu.
-func (t *sources) announce() {
-	close(t.changed)
-	t.changed = make(chan struct{})
+	t.changed.Fire()
 }
 
 func (t *sources) head(s *source) (h Head, proven bool) {
@@ -68,7 +63,7 @@ func (t *sources) setHead(s *source, h Head, proven bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.head, s.proven = h, proven
-	t.announce()
+	t.changed.Fire()
 }
 
 // newest returns the newest proven head of at most count records, and the source
@@ -99,14 +94,14 @@ func (t *sources) ask(s *source, tip uint64, now time.Time) (ask bool, changed <
 		if best := t.best(tip, now); best != nil {
 			t.turn = best
 			best.turned, best.granted = now, true
-			t.announce()
+			t.changed.Fire()
 		}
 	}
 	if t.turn == s && s.granted {
 		s.granted, s.waiting = false, true
 		return true, nil, 0
 	}
-	return false, t.changed, t.pause(now)
+	return false, t.changed.Wait(), t.pause(now)
 }
 
 // pause returns how long nothing changes by itself. The caller holds mu.
@@ -160,5 +155,5 @@ func (t *sources) answered(s *source, advanced bool, tip uint64) {
 	default:
 		s.granted = more
 	}
-	t.announce()
+	t.changed.Fire()
 }

@@ -43,5 +43,5 @@ type progress struct {
 func (d *Directory) progress() progress {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return progress{d.tip, d.head.Head, d.changed}
+	return progress{d.tip, d.head.Head, d.changed.Wait()}
 }

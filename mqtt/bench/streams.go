@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/hpmq/hpmq/internal/wake"
 )
 
 // streamLoop drives connections that only a net.Conn can: each has a goroutine
@@ -17,14 +19,14 @@ type streamLoop struct {
 	touched  []*conn
 	err      error
 
-	happened chan struct{} // has one entry when something was handled since the last turn
+	happened wake.Token // has one entry when something was handled since the last turn
 	pumps    sync.WaitGroup
 	conns    []*conn
 	started  bool
 }
 
 func newStreamLoop() *streamLoop {
-	s := &streamLoop{happened: make(chan struct{}, 1)}
+	s := &streamLoop{happened: wake.NewToken()}
 	s.handling.Lock()
 	return s
 }
@@ -92,10 +94,7 @@ func (s *streamLoop) read(c *conn) {
 			s.err = err
 		}
 		s.handling.Unlock()
-		select {
-		case s.happened <- struct{}{}:
-		default:
-		}
+		s.happened.Wake()
 		if err != nil {
 			return
 		}

@@ -126,7 +126,7 @@ func (s *sender) answer(p packet.Packet) error {
 		return errors.New("peer does not read what it asks for")
 	}
 	s.control = p.Append(s.control, packet.V5)
-	poke(s.p.wake)
+	s.p.wake.Wake()
 	return nil
 }
 

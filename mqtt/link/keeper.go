@@ -34,7 +34,7 @@ func (s *sender) changeInterest(c change) error {
 	}
 	s.changes = append(s.changes, c)
 	s.changeSize += c.size()
-	poke(s.changed)
+	s.changed.Wake()
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (s *sender) keepChange(ctx context.Context, c *change) (err error) {
 			s.sift.CompareAndSwap(siftWaiting, siftFirst)
 			s.clearings.Store(true)
 			s.p.setUp()
-			poke(s.p.wake)
+			s.p.wake.Wake()
 		}
 	case added:
 		news, err = s.p.subscribe(ctx, c.filters)

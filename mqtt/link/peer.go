@@ -11,6 +11,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -20,8 +21,8 @@ type peer struct {
 	l    *Links
 	site string
 
-	kick chan struct{} // capacity 1: it may be reachable now
-	wake chan struct{} // capacity 1: the sender has something to look at
+	kick wake.Token // it may be reachable now
+	wake wake.Token // the sender has something to look at
 
 	storing chan struct{} // capacity 1: holds a token while no change of the stored interest is on its way
 
@@ -60,7 +61,7 @@ type peer struct {
 func newPeer(l *Links, site string) *peer {
 	p := &peer{
 		l: l, site: site, interest: make(map[string]struct{}), heard: true,
-		sources: make(map[identity.ID]*source), kick: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		sources: make(map[identity.ID]*source), kick: wake.NewToken(), wake: wake.NewToken(),
 		storing: make(chan struct{}, 1), since: time.Now(),
 	}
 	p.storing <- struct{}{}
@@ -84,7 +85,7 @@ func (p *peer) node() identity.ID {
 func (p *peer) become(ctx context.Context, id identity.ID) {
 	old := p.node()
 	if old == id {
-		poke(p.kick)
+		p.kick.Wake()
 		return
 	}
 	if p.end != nil {
@@ -208,7 +209,7 @@ func (p *peer) forwardNow(m *store.Message) {
 	}
 	p.queue = append(p.queue, m)
 	p.queueSize += size
-	poke(p.wake)
+	p.wake.Wake()
 }
 
 // takeNow takes the QoS 0 messages that wait.

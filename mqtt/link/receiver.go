@@ -11,6 +11,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
@@ -31,8 +32,8 @@ type receiver struct {
 	stream *stream
 	epoch  uint64
 	end    context.CancelCauseFunc
-	wake   chan struct{} // capacity 1: the writer has something to look at
-	room   chan struct{} // capacity 1: a message left the store's hands
+	wake   wake.Token // the writer has something to look at
+	room   wake.Token // a message left the store's hands
 
 	told   bool   // a refused message was logged; of the reader
 	lastID uint16 // packet identifier of SUBSCRIBE; of the writer
@@ -68,7 +69,7 @@ func (l *Links) Handle(ctx context.Context, node identity.ID, conn net.Conn) {
 	r := &receiver{
 		l: l, end: end, users: 1,
 		stream: newStream(conn, handshakeLimit),
-		wake:   make(chan struct{}, 1), room: make(chan struct{}, 1),
+		wake:   wake.NewToken(), room: wake.NewToken(),
 	}
 	defer r.stream.closeWith(ctx)()
 	if r.source = l.sourceOf(node); r.source == nil {
@@ -216,7 +217,7 @@ func (r *receiver) answer(p packet.Packet) error {
 		return errUnread
 	}
 	r.control = p.Append(r.control, packet.V5)
-	poke(r.wake)
+	r.wake.Wake()
 	return nil
 }
 

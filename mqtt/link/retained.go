@@ -33,7 +33,7 @@ func (s *sender) want(filters []string) error {
 	for _, f := range filters {
 		s.wantedSize += filterSize(f)
 	}
-	poke(s.p.wake)
+	s.p.wake.Wake()
 	return nil
 }
 
@@ -76,7 +76,7 @@ func (s *sender) fillCopies(buf []byte, drained bool) []byte {
 			s.copies = s.readRetained(filters)
 		}
 		if s.copies != nil {
-			poke(s.p.wake) // for the look at the log that sets the mark
+			s.p.wake.Wake() // for the look at the log that sets the mark
 		}
 		return buf
 	}
@@ -97,7 +97,7 @@ func (s *sender) fillCopies(buf []byte, drained bool) []byte {
 	}
 	if len(c.messages) == 0 {
 		s.copies, s.told = nil, c.clearing
-		poke(s.p.wake) // for the next piece
+		s.p.wake.Wake() // for the next piece
 	}
 	return buf
 }

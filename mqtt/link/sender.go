@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
@@ -36,8 +37,8 @@ type sender struct {
 	filters     []string // gathered of it
 	filtersSize int
 
-	epoch   uint64        // of the peer
-	changed chan struct{} // capacity 1: the keeper has a change of interest to look at
+	epoch   uint64     // of the peer
+	changed wake.Token // the keeper has a change of interest to look at
 
 	clearings atomic.Bool  // the peer is to be told what was cleared
 	sift      atomic.Int32 // how the writer takes the log; see siftWaiting
@@ -66,7 +67,7 @@ func newSender(p *peer, s *stream, t terms) *sender {
 		stamp:   stamper{site: p.l.opts.Site, epoch: p.l.epoch},
 		cursor:  p.acked.Load(),
 		picture: t.filters, epoch: t.epoch,
-		changed: make(chan struct{}, 1),
+		changed: wake.NewToken(),
 		window:  newWindow(t.receiveMaximum),
 	}
 	if !p.isHeard() {
@@ -275,7 +276,7 @@ func (s *sender) collect() {
 	if more {
 		s.p.l.opts.Store.Update(func(tx store.Tx) { tx.Acknowledge(s.p.site, upTo, sent) }, nil)
 	}
-	poke(s.p.wake)
+	s.p.wake.Wake()
 }
 
 // refused counts a message that the peer will never keep.

@@ -101,15 +101,6 @@ func (s *stream) write(b []byte) error {
 	return nil
 }
 
-// poke leaves a token in a channel of capacity 1. One that is still there
-// stands for this one too.
-func poke(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
 // closeWith closes the stream as soon as ctx is done, which is what ends a read
 // or write. The function that it returns ends that.
 func (s *stream) closeWith(ctx context.Context) (stop func() bool) {

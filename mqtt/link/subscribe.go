@@ -30,7 +30,7 @@ func (r *receiver) changed(filter string) {
 	if len(r.dirty) > maxInterest {
 		r.end(errors.New("peer does not read our interest"))
 	}
-	poke(r.wake)
+	r.wake.Wake()
 }
 
 // fillFilters returns how many of filters go into one packet, at least one.

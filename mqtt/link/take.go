@@ -259,8 +259,8 @@ func (r *receiver) kept(m *store.Message, qos byte, id uint16, size int, err err
 		r.source.lane.pause(roomInterval, errNoSpace)
 	}
 	r.mu.Unlock()
-	poke(r.wake)
-	poke(r.room)
+	r.wake.Wake()
+	r.room.Wake()
 	r.release()
 }
 
