@@ -11,13 +11,23 @@ export CGO_ENABLED ?= 0
 export GOFLAGS := -tags=nobadger,nomysql,nopgx
 
 GOLANGCI_VERSION := v2.15.0
+GOTESTSUM_VERSION := v1.13.0
 TOOLS := $(CURDIR)/.tools
+GOTESTSUM := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
 PROGRAMS := hpmq hpmq-enroll hpmq-lite
 # Modules of their own: guest code is built for wasip1 by its tests.
 GUESTS := funcs/sdk/go examples/functions
 FUZZTIME ?= 20s
 ARGS ?=
+
+# $(call gotest,PACKAGES,FLAGS). A person sees each failure at once, from go test.
+# CI sets RERUNS=2, to tell a test that fails now and then from one that fails.
+ifdef RERUNS
+gotest = GOTESTSUM=$(GOTESTSUM) scripts/test-rerun "$(1)" $(2)
+else
+gotest = go test $(2) $(1)
+endif
 
 .PHONY: all build test check lint race up install bench bench-broker integration crash example fuzz conformance-mutants tools clean
 
@@ -34,9 +44,9 @@ install: build
 	install -d $(DESTDIR)$(or $(PREFIX),/usr/local)/bin
 	install $(addprefix bin/,$(PROGRAMS)) $(DESTDIR)$(or $(PREFIX),/usr/local)/bin
 
-test: tools build
+test: tools build $(if $(RERUNS),$(GOTESTSUM))
 	go vet ./...
-	go test -timeout 20m ./...
+	$(call gotest,./...,-timeout 20m)
 	@for m in $(GUESTS); do echo "== $$m"; (cd $$m && go vet ./... && go test ./...) || exit 1; done
 
 # Programs that the integration tests drive. As root on Debian they are
@@ -66,9 +76,14 @@ $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION):
 	GOBIN=$(TOOLS) GOFLAGS= go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	mv $(TOOLS)/golangci-lint $@
 
+$(GOTESTSUM):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(TOOLS) GOFLAGS= go install gotest.tools/gotestsum@$(GOTESTSUM_VERSION)
+	mv $(TOOLS)/gotestsum $@
+
 # Everything but the black-box tests, which start separate processes.
-race:
-	CGO_ENABLED=1 go test -race $$(go list ./... | grep -v /integration)
+race: $(if $(RERUNS),$(GOTESTSUM))
+	CGO_ENABLED=1 $(call gotest,$$(go list ./... | grep -v /integration),-race)
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./mqtt/... ./policy/... ./funcs/... ./identity/... ./overlay/...
