@@ -2,6 +2,7 @@ package wasm
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"runtime"
@@ -19,6 +20,7 @@ type assembly struct {
 	call   string // the WASI call
 	params int    // that it takes
 	body   []byte
+	more   int // functions with the same body
 }
 
 const assemblyBytes = 500 * pageSize
@@ -40,7 +42,7 @@ func (a *assembly) module() []byte {
 		add(secImport, slices.Concat(name(wasiModule), name(a.call), []byte{0, 3}))
 		first = 1
 	}
-	add(secFunction, []byte{0}, []byte{1}, []byte{2})
+	add(secFunction, slices.Concat([][]byte{{0}, {1}, {2}}, slices.Repeat([][]byte{{2}}, a.more))...)
 	if a.tables > 0 {
 		add(secTable, slices.Repeat([][]byte{{0x70, 0, 0}}, a.tables)...)
 	}
@@ -48,7 +50,8 @@ func (a *assembly) module() []byte {
 	add(secExport, append(name("memory"), 2, 0), append(name("hpmq_abi"), 0, first),
 		append(name("hpmq_alloc"), 0, first+1), append(name("hpmq_upstream"), 0, first+2))
 	pass := []byte{0x42, 0x88, 0x80, 0x80, 0x80, 0x80, 0x01, 0x0b} // i64.const 8<<32|8, end
-	add(secCode, sized(0, 0x41, 1, 0x0b), sized(0, 0x41, 0x80, 8, 0x0b), sized(slices.Concat([]byte{0}, a.body, pass)...))
+	upstream := sized(slices.Concat([]byte{0}, a.body, pass)...)
+	add(secCode, slices.Concat([][]byte{sized(0, 0x41, 1, 0x0b), sized(0, 0x41, 0x80, 8, 0x0b), upstream}, slices.Repeat([][]byte{upstream}, a.more))...)
 	add(secData, slices.Concat([]byte{0, 0x41, 8, 0x0b}, sized(1, 0, 0, 0, 0, 0, 0, 0)))
 	return out
 }
@@ -135,6 +138,25 @@ func TestCompileTimeIsBounded(t *testing.T) {
 		if _, err := e.Load(t.Context(), a.module()); err == nil || !strings.Contains(err.Error(), "too long to compile") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestLoadEndsWithContext has a module that takes seconds to compile, in 300
+// functions.
+func TestLoadEndsWithContext(t *testing.T) {
+	e, err := NewEngine(t.Context(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close(t.Context())
+	if e.Mode() != ModeCompiler {
+		t.Skip("the interpreter compiles nothing")
+	}
+	code := (&assembly{body: bytes.Repeat([]byte{0x41, 0, 0x04, 0x40, 0x0b}, 500), more: 300}).module()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := e.Load(ctx, code); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the end of the context", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
 )
 
 // MaxModuleBytes bounds the size of a module.
@@ -47,8 +48,15 @@ type Module struct {
 	memory   uint64 // bytes that it starts with
 }
 
+// compileWorkers compile a module. With fewer than two wazero does not look at the
+// context; with two it does so before each function of the module. More would take
+// the processors from the messages.
+const compileWorkers = 2
+
 // Load checks code and compiles it, without running any of it. An error says what
-// to change in the module.
+// to change in the module. The end of ctx ends Load after the functions that are
+// being compiled then: nearly all take milliseconds, and [maxBranchSquares] bounds
+// them.
 // Compiling a large guest takes a second; do it before messages depend on it.
 func (e *Engine) Load(ctx context.Context, code []byte) (*Module, error) {
 	if len(code) > MaxModuleBytes {
@@ -70,6 +78,7 @@ func (e *Engine) Load(ctx context.Context, code []byte) (*Module, error) {
 	if err := m.checkExports(plain); err != nil {
 		return nil, err
 	}
+	ctx = experimental.WithCompilationWorkers(ctx, compileWorkers)
 	if m.compiled, err = e.runtime.CompileModule(ctx, g.code); err != nil {
 		return nil, fmt.Errorf("compile module: %w", err)
 	}
