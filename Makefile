@@ -14,7 +14,10 @@ GOLANGCI_VERSION := v2.15.0
 GOTESTSUM_VERSION := v1.13.0
 TOOLS := $(CURDIR)/.tools
 GOTESTSUM := $(TOOLS)/gotestsum-$(GOTESTSUM_VERSION)
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+# The version after the last tag, as CHANGELOG.md has it: a build without a tag is
+# 0.1.0-dev+COMMIT, one at the tag v0.1.0 is 0.1.0.
+NEXT := 0.1.0
+VERSION := $(or $(patsubst v%,%,$(shell git describe --tags --exact-match --match 'v*' --dirty 2>/dev/null)),$(NEXT)-dev$(addprefix +,$(shell git describe --always --exclude '*' --dirty 2>/dev/null)))
 PROGRAMS := hpmq hpmq-enroll hpmq-lite
 # Modules of their own: guest code is built for wasip1 by its tests.
 GUESTS := funcs/sdk/go examples/functions

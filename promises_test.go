@@ -5,17 +5,21 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // promises are the documents whose lists name a test for each item. An empty
-// heading means the whole document.
+// heading means the whole document, and newest its first section.
 var promises = []struct{ file, heading string }{
 	{"README.md", "## What there is"},
-	{"CHANGELOG.md", "## Unreleased"},
+	{"CHANGELOG.md", newest},
+	{"docs/limits.md", ""},
 	{"docs/security.md", ""},
 }
+
+const newest = "## "
 
 var (
 	itemStart   = regexp.MustCompile(`^(- |\| )`)
@@ -29,11 +33,7 @@ var (
 func TestPromises(t *testing.T) {
 	known := testNames(t)
 	for _, p := range promises {
-		text, err := os.ReadFile(p.file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		items := listItems(section(string(text), p.heading))
+		items := listItems(section(readFile(t, p.file), p.heading))
 		if len(items) == 0 {
 			t.Errorf("%s: no items under %q", p.file, p.heading)
 		}
@@ -69,6 +69,52 @@ func TestPromiseFaults(t *testing.T) {
 	}
 }
 
+// TestChangelog wants the newest version to be the one that builds without a tag
+// show, and each of its items to stand in a group.
+func TestChangelog(t *testing.T) {
+	text := readFile(t, "CHANGELOG.md")
+	version := firstMatch(t, `(?m)^## (\d+\.\d+\.\d+)\b`, text)
+	if got := firstMatch(t, `(?m)^NEXT := (.*)$`, readFile(t, "Makefile")); got != version {
+		t.Errorf("Makefile builds %s, the newest version of CHANGELOG.md is %s", got, version)
+	}
+	for _, main := range []string{"cmd/hpmq/main.go", "cmd/hpmq-enroll/main.go", "cmd/hpmq-lite/main.go"} {
+		if got := firstMatch(t, `(?m)^var version = "(.*)-dev"$`, readFile(t, main)); got != version {
+			t.Errorf("%s says %s, the newest version of CHANGELOG.md is %s", main, got, version)
+		}
+	}
+	inGroups := 0
+	groups := strings.Split("\n"+section(text, newest), "\n### ")
+	for _, g := range groups[1:] {
+		name, rest, _ := strings.Cut(g, "\n")
+		if !slices.Contains([]string{"What an operator must do", "Added", "Changed", "Fixed"}, name) {
+			t.Errorf("CHANGELOG.md has a group %q", name)
+		}
+		inGroups += len(listItems(rest))
+	}
+	if all := len(listItems(section(text, newest))); inGroups != all || all == 0 {
+		t.Errorf("CHANGELOG.md: %d of %d items are in groups", inGroups, all)
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// firstMatch returns what the group of pattern matches first.
+func firstMatch(t *testing.T, pattern, text string) string {
+	t.Helper()
+	m := regexp.MustCompile(pattern).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatalf("nothing matches %s", pattern)
+	}
+	return m[1]
+}
+
 // promiseFault says what is wrong with the comment of an item.
 func promiseFault(item string, known map[string]bool) string {
 	m := itemComment.FindStringSubmatch(item)
@@ -91,8 +137,12 @@ func promiseFault(item string, known map[string]bool) string {
 
 // section returns what stands under heading, up to the next one of its level.
 func section(text, heading string) string {
-	if heading == "" {
+	switch heading {
+	case "":
 		return text
+	case newest:
+		_, text, _ = strings.Cut("\n"+text, "\n"+newest)
+		text, heading = newest+text, newest+strings.SplitN(text, "\n", 2)[0]
 	}
 	_, rest, _ := strings.Cut(text, heading+"\n")
 	rest, _, _ = strings.Cut(rest, "\n## ")
