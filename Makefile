@@ -3,6 +3,7 @@
 # make test       everything CI runs except the linters
 # make check      formatting, linters, go mod tidy, race detector
 # make bench bench-broker fuzz integration crash example   parts of their own
+# make words      comments that name no noun, and names that several types share
 # make conformance-mutants   whether the proofs of docs/conformance.md can fail
 
 SHELL := /bin/bash
@@ -32,7 +33,7 @@ else
 gotest = go test $(2) $(1)
 endif
 
-.PHONY: all build test check lint race up install bench bench-broker integration crash example fuzz conformance-mutants tools clean
+.PHONY: all build test check lint race up install bench bench-broker integration crash example fuzz conformance-mutants words tools clean
 
 all: build test
 
@@ -110,6 +111,9 @@ fuzz:
 # and expects the tests that docs/conformance.md names to fail.
 conformance-mutants:
 	go run ./internal/conformance/mutants $(ARGS)
+
+words:
+	@go run ./internal/words
 
 clean:
 	rm -rf bin $(TOOLS)
