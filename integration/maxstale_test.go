@@ -28,6 +28,7 @@ grant "contractors" {
 // at the other sites their ended certificates are refused then, and the rules of
 // their agents end, while the others go on.
 func TestMaxStale(t *testing.T) {
+	t.Parallel() // it waits for certificates to end, and does little meanwhile
 	need(t, "mosquitto_pub")
 	net := newNetwork(t)
 	paris, lyon, oslo := net.addHost("paris"), net.addHost("lyon"), net.addHost("oslo")

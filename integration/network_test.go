@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -21,12 +22,11 @@ type network struct {
 	hosts  int
 }
 
-var networks int
+var networks atomic.Int32
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
-	networks++
-	n := &network{t: t, prefix: fmt.Sprintf("t%d-", networks)}
+	n := &network{t: t, prefix: fmt.Sprintf("t%d-", networks.Add(1))}
 	n.must("ip", "netns", "add", n.router())
 	t.Cleanup(func() { n.must("ip", "netns", "del", n.router()) })
 	n.must("ip", "netns", "exec", n.router(), "sysctl", "-qw", "net.ipv4.ip_forward=1")

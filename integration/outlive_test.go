@@ -30,6 +30,7 @@ type outlive struct {
 // TestOutlive has a CA away for longer than every certificate lasts. What was valid
 // when it was last heard of goes on, and everything is renewed when it is back.
 func TestOutlive(t *testing.T) {
+	t.Parallel() // it waits for certificates to end, and does little meanwhile
 	need(t, "mosquitto", "mosquitto_pub", "mosquitto_sub")
 	o := newOutlive(t)
 	o.endBeforeCut(t)

@@ -21,6 +21,7 @@ import (
 func TestRevokedLeaves(t *testing.T) {
 	for seed := range uint64(8) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			t.Parallel() // it waits for the disk
 			s := newIssuing(t, rand.New(rand.NewPCG(seed, 1)))
 			for range 400 {
 				s.step(t)

@@ -294,6 +294,7 @@ func TestEveryRecordArrives(t *testing.T) {
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel() // the replicas wait for the disk
 			synctest.Test(t, func(t *testing.T) { simulate(t, uint64(seed)) })
 		})
 	}

@@ -178,6 +178,7 @@ func TestConvergeAndBroadcast(t *testing.T) {
 }
 
 func TestLeave(t *testing.T) {
+	t.Parallel()
 	members := group(t, 3)
 	begin := time.Now()
 	members[2].leave()
@@ -231,6 +232,7 @@ func TestCrashIsNoticed(t *testing.T) {
 // TestUnknownIsNotListed has a node that one member does not vouch for: others
 // list it, that member must not, whatever they say.
 func TestUnknownIsNotListed(t *testing.T) {
+	t.Parallel()
 	ca := testca.New(t, "lab.test")
 	stranger := ca.ID(t, identity.Node, "n2")
 	strict := startMember(t, ca, "n0", func(id identity.ID) bool { return id != stranger })
@@ -307,6 +309,7 @@ func TestOutsider(t *testing.T) {
 
 // TestHostileMember sends what no member would, from a genuine node.
 func TestHostileMember(t *testing.T) {
+	t.Parallel()
 	members := group(t, 2)
 	m, liar := members[0], members[1]
 	for i := range 256 {
@@ -341,6 +344,7 @@ func TestHostileMember(t *testing.T) {
 }
 
 func TestRejoinAfterRestart(t *testing.T) {
+	t.Parallel()
 	ca := testca.New(t, "lab.test")
 	members := []*member{startMember(t, ca, "n0", nil), startMember(t, ca, "n1", nil)}
 	connect(t, members)
