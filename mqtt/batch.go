@@ -106,6 +106,30 @@ func (o *outgoing) set(m *store.Message) {
 	o.reset()
 }
 
+// carry makes o the message of p, which waits for nobody.
+func (o *outgoing) carry(p *packet.Publish, r *route, s *session) {
+	o.pub.TopicName, o.pub.Payload, o.pub.Properties = p.TopicName, p.Payload, p.Properties
+	o.msg, o.name, o.from, o.qos, o.epoch = nil, r.topic, s, p.QoS, r.epoch
+	o.reset()
+}
+
+// pass lets receivers of version v have the packet as it came, in chunk. It is of
+// QoS 0, without RETAIN and without a topic alias.
+func (o *outgoing) pass(v packet.Version, raw []byte, chunk *buffer) {
+	i := kind(v, 0, false)
+	o.frames[i] = frame{shared: raw, own: chunk}
+	o.have |= 1 << i
+}
+
+// message returns o as a message that a queue may keep.
+func (o *outgoing) message() *store.Message {
+	if o.msg == nil {
+		o.msg = o.from.message(&o.pub, o.name)
+		o.msg.QoS, o.msg.Retain = o.qos, false
+	}
+	return o.msg
+}
+
 // remaining returns how many seconds are left until expires [MQTT-3.3.2-6], at
 // least one: what has expired is not sent.
 func remaining(expires int64) uint32 {

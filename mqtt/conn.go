@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -400,4 +401,14 @@ func (c *conn) log() logrus.FieldLogger {
 // quietly tells an end that nobody has to know more about.
 func quietly(err error) bool {
 	return err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errClosed)
+}
+
+// explain returns the properties that hold a reason, unless the client asked for
+// none [MQTT-3.1.2-29].
+func (c *conn) explain(reason string) packet.Properties {
+	var props packet.Properties
+	if reason != "" && c.version == packet.V5 && c.problemInfo { // [MQTT-3.1.2-29]
+		props.SetReasonString(strings.ToValidUTF8(reason, "?"))
+	}
+	return props
 }

@@ -8,25 +8,35 @@
 //
 // # The path of a publish
 //
-// Each step is one function in the file named for it; the order never changes.
+// Each step is one function. The order never changes: conn.handlePublish takes the
+// first five in publish.go, and pipeline.run the others in pipeline.go, entry by
+// entry.
 //
-//  1. decode (packet.Publish.Decode, called in publish.go);
-//  2. resolve the topic alias (conn.resolveAlias), before anything asks about
-//     the topic;
-//  3. find what is known about the topic, or validate a new one (conn.routeOf);
-//  4. authorize (conn.authorize); a refusal is explained where the version can;
-//  5. deliver at once (conn.deliverNow) if no function, no other site and no
-//     store has a part in it; else park a copy in the client's pipeline
-//     (conn.park), behind which all that follows waits its turn;
-//  6. run the upstream chain and authorize what it emits, as the function and as
-//     the client (pipeline.outputs in emit.go);
-//  7. match (pipeline.match in match.go);
-//  8. run the downstream chain of each receiving session, once, before its queue
-//     (pipeline.askDownstream);
-//  9. keep, in one store transaction, what must not be lost: queue entries, the
+//  1. decode (Publish.Decode in packet/publish.go);
+//  2. resolve the topic alias, before anything asks about the topic
+//     (conn.resolveAlias in publish.go);
+//  3. find what is known about the topic, or validate a new one (conn.routeOf in
+//     publish.go);
+//  4. authorize; a refusal is explained where the version can (conn.authorize in
+//     publish.go);
+//  5. deliver at once (conn.deliverNow in publish.go) if no function, no other site
+//     and no store has a part in it; else park a copy in the client's pipeline
+//     (conn.park in publish.go), behind which all that follows waits its turn;
+//  6. run the upstream chain (pipeline.push in parked.go), make messages of its
+//     answer, and authorize what it emits, as the function and as the client
+//     (pipeline.applyUpstream in pipeline.go);
+//  7. match: find the receivers of each message (pipeline.matchReceivers in
+//     pipeline.go);
+//  8. ask the downstream chain of each receiving session, once, before its queue
+//     (pipeline.askDownstream in pipeline.go);
+//  9. persist, in one store transaction, what must not be lost: queue entries, the
 //     retained value, outbound logs, the QoS 2 identifier, what the functions
-//     remember (pipeline.commit);
-//  10. deliver, then acknowledge (pipeline.finish).
+//     remember (pipeline.commitEntry in pipeline.go);
+//  10. deliver, then acknowledge (pipeline.finishEntry in pipeline.go).
+//
+// The pipeline itself, an ordered queue of what waits, is in parked.go. An entry
+// goes through steps 6 to 8 in one go (pipeline.routeEntry); for step 9 it waits
+// until the downstream chains have answered, and for step 10 until the store has.
 //
 // A shared subscription is a receiver of its own: at QoS 1 and 2 the message
 // enters the group's queue in step 9, and the group gives it to one member, whose

@@ -126,21 +126,6 @@ func (c *conn) bufferIs(n int) {
 	}
 }
 
-// refuseForMemory answers a PUBLISH that the broker has no memory for. An MQTT
-// 3.1.1 client gets no acknowledgement: it keeps the message.
-func (c *conn) refuseForMemory(p *packet.Publish) {
-	c.b.count.refusedPublish.Add(1)
-	if p.QoS == 0 {
-		c.b.lose(dropMemory)
-		return
-	}
-	e := &entry{stage: filtered, conn: c, qos: p.QoS, id: p.PacketID, err: errMemory}
-	if p.QoS == 2 {
-		c.own.receive(p.PacketID, e)
-	}
-	c.own.pipe.push(e)
-}
-
 // watchMemory looks at the store now and then, and tells of the ceiling.
 func (b *Broker) watchMemory(ctx context.Context) {
 	if b.memory.ceiling == 0 {

@@ -1,212 +1,289 @@
 package mqtt
 
 import (
-	"sync"
-	"sync/atomic"
+	"errors"
+	"strings"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// pipeline is the ordered ring of one sender's messages that wait for a function
-// or the store. Answers may come in any order; the steps of the entries are
-// taken in the order of the entries [MQTT-4.6.0-5] [MQTT-4.6.0-6]: each is routed,
-// committed, and then delivered and acknowledged. Whoever brings an answer takes the steps that it
-// made possible, one goroutine at a time.
-type pipeline struct {
-	b     *Broker
-	owner *session // whose messages these are; nil for the node and other sites
+// Steps 6 to 10 of the path of a publish, in their order: see the package comment.
+// The goroutine in pipeline.run takes them, for one entry after the other.
 
-	waiting atomic.Int32                  // entries; 0 also says that all before are delivered
-	qos1    atomic.Int32                  // entries that end in a PUBACK
-	parked  atomic.Int64                  // bytes of the entries
-	reading atomic.Bool                   // the owner's reader flushes at the end of its batch
-	room    atomic.Pointer[chan struct{}] // capacity 1: holds a token after an entry left; nil until somebody waited
-
-	mu        sync.Mutex // guards all below, and the stages of the entries
-	entries   []*entry   // oldest first
-	routed    int        // entries[:routed] were routed
-	committed int        // entries[:committed] went to the store
-	running   bool       // one goroutine is in run
-	taken     int        // bytes committed since the last look at the store's memory
-
-	batch *batch // of the one in run, as the cache; nil while there is nothing to flush
-	cache routeCache
+// output is one message that goes to receivers, after the upstream chain.
+type output struct {
+	m          *store.Message
+	retain     bool // is kept as its topic's retained message
+	forward    bool // goes to other sites
+	deliveries []delivery
 }
 
-// The most that one client may have parked before its socket is not read.
-const (
-	maxParked      = 64
-	maxParkedBytes = 1 << 20
-)
-
-// stage tells what an entry waits for.
-type stage byte
-
-const (
-	filtering  stage = iota // for the upstream chain
-	filtered                // for those before it to be routed
-	receiving               // for downstream chains
-	ready                   // for those before it to be committed
-	committing              // for the store
-	through                 // for those before it to be delivered
-)
-
-// entry is one message on its way. What is not said to be guarded belongs to the
-// pusher before push and to the goroutine in run after it.
-type entry struct {
-	conn  *conn          // that the acknowledgement is for; guarded by pipeline.mu
-	stage stage          // guarded by pipeline.mu
-	acked bool           // it was given; guarded by pipeline.mu
-	qos   byte           // of the acknowledgement; 0 has none
-	id    uint16         // packet identifier to acknowledge
-	m     *store.Message // as it came; nil if there is only something to acknowledge
-
-	forward  bool              // to other sites, if they want it
-	replayed bool              // m is a retained message of another site
-	replay   []store.Delivery  // retained messages for the owner, in place of m
-	tx       func(store.Tx)    // of [Broker.Inject]
-	done     func(error)       // of [Broker.Inject] and [Broker.Publish]
-	result   FilterResult      // of the upstream chain
-	outs     []output          //
-	epoch    uint64            // of the broker, when receivers were found; of a replay, before it was asked for
-	pending  int               // downstream answers missing; guarded by pipeline.mu
-	matched  bool              // somebody gets it
-	code     packet.ReasonCode // of the acknowledgement
-	reason   string            //
-	err      error             // of the chain or the store
+// delivery is an output's copy for one session.
+type delivery struct {
+	store.Delivery
+	session    *session // nil for what a group's queue gets
+	group      *group
+	granted    byte             // the subscription's QoS
+	rap        bool             // Retain As Published
+	persist    bool             // through the store's queue
+	patient    bool             // waits for room even at QoS 0
+	downstream bool             // a function is asked first
+	more       []store.Delivery // what a downstream function made beyond one message
+	gone       bool             // the function dropped it
+	state      State            // what the function remembers
 }
 
-// size is what the entry counts against maxParkedBytes.
-func (e *entry) size() int64 {
-	if e.m == nil {
-		return 0
+// routeEntry is steps 6 to 8: the upstream chain's answer becomes outputs, each finds
+// its receivers, and the chains of those are asked.
+func (p *pipeline) routeEntry(e *entry) {
+	stale := e.stale(p.b)
+	e.epoch = p.b.epoch.Load()
+	switch {
+	case e.replay != nil:
+		p.replayRetained(e, stale)
+	case e.m != nil:
+		p.applyUpstream(e)
 	}
-	return int64(e.m.Size())
-}
-
-func (p *pipeline) init(b *Broker, owner *session) {
-	p.b, p.owner = b, owner
-}
-
-// full reports whether the owner has to wait before it sends more.
-func (p *pipeline) full() bool {
-	return p.waiting.Load() >= maxParked || p.parked.Load() >= maxParkedBytes
-}
-
-// awaited returns the channel that tells of room. Only the owner's reader waits.
-func (p *pipeline) awaited() <-chan struct{} {
-	if p.room.Load() == nil {
-		room := make(chan struct{}, 1)
-		p.room.Store(&room)
-	}
-	return *p.room.Load()
-}
-
-// after calls f once all that is in p now is through.
-func (p *pipeline) after(f func()) {
-	p.push(&entry{stage: filtered, done: func(error) { f() }})
-}
-
-// follow makes all that is pushed from now on wait for all that is in before now.
-// Until then the sessions of both stay in memory, over or not, and are counted: a
-// client that comes again and again behind a disk that hangs makes a chain of them.
-func (p *pipeline) follow(before *pipeline) {
-	e := &entry{stage: filtering}
-	p.add(e)
-	p.b.memory.add(sessionCost)
-	before.after(func() {
-		p.b.memory.add(-sessionCost)
-		p.mu.Lock()
-		e.stage = filtered
-		p.mu.Unlock()
-		p.run()
-	})
-}
-
-func (p *pipeline) add(e *entry) {
-	p.waiting.Add(1)
-	p.parked.Add(e.size())
-	p.b.memory.add(int(e.size()))
-	if e.qos == 1 {
-		p.qos1.Add(1)
+	for i := range e.outs {
+		if e.replay == nil {
+			p.matchReceivers(e, &e.outs[i])
+		}
 	}
 	p.mu.Lock()
-	p.entries = append(p.entries, e)
+	p.routed++
+	e.pending = 1 // this goroutine: answers may come before all are asked
+	e.stage = receiving
 	p.mu.Unlock()
+	for i := range e.outs {
+		for j := range e.outs[i].deliveries {
+			if d := &e.outs[i].deliveries[j]; d.downstream {
+				p.askDownstream(e, d)
+			}
+		}
+	}
+	p.noteDownstream(e)
 }
 
-// push appends an entry and takes what steps are possible at once.
-func (p *pipeline) push(e *entry) {
-	upstream := e.stage == filtering
-	p.add(e)
-	if !upstream {
-		p.run()
+// applyUpstream is step 6: the upstream chain's answer becomes the messages that go
+// on, and what the publisher will be told.
+func (p *pipeline) applyUpstream(e *entry) {
+	r := e.result
+	if r.Err != nil {
+		e.err = r.Err
 		return
 	}
-	p.b.opts.Filter.Submit(Upstream, p.owner.principal, e.m, func(r FilterResult) {
-		p.mu.Lock()
-		e.result, e.stage = r, filtered
-		p.mu.Unlock()
+	switch r.Outcome {
+	case Pass:
+		e.outs = []output{{m: e.m}}
+	case Drop:
+		p.b.count.filterDropped.Add(1)
+		e.matched = true // it was taken: nobody is missing
+	case Reject:
+		p.b.count.filterRejected.Add(1)
+		e.code, e.reason = r.Code, r.Reason
+		if !e.code.Failed() || !e.code.ValidIn(packet.TypePuback) {
+			e.code = packet.ImplementationSpecificError
+		}
+	case Publish:
+		p.authorizeEmitted(e)
+	}
+}
+
+// authorizeEmitted authorizes what functions made of e. A publisher is told of a refusal
+// only if nothing of its message went on.
+func (p *pipeline) authorizeEmitted(e *entry) {
+	e.matched = true
+	var refused Verdict
+	for _, em := range e.result.Messages {
+		m := p.b.completeEmitted(em, e.m)
+		if m == nil {
+			continue
+		}
+		if v := p.b.mayEmit(em.Function, m); !v.Allowed && !em.Function.IsZero() {
+			refused = v
+			p.b.deniedFunction(em, m, p.owner, v)
+			continue
+		}
+		if v := p.owner.mayPublish(m, false); !v.Allowed {
+			refused = v
+			p.b.deniedFunction(em, m, p.owner, v)
+			continue
+		}
+		e.outs = append(e.outs, output{m: m})
+	}
+	if len(e.outs) == 0 && refused.Reason != "" {
+		e.code, e.reason = packet.NotAuthorized, refused.Reason
+	}
+}
+
+// completeEmitted completes a message that a function made of m, or returns nil for one
+// that is no message at all.
+func (b *Broker) completeEmitted(em Emitted, m *store.Message) *store.Message {
+	if em.Message == nil || validTopic(em.Message.Topic) != nil {
+		b.count.deniedFunction.Add(1)
+		return nil
+	}
+	n := *em.Message
+	n.QoS = min(n.QoS, 2)
+	n.Publisher, n.ClientID = m.Publisher, m.ClientID
+	n.HLC = b.clock.now()
+	n.Props = n.Props.Forwarded()
+	n.Props.Clear(packet.PropMessageExpiryInterval)
+	if n.Expires == 0 {
+		n.Expires = m.Expires
+	}
+	return &n
+}
+
+// matchReceivers is step 7: every session with a matching subscription gets a copy
+// [MQTT-4.5.0-1].
+func (p *pipeline) matchReceivers(e *entry, o *output) {
+	r := p.cache.get(p.b, o.m.Topic, p.owner)
+	o.retain = o.m.Retain // [MQTT-3.3.1-5]
+	o.forward = e.forward && r.wanted
+	e.matched = e.matched || o.forward || r.matched()
+	o.forward = o.forward || e.forward && clears(o.m) && p.b.opts.Forwarder != nil
+	if e.replayed && clears(o.m) {
+		return // nothing was here to be cleared
+	}
+	o.deliveries = make([]delivery, 0, len(r.receivers)+len(r.groups))
+	for i := range r.receivers { // [MQTT-4.5.0-1]
+		to := &r.receivers[i]
+		d := delivery{session: to.session, granted: to.qos, rap: to.rap, downstream: to.downstream}
+		d.IDs = to.ids
+		d.rap = d.rap || e.replayed
+		d.setMessage(o.m)
+		if d.QoS == 0 && !d.session.connected() {
+			continue // nothing keeps QoS 0 for who is away
+		}
+		o.deliveries = append(o.deliveries, d)
+	}
+	if e.replayed {
+		return // a shared subscription gets no retained messages
+	}
+	for _, g := range r.groups {
+		if d, ok := g.deliveryOf(o.m); ok {
+			o.deliveries = append(o.deliveries, d)
+		}
+	}
+}
+
+// clears reports whether m removes a retained message [MQTT-3.3.1-6]. It goes to all
+// sites: any may have a copy.
+func clears(m *store.Message) bool {
+	return m.Retain && len(m.Payload) == 0 && !strings.HasPrefix(m.Topic, "$")
+}
+
+// deliveryOf returns a copy of m for the group's queue or, at QoS 0, for a member.
+func (g *group) deliveryOf(m *store.Message) (d delivery, ok bool) {
+	if g.queues(m.QoS) {
+		d = delivery{group: g, persist: g.keeping.Load()}
+		d.Message, d.QoS, d.Retain = m, m.QoS, m.Retain
+		return d, true
+	}
+	sub := g.pick(m.Topic)
+	if sub == nil {
+		return d, false
+	}
+	d = delivery{session: sub.session, granted: sub.QoS, rap: sub.RetainAsPublished}
+	d.downstream = g.b.boundDownstream(sub.session, m.Topic)
+	d.IDs = sub.ids
+	d.setMessage(m)
+	return d, true
+}
+
+// setMessage makes d a copy of m: the lower QoS of the two [MQTT-3.8.4-8], and RETAIN
+// only for a subscription that asked for it [MQTT-3.3.1-12] [MQTT-3.3.1-13].
+func (d *delivery) setMessage(m *store.Message) {
+	d.Message = m
+	d.QoS = min(m.QoS, d.granted) // [MQTT-3.8.4-8]
+	d.Retain = m.Retain && d.rap  // [MQTT-3.3.1-13]
+	d.persist = d.QoS > 0 && d.session.persistent()
+}
+
+// replayRetained makes deliveries of retained messages that a SUBSCRIBE asked for. stale
+// tells that rights may be newer than that.
+func (p *pipeline) replayRetained(e *entry, stale bool) {
+	deliveries := make([]delivery, 0, len(e.replay))
+	for _, r := range e.replay {
+		if stale && !p.owner.mayStillReceive(r.Message.Topic) {
+			p.owner.lose(dropDenied)
+			continue
+		}
+		deliveries = append(deliveries, delivery{
+			Delivery: r, session: p.owner, granted: r.QoS, rap: true, patient: true,
+			persist:    r.QoS > 0 && p.owner.persistent(),
+			downstream: p.b.boundDownstream(p.owner, r.Message.Topic),
+		})
+	}
+	e.outs = []output{{deliveries: deliveries}}
+}
+
+// askDownstream is step 8: the receiving session's chain sees the message once,
+// before its queue. What is queued is what is sent.
+func (p *pipeline) askDownstream(e *entry, d *delivery) {
+	p.mu.Lock()
+	e.pending++
+	p.mu.Unlock()
+	p.b.opts.Filter.Submit(Downstream, d.session.principal, d.Message, func(r FilterResult) {
+		denied := e.stale(p.b) && !d.session.mayStillReceive(d.Message.Topic)
+		p.b.applyDownstream(d, r) // d is this callback's alone until it is counted
+		if denied && !d.gone {
+			d.gone, d.more = true, nil
+			d.session.lose(dropDenied)
+		}
+		p.noteDownstream(e)
 		p.run()
 	})
 }
 
-// run takes all steps that are possible now and flushes what they delivered. The
-// routes of an owner that has no connection go: it may be away for long.
-func (p *pipeline) run() {
-	p.mu.Lock()
-	if p.running {
-		p.mu.Unlock()
-		return // that goroutine looks again before it leaves
+// applyDownstream makes the delivery what the chain answered.
+func (b *Broker) applyDownstream(d *delivery, r FilterResult) {
+	d.state = r.State
+	if r.Err != nil {
+		r.Outcome = Reject
 	}
-	p.running = true
-	for {
-		for e, step := p.next(); step != nil; e, step = p.next() {
-			if p.batch == nil {
-				p.batch = getBatch(p.b)
+	switch r.Outcome {
+	case Pass:
+	case Drop:
+		d.gone = true
+		b.count.filterDropped.Add(1)
+	case Reject:
+		d.gone = true
+		b.count.filterRejected.Add(1)
+	case Publish:
+		original := *d
+		d.gone = true
+		for _, em := range r.Messages {
+			m := b.completeEmitted(em, original.Message)
+			if m == nil || !b.mayEmitTo(em, m, d.session) {
+				continue
 			}
-			p.mu.Unlock()
-			step(p, e)
-			p.batch.relieve()
-			p.mu.Lock()
+			x := original
+			x.setMessage(m)
+			x.Retain = original.Retain
+			if d.gone {
+				d.gone, d.Delivery, d.persist = false, x.Delivery, x.persist
+			} else {
+				d.more = append(d.more, x.Delivery)
+			}
 		}
-		if p.batch == nil || len(p.batch.dirty) == 0 || p.reading.Load() {
-			break
-		}
-		p.mu.Unlock()
-		p.batch.flush()
-		p.mu.Lock()
 	}
-	if p.batch != nil && len(p.batch.dirty) == 0 {
-		p.batch.done()
-		p.batch = nil
+}
+
+// noteDownstream counts a downstream answer.
+func (p *pipeline) noteDownstream(e *entry) {
+	p.mu.Lock()
+	if e.pending--; e.pending == 0 {
+		e.stage = ready
 	}
-	if p.owner != nil && !p.owner.connected() {
-		p.cache.drop(p.b)
-	}
-	p.running = false
 	p.mu.Unlock()
 }
 
-// next returns an entry and the step that it can take. The last steps come
-// first: they make room. The caller holds mu.
-func (p *pipeline) next() (*entry, func(*pipeline, *entry)) {
-	if p.committed > 0 && p.entries[0].stage == through {
-		return p.entries[0], (*pipeline).finish
-	}
-	if p.committed < p.routed && p.entries[p.committed].stage == ready {
-		return p.entries[p.committed], (*pipeline).commit
-	}
-	if p.routed < len(p.entries) && p.entries[p.routed].stage == filtered {
-		return p.entries[p.routed], (*pipeline).route
-	}
-	return nil, nil
-}
-
-// commit is step 9: what must not be lost goes to the store in one transaction.
+// commitEntry is step 9: what must not be lost goes to the store in one transaction.
 // What nobody has to keep never touches it.
-func (p *pipeline) commit(e *entry) {
+func (p *pipeline) commitEntry(e *entry) {
 	p.mu.Lock()
 	p.committed++
 	e.stage = committing
@@ -221,10 +298,10 @@ func (p *pipeline) commit(e *entry) {
 	}
 	if err := p.refusedByForwarder(e); err != nil {
 		e.states(State.Discard)
-		p.settle(e, err)
+		p.noteStored(e, err)
 		return
 	}
-	if !p.keeps(e) {
+	if !p.mustPersist(e) {
 		if e.remembers() {
 			p.b.opts.Store.Update(e.keepStates, nil)
 		}
@@ -234,14 +311,14 @@ func (p *pipeline) commit(e *entry) {
 				p.b.opts.Forwarder.Forward(nil, o.m)
 			}
 		}
-		p.settle(e, nil)
+		p.noteStored(e, nil)
 		return
 	}
-	p.b.opts.Store.Update(func(tx store.Tx) { p.keep(tx, e) }, func(err error) {
+	p.b.opts.Store.Update(func(tx store.Tx) { p.persistEntry(tx, e) }, func(err error) {
 		if err != nil {
 			e.states(State.Discard)
 		}
-		p.settle(e, err)
+		p.noteStored(e, err)
 		p.run()
 	})
 }
@@ -263,25 +340,8 @@ func (p *pipeline) refusedByForwarder(e *entry) error {
 	return nil
 }
 
-// settle notes the store's answer.
-func (p *pipeline) settle(e *entry, err error) {
-	p.mu.Lock()
-	if e.err == nil { // else the chain failed before
-		e.err = err
-	}
-	e.stage = through
-	p.mu.Unlock()
-}
-
-// stale reports whether rights may be newer than e's receivers.
-func (e *entry) stale(b *Broker) bool { return e.epoch != b.epoch.Load() }
-
-// received reports whether e is a QoS 2 message that will not be refused: its
-// identifier is the client's to use again otherwise.
-func (e *entry) received() bool { return e.qos == 2 && e.err == nil && !e.code.Failed() }
-
-// keeps reports whether anything about e must not be lost.
-func (p *pipeline) keeps(e *entry) bool {
+// mustPersist reports whether anything about e must not be lost.
+func (p *pipeline) mustPersist(e *entry) bool {
 	if e.tx != nil || e.received() && p.owner.persistent() || e.m != nil && e.m.QoS > 0 && e.remembers() {
 		return true
 	}
@@ -299,8 +359,8 @@ func (p *pipeline) keeps(e *entry) bool {
 	return false
 }
 
-// keep adds all of e to the transaction.
-func (p *pipeline) keep(tx store.Tx, e *entry) {
+// persistEntry adds all of e to the transaction.
+func (p *pipeline) persistEntry(tx store.Tx, e *entry) {
 	if e.tx != nil {
 		e.tx(tx)
 	}
@@ -318,8 +378,22 @@ func (p *pipeline) keep(tx store.Tx, e *entry) {
 			p.b.opts.Forwarder.Forward(tx, o.m)
 		}
 		for j := range o.deliveries {
-			o.deliveries[j].keep(tx)
+			o.deliveries[j].persistDelivery(tx)
 		}
+	}
+}
+
+func (d *delivery) persistDelivery(tx store.Tx) {
+	if !d.persist || d.gone {
+		return
+	}
+	if d.group != nil {
+		tx.Enqueue(d.group.key, d.Delivery)
+		return
+	}
+	tx.Enqueue(d.session.key, d.Delivery)
+	for _, x := range d.more {
+		tx.Enqueue(d.session.key, x)
 	}
 }
 
@@ -344,8 +418,18 @@ func (e *entry) remembers() (any bool) {
 
 func (e *entry) keepStates(tx store.Tx) { e.states(func(s State) { s.Keep(tx) }) }
 
-// finish is the last step: e is delivered and then acknowledged.
-func (p *pipeline) finish(e *entry) {
+// noteStored notes the store's answer.
+func (p *pipeline) noteStored(e *entry, err error) {
+	p.mu.Lock()
+	if e.err == nil { // else the chain failed before
+		e.err = err
+	}
+	e.stage = through
+	p.mu.Unlock()
+}
+
+// finishEntry is the last step: e is delivered and then acknowledged.
+func (p *pipeline) finishEntry(e *entry) {
 	if e.err != nil && e.qos == 0 && e.done == nil {
 		p.b.lose(dropFailed)
 	}
@@ -381,4 +465,90 @@ func (p *pipeline) finish(e *entry) {
 		default: // the token of an earlier entry is still there
 		}
 	}
+}
+
+// send hands the delivery to its session. stale tells that rights may be newer
+// than it; what goes through a queue is judged when it leaves that.
+func (d *delivery) send(bt *batch, stale bool) {
+	if d.gone {
+		return
+	}
+	switch {
+	case d.group != nil:
+		if !d.persist {
+			d.group.offer(d.Delivery)
+		}
+		d.group.pump(bt)
+		return
+	case d.persist:
+		d.session.pump(bt)
+		return
+	}
+	d.sendOne(bt, d.Delivery, stale)
+	for _, x := range d.more {
+		d.sendOne(bt, x, stale)
+	}
+}
+
+func (d *delivery) sendOne(bt *batch, x store.Delivery, stale bool) {
+	if stale && !d.session.mayStillReceive(x.Message.Topic) {
+		d.session.lose(dropDenied)
+		return
+	}
+	bt.out.set(x.Message)
+	if d.patient {
+		d.session.deliverPatiently(bt, x)
+		return
+	}
+	d.session.deliver(bt, x.QoS, x.Retain, x.IDs)
+}
+
+// acknowledge answers e's publisher, if it still is on the connection.
+func (p *pipeline) acknowledge(e *entry) {
+	s := p.owner
+	p.mu.Lock()
+	version := e.conn.version
+	p.mu.Unlock()
+	code, reason := e.code, e.reason
+	if code == packet.Success && e.m != nil {
+		code = noted(e.matched)
+	}
+	if e.err != nil {
+		code, reason = packet.UnspecifiedError, e.err.Error()
+		if isFull(e.err) || errors.Is(e.err, errMemory) {
+			code = packet.QuotaExceeded
+		}
+		if version != packet.V5 { // [MQTT-4.3.2-4] [MQTT-4.3.3-8]: not ours; the client sends it again
+			if e.qos == 2 {
+				s.release(e.id)
+			}
+			p.acked(e)
+			return
+		}
+	}
+	if version != packet.V5 {
+		code = packet.Success
+	}
+	if e.qos == 2 {
+		s.received(e.id, code) // [MQTT-4.3.3-9]
+	}
+	c := p.acked(e)
+	if s.conn.Load() != c {
+		return
+	}
+	props := c.explain(reason)
+	if e.qos == 1 {
+		c.send(p.batch, &packet.Puback{PacketID: e.id, ReasonCode: code, Properties: props})
+	} else {
+		c.send(p.batch, &packet.Pubrec{PacketID: e.id, ReasonCode: code, Properties: props})
+	}
+}
+
+// acked ends the time in which e's acknowledgement may be sent to another
+// connection, and returns the one that gets it. What s.repeated goes by is known.
+func (p *pipeline) acked(e *entry) *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e.acked = true
+	return e.conn
 }

@@ -2,15 +2,14 @@ package mqtt
 
 import (
 	"bytes"
-	"errors"
-	"strings"
 	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// handlePublish takes one PUBLISH through steps 1 to 5 of the package comment.
+// handlePublish takes one PUBLISH through steps 1 to 5 of the path of a publish: see
+// the package comment.
 // A message that has to wait for nobody is delivered at once; all others are
 // parked in the session's pipeline, and so is whatever follows one of them.
 func (c *conn) handlePublish(flags byte, body []byte) error {
@@ -49,10 +48,10 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 		return c.refuse(p, packet.NotAuthorized, v)
 	case full:
 		c.refuseForMemory(p)
-	case now:
+	case now: // step 5
 		c.deliverNow(p, r, s)
 	default:
-		c.park(p, r, s) // step 5
+		c.park(p, r, s)
 	}
 	return nil
 }
@@ -102,21 +101,6 @@ func (c *conn) routeOf(p *packet.Publish, s *session) (*route, error) {
 	return c.cache.get(c.b, name, s), nil
 }
 
-// checkQuota refuses more unacknowledged messages than CONNACK allowed
-// [MQTT-3.3.4-7]. MQTT 3.1.1 knows no such limit.
-func (c *conn) checkQuota(p *packet.Publish, s *session) error {
-	if p.QoS == 0 || c.version != packet.V5 {
-		return nil
-	}
-	if s.unanswered() >= int(c.b.opts.ReceiveMaximum)+c.carried { // [MQTT-3.3.4-7]
-		return &packet.Error{Code: packet.ReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Msg: "more messages in flight than the receive maximum"}
-	}
-	return nil
-}
-
-// unanswered is how many QoS 1 and 2 messages of the client are not finished.
-func (s *session) unanswered() int { return int(s.pipe.qos1.Load()) + int(s.incomingLen.Load()) }
-
 // authorize asks the policy about what the route does not know yet.
 func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
 	known := &r.allowed[p.QoS][0]
@@ -140,6 +124,21 @@ func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
 	}
 	return v
 }
+
+// checkQuota refuses more unacknowledged messages than CONNACK allowed
+// [MQTT-3.3.4-7]. MQTT 3.1.1 knows no such limit.
+func (c *conn) checkQuota(p *packet.Publish, s *session) error {
+	if p.QoS == 0 || c.version != packet.V5 {
+		return nil
+	}
+	if s.unanswered() >= int(c.b.opts.ReceiveMaximum)+c.carried { // [MQTT-3.3.4-7]
+		return &packet.Error{Code: packet.ReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Msg: "more messages in flight than the receive maximum"}
+	}
+	return nil
+}
+
+// unanswered is how many QoS 1 and 2 messages of the client are not finished.
+func (s *session) unanswered() int { return int(s.pipe.qos1.Load()) + int(s.incomingLen.Load()) }
 
 // deliverNow is the path of a message that waits for nobody. It does not
 // allocate.
@@ -199,6 +198,14 @@ func (s *session) message(p *packet.Publish, name string) *store.Message {
 	return m
 }
 
+// expires returns when a message published now is over.
+func expires(p *packet.Properties) int64 {
+	if !p.Has(packet.PropMessageExpiryInterval) {
+		return 0
+	}
+	return time.Now().Add(time.Duration(p.MessageExpiryInterval) * time.Second).UnixNano()
+}
+
 // refuse answers a PUBLISH that goes nowhere. MQTT 3.1.1 has no way to say so:
 // there the message is acknowledged and dropped. The answer waits its turn
 // behind those of earlier messages [MQTT-4.6.0-2] [MQTT-4.6.0-3].
@@ -214,94 +221,17 @@ func (c *conn) refuse(p *packet.Publish, code packet.ReasonCode, v Verdict) erro
 	return nil
 }
 
-// acknowledge answers e's publisher, if it still is on the connection.
-func (p *pipeline) acknowledge(e *entry) {
-	s := p.owner
-	p.mu.Lock()
-	version := e.conn.version
-	p.mu.Unlock()
-	code, reason := e.code, e.reason
-	if code == packet.Success && e.m != nil {
-		code = noted(e.matched)
-	}
-	if e.err != nil {
-		code, reason = packet.UnspecifiedError, e.err.Error()
-		if isFull(e.err) || errors.Is(e.err, errMemory) {
-			code = packet.QuotaExceeded
-		}
-		if version != packet.V5 { // [MQTT-4.3.2-4] [MQTT-4.3.3-8]: not ours; the client sends it again
-			if e.qos == 2 {
-				s.release(e.id)
-			}
-			p.acked(e)
-			return
-		}
-	}
-	if version != packet.V5 {
-		code = packet.Success
-	}
-	if e.qos == 2 {
-		s.received(e.id, code) // [MQTT-4.3.3-9]
-	}
-	c := p.acked(e)
-	if s.conn.Load() != c {
+// refuseForMemory answers a PUBLISH that the broker has no memory for. An MQTT
+// 3.1.1 client gets no acknowledgement: it keeps the message.
+func (c *conn) refuseForMemory(p *packet.Publish) {
+	c.b.count.refusedPublish.Add(1)
+	if p.QoS == 0 {
+		c.b.lose(dropMemory)
 		return
 	}
-	props := c.explain(reason)
-	if e.qos == 1 {
-		c.send(p.batch, &packet.Puback{PacketID: e.id, ReasonCode: code, Properties: props})
-	} else {
-		c.send(p.batch, &packet.Pubrec{PacketID: e.id, ReasonCode: code, Properties: props})
+	e := &entry{stage: filtered, conn: c, qos: p.QoS, id: p.PacketID, err: errMemory}
+	if p.QoS == 2 {
+		c.own.receive(p.PacketID, e)
 	}
-}
-
-// acked ends the time in which e's acknowledgement may be sent to another
-// connection, and returns the one that gets it. What s.repeated goes by is known.
-func (p *pipeline) acked(e *entry) *conn {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	e.acked = true
-	return e.conn
-}
-
-// explain returns the properties that hold a reason, unless the client asked for
-// none [MQTT-3.1.2-29].
-func (c *conn) explain(reason string) packet.Properties {
-	var props packet.Properties
-	if reason != "" && c.version == packet.V5 && c.problemInfo { // [MQTT-3.1.2-29]
-		props.SetReasonString(strings.ToValidUTF8(reason, "?"))
-	}
-	return props
-}
-
-// carry makes o the message of p, which waits for nobody.
-func (o *outgoing) carry(p *packet.Publish, r *route, s *session) {
-	o.pub.TopicName, o.pub.Payload, o.pub.Properties = p.TopicName, p.Payload, p.Properties
-	o.msg, o.name, o.from, o.qos, o.epoch = nil, r.topic, s, p.QoS, r.epoch
-	o.reset()
-}
-
-// pass lets receivers of version v have the packet as it came, in chunk. It is of
-// QoS 0, without RETAIN and without a topic alias.
-func (o *outgoing) pass(v packet.Version, raw []byte, chunk *buffer) {
-	i := kind(v, 0, false)
-	o.frames[i] = frame{shared: raw, own: chunk}
-	o.have |= 1 << i
-}
-
-// message returns o as a message that a queue may keep.
-func (o *outgoing) message() *store.Message {
-	if o.msg == nil {
-		o.msg = o.from.message(&o.pub, o.name)
-		o.msg.QoS, o.msg.Retain = o.qos, false
-	}
-	return o.msg
-}
-
-// expires returns when a message published now is over.
-func expires(p *packet.Properties) int64 {
-	if !p.Has(packet.PropMessageExpiryInterval) {
-		return 0
-	}
-	return time.Now().Add(time.Duration(p.MessageExpiryInterval) * time.Second).UnixNano()
+	c.own.pipe.push(e)
 }

@@ -110,23 +110,6 @@ func (b *Broker) boundDownstream(s *session, name string) bool {
 	return b.opts.Filter != nil && b.opts.Filter.Bound(Downstream, s.principal, name)
 }
 
-// mayReceive asks the policy about a topic that a deny may hide from one of the
-// session's subscriptions.
-func (s *session) mayReceive(name string) bool {
-	if !s.mayStillReceive(name) {
-		s.b.count.deniedReceive.Add(1)
-		return false
-	}
-	return true
-}
-
-// mayStillReceive asks the policy about a message that waited for the session
-// while the policy changed.
-func (s *session) mayStillReceive(name string) bool {
-	r := s.may()
-	return r != nil && r.Receive(name).Allowed
-}
-
 // validTopic refuses what is not a topic name, or one with too many levels.
 func validTopic(name string) error {
 	if err := topic.ValidName(name); err != nil {

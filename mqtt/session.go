@@ -90,9 +90,6 @@ func (s *session) hold(n int) {
 // store has to keep what is meant for it.
 func (s *session) persistent() bool { return s.expiry.Load() != 0 }
 
-// may returns the rights of the session's principal, which may be none.
-func (s *session) may() Rights { return *s.rights.Load() }
-
 // schedule arms one of the timers; the caller holds mu.
 func (s *session) schedule(which int, d time.Duration, f func()) {
 	s.stopTimer(which)

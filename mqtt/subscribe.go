@@ -131,19 +131,6 @@ func (b *Broker) complete(sub *subscription, name string, shared bool) {
 	}
 }
 
-// maySubscribe asks the policy about a Topic Filter, unless it is the broker's own.
-func (s *session) maySubscribe(asked string) Verdict {
-	if v, reserved := Reserved("subscribe", asked); reserved {
-		return v
-	}
-	r := s.may()
-	if r == nil {
-		return Verdict{Reason: "the identity has no rights"}
-	}
-	_, filter, _, _ := topic.ParseShared(asked) // Reserved refused what is malformed
-	return r.Subscribe(filter)
-}
-
 // subscribed returns how many subscriptions the session has, and whether one is
 // to filter.
 func (s *session) subscribed(filter string) (n int, known bool) {
