@@ -23,12 +23,12 @@ func (nowhere) Patient() bool            { return false }
 func attached(tb testing.TB, b *Broker, v packet.Version, id string, expiry uint32) *conn {
 	tb.Helper()
 	c := newConn(b, nowhere{})
-	c.out.open(nowhere{})
+	c.out.setSink(nowhere{})
 	c.principal = Principal{ID: testID(id), ClientID: id}
 	c.version, c.quota = v, 1000
-	c.deadline = time.NewTimer(time.Hour)
-	b.claim(c)
-	s, _, err := b.attach(c, true, expiry, b.opts.Authorizer.Rights(c.principal))
+	c.connectTimer = time.NewTimer(time.Hour)
+	b.claimSession(c)
+	s, _, err := b.attachSession(c, true, expiry, b.opts.Authorizer.Rights(c.principal))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func (bt *batch) done() {
 // clean flushes and lets go of all messages.
 func (bt *batch) clean() {
 	bt.flush()
-	bt.out.forget()
+	bt.out.clearMessage()
 	clear(bt.queue[:cap(bt.queue)])
 }
 
@@ -88,12 +88,12 @@ type outgoing struct {
 	from *session // nil if o carries a message
 	qos  byte
 
-	epoch uint64 // of the route of a PUBLISH
+	routeEpoch uint64 // of the route of a PUBLISH
 }
 
-// set makes o carry m, unless it does already. One that came as a PUBLISH does not
+// setMessage makes o carry m, unless it does already. One that came as a PUBLISH does not
 // count: pub aliases the reader's buffer, which may be another packet's by now.
-func (o *outgoing) set(m *store.Message) {
+func (o *outgoing) setMessage(m *store.Message) {
 	if o.msg == m && o.from == nil && m.Expires == 0 {
 		return
 	}
@@ -103,21 +103,21 @@ func (o *outgoing) set(m *store.Message) {
 		o.pub.Properties.SetMessageExpiryInterval(remaining(m.Expires))
 	}
 	o.msg, o.from = m, nil
-	o.reset()
+	o.resetFrames()
 }
 
-// carry makes o the message of p, which waits for nobody.
-func (o *outgoing) carry(p *packet.Publish, r *route, s *session) {
+// setPublish makes o the message of p, which waits for nobody.
+func (o *outgoing) setPublish(p *packet.Publish, r *route, s *session) {
 	o.pub.TopicName, o.pub.Payload, o.pub.Properties = p.TopicName, p.Payload, p.Properties
-	o.msg, o.name, o.from, o.qos, o.epoch = nil, r.topic, s, p.QoS, r.epoch
-	o.reset()
+	o.msg, o.name, o.from, o.qos, o.routeEpoch = nil, r.topic, s, p.QoS, r.routeEpoch
+	o.resetFrames()
 }
 
-// pass lets receivers of version v have the packet as it came, in chunk. It is of
+// passThrough lets receivers of version v have the packet as it came, in chunk. It is of
 // QoS 0, without RETAIN and without a topic alias.
-func (o *outgoing) pass(v packet.Version, raw []byte, chunk *buffer) {
+func (o *outgoing) passThrough(v packet.Version, raw []byte, chunk *buffer) {
 	i := kind(v, 0, false)
-	o.frames[i] = frame{shared: raw, own: chunk}
+	o.frames[i] = frame{shared: raw, pooled: chunk}
 	o.have |= 1 << i
 }
 
@@ -137,8 +137,8 @@ func remaining(expires int64) uint32 {
 	return uint32(max(1, (left+time.Second-1)/time.Second))
 }
 
-// reset forgets what was encoded.
-func (o *outgoing) reset() {
+// resetFrames forgets what was encoded.
+func (o *outgoing) resetFrames() {
 	for i := range o.frames {
 		if o.have&(1<<i) != 0 && o.frames[i].shared != nil {
 			o.frames[i] = frame{}
@@ -151,11 +151,11 @@ func (o *outgoing) reset() {
 	o.buf = o.buf[:0]
 }
 
-// forget lets go of the message.
-func (o *outgoing) forget() {
+// clearMessage lets go of the message.
+func (o *outgoing) clearMessage() {
 	o.pub = packet.Publish{}
 	o.msg, o.from, o.name = nil, nil, ""
-	o.reset()
+	o.resetFrames()
 }
 
 // frame is a message encoded for one kind of receiver. A large one that is the
@@ -164,7 +164,7 @@ func (o *outgoing) forget() {
 type frame struct {
 	packet.Encoded         // unset if own is not nil
 	shared         []byte  // the whole packet, or nil
-	own            *buffer // holds shared, if somebody wants it back
+	pooled         *buffer // holds shared, if somebody wants it back
 }
 
 // Size returns the size of the packet.

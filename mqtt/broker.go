@@ -65,26 +65,26 @@ type Options struct {
 
 // Broker serves MQTT clients.
 type Broker struct {
-	opts    Options
-	log     logrus.FieldLogger
-	start   time.Time
-	clock   hlc
-	memory  ledger
-	routes  routeBudget
-	count   counts
-	loads   loads
-	open    atomic.Int64  // connections, with or without CONNECT
-	stopped atomic.Bool   // no timer acts any more
-	policy  atomic.Uint64 // changes before sessions are looked over for a new policy
-	settled settled
-	epoch   atomic.Uint64 // changes with all that routes remember beside the tree
+	opts            Options
+	log             logrus.FieldLogger
+	start           time.Time
+	clock           hlc
+	memory          memoryBudget
+	routes          routeBudget
+	count           counts
+	loads           loads
+	openConnections atomic.Int64  // connections, with or without CONNECT
+	stopped         atomic.Bool   // no timer acts any more
+	policyChanges   atomic.Uint64 // changes before sessions are looked over for a new policy
+	settled         settledChanges
+	routeEpoch      atomic.Uint64 // changes with all that routes remember beside the tree
 
 	tree *topic.Tree[subscriber, *subscription]
 
 	interestMu    sync.Mutex     // guards the next three; Forwarder hears of interest under it
 	interest      map[string]int // local subscriptions by filter
 	groups        map[groupKey]*group
-	kept          map[groupKey]string // queues of groups that the store kept, until New returns
+	storedGroups  map[groupKey]string // queues of groups that the store kept, until New returns
 	subscriptions atomic.Int64
 
 	mu          sync.Mutex // guards the next six
@@ -158,23 +158,23 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// all returns the sessions of now.
-func (b *Broker) all() []*session {
+// allSessions returns the sessions of now.
+func (b *Broker) allSessions() []*session {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Collect(maps.Values(b.sessions))
 }
 
-// remember puts a session into the table. The caller holds mu, unless nobody else
+// addSession puts a session into the table. The caller holds mu, unless nobody else
 // has the broker yet.
-func (b *Broker) remember(s *session) {
+func (b *Broker) addSession(s *session) {
 	b.sessions[s.key] = s
 	b.sessionsOf[s.principal.ID]++
 }
 
-// forget takes an ended session out of the table. The next session of its client
+// forgetSession takes an ended session out of the table. The next session of its client
 // finds it among those that drain until its messages are through.
-func (b *Broker) forget(s *session) {
+func (b *Broker) forgetSession(s *session) {
 	b.mu.Lock()
 	known := b.sessions[s.key] == s // else it never got there
 	if known {
@@ -191,7 +191,7 @@ func (b *Broker) forget(s *session) {
 	if !drains {
 		return
 	}
-	s.pipe.after(func() {
+	s.pipe.callAfter(func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.draining[s.key] == s {
@@ -216,6 +216,6 @@ func (b *Broker) Filters() []string {
 
 // Reroute makes the broker ask anew what it remembers of [Forwarder.Wants] and
 // [Filter.Bound].
-func (b *Broker) Reroute() { b.epoch.Add(1) }
+func (b *Broker) Reroute() { b.routeEpoch.Add(1) }
 
 func isFull(err error) bool { return errors.Is(err, store.ErrFull) }

@@ -40,7 +40,7 @@ func TestNothingStaysCounted(t *testing.T) {
 			c.end()
 			b := w.b
 			got := fmt.Sprint(
-				b.memory.held.Load(), b.routes.held.Load(), b.open.Load(), b.subscriptions.Load(),
+				b.memory.held.Load(), b.routes.held.Load(), b.openConnections.Load(), b.subscriptions.Load(),
 				len(b.sessions), len(b.sessionsOf), len(b.owners), len(b.perIdentity), len(b.groups), len(b.interest),
 				full.Stats().Sessions, full.Stats().Queued,
 			)
@@ -54,7 +54,7 @@ func TestNothingStaysCounted(t *testing.T) {
 // recount compares what sessions and groups hold with what is counted.
 func (c *churn) recount(t *testing.T) {
 	synctest.Wait()
-	for _, s := range c.b.all() {
+	for _, s := range c.b.allSessions() {
 		held := sessionCost + len(s.key.ClientID) + incomingCost*len(s.incoming) + s.window.bytes()
 		for f := range s.subs {
 			held += subscriptionCost(f)
@@ -63,22 +63,22 @@ func (c *churn) recount(t *testing.T) {
 			held += s.will.Size()
 		}
 		volatile := 0
-		for _, d := range s.volatile {
+		for _, d := range s.inMemory {
 			volatile += d.Message.Size()
 		}
-		if held != s.held || volatile != s.volBytes {
-			t.Errorf("%s: %d and %d bytes counted, %d and %d there", s.key.ClientID, s.held, s.volBytes, held, volatile)
+		if held != s.charged || volatile != s.inMemoryBytes {
+			t.Errorf("%s: %d and %d bytes counted, %d and %d there", s.key.ClientID, s.charged, s.inMemoryBytes, held, volatile)
 		}
 	}
 	for _, g := range c.b.allGroups() {
 		held := 0
-		for _, l := range g.ready {
+		for _, l := range g.waitingLoans {
 			if l.seq == 0 {
 				held += l.Message.Size()
 			}
 		}
-		if held != g.held {
-			t.Errorf("%s: %d bytes counted, %d there", g.of, g.held, held)
+		if held != g.charged {
+			t.Errorf("%s: %d bytes counted, %d there", g.share, g.charged, held)
 		}
 	}
 }

@@ -72,7 +72,7 @@ func testPacketIdentifiers(t *testing.T, w *world, v packet.Version) {
 // nextPacketID has the sessions go on after id, as if so many messages had been
 // sent.
 func (w *world) nextPacketID(id uint16) {
-	for _, s := range w.b.all() {
+	for _, s := range w.b.allSessions() {
 		s.mu.Lock()
 		s.window.next = id
 		s.mu.Unlock()

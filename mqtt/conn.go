@@ -23,44 +23,44 @@ import (
 
 // conn is one client's network connection. One goroutine, the reader, owns it.
 type conn struct {
-	b       *Broker
-	nc      net.Conn
-	low     *socket.Conn // the socket of nc, if a loop may have it
-	out     outbox
-	writers sync.WaitGroup // writer goroutines of the outbox
+	b        *Broker
+	nc       net.Conn
+	loopable *socket.Conn // the socket of nc, if a loop may have it
+	out      outbox
+	writers  sync.WaitGroup // writer goroutines of the outbox
 
 	// Set before the session has the connection, then constant.
-	principal   Principal
-	login       login // set until CONNECT, if a user name may decide
-	version     packet.Version
-	maxPacket   int // largest that the client takes; 0: any
-	quota       int // of our QoS 1 and 2 messages in flight
-	keepAlive   time.Duration
-	problemInfo bool // the client wants explanations
-	will        *store.Message
-	willDelay   uint32
-	address     netip.Addr                 // that it counts for
-	method      string                     // Authentication Method; empty is none
-	unwelcome   *refusal                   // one too many of its address
-	usage       *usage                     // of its identity
-	deadline    *time.Timer                // ends a connection without CONNECT
-	alarm       atomic.Pointer[time.Timer] // of the keep alive
-	sessionKey  store.SessionKey           // see key
+	principal      Principal
+	login          login // set until CONNECT, if a user name may decide
+	version        packet.Version
+	maxPacket      int // largest that the client takes; 0: any
+	quota          int // of our QoS 1 and 2 messages in flight
+	keepAlive      time.Duration
+	problemInfo    bool // the client wants explanations
+	will           *store.Message
+	willDelay      uint32
+	address        netip.Addr                 // that it counts for
+	method         string                     // Authentication Method; empty is none
+	addressRefusal *refusal                   // one too many of its address
+	usage          *usage                     // of its identity
+	connectTimer   *time.Timer                // ends a connection without CONNECT
+	keepAliveTimer atomic.Pointer[time.Timer] // of the keep alive
+	sessionKey     store.SessionKey           // see key
 
-	session   atomic.Pointer[session] // nil before the session is found
-	away      atomic.Bool             // a goroutine has the connection, and not its loop
-	ready     atomic.Bool             // CONNACK is out: messages may follow [MQTT-3.2.0-1]
-	heard     atomic.Int64            // when something last came, since b.start
-	waiting   atomic.Bool             // the reader waits for room, not for the client
-	denied    atomic.Uint64
-	since     time.Time
-	closeOnce sync.Once
-	closing   chan struct{} // closed when the connection shall end
-	closed    chan struct{} // closed when the session no longer has it
-	cause     error         // why; set before closing is closed
+	session     atomic.Pointer[session] // nil before the session is found
+	away        atomic.Bool             // a goroutine has the connection, and not its loop
+	ready       atomic.Bool             // CONNACK is out: messages may follow [MQTT-3.2.0-1]
+	lastHeard   atomic.Int64            // when something last came, since b.start
+	paused      atomic.Bool             // the reader waits for room, not for the client
+	deniedCount atomic.Uint64
+	connectedAt time.Time
+	closeOnce   sync.Once
+	closing     chan struct{} // closed when the connection shall end
+	closed      chan struct{} // closed when the session no longer has it
+	cause       error         // why; set before closing is closed
 
-	clients *sync.WaitGroup // of the listener
-	unhook  func() bool     // stops waiting for the listener's end
+	clients  *sync.WaitGroup // of the listener
+	stopHook func() bool     // stops waiting for the listener's end
 
 	// Set by joinLoop.
 	descriptor *socket.Descriptor
@@ -70,22 +70,22 @@ type conn struct {
 	// Of the reader alone.
 	own      *session
 	lifetime *lifetime // ends the connection with its credential
-	*turn
-	looped       bool    // the reader is an event loop
-	unread       bool    // the loop has not read since it watches the connection
-	rest         *buffer // what a loop has read of a packet
-	want         int     // the size of that packet, if known
-	bulk         int     // the size of the last packet, if it was large
-	aliases      [][]byte
-	held         int // bytes that the broker's memory counts for the connection
-	buffered     int // of them, of a packet that is not complete
-	carried      int // messages of earlier connections that do not count for this one's Receive Maximum
-	cache        routeCache
-	received     uint64
-	unpaid       amount        // that the rate did not count yet
-	delay        time.Duration // before the next read, by the rate
-	graceful     bool          // DISCONNECT with Reason Code 0x00 came
-	deniedLogged bool
+	*workspace
+	looped            bool    // the reader is an event loop
+	unread            bool    // the loop has not read since it watches the connection
+	partial           *buffer // what a loop has read of a packet
+	partialSize       int     // the size of that packet, if known
+	lastLarge         int     // the size of the last packet, if it was large
+	aliases           [][]byte
+	charged           int // bytes that the broker's memory counts for the connection
+	partialCharged    int // of them, of a packet that is not complete
+	earlierUnanswered int // messages of earlier connections that do not count for this one's Receive Maximum
+	cache             routeCache
+	received          uint64
+	uncounted         amount        // that the rate did not count yet
+	rateDelay         time.Duration // before the next read, by the rate
+	graceful          bool          // DISCONNECT with Reason Code 0x00 came
+	deniedLogged      bool
 }
 
 // The read buffer begins small, since most clients are idle, and grows while it
@@ -101,11 +101,11 @@ func newConn(b *Broker, nc net.Conn) *conn {
 		nc = socket.Quick(nc)
 	}
 	c := &conn{
-		b: b, nc: nc, low: socket.Of(nc), version: packet.V5, since: time.Now(),
+		b: b, nc: nc, loopable: socket.Of(nc), version: packet.V5, connectedAt: time.Now(),
 		closing: make(chan struct{}), closed: make(chan struct{}),
-		turn: getTurn(b),
+		workspace: getWorkspace(b),
 	}
-	c.hold(connectionCost(c.nc))
+	c.chargeMemory(connectionCost(c.nc))
 	c.buf = make([]byte, minReadBuffer)
 	c.out = outbox{limit: b.opts.Outbox, memory: &b.memory}
 	return c
@@ -117,7 +117,7 @@ var errClosed = errors.New("connection ended by the broker")
 func (c *conn) read() error {
 	for {
 		n, err := c.nc.Read(c.buf[c.filled:])
-		c.heard.Store(int64(time.Since(c.b.start)))
+		c.lastHeard.Store(int64(time.Since(c.b.start)))
 		c.filled += n
 		c.b.count.bytesIn.Add(uint64(n))
 		if n > 0 {
@@ -128,7 +128,7 @@ func (c *conn) read() error {
 		if err != nil {
 			return err
 		}
-		if c.own != nil && c.low != nil {
+		if c.own != nil && c.loopable != nil {
 			if joined, err := c.joinLoop(); joined || err != nil {
 				return cmp.Or(err, errJoined)
 			}
@@ -149,7 +149,7 @@ func (c *conn) handleBuffer(n int) error {
 	}
 	copy(c.buf, c.buf[used:c.filled])
 	c.filled -= used
-	c.want = want // a loop may read on
+	c.partialSize = want // a loop may read on
 	c.resize(n, want)
 	c.countRate()
 	if err := c.awaitRate(); err != nil {
@@ -177,7 +177,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 			return used, 0, &packet.Error{Code: packet.PacketTooLarge, Statement: "MQTT-3.2.2-15", Msg: fmt.Sprintf("%s of %d bytes", h.Type, n+h.Length)}
 		}
 		if len(b) < n+h.Length {
-			return used, n + h.Length, c.mayHold(n + h.Length)
+			return used, n + h.Length, c.memoryAllows(n + h.Length)
 		}
 		c.raw = b[:n+h.Length]
 		c.eager = c.eager || h.Type != packet.TypePublish || h.Flags&qosFlags != 0
@@ -188,7 +188,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 			return used, 0, err
 		}
 		if h.Type == packet.TypePublish {
-			c.unpaid.add(n + h.Length)
+			c.uncounted.add(n + h.Length)
 		}
 		used += n + h.Length
 		c.batch.relieve()
@@ -217,7 +217,7 @@ func (c *conn) resize(n, want int) {
 		grown := make([]byte, size)
 		copy(grown, c.buf[:c.filled])
 		c.buf = grown
-		c.bufferIs(size)
+		c.chargePartial(size)
 	}
 }
 
@@ -225,7 +225,7 @@ func (c *conn) resize(n, want int) {
 // pipeline delivered.
 func (c *conn) endBatch() {
 	if s := c.own; s != nil {
-		s.settle()
+		s.dequeueAcked()
 		s.pipe.reading.Store(false)
 		if len(c.batch.dirty) > 0 || c.batch.sent > 0 {
 			c.batch.flush()
@@ -250,8 +250,8 @@ func (c *conn) awaitPipeline() error {
 		return errWaits
 	}
 	c.endBatch()
-	defer c.pause()()
-	for room := c.own.pipe.awaited(); c.own.pipe.full(); {
+	defer c.pauseKeepAlive()()
+	for room := c.own.pipe.awaitRoom(); c.own.pipe.full(); {
 		select {
 		case <-room:
 		case <-c.closing:
@@ -264,11 +264,11 @@ func (c *conn) awaitPipeline() error {
 
 // awaitOutbox waits while the client does not take its answers.
 func (c *conn) awaitOutbox() error {
-	if !c.out.overdue() {
+	if !c.out.overLimit() {
 		return nil
 	}
-	defer c.pause()()
-	for room := c.out.awaited(); c.out.overdue(); {
+	defer c.pauseKeepAlive()()
+	for room := c.out.backlogWritten(); c.out.overLimit(); {
 		select {
 		case <-room:
 		case <-c.closing:
@@ -278,29 +278,29 @@ func (c *conn) awaitOutbox() error {
 	return nil
 }
 
-// watch closes the connection of a client that was not heard for 1.5 times its
+// watchKeepAlive closes the connection of a client that was not heard for 1.5 times its
 // keep alive [MQTT-3.1.2-22]. The timer looks at the clock and goes to sleep
 // again: nothing is re-armed per packet.
-func (c *conn) watch() {
+func (c *conn) watchKeepAlive() {
 	if c.keepAlive > 0 {
-		c.alarm.Store(time.AfterFunc(c.patience(), c.look))
+		c.keepAliveTimer.Store(time.AfterFunc(c.allowedSilence(), c.checkKeepAlive))
 	}
 }
 
-// patience is how long a client may be silent.
-func (c *conn) patience() time.Duration { return c.keepAlive + c.keepAlive/2 }
+// allowedSilence is how long a client may be silent.
+func (c *conn) allowedSilence() time.Duration { return c.keepAlive + c.keepAlive/2 }
 
-// look is what the timer of watch does.
-func (c *conn) look() {
-	left := c.patience()
-	if !c.waiting.Load() {
-		left -= time.Since(c.b.start) - time.Duration(c.heard.Load())
+// checkKeepAlive is what the timer of watch does.
+func (c *conn) checkKeepAlive() {
+	left := c.allowedSilence()
+	if !c.paused.Load() {
+		left -= time.Since(c.b.start) - time.Duration(c.lastHeard.Load())
 	}
 	if left <= 0 { // [MQTT-3.1.2-22] [MQTT-3.2.2-22]
 		c.end(packet.KeepAliveTimeout, "nothing heard for 1.5 times the keep alive")
 		return
 	}
-	alarm := c.alarm.Load()
+	alarm := c.keepAliveTimer.Load()
 	alarm.Reset(left)
 	if c.isClosing() { // and unwatch may have been just before Reset
 		alarm.Stop()
@@ -316,24 +316,24 @@ func (c *conn) isClosing() bool {
 	}
 }
 
-// unwatch ends the timer of a connection that is closing.
-func (c *conn) unwatch() {
-	if alarm := c.alarm.Load(); alarm != nil {
+// stopKeepAlive ends the timer of a connection that is closing.
+func (c *conn) stopKeepAlive() {
+	if alarm := c.keepAliveTimer.Load(); alarm != nil {
 		alarm.Stop()
 	}
 }
 
 // end closes the connection, telling an MQTT 5 client why. Only the first call
 // counts. It does not wait.
-func (c *conn) end(code packet.ReasonCode, reason string) { c.refer(code, reason, "") }
+func (c *conn) end(code packet.ReasonCode, reason string) { c.endReferring(code, reason, "") }
 
-// refer is end that names other servers, if reference is not empty.
-func (c *conn) refer(code packet.ReasonCode, reason, reference string) {
+// endReferring is end that names other servers, if reference is not empty.
+func (c *conn) endReferring(code packet.ReasonCode, reason, reference string) {
 	c.closeOnce.Do(func() {
 		c.cause = &packet.Error{Code: code, Msg: reason}
 		close(c.closing)
 		c.sayGoodbye(code, reason, reference)
-		c.finish() // [MQTT-3.14.4-2] [MQTT-4.13.2-1]
+		c.closeWhenWritten() // [MQTT-3.14.4-2] [MQTT-4.13.2-1]
 	})
 }
 
@@ -357,8 +357,8 @@ func (c *conn) sayGoodbye(code packet.ReasonCode, reason, reference string) {
 	bt.done()
 }
 
-// fail ends the connection for what its client did, or for the client's going.
-func (c *conn) fail(err error) {
+// endFor ends the connection for what its client did, or for the client's going.
+func (c *conn) endFor(err error) {
 	if bad, ok := errors.AsType[*packet.Error](err); ok {
 		c.logFailure(bad)
 		c.end(bad.Code, bad.Msg)
@@ -367,12 +367,12 @@ func (c *conn) fail(err error) {
 	c.closeOnce.Do(func() {
 		c.cause = err
 		close(c.closing)
-		c.finish()
+		c.closeWhenWritten()
 	})
 }
 
-// why is the cause of the end in a few words. The connection is closing.
-func (c *conn) why() string {
+// endCause is the cause of the end in a few words. The connection is closing.
+func (c *conn) endCause() string {
 	<-c.closing
 	if bad, ok := errors.AsType[*packet.Error](c.cause); ok {
 		return bad.Msg

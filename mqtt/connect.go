@@ -45,66 +45,66 @@ func (c *conn) handleConnect(h packet.Header, body []byte) error {
 
 // accept checks what CONNECT asks for and attaches the session.
 func (c *conn) accept(p *packet.Connect) error {
-	if c.unwelcome != nil {
-		return c.unwelcome
+	if c.addressRefusal != nil {
+		return c.addressRefusal
 	}
-	if err := c.takeMethod(p); err != nil {
+	if err := c.readAuthMethod(p); err != nil {
 		return err
 	}
 	if err := c.authenticate(p); err != nil {
 		return err
 	}
-	c.takeOptions(p)
+	c.readOptions(p)
 	assigned := ""
 	if c.principal.ClientID = p.ClientID; p.ClientID == "" {
 		assigned = c.principal.ID.Name + "-" + strings.ToLower(ulid.Make().String())
 		c.principal.ClientID = assigned // [MQTT-3.1.3-6] [MQTT-3.1.3-7]
 	}
-	policy := c.b.policy.Load()
+	policy := c.b.policyChanges.Load()
 	rights := c.b.opts.Authorizer.Rights(c.principal)
 	if rights == nil { // [MQTT-3.1.4-2] [MQTT-3.1.4-6]
 		c.b.count.deniedConnect.Add(1)
 		return &refusal{packet.NotAuthorized, "the identity may not connect"}
 	}
-	if err := c.takeWill(p, rights); err != nil {
+	if err := c.readWill(p, rights); err != nil {
 		return err
 	}
-	if c.b.memory.full.Load() && !c.b.knows(c.key()) { // who has a queue here may come and empty it
+	if c.b.memory.full.Load() && !c.b.hasSession(c.claimedKey()) { // who has a queue here may come and empty it
 		c.b.count.refusedConnect.Add(1)
-		return &refusal{c.busy(), errMemory.Error()}
+		return &refusal{c.busyCode(), errMemory.Error()}
 	}
-	if !c.b.claim(c) {
+	if !c.b.claimSession(c) {
 		return errClosed // a newer connection has the session
 	}
-	s, present, err := c.b.attach(c, p.CleanStart, c.b.connectExpiry(p), rights)
+	s, present, err := c.b.attachSession(c, p.CleanStart, c.b.connectExpiry(p), rights)
 	if err != nil {
-		c.b.release(c)
+		c.b.releaseClaim(c)
 		return err
 	}
 	c.own = s
-	c.carried = s.unanswered()
+	c.earlierUnanswered = s.unanswered()
 	c.session.Store(s)
-	c.deadline.Stop()
-	c.heard.Store(int64(time.Since(c.b.start)))
-	c.watch()
-	c.endAt(c.principal.Until)
-	if c.b.policy.Load() != policy {
+	c.connectTimer.Stop()
+	c.lastHeard.Store(int64(time.Since(c.b.start)))
+	c.watchKeepAlive()
+	c.endWithCredential(c.principal.Until)
+	if c.b.policyChanges.Load() != policy {
 		c.b.reauthorize(s) // the policy changed while nobody knew of the session
-		c.b.shed()
+		c.b.endExcess()
 	}
 	return c.welcome(p, s, present, assigned)
 }
 
-// busy is the Reason Code for a client that another server may have room for.
-func (c *conn) busy() packet.ReasonCode {
+// busyCode is the Reason Code for a client that another server may have room for.
+func (c *conn) busyCode() packet.ReasonCode {
 	if c.version == packet.V5 && c.b.opts.ServerReference != "" {
 		return packet.UseAnotherServer
 	}
 	return packet.ServerBusy
 }
 
-// takeOptions notes what CONNECT says about the connection.
-func (c *conn) takeOptions(p *packet.Connect) {
+// readOptions notes what CONNECT says about the connection.
+func (c *conn) readOptions(p *packet.Connect) {
 	o := &p.Properties
 	c.keepAlive = time.Duration(p.KeepAlive) * time.Second
 	if limit := c.b.opts.KeepAlive; limit > 0 && c.version == packet.V5 && (p.KeepAlive == 0 || c.keepAlive > limit) {
@@ -211,12 +211,12 @@ func (c *conn) refuseConnect(no *refusal) {
 	c.send(&c.batch, ack)
 }
 
-// claim makes c the owner of its session key and waits until the connection
+// claimSession makes c the owner of its session key and waits until the connection
 // that was it before, whose client is told [MQTT-3.1.4-3], has let the session
 // go. There is exactly one owner at any time: each newcomer waits for the one
 // before it, and one that was overtaken while it waited is not accepted.
-func (b *Broker) claim(c *conn) bool {
-	key := c.key()
+func (b *Broker) claimSession(c *conn) bool {
+	key := c.claimedKey()
 	b.mu.Lock()
 	before := b.owners[key]
 	b.owners[key] = c
@@ -234,78 +234,78 @@ func (b *Broker) claim(c *conn) bool {
 	return mine
 }
 
-// knows reports whether there is a session under key.
-func (b *Broker) knows(key store.SessionKey) bool {
+// hasSession reports whether there is a session under key.
+func (b *Broker) hasSession(key store.SessionKey) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.sessions[key] != nil
 }
 
-// release ends c's claim.
-func (b *Broker) release(c *conn) {
+// releaseClaim ends c's claim.
+func (b *Broker) releaseClaim(c *conn) {
 	b.mu.Lock()
-	if b.owners[c.key()] == c {
-		delete(b.owners, c.key())
+	if b.owners[c.claimedKey()] == c {
+		delete(b.owners, c.claimedKey())
 	}
 	if c.own != nil {
-		b.leave(c.principal.ID)
+		b.uncountIdentity(c.principal.ID)
 	}
 	b.mu.Unlock()
 	close(c.closed)
 }
 
-// key is of the session. The client identifier names it [MQTT-3.1.3-2] among those
+// claimedKey is of the session. The client identifier names it [MQTT-3.1.3-2] among those
 // of an identity, so identities cannot take over each other's sessions. It is made
 // once, after CONNECT said who the client is.
-func (c *conn) key() store.SessionKey {
+func (c *conn) claimedKey() store.SessionKey {
 	if c.sessionKey == (store.SessionKey{}) {
 		c.sessionKey = store.SessionKey{Identity: c.principal.ID.String(), ClientID: c.principal.ClientID}
 	}
 	return c.sessionKey
 }
 
-// attach gives c, which has the claim, its session. [MQTT-3.1.2-4]
+// attachSession gives c, which has the claim, its session. [MQTT-3.1.2-4]
 // [MQTT-3.1.2-5] [MQTT-3.1.2-6]
-func (b *Broker) attach(c *conn, cleanStart bool, expiry uint32, rights Rights) (s *session, present bool, err error) {
-	key := c.key()
-	if err := b.enter(c, rights); err != nil {
+func (b *Broker) attachSession(c *conn, cleanStart bool, expiry uint32, rights Rights) (s *session, present bool, err error) {
+	key := c.claimedKey()
+	if err := b.countIdentity(c, rights); err != nil {
 		return nil, false, err
 	}
 	b.mu.Lock()
 	s = b.sessions[key]
 	b.mu.Unlock()
-	var before past
+	var before beforeAttach
 	if s != nil {
 		if cleanStart { // [MQTT-3.1.2-4] [MQTT-3.1.4-4] [MQTT-3.2.2-2]
-			s.end(true, 0)
+			s.endSession(true, 0)
 		}
 		s.rights.Store(&rights)
 		before, present = s.attach(c, expiry) // [MQTT-3.1.2-5] [MQTT-3.2.2-3]
 	}
 	if !present {
-		s, err = b.begin(c, expiry, rights)
+		s, err = b.beginSession(c, expiry, rights)
 	}
 	if err == nil {
-		s.review()
-		err = s.keepRecord(present && before.expiry == expiry && c.will == nil)
+		s.reviewGroups()
+		err = s.awaitRecord(present && before.expiry == expiry && c.will == nil)
 	}
 	if err == nil {
 		return s, present, nil
 	}
 	if present {
-		s.back(c, before)
+		s.undoAttach(c, before)
 	} else {
-		s.end(false, 0)
+		s.endSession(false, 0)
 	}
 	b.mu.Lock()
-	b.leave(c.principal.ID)
+	b.uncountIdentity(c.principal.ID)
 	b.mu.Unlock()
 	return nil, false, err
 }
 
-// begin makes a session for c, which is returned also with an error.
-func (b *Broker) begin(c *conn, expiry uint32, rights Rights) (*session, error) {
-	s := newSession(b, c.principal, c.key())
+// beginSession makes a session for c, which is returned also with an error.
+func (b *Broker) beginSession(c *conn, expiry uint32, rights Rights) (*session, error) {
+	s := newSession(b, c.principal, c.claimedKey())
 	s.rights.Store(&rights)
 	s.attach(c, expiry)
 	b.mu.Lock()
@@ -313,19 +313,19 @@ func (b *Broker) begin(c *conn, expiry uint32, rights Rights) (*session, error) 
 		b.mu.Unlock()
 		return s, &refusal{packet.QuotaExceeded, "too many sessions of the identity, those that are away included"}
 	}
-	b.remember(s) // [MQTT-3.1.2-6]
+	b.addSession(s) // [MQTT-3.1.2-6]
 	before := b.draining[s.key]
 	b.mu.Unlock()
 	if before != nil { // [MQTT-4.6.0-5]: the client is the same
-		s.pipe.follow(&before.pipe)
+		s.pipe.followPipeline(&before.pipe)
 	}
 	return s, nil
 }
 
-// keepRecord has the store keep the session before CONNACK promises that. A
+// awaitRecord has the store keep the session before CONNACK promises that. A
 // client that comes back as it was is served even if the store cannot write now:
 // it comes to empty its queue.
-func (s *session) keepRecord(same bool) error {
+func (s *session) awaitRecord(same bool) error {
 	if !s.persistent() && !s.stored.Load() {
 		return nil
 	}
@@ -347,10 +347,10 @@ func (s *session) keepRecord(same bool) error {
 // putRecord has the store keep the session of a connection, and reports false if
 // it has ended.
 func (s *session) putRecord(done func(error)) bool {
-	s.record <- struct{}{}
-	defer func() { <-s.record }()
+	s.recordToken <- struct{}{}
+	defer func() { <-s.recordToken }()
 	s.mu.Lock()
-	r, ended := s.kept(time.Time{}, time.Time{}), s.ended
+	r, ended := s.storeRecord(time.Time{}, time.Time{}), s.ended
 	s.mu.Unlock()
 	if ended {
 		return false
@@ -360,9 +360,9 @@ func (s *session) putRecord(done func(error)) bool {
 	return true
 }
 
-// commit waits until changes are kept. It is for readers that answer one client;
+// commitAndWait waits until changes are kept. It is for readers that answer one client;
 // deliveries never wait.
-func (b *Broker) commit(add func(store.Tx)) error {
+func (b *Broker) commitAndWait(add func(store.Tx)) error {
 	kept := make(chan error, 1)
 	b.opts.Store.Update(add, func(err error) { kept <- err })
 	return <-kept

@@ -26,8 +26,8 @@ var ErrTryLater = errors.New("too many logins")
 // login is a pending question to Passwords.
 type login func(name string, password []byte) (identity.ID, error)
 
-// takeLogin prepares what a user name in CONNECT will ask, under ctx.
-func (c *conn) takeLogin(ctx context.Context) {
+// prepareLogin prepares what a user name in CONNECT will ask, under ctx.
+func (c *conn) prepareLogin(ctx context.Context) {
 	if !c.principal.Passwords || c.b.opts.Passwords == nil {
 		return
 	}

@@ -9,8 +9,8 @@ import (
 
 // volatileLimit is of deliveries that wait in memory: of a session without
 // expiry all, of others those of QoS 0 that were retained.
-func (b *Broker) volatileFits(s *session, size int) bool {
-	return len(s.volatile) < b.opts.Queue.Messages && s.volBytes+size <= b.memory.share(b.opts.Queue.Bytes)
+func (b *Broker) inMemoryFits(s *session, size int) bool {
+	return len(s.inMemory) < b.opts.Queue.Messages && s.inMemoryBytes+size <= b.memory.share(b.opts.Queue.Bytes)
 }
 
 // deliver sends the batch's message to a session whose store has no part in it,
@@ -20,27 +20,27 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 	c := s.conn.Load()
 	if c == nil {
 		if qos > 0 {
-			s.lose(dropAway)
+			s.countDrop(dropAway)
 		}
 		return
 	}
 	f := bt.out.frame(c.version, qos, retain, ids)
-	if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
-		s.lose(dropTooLarge)
+	if !c.acceptsSize(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+		s.countDrop(dropTooLarge)
 		return
 	}
 	if qos == 0 {
 		if !c.push(bt, f, 0, false) && c.ready.Load() { // else it is still away
-			s.lose(dropSlow)
+			s.countDrop(dropSlow)
 		}
 		return
 	}
 	s.mu.Lock()
-	if s.behind || s.late > 0 || len(s.volatile) > 0 || s.window.room() <= 0 || !s.sendNew(bt, c, f, 0) {
-		if bt.out.from != nil && bt.out.epoch != s.b.epoch.Load() {
-			s.judge() // it was routed by what was known before a change
+	if s.queueUnread || s.unkeptBatches > 0 || len(s.inMemory) > 0 || s.window.room() <= 0 || !s.sendNew(bt, c, f, 0) {
+		if bt.out.from != nil && bt.out.routeEpoch != s.b.routeEpoch.Load() {
+			s.markJudging() // it was routed by what was known before a change
 		}
-		s.wait(store.Delivery{Message: bt.out.message(), QoS: qos, Retain: retain, IDs: ids})
+		s.queueInMemory(store.Delivery{Message: bt.out.message(), QoS: qos, Retain: retain, IDs: ids})
 	}
 	s.mu.Unlock()
 }
@@ -62,7 +62,7 @@ func (bt *batch) fanOut(r *route, qos byte, retain bool) {
 func (bt *batch) fanOutShared(r *route, qos byte, retain bool) {
 	for _, g := range r.groups {
 		if g.queues(qos) {
-			g.offer(store.Delivery{Message: bt.out.message(), QoS: qos, Retain: retain})
+			g.queueInMemory(store.Delivery{Message: bt.out.message(), QoS: qos, Retain: retain})
 		} else {
 			g.scatter(bt, r.topic, retain)
 		}
@@ -74,17 +74,17 @@ func (bt *batch) fanOutShared(r *route, qos byte, retain bool) {
 	}
 }
 
-// takes reports whether the client takes a packet of f's size [MQTT-3.1.2-24].
-func (c *conn) takes(f frame) bool { return c.maxPacket == 0 || f.Size() <= c.maxPacket }
+// acceptsSize reports whether the client takes a packet of f's size [MQTT-3.1.2-24].
+func (c *conn) acceptsSize(f frame) bool { return c.maxPacket == 0 || f.Size() <= c.maxPacket }
 
-// pushNow sends the batch's message at QoS 0, if the client has room for it.
-func (s *session) pushNow(bt *batch, retain bool, ids []uint32) bool {
+// pushQoS0 sends the batch's message at QoS 0, if the client has room for it.
+func (s *session) pushQoS0(bt *batch, retain bool, ids []uint32) bool {
 	c := s.conn.Load()
 	if c == nil {
 		return false
 	}
 	f := bt.out.frame(c.version, 0, retain, ids)
-	return c.takes(f) && c.push(bt, f, 0, false)
+	return c.acceptsSize(f) && c.push(bt, f, 0, false)
 }
 
 // deliverPatiently is deliver for retained messages: they come many at once, so
@@ -95,14 +95,14 @@ func (s *session) deliverPatiently(bt *batch, d store.Delivery) {
 		return
 	}
 	f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
-	if d.QoS > 0 || !c.takes(f) {
+	if d.QoS > 0 || !c.acceptsSize(f) {
 		s.deliver(bt, d.QoS, d.Retain, d.IDs)
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.volatile) > 0 || !c.push(bt, f, 0, false) {
-		s.wait(d)
+	if len(s.inMemory) > 0 || !c.push(bt, f, 0, false) {
+		s.queueInMemory(d)
 	}
 }
 
@@ -113,35 +113,35 @@ func (s *session) connected() bool {
 	return c != nil && c.ready.Load()
 }
 
-// wait puts a delivery behind what already waits in memory; past the limit the
+// queueInMemory puts a delivery behind what already waits in memory; past the limit the
 // newest is lost. The caller holds mu.
-func (s *session) wait(d store.Delivery) {
+func (s *session) queueInMemory(d store.Delivery) {
 	switch size := d.Message.Size(); {
 	case s.ended:
-		s.lose(dropAway)
-	case !s.b.volatileFits(s, size):
-		s.lose(dropQueue)
+		s.countDrop(dropAway)
+	case !s.b.inMemoryFits(s, size):
+		s.countDrop(dropQueue)
 	default:
-		s.volatile = append(s.volatile, d)
-		s.volBytes += size
+		s.inMemory = append(s.inMemory, d)
+		s.inMemoryBytes += size
 		s.b.memory.add(size)
 	}
 }
 
-// forgetVolatile drops what waits in memory: the connection that it waited for is
+// dropInMemory drops what waits in memory: the connection that it waited for is
 // over. The caller holds mu.
-func (s *session) forgetVolatile() {
-	s.b.memory.add(-s.volBytes)
-	s.volatile, s.volBytes = nil, 0
+func (s *session) dropInMemory() {
+	s.b.memory.add(-s.inMemoryBytes)
+	s.inMemory, s.inMemoryBytes = nil, 0
 }
 
-// number gives a message its packet identifier. The caller holds mu and checked
+// assignPacketID gives a message its packet identifier. The caller holds mu and checked
 // the window's room.
-func (s *session) number(seq uint64, qos byte, state slotState) uint16 {
+func (s *session) assignPacketID(seq uint64, qos byte, state slotState) uint16 {
 	before := s.window.bytes()
-	id := s.window.take(seq, qos, state)
+	id := s.window.assign(seq, qos, state)
 	if after := s.window.bytes(); after != before {
-		s.hold(after - before)
+		s.chargeMemory(after - before)
 	}
 	return id
 }
@@ -149,9 +149,9 @@ func (s *session) number(seq uint64, qos byte, state slotState) uint16 {
 // sendNew sends a QoS 1 or 2 message for the first time, with DUP 0
 // [MQTT-4.3.2-2], if the outbox takes it. The caller holds mu.
 func (s *session) sendNew(bt *batch, c *conn, f frame, seq uint64) bool {
-	id := s.number(seq, f.QoS(), sent)
+	id := s.assignPacketID(seq, f.QoS(), sent)
 	if !c.push(bt, f, id, false) {
-		s.window.free(s.window.get(id))
+		s.window.freeSlot(s.window.slotOf(id))
 		return false
 	}
 	return true
@@ -164,37 +164,37 @@ func (s *session) sendNew(bt *batch, c *conn, f frame, seq uint64) bool {
 func (s *session) pump(bt *batch) {
 	s.mu.Lock()
 	if s.pumping {
-		s.pumpMore = true
+		s.pumpAgain = true
 		s.mu.Unlock()
 		return
 	}
 	s.pumping = true
-	s.behind = s.behind || s.stored.Load()
+	s.queueUnread = s.queueUnread || s.stored.Load()
 	for {
-		s.pumpMore = false
+		s.pumpAgain = false
 		c := s.conn.Load()
 		if c == nil || !c.ready.Load() {
 			break
 		}
 		var late []store.Entry // sent once their identifiers are kept
-		if s.resume(bt, c, &late) && s.pumpStore(bt, c, &late) {
-			s.pumpVolatile(bt, c)
+		if s.resendUnfinished(bt, c, &late) && s.pumpStore(bt, c, &late) {
+			s.pumpInMemory(bt, c)
 		}
 		if len(late) > 0 {
-			s.late++
+			s.unkeptBatches++
 			s.mu.Unlock()
-			s.keepInflight(late)
+			s.persistInflight(late)
 			s.mu.Lock()
 		}
 		s.releaseWithheld(c)
 		s.endJudging()
-		if !s.pumpMore {
+		if !s.pumpAgain {
 			break
 		}
 	}
 	s.pumping = false
 	s.mu.Unlock()
-	s.settle()
+	s.dequeueAcked()
 	s.pumpGroups(bt)
 }
 
@@ -202,34 +202,34 @@ func (s *session) pump(bt *batch) {
 // whether it is empty. The caller holds mu, which is let go for each read.
 func (s *session) pumpStore(bt *batch, c *conn, late *[]store.Entry) bool {
 	if !s.stored.Load() {
-		s.behind = false
+		s.queueUnread = false
 		return true
 	}
 	if bt.queue == nil {
 		bt.queue = make([]store.Entry, 0, 64)
 	}
-	for s.behind {
+	for s.queueUnread {
 		room := s.window.room()
 		if room <= 0 { // [MQTT-4.9.0-2] [MQTT-3.3.4-9]
 			break
 		}
-		after := s.read
+		after := s.readSeq
 		s.mu.Unlock()
 		got, err := s.b.opts.Store.Queue(s.key, after, bt.queue[:0:min(room, cap(bt.queue))])
 		s.mu.Lock()
 		if err != nil {
-			s.schedule(lateTimer, lateRetry, s.refill)
+			s.armTimer(retryTimer, lateRetry, s.refill)
 			break
 		}
 		if s.conn.Load() != c || !s.sendEntries(bt, c, got, late) {
 			break
 		}
 		if len(got) == 0 {
-			s.behind = s.pumpMore
+			s.queueUnread = s.pumpAgain
 			break
 		}
 	}
-	return !s.behind && s.late == 0 && len(*late) == 0
+	return !s.queueUnread && s.unkeptBatches == 0 && len(*late) == 0
 }
 
 // sendEntries sends entries of the queue and reports whether all went. The
@@ -238,45 +238,45 @@ func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[
 	now := time.Now()
 	for _, e := range entries {
 		if e.PacketID != 0 {
-			s.read = e.Seq // in flight since before a restart: resume has it, or the client is done with it
+			s.readSeq = e.Seq // in flight since before a restart: resume has it, or the client is done with it
 			continue
 		}
 		if e.Message.Expired(now) { // [MQTT-3.3.2-5]
-			s.skip(e.Seq, dropExpired)
+			s.skipEntry(e.Seq, dropExpired)
 			continue
 		}
 		if s.judging != 0 && !s.mayStillReceive(e.Message.Topic) {
-			s.skip(e.Seq, dropDenied)
+			s.skipEntry(e.Seq, dropDenied)
 			continue
 		}
-		bt.out.set(e.Message)
+		bt.out.setMessage(e.Message)
 		f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
-		if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
-			s.skip(e.Seq, dropTooLarge)
+		if !c.acceptsSize(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+			s.skipEntry(e.Seq, dropTooLarge)
 			continue
 		}
-		if e.QoS == 2 || s.late > 0 || len(*late) > 0 {
-			e.PacketID = s.number(e.Seq, e.QoS, reserved)
+		if e.QoS == 2 || s.unkeptBatches > 0 || len(*late) > 0 {
+			e.PacketID = s.assignPacketID(e.Seq, e.QoS, reserved)
 			*late = append(*late, e)
 		} else if !s.sendNew(bt, c, f, e.Seq) {
 			return false
 		}
-		s.read = e.Seq
+		s.readSeq = e.Seq
 	}
 	return true
 }
 
-// skip drops an entry of the queue unsent. The caller holds mu.
-func (s *session) skip(seq uint64, why dropReason) {
-	s.read = seq
-	s.done = append(s.done, seq)
-	s.lose(why)
+// skipEntry drops an entry of the queue unsent. The caller holds mu.
+func (s *session) skipEntry(seq uint64, why dropReason) {
+	s.readSeq = seq
+	s.acked = append(s.acked, seq)
+	s.countDrop(why)
 }
 
-// keepInflight sends QoS 2 entries, and those behind them, after the store knows
+// persistInflight sends QoS 2 entries, and those behind them, after the store knows
 // the packet identifiers: not even a crash then sends one twice. What the store
 // refuses is tried again.
-func (s *session) keepInflight(late []store.Entry) {
+func (s *session) persistInflight(late []store.Entry) {
 	s.b.opts.Store.Update(func(tx store.Tx) {
 		for _, e := range late {
 			if e.QoS == 2 {
@@ -287,11 +287,11 @@ func (s *session) keepInflight(late []store.Entry) {
 		bt := getBatch(s.b)
 		defer bt.done()
 		s.mu.Lock()
-		s.late--
+		s.unkeptBatches--
 		s.sendLate(bt, late, err == nil)
-		more := err == nil && s.late == 0 && (s.behind || len(s.volatile) > 0 || len(s.done) > 0)
+		more := err == nil && s.unkeptBatches == 0 && (s.queueUnread || len(s.inMemory) > 0 || len(s.acked) > 0)
 		if err != nil {
-			s.schedule(lateTimer, lateRetry, s.refill)
+			s.armTimer(retryTimer, lateRetry, s.refill)
 		}
 		s.mu.Unlock()
 		if more {
@@ -318,20 +318,20 @@ func (s *session) sendLate(bt *batch, late []store.Entry, known bool) {
 	c := s.conn.Load()
 	room := known && c != nil && s.window.used == s.window.live
 	for _, e := range late {
-		slot := s.window.get(e.PacketID)
+		slot := s.window.slotOf(e.PacketID)
 		if slot == nil || slot.seq != e.Seq || slot.state != reserved || !slot.live {
 			continue // a newer connection has it
 		}
 		if s.judging != 0 && !s.mayStillReceive(e.Message.Topic) {
-			s.window.free(slot)
-			s.done = append(s.done, e.Seq)
-			s.lose(dropDenied)
+			s.window.freeSlot(slot)
+			s.acked = append(s.acked, e.Seq)
+			s.countDrop(dropDenied)
 			continue
 		}
 		if known {
 			slot.state = unsent
 		}
-		bt.out.set(e.Message)
+		bt.out.setMessage(e.Message)
 		room = room && c.push(bt, bt.out.frame(c.version, e.QoS, e.Retain, e.IDs), e.PacketID, false)
 		if room {
 			slot.state = sent
@@ -342,23 +342,23 @@ func (s *session) sendLate(bt *batch, late []store.Entry, known bool) {
 	}
 }
 
-// pumpVolatile sends what waits in memory. The caller holds mu.
-func (s *session) pumpVolatile(bt *batch, c *conn) {
+// pumpInMemory sends what waits in memory. The caller holds mu.
+func (s *session) pumpInMemory(bt *batch, c *conn) {
 	n := 0
-	for ; n < len(s.volatile); n++ {
-		d := &s.volatile[n]
+	for ; n < len(s.inMemory); n++ {
+		d := &s.inMemory[n]
 		if d.Message.Expired(time.Now()) { // [MQTT-3.3.2-5]
-			s.lose(dropExpired)
+			s.countDrop(dropExpired)
 			continue
 		}
 		if s.judging != 0 && !s.mayStillReceive(d.Message.Topic) {
-			s.lose(dropDenied)
+			s.countDrop(dropDenied)
 			continue
 		}
-		bt.out.set(d.Message)
+		bt.out.setMessage(d.Message)
 		f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
-		if !c.takes(f) {
-			s.lose(dropTooLarge)
+		if !c.acceptsSize(f) {
+			s.countDrop(dropTooLarge)
 			continue
 		}
 		if d.QoS == 0 && !c.push(bt, f, 0, false) ||
@@ -368,36 +368,36 @@ func (s *session) pumpVolatile(bt *batch, c *conn) {
 	}
 	freed := 0
 	for i := range n {
-		freed += s.volatile[i].Message.Size()
-		s.volatile[i] = store.Delivery{}
+		freed += s.inMemory[i].Message.Size()
+		s.inMemory[i] = store.Delivery{}
 	}
-	s.volBytes -= freed
+	s.inMemoryBytes -= freed
 	if freed > 0 {
 		s.b.memory.add(-freed)
 	}
-	if s.volatile = s.volatile[n:]; len(s.volatile) == 0 {
-		s.volatile = nil
+	if s.inMemory = s.inMemory[n:]; len(s.inMemory) == 0 {
+		s.inMemory = nil
 	}
 }
 
-// resume sends again what an earlier connection left unfinished, in its order
+// resendUnfinished sends again what an earlier connection left unfinished, in its order
 // and with its identifiers [MQTT-4.4.0-1], but for what goes to late, and reports
 // whether nothing is left to resend. The caller holds mu.
-func (s *session) resume(bt *batch, c *conn, late *[]store.Entry) bool {
+func (s *session) resendUnfinished(bt *batch, c *conn, late *[]store.Entry) bool {
 	if s.window.used == s.window.live {
 		return true
 	}
-	for _, old := range s.window.stale(nil) {
-		slot := s.window.get(old.id)
+	for _, old := range s.window.awaitingResend(nil) {
+		slot := s.window.slotOf(old.id)
 		switch {
 		case slot.state == released: // [MQTT-4.3.3-6] [MQTT-4.3.3-5]
 			c.send(bt, &packet.Pubrel{PacketID: old.id})
 		case s.window.room() <= 0: // [MQTT-4.9.0-1]
 			return false
 		default:
-			again, ok := s.resend(bt, c, old, late)
+			again, ok := s.resendPublish(bt, c, old, late)
 			if !again {
-				s.window.free(slot)
+				s.window.freeSlot(slot)
 				continue
 			}
 			if !ok {
@@ -416,15 +416,15 @@ func (s *session) resume(bt *batch, c *conn, late *[]store.Entry) bool {
 	return true
 }
 
-// resend sends one PUBLISH again, with DUP 1 if it went out before
+// resendPublish sends one PUBLISH again, with DUP 1 if it went out before
 // [MQTT-3.3.1-1], or puts it into late if the store may not know its identifier.
 // again is false if there is nothing to resend any more, ok if the outbox took it.
 // The caller holds mu; a resumed queue's head is in the store's memory.
-func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (again, ok bool) {
+func (s *session) resendPublish(bt *batch, c *conn, old slot, late *[]store.Entry) (again, ok bool) {
 	var one [1]store.Entry
 	got, err := s.b.opts.Store.Queue(s.key, old.seq-1, one[:0])
 	if err != nil {
-		s.schedule(lateTimer, lateRetry, s.refill)
+		s.armTimer(retryTimer, lateRetry, s.refill)
 		return true, false
 	}
 	if len(got) == 0 || got[0].Seq != old.seq {
@@ -432,12 +432,12 @@ func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (aga
 	}
 	e := got[0]
 	if !s.mayStillReceive(e.Message.Topic) { // it may have gone out before rights changed
-		return s.withhold(old), true
+		return s.withholdPublish(old), true
 	}
-	bt.out.set(e.Message)
+	bt.out.setMessage(e.Message)
 	f := bt.out.frame(c.version, e.QoS, e.Retain, e.IDs)
-	if !c.takes(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
-		s.done = append(s.done, old.seq)
+	if !c.acceptsSize(f) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
+		s.acked = append(s.acked, old.seq)
 		return false, false
 	}
 	if old.state == reserved || len(*late) > 0 {
@@ -448,16 +448,16 @@ func (s *session) resend(bt *batch, c *conn, old slot, late *[]store.Entry) (aga
 	return true, c.push(bt, f, old.id, old.state == sent)
 }
 
-// withhold drops a PUBLISH that the client may not be sent again, and reports
+// withholdPublish drops a PUBLISH that the client may not be sent again, and reports
 // whether its exchange goes on: a client that has the first one of QoS 2 takes its
 // identifier for used until PUBREL, which pump sends. The caller holds mu.
-func (s *session) withhold(old slot) (more bool) {
-	s.lose(dropDenied)
+func (s *session) withholdPublish(old slot) (more bool) {
+	s.countDrop(dropDenied)
 	if old.qos < 2 || old.state != sent {
-		s.done = append(s.done, old.seq)
+		s.acked = append(s.acked, old.seq)
 		return false
 	}
-	s.window.get(old.id).state = released
+	s.window.slotOf(old.id).state = released
 	s.withheld = append(s.withheld, old)
 	return true
 }
@@ -477,12 +477,12 @@ func (s *session) releaseWithheld(c *conn) {
 	s.mu.Lock()
 }
 
-// settle tells the store what the client is done with. Nobody waits for it: a
+// dequeueAcked tells the store what the client is done with. Nobody waits for it: a
 // crash may send a QoS 1 message twice.
-func (s *session) settle() {
+func (s *session) dequeueAcked() {
 	s.mu.Lock()
-	done, loans := s.done, s.repaid
-	s.done, s.repaid = nil, nil
+	done, loans := s.acked, s.ackedLoans
+	s.acked, s.ackedLoans = nil, nil
 	s.mu.Unlock()
 	if len(done) == 0 && len(loans) == 0 {
 		return

@@ -49,7 +49,7 @@ func (c *conn) deniedSubscribe(filter string, v Verdict) {
 // tellDenied logs the connection's first refusal and publishes the notice. The
 // counter has them all.
 func (c *conn) tellDenied(n deniedNotice, v Verdict) {
-	c.denied.Add(1)
+	c.deniedCount.Add(1)
 	if !c.deniedLogged {
 		c.deniedLogged = true
 		c.b.logDenied(c.principal, n, v)
@@ -161,7 +161,7 @@ func (b *Broker) notify(p Principal, n deniedNotice, v Verdict) {
 	}
 	bt := getBatch(b)
 	defer bt.done()
-	bt.out.set(&store.Message{Topic: deniedTopic, Payload: payload})
+	bt.out.setMessage(&store.Message{Topic: deniedTopic, Payload: payload})
 	for _, sub := range subs {
 		sub.session.deliver(bt, 0, false, sub.ids)
 	}

@@ -11,24 +11,24 @@ import (
 func (g *group) pump(bt *batch) {
 	g.mu.Lock()
 	if g.pumping {
-		g.more = true
+		g.pumpAgain = true
 		g.mu.Unlock()
 		return
 	}
 	g.pumping = true
 	for {
-		g.more = false
+		g.pumpAgain = false
 		g.mu.Unlock()
-		for l := g.take(); l != nil; l = g.take() {
-			g.stuck.Store(true) // before the members are looked at: who makes room meanwhile calls pump
-			if !g.dispatch(bt, l) {
-				g.untake(l)
+		for l := g.takeLoan(); l != nil; l = g.takeLoan() {
+			g.needsRoom.Store(true) // before the members are looked at: who makes room meanwhile calls pump
+			if !g.dispatchLoan(bt, l) {
+				g.untakeLoan(l)
 				break
 			}
-			g.stuck.Store(false)
+			g.needsRoom.Store(false)
 		}
 		g.mu.Lock()
-		if !g.more {
+		if !g.pumpAgain {
 			break
 		}
 	}
@@ -36,28 +36,28 @@ func (g *group) pump(bt *batch) {
 	g.mu.Unlock()
 }
 
-// take returns the oldest message that no member has, or nil.
-func (g *group) take() *loan {
+// takeLoan returns the oldest message that no member has, or nil.
+func (g *group) takeLoan() *loan {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
 	case g.asking:
 		return nil
-	case len(g.ready) > 0:
-		l := g.ready[0]
-		g.ready[0] = nil
-		g.ready = g.ready[1:]
+	case len(g.waitingLoans) > 0:
+		l := g.waitingLoans[0]
+		g.waitingLoans[0] = nil
+		g.waitingLoans = g.waitingLoans[1:]
 		if l.seq == 0 {
-			g.hold(-l.Message.Size())
+			g.chargeMemory(-l.Message.Size())
 		}
 		return l
-	case !g.kept:
+	case !g.queueStored:
 		return nil
 	}
 	if len(g.fetched) == 0 {
 		g.mu.Unlock()
 		var err error
-		g.fetched, err = g.b.opts.Store.Queue(g.key, g.read, make([]store.Entry, 0, 16))
+		g.fetched, err = g.b.opts.Store.Queue(g.key, g.readSeq, make([]store.Entry, 0, 16))
 		g.mu.Lock()
 		if err != nil {
 			g.refused.Store(true) // until pumpRefused
@@ -68,43 +68,43 @@ func (g *group) take() *loan {
 	}
 	e := g.fetched[0]
 	g.fetched = g.fetched[1:]
-	g.read = e.Seq
+	g.readSeq = e.Seq
 	g.order++
 	return &loan{Delivery: e.Delivery, group: g, seq: e.Seq, order: g.order}
 }
 
-// untake puts back what take returned.
-func (g *group) untake(l *loan) {
+// untakeLoan puts back what take returned.
+func (g *group) untakeLoan(l *loan) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.over {
+	if g.ended {
 		return
 	}
 	if l.seq == 0 {
-		g.hold(l.Message.Size())
+		g.chargeMemory(l.Message.Size())
 	}
-	g.ready = append([]*loan{l}, g.ready...)
+	g.waitingLoans = append([]*loan{l}, g.waitingLoans...)
 }
 
 // answer is what became of a loan that a member was offered.
 type answer byte
 
 const (
-	away     answer = iota // not connected
-	full                   // no room now
-	tooLarge               // for the client
-	lent                   // or done with
+	memberAway     answer = iota // not connected
+	memberFull                   // no room now
+	memberTooLarge               // for the client
+	memberTook                   // or done with
 )
 
-// dispatch finds a member for l, and reports false if l has to wait for one.
-func (g *group) dispatch(bt *batch, l *loan) bool {
+// dispatchLoan finds a member for l, and reports false if l has to wait for one.
+func (g *group) dispatchLoan(bt *batch, l *loan) bool {
 	if l.Message.Expired(time.Now()) {
-		g.drop(l, dropExpired) // [MQTT-3.3.2-5]
+		g.dropLoan(l, dropExpired) // [MQTT-3.3.2-5]
 		return true
 	}
-	l.epoch = g.b.epoch.Load()
+	l.routeEpoch = g.b.routeEpoch.Load()
 	members, first := g.inTurn()
-	var got [lent]int // answers, by kind
+	var got [memberTook]int // answers, by kind
 	denied := 0
 	var absent *subscription
 	for i := range members {
@@ -113,84 +113,84 @@ func (g *group) dispatch(bt *batch, l *loan) bool {
 			denied++
 			continue
 		}
-		a := g.lend(bt, m, l)
-		if a == lent {
+		a := g.offerLoan(bt, m, l)
+		if a == memberTook {
 			return true
 		}
-		if got[a]++; a == away && absent == nil && m.QoS > 0 && m.session.persistent() {
+		if got[a]++; a == memberAway && absent == nil && m.QoS > 0 && m.session.persistent() {
 			absent = m
 		}
 	}
 	switch {
-	case got[full] > 0:
+	case got[memberFull] > 0:
 		return false
-	case denied > 0 && absent != nil && got[tooLarge] == 0 && !g.refused.Load(): // those who are there may not have it, and need not wait
-		absent.session.expect()
-		g.move(absent, l, l.to(absent))
+	case denied > 0 && absent != nil && got[memberTooLarge] == 0 && !g.refused.Load(): // those who are there may not have it, and need not wait
+		absent.session.reserveRoomAway()
+		g.moveToMember(absent, l, l.deliveryTo(absent))
 		return true
 	case len(members) == 0: // those that there are sleep
 		return false
 	case denied == len(members):
-		g.drop(l, dropDenied)
+		g.dropLoan(l, dropDenied)
 		return true
-	case got[tooLarge] > 0:
-		g.drop(l, dropMember)
+	case got[memberTooLarge] > 0:
+		g.dropLoan(l, dropMember)
 		return true
 	}
 	return false
 }
 
-// drop ends a message that no member gets.
-func (g *group) drop(l *loan, why dropReason) {
-	g.b.lose(why)
-	g.dequeue(l)
+// dropLoan ends a message that no member gets.
+func (g *group) dropLoan(l *loan, why dropReason) {
+	g.b.countDrop(why)
+	g.dequeueLoan(l)
 }
 
-// dequeue has the store forget a message. Nobody waits for it.
-func (g *group) dequeue(l *loan) {
+// dequeueLoan has the store forget a message. Nobody waits for it.
+func (g *group) dequeueLoan(l *loan) {
 	if l.seq != 0 {
 		g.b.opts.Store.Update(func(tx store.Tx) { tx.Dequeue(g.key, l.seq) }, nil)
 	}
 }
 
-// lend offers l to a member.
-func (g *group) lend(bt *batch, m *subscription, l *loan) answer {
+// offerLoan offers l to a member.
+func (g *group) offerLoan(bt *batch, m *subscription, l *loan) answer {
 	s := m.session
 	c := s.conn.Load()
 	if c == nil {
-		return away
+		return memberAway
 	}
-	d := l.to(m)
-	bt.out.set(d.Message)
+	d := l.deliveryTo(m)
+	bt.out.setMessage(d.Message)
 	f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
 	switch {
-	case !c.takes(f):
-		return tooLarge
+	case !c.acceptsSize(f):
+		return memberTooLarge
 	case d.QoS == 2 && g.refused.Load():
-		return full
+		return memberFull
 	}
 	if g.b.boundDownstream(s, d.Message.Topic) {
-		if !s.owe(c, f.Size()) {
-			return full
+		if !s.reserveRoom(c, f.Size()) {
+			return memberFull
 		}
-		g.ask(m, l)
-		return lent
+		g.askMemberChain(m, l)
+		return memberTook
 	}
 	switch d.QoS {
 	case 0:
-		if !s.pushNow(bt, d.Retain, d.IDs) {
-			return full
+		if !s.pushQoS0(bt, d.Retain, d.IDs) {
+			return memberFull
 		}
-		g.dequeue(l)
+		g.dequeueLoan(l)
 	case 1:
-		if !s.borrow(bt, c, f, l) {
-			return full
+		if !s.sendLoan(bt, c, f, l) {
+			return memberFull
 		}
 	case 2:
-		if !s.owe(c, f.Size()) {
-			return full
+		if !s.reserveRoom(c, f.Size()) {
+			return memberFull
 		}
-		g.move(m, l, d)
+		g.moveToMember(m, l, d)
 	}
-	return lent
+	return memberTook
 }

@@ -66,7 +66,7 @@
 //
 // Locks are taken in the order session.mu, outbox.mu; pipeline.mu, group.mu,
 // Broker.interestMu and Broker.mu are held alone or before those; bucket.mu is
-// last. session.record and then session.changing come before all of them; a will
+// last. session.recordToken and then session.subscribing come before all of them; a will
 // gives the first back in another goroutine. No callback, policy question, store
 // access or socket call runs under session.mu, outbox.mu or pipeline.mu, but for the
 // reads of a resumed session's queue and [Rights.Receive] about what leaves it.

@@ -41,19 +41,19 @@ var dropAdvice = [dropReasons]string{
 // dropCounts are totals by reason.
 type dropCounts [dropReasons]atomic.Uint64
 
-// lose counts a message that the session does not get.
-func (s *session) lose(why dropReason) {
+// countDrop counts a message that the session does not get.
+func (s *session) countDrop(why dropReason) {
 	d := s.drops.Load()
 	if d == nil {
 		s.drops.CompareAndSwap(nil, new(dropCounts))
 		d = s.drops.Load()
 	}
 	d[why].Add(1)
-	s.b.lose(why)
+	s.b.countDrop(why)
 }
 
-// lose counts a message that some session did not get.
-func (b *Broker) lose(why dropReason) { b.count.drops[why].Add(1) }
+// countDrop counts a message that some session did not get.
+func (b *Broker) countDrop(why dropReason) { b.count.drops[why].Add(1) }
 
 // named returns the counts that are not zero and their sum. queued are those of
 // the store's queues.
@@ -93,7 +93,7 @@ const maxDropLines = 20
 // one line with what to do.
 func (b *Broker) reportDrops() {
 	more := 0
-	for _, s := range b.all() {
+	for _, s := range b.allSessions() {
 		by, total := s.drops.Load().named(b.opts.Store.QueueStats(s.key).Dropped)
 		news := total - s.reported
 		if news == 0 {

@@ -40,9 +40,9 @@ func FuzzClient(f *testing.F) {
 		c.buf = append(b, 0) // read leaves room behind what it filled
 		c.filled = len(b)
 		err := c.handleBuffer(len(b))
-		c.fail(errClosed)
+		c.endFor(errClosed)
 		c.own.detach(c, time.Now())
-		broker.release(c)
+		broker.releaseClaim(c)
 		if err == nil && c.filled > len(b) {
 			t.Errorf("%d bytes left of %d", c.filled, len(b))
 		}

@@ -90,9 +90,9 @@ var (
 	tooFast = &refusal{packet.ConnectionRateExceeded, "too many new connections from this address, try again later"}
 )
 
-// arrive counts a connection of an address. It returns what to tell it if it is
+// countAddress counts a connection of an address. It returns what to tell it if it is
 // one too many; ok is false for one that is told nothing.
-func (b *Broker) arrive(a netip.Addr) (no *refusal, ok bool) {
+func (b *Broker) countAddress(a netip.Addr) (no *refusal, ok bool) {
 	if !a.IsValid() {
 		return nil, true
 	}
@@ -113,8 +113,8 @@ func (b *Broker) arrive(a netip.Addr) (no *refusal, ok bool) {
 	return nil, true
 }
 
-// depart ends what arrive counted.
-func (b *Broker) depart(a netip.Addr) {
+// uncountAddress ends what arrive counted.
+func (b *Broker) uncountAddress(a netip.Addr) {
 	if !a.IsValid() {
 		return
 	}

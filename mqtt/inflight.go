@@ -18,21 +18,21 @@ func (c *conn) handlePuback(flags byte, body []byte) error {
 	}
 	s := c.own
 	s.mu.Lock()
-	slot := s.window.get(p.PacketID)
+	slot := s.window.slotOf(p.PacketID)
 	if slot == nil || slot.qos != 1 {
 		s.mu.Unlock()
 		return nil // unknown, or of an exchange that is over
 	}
-	more := s.finish(slot)
+	more := s.endExchange(slot)
 	s.mu.Unlock()
 	if more {
-		c.pump()
+		c.pumpSession()
 	}
 	return nil
 }
 
-// pump has the session send what waits. An event loop does not read the store.
-func (c *conn) pump() {
+// pumpSession has the session send what waits. An event loop does not read the store.
+func (c *conn) pumpSession() {
 	s := c.own
 	if !c.looped || !s.stored.Load() {
 		s.pump(&c.batch)
@@ -45,18 +45,18 @@ func (c *conn) pump() {
 	})
 }
 
-// finish ends an outgoing exchange and reports whether something waits for the
+// endExchange ends an outgoing exchange and reports whether something waits for the
 // room that it leaves. The caller holds mu.
-func (s *session) finish(slot *slot) (more bool) {
+func (s *session) endExchange(slot *slot) (more bool) {
 	if slot.seq != 0 { // [MQTT-4.4.0-2]
-		s.done = append(s.done, slot.seq)
+		s.acked = append(s.acked, slot.seq)
 	}
 	if slot.loan != nil && slot.loan.seq != 0 {
-		s.repaid = append(s.repaid, slot.loan)
+		s.ackedLoans = append(s.ackedLoans, slot.loan)
 	}
-	s.window.free(slot) // [MQTT-4.4.0-2]
-	return s.behind || len(s.volatile) > 0 || s.window.used != s.window.live ||
-		slices.ContainsFunc(s.groups, func(g *group) bool { return g.stuck.Load() })
+	s.window.freeSlot(slot) // [MQTT-4.4.0-2]
+	return s.queueUnread || len(s.inMemory) > 0 || s.window.used != s.window.live ||
+		slices.ContainsFunc(s.groups, func(g *group) bool { return g.needsRoom.Load() })
 }
 
 // handlePubrec answers with PUBREL [MQTT-4.3.3-4] after the store knows that the
@@ -69,17 +69,17 @@ func (c *conn) handlePubrec(flags byte, body []byte) error {
 	}
 	s := c.own
 	s.mu.Lock()
-	slot := s.window.get(p.PacketID)
+	slot := s.window.slotOf(p.PacketID)
 	switch {
 	case slot == nil || slot.qos != 2: // [MQTT-3.6.2-1]
 		s.mu.Unlock()
 		c.send(&c.batch, &packet.Pubrel{PacketID: p.PacketID, ReasonCode: packet.PacketIdentifierNotFound})
 		return nil
 	case p.ReasonCode.Failed(): // [MQTT-4.4.0-2]
-		more := s.finish(slot)
+		more := s.endExchange(slot)
 		s.mu.Unlock()
 		if more {
-			c.pump()
+			c.pumpSession()
 		}
 		return nil
 	}
@@ -98,20 +98,20 @@ func (c *conn) handlePubrec(flags byte, body []byte) error {
 // releaseKept sends PUBREL for an entry of the queue once the store knows that.
 func (c *conn) releaseKept(id uint16, seq uint64) {
 	s := c.own
-	c.after(func(tx store.Tx) {
+	c.answerAfter(func(tx store.Tx) {
 		tx.Inflight(s.key, seq, store.Sent{PacketID: id, Released: true})
 	}, &packet.Pubrel{PacketID: id}, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if slot := s.window.get(id); slot != nil && slot.seq == seq {
+		if slot := s.window.slotOf(id); slot != nil && slot.seq == seq {
 			slot.state = sent
 		}
 	})
 }
 
-// after sends answer once a change is kept. If it cannot be kept, undo is called
+// answerAfter sends answer once a change is kept. If it cannot be kept, undo is called
 // and the connection ends: the client repeats itself when it is back.
-func (c *conn) after(add func(store.Tx), answer packet.Packet, undo func()) {
+func (c *conn) answerAfter(add func(store.Tx), answer packet.Packet, undo func()) {
 	c.b.opts.Store.Update(add, func(err error) {
 		if err != nil {
 			undo()
@@ -132,15 +132,15 @@ func (c *conn) handlePubcomp(flags byte, body []byte) error {
 	}
 	s := c.own
 	s.mu.Lock()
-	slot := s.window.get(p.PacketID)
+	slot := s.window.slotOf(p.PacketID)
 	if slot == nil || slot.state != released {
 		s.mu.Unlock()
 		return nil
 	}
-	more := s.finish(slot)
+	more := s.endExchange(slot)
 	s.mu.Unlock()
 	if more {
-		c.pump()
+		c.pumpSession()
 	}
 	return nil
 }
@@ -154,9 +154,9 @@ func (c *conn) handlePubrel(flags byte, body []byte) error {
 	}
 	s := c.own
 	id := p.PacketID
-	known := s.release(id)
+	known := s.forgetIncoming(id)
 	if known && s.stored.Load() {
-		c.after(func(tx store.Tx) { tx.Release(s.key, id) }, &packet.Pubcomp{PacketID: id}, func() { s.receive(id, nil) })
+		c.answerAfter(func(tx store.Tx) { tx.Release(s.key, id) }, &packet.Pubcomp{PacketID: id}, func() { s.noteIncoming(id, nil) })
 		return nil
 	}
 	comp := &c.scratch.comp
@@ -168,11 +168,11 @@ func (c *conn) handlePubrel(flags byte, body []byte) error {
 	return nil
 }
 
-// repeated answers a QoS 2 PUBLISH that came before: with PUBREC each time, and
+// answerRepeated answers a QoS 2 PUBLISH that came before: with PUBREC each time, and
 // it is delivered once [MQTT-4.3.3-10], also when it has expired since
 // [MQTT-4.3.3-13]. While the first is on its way the answer waits for it. At QoS 1
 // nothing is remembered: the same identifier is a new message [MQTT-4.3.2-5].
-func (s *session) repeated(c *conn, id uint16) bool {
+func (s *session) answerRepeated(c *conn, id uint16) bool {
 	s.mu.Lock()
 	e, known := s.incoming[id]
 	s.mu.Unlock()
@@ -180,14 +180,14 @@ func (s *session) repeated(c *conn, id uint16) bool {
 		return false
 	}
 	if e != nil {
-		return s.pipe.redirect(e, c) || s.repeated(c, id) // by its outcome
+		return s.pipe.redirectAnswer(e, c) || s.answerRepeated(c, id) // by its outcome
 	}
 	c.send(&c.batch, &packet.Pubrec{PacketID: id})
 	return true
 }
 
-// redirect sends e's acknowledgement to c, if it did not go out yet.
-func (p *pipeline) redirect(e *entry, c *conn) bool {
+// redirectAnswer sends e's acknowledgement to c, if it did not go out yet.
+func (p *pipeline) redirectAnswer(e *entry, c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e.acked {
@@ -197,8 +197,8 @@ func (p *pipeline) redirect(e *entry, c *conn) bool {
 	return true
 }
 
-// receive notes a QoS 2 message before its PUBREC; e is nil if that is going out.
-func (s *session) receive(id uint16, e *entry) {
+// noteIncoming notes a QoS 2 message before its PUBREC; e is nil if that is going out.
+func (s *session) noteIncoming(id uint16, e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -209,15 +209,15 @@ func (s *session) receive(id uint16, e *entry) {
 	}
 	before := len(s.incoming)
 	s.incoming[id] = e // [MQTT-4.3.3-10]
-	s.hold(incomingCost * (len(s.incoming) - before))
+	s.chargeMemory(incomingCost * (len(s.incoming) - before))
 	s.incomingLen.Store(int32(len(s.incoming)))
 }
 
-// received notes the outcome that PUBREC tells: after a failure the identifier
+// noteOutcome notes the outcome that PUBREC tells: after a failure the identifier
 // is free again [MQTT-4.3.3-9].
-func (s *session) received(id uint16, code packet.ReasonCode) {
+func (s *session) noteOutcome(id uint16, code packet.ReasonCode) {
 	if code.Failed() { // [MQTT-4.3.3-9]
-		s.release(id)
+		s.forgetIncoming(id)
 		return
 	}
 	s.mu.Lock()
@@ -227,13 +227,13 @@ func (s *session) received(id uint16, code packet.ReasonCode) {
 	}
 }
 
-// release forgets an incoming QoS 2 identifier and reports whether it was known.
-func (s *session) release(id uint16) bool {
+// forgetIncoming forgets an incoming QoS 2 identifier and reports whether it was known.
+func (s *session) forgetIncoming(id uint16) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, known := s.incoming[id]
 	if known {
-		s.hold(-incomingCost)
+		s.chargeMemory(-incomingCost)
 	}
 	delete(s.incoming, id) // [MQTT-4.3.3-12]
 	s.incomingLen.Store(int32(len(s.incoming)))

@@ -151,7 +151,7 @@ func (b *Broker) Receivers(name string) []Receiver {
 			found = append(found, r)
 		}
 	}
-	for _, s := range b.all() {
+	for _, s := range b.allSessions() {
 		found = append(found, s.sleepers(name)...)
 	}
 	slices.SortFunc(found, func(x, y Receiver) int {
@@ -181,7 +181,7 @@ func (b *Broker) receiver(sub *subscription, name string) Receiver {
 		Identity: s.principal.ID, ClientID: s.principal.ClientID, Filter: sub.Filter, QoS: sub.QoS,
 		Connected: s.connected(), Gets: true,
 	}
-	rights := s.may()
+	rights := s.currentRights()
 	switch {
 	case rights == nil:
 		r.Gets = false

@@ -13,8 +13,8 @@ import (
 // has been delivered. What is sent again, over another connection, is always asked
 // about.
 
-// settled counts changes of rights and knows which of them are settled.
-type settled struct {
+// settledChanges counts changes of rights and knows which of them are settled.
+type settledChanges struct {
 	begun  atomic.Uint64 // changes
 	change atomic.Uint64 // the last one that is settled
 
@@ -23,9 +23,9 @@ type settled struct {
 	awaiting bool       // until pipelines have let go of what is older
 }
 
-// settle notes that all sessions and routes know a change, which is settled after
+// settleChange notes that all sessions and routes know a change, which is settled after
 // what the pipelines have now.
-func (b *Broker) settle(change uint64) {
+func (b *Broker) settleChange(change uint64) {
 	t := &b.settled
 	t.mu.Lock()
 	t.inForce = max(t.inForce, change)
@@ -48,13 +48,13 @@ func (b *Broker) settle(change uint64) {
 		next := t.inForce
 		t.mu.Unlock()
 		if next > change {
-			b.settle(next)
+			b.settleChange(next)
 		}
 	}
 	busy := b.busyPipelines()
 	left.Store(int64(len(busy)) + 1)
 	for _, p := range busy {
-		p.after(through)
+		p.callAfter(through)
 	}
 	through()
 }
@@ -80,8 +80,8 @@ func (b *Broker) busyPipelines() (busy []*pipeline) {
 	return busy
 }
 
-// judge marks the session. The caller holds mu.
-func (s *session) judge() { s.judging = s.b.settled.begun.Load() + 1 }
+// markJudging marks the session. The caller holds mu.
+func (s *session) markJudging() { s.judging = s.b.settled.begun.Load() + 1 }
 
 // endJudging takes the mark away if nothing is left that it was for. The caller
 // holds mu and is in pump.
@@ -89,7 +89,7 @@ func (s *session) endJudging() {
 	if s.judging == 0 || s.judging > s.b.settled.change.Load()+1 {
 		return
 	}
-	if s.behind || s.pumpMore || s.late > 0 || s.owed > 0 || len(s.volatile) > 0 {
+	if s.queueUnread || s.pumpAgain || s.unkeptBatches > 0 || s.reservedRoom > 0 || len(s.inMemory) > 0 {
 		return
 	}
 	s.judging = 0

@@ -346,7 +346,7 @@ func TestJudgedAfterCommit(t *testing.T) {
 		for _, c := range []*client{keeps, clean} {
 			c.finish(c.wantMessage("y"))
 		}
-		for _, s := range w.b.all() {
+		for _, s := range w.b.allSessions() {
 			s.mu.Lock()
 			if s.judging != 0 && s.key.ClientID == "keeps" {
 				t.Error("still asks about each message")
@@ -385,7 +385,7 @@ func TestLateIdentifiersAreJudged(t *testing.T) {
 // refillAll has each session look for what waits.
 func (w *world) refillAll() {
 	synctest.Wait()
-	for _, s := range w.b.all() {
+	for _, s := range w.b.allSessions() {
 		s.refill()
 	}
 	synctest.Wait()
@@ -399,7 +399,7 @@ func TestRoutedBefore(t *testing.T) {
 		pub.exchange("a/open", "1", 1)
 		first := sub.wantMessage("1")
 		var from *session
-		for _, s := range w.b.all() {
+		for _, s := range w.b.allSessions() {
 			if s.key.ClientID == "pub" {
 				from = s
 			}
@@ -410,7 +410,7 @@ func TestRoutedBefore(t *testing.T) {
 		w.b.Reauthorize()
 		w.refillAll()
 		bt := getBatch(w.b)
-		bt.out.carry(&packet.Publish{TopicName: []byte("a/hide"), Payload: []byte("2"), QoS: 1}, r, from)
+		bt.out.setPublish(&packet.Publish{TopicName: []byte("a/hide"), Payload: []byte("2"), QoS: 1}, r, from)
 		bt.fanOut(r, 1, false)
 		bt.done()
 		sub.finish(first)

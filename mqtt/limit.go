@@ -32,14 +32,14 @@ func (l *Limit) lower(n int) {
 
 // usage is what an identity takes, and may take. Broker.mu guards all but rate.
 type usage struct {
-	connections int
-	most        Limit                  // of connections
-	rate        atomic.Pointer[bucket] // nil without a limit
-	kept        bool                   // a timer will look whether it is needed
+	connections    int
+	maxConnections Limit                  // of connections
+	rate           atomic.Pointer[bucket] // nil without a limit
+	timed          bool                   // a timer will look whether it is needed
 }
 
-// enter counts a connection of an identity, or refuses it.
-func (b *Broker) enter(c *conn, r Rights) error {
+// countIdentity counts a connection of an identity, or refuses it.
+func (b *Broker) countIdentity(c *conn, r Rights) error {
 	l := b.limits(r)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -49,34 +49,34 @@ func (b *Broker) enter(c *conn, r Rights) error {
 		b.perIdentity[c.principal.ID] = u
 	}
 	now := time.Now()
-	u.apply(l, now)
-	if u.connections >= u.most.N {
+	u.applyLimits(l, now)
+	if u.connections >= u.maxConnections.N {
 		return &refusal{packet.QuotaExceeded, u.tooMany()}
 	}
 	u.connections++
 	c.usage = u
 	if rate := u.rate.Load(); rate != nil {
-		c.delay = rate.owed(now) // another connection brings no second helping
+		c.rateDelay = rate.debtTime(now) // another connection brings no second helping
 	}
 	return nil
 }
 
 func (u *usage) tooMany() string {
-	return fmt.Sprintf("too many connections of the identity: at most %d by %s", u.most.N, u.most.Rule)
+	return fmt.Sprintf("too many connections of the identity: at most %d by %s", u.maxConnections.N, u.maxConnections.Rule)
 }
 
-// leave ends what enter counted. The caller holds mu.
-func (b *Broker) leave(id identity.ID) {
+// uncountIdentity ends what enter counted. The caller holds mu.
+func (b *Broker) uncountIdentity(id identity.ID) {
 	u := b.perIdentity[id]
 	u.connections--
-	b.vacate(id, u)
+	b.forgetIdentity(id, u)
 }
 
-// vacate forgets an identity that has no connections, but not before its bucket
+// forgetIdentity forgets an identity that has no connections, but not before its bucket
 // is full: else whoever connects again had a second's worth each time. The caller
 // holds mu.
-func (b *Broker) vacate(id identity.ID, u *usage) {
-	if u.connections > 0 || u.kept {
+func (b *Broker) forgetIdentity(id identity.ID, u *usage) {
+	if u.connections > 0 || u.timed {
 		return
 	}
 	wait := time.Duration(0)
@@ -87,12 +87,12 @@ func (b *Broker) vacate(id identity.ID, u *usage) {
 		delete(b.perIdentity, id)
 		return
 	}
-	u.kept = true
+	u.timed = true
 	time.AfterFunc(wait, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		u.kept = false
-		b.vacate(id, u)
+		u.timed = false
+		b.forgetIdentity(id, u)
 	})
 }
 
@@ -102,17 +102,17 @@ func (b *Broker) relimit(id identity.ID, r Rights) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if u := b.perIdentity[id]; u != nil {
-		u.apply(l, time.Now())
+		u.applyLimits(l, time.Now())
 	}
 }
 
-// shed ends the newest connections of identities that have more than they may:
+// endExcess ends the newest connections of identities that have more than they may:
 // those that would have been refused.
-func (b *Broker) shed() {
-	for u, conns := range b.crowds() {
-		slices.SortFunc(conns, func(x, y *conn) int { return x.since.Compare(y.since) })
+func (b *Broker) endExcess() {
+	for u, conns := range b.overConnectionLimit() {
+		slices.SortFunc(conns, func(x, y *conn) int { return x.connectedAt.Compare(y.connectedAt) })
 		b.mu.Lock()
-		most, reason := u.most.N, u.tooMany()
+		most, reason := u.maxConnections.N, u.tooMany()
 		b.mu.Unlock()
 		for _, c := range conns[min(most, len(conns)):] {
 			c.log().WithField(logfield.Reason, reason).Warn("client disconnected by a new policy")
@@ -121,23 +121,23 @@ func (b *Broker) shed() {
 	}
 }
 
-// crowds returns the connections of identities that have more than they may.
-func (b *Broker) crowds() map[*usage][]*conn {
+// overConnectionLimit returns the connections of identities that have more than they may.
+func (b *Broker) overConnectionLimit() map[*usage][]*conn {
 	crowds := map[*usage][]*conn{}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range b.sessions {
-		if c := s.conn.Load(); c != nil && !c.isClosing() && c.usage.connections > c.usage.most.N {
+		if c := s.conn.Load(); c != nil && !c.isClosing() && c.usage.connections > c.usage.maxConnections.N {
 			crowds[c.usage] = append(crowds[c.usage], c)
 		}
 	}
 	return crowds
 }
 
-// apply makes l the ceilings of an identity. What it owes it still owes. The
+// applyLimits makes l the ceilings of an identity. What it owes it still owes. The
 // caller holds Broker.mu.
-func (u *usage) apply(l Limits, now time.Time) {
-	u.most, l.Connections = l.Connections, Limit{}
+func (u *usage) applyLimits(l Limits, now time.Time) {
+	u.maxConnections, l.Connections = l.Connections, Limit{}
 	old := u.rate.Load()
 	switch {
 	case old == nil && l == Limits{}, old != nil && old.limits == l:

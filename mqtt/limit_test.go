@@ -90,7 +90,7 @@ func TestBucket(t *testing.T) {
 		{0, amount{1, 1}, 10 * time.Millisecond},
 	} {
 		now = now.Add(tt.after)
-		if got := b.take(tt.amount, now); (got - tt.want).Abs() > time.Microsecond {
+		if got := b.spend(tt.amount, now); (got - tt.want).Abs() > time.Microsecond {
 			t.Errorf("%+v: wait %v", tt, got)
 		}
 	}
@@ -109,7 +109,7 @@ func TestConnectionsPerAddress(t *testing.T) {
 		far := &net.TCPAddr{IP: net.ParseIP("192.0.2.7"), Port: 5}
 		dial := func(addr net.Addr) *client {
 			near, there := net.Pipe()
-			w.b.open.Add(1)
+			w.b.openConnections.Add(1)
 			w.done.Go(func() { w.b.serveConn(t.Context(), &w.done, from{there, addr}, admitTest) })
 			c := &client{t: t, nc: near, v: packet.V5, got: make(chan packet.Packet, 10)}
 			c.collect()

@@ -24,10 +24,10 @@ type Admission func(nc net.Conn) (Principal, error)
 func (b *Broker) Serve(parent context.Context, l net.Listener, admit Admission) error {
 	ctx, cancel := context.WithCancel(parent)
 	var clients sync.WaitGroup
-	b.loops.enter()
-	defer b.loops.leave()
+	b.loops.addUser()
+	defer b.loops.removeUser()
 	defer clients.Wait()
-	defer b.loops.dismiss(&clients)
+	defer b.loops.endClients(&clients)
 	defer cancel() // runs first: tells the clients, those of loops are told next, then Wait sees them out
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer l.Close()
@@ -39,12 +39,12 @@ func (b *Broker) Serve(parent context.Context, l net.Listener, admit Admission) 
 				nc.Close()
 			}
 			return nil
-		case err != nil && !b.passing(ctx, err):
+		case err != nil && !b.passingError(ctx, err):
 			return fmt.Errorf("accept MQTT client on %s: %w", l.Addr(), err)
 		case err != nil:
 			continue
-		case int(b.open.Add(1)) > b.opts.Connections:
-			b.open.Add(-1)
+		case int(b.openConnections.Add(1)) > b.opts.Connections:
+			b.openConnections.Add(-1)
 			b.count.refused.Add(1)
 			nc.Close()
 			continue
@@ -53,9 +53,9 @@ func (b *Broker) Serve(parent context.Context, l net.Listener, admit Admission) 
 	}
 }
 
-// passing reports whether an accept error is of the moment, such as running out
+// passingError reports whether an accept error is of the moment, such as running out
 // of descriptors, and then waits a little.
-func (b *Broker) passing(ctx context.Context, err error) bool {
+func (b *Broker) passingError(ctx context.Context, err error) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
 	}
@@ -74,71 +74,71 @@ func (b *Broker) passing(ctx context.Context, err error) bool {
 // event loop reads on.
 func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.Conn, admit Admission) {
 	address := addressOf(nc.RemoteAddr(), nc.LocalAddr())
-	unwelcome, ok := b.arrive(address)
+	unwelcome, ok := b.countAddress(address)
 	if !ok {
 		b.count.refused.Add(1)
-		b.open.Add(-1)
+		b.openConnections.Add(-1)
 		nc.Close()
 		return
 	}
 	c := newConn(b, nc)
-	c.clients, c.address, c.unwelcome = clients, address, unwelcome
+	c.clients, c.address, c.addressRefusal = clients, address, unwelcome
 	b.count.connections.Add(1)
-	c.unhook = context.AfterFunc(ctx, c.dismiss)
-	c.deadline = time.AfterFunc(b.opts.ConnectTimeout, func() { c.nc.Close() })
+	c.stopHook = context.AfterFunc(ctx, c.endWithListener)
+	c.connectTimer = time.AfterFunc(b.opts.ConnectTimeout, func() { c.nc.Close() })
 	if err := c.admit(ctx, nc, admit); err != nil {
 		b.count.refused.Add(1)
-		b.log.WithField(logfield.Remote, remote(nc)).WithError(err).Info("client not admitted")
-		c.close()
+		b.log.WithField(logfield.Remote, remoteAddress(nc)).WithError(err).Info("client not admitted")
+		c.releaseConn()
 		return
 	}
-	c.out.open(socket.NewSink(c.nc))
+	c.out.setSink(socket.NewSink(c.nc))
 	if err := c.read(); !errors.Is(err, errJoined) {
-		c.conclude(err)
+		c.endReading(err)
 	}
 }
 
-// dismiss ends a connection because its listener ends.
-func (c *conn) dismiss() {
+// endWithListener ends a connection because its listener ends.
+func (c *conn) endWithListener() {
 	code := packet.ServerShuttingDown
 	if c.b.opts.ServerReference != "" {
 		code = packet.UseAnotherServer
 	}
-	c.refer(code, "the node is going down", c.b.opts.ServerReference)
+	c.endReferring(code, "the node is going down", c.b.opts.ServerReference)
 }
 
-// conclude ends a connection that is read no more; err is why.
-func (c *conn) conclude(err error) {
-	defer c.close()
+// endReading ends a connection that is read no more; err is why.
+func (c *conn) endReading(err error) {
+	defer c.releaseConn()
 	if c.own == nil {
 		if !quietly(err) {
 			c.b.count.refused.Add(1)
 			c.log().WithError(err).Info("client refused")
 		}
-		c.fail(errClosed)
+		c.endFor(errClosed)
 		return
 	}
-	c.unwatch()
-	c.fail(err)
+	c.stopKeepAlive()
+	c.endFor(err)
 	c.own.detach(c, time.Now())
 	c.own.pipe.run() // lets go of its routes
-	c.b.release(c)
-	c.log().WithField(logfield.Reason, c.why()).Info("client disconnected")
+	c.b.releaseClaim(c)
+	c.log().WithField(logfield.Reason, c.endCause()).Info("client disconnected")
 }
 
-// close gives back what the connection had.
-func (c *conn) close() {
+// releaseConn gives back what the connection had.
+func (c *conn) releaseConn() {
 	if c.loop == nil {
-		c.deadline.Stop()
-		c.unhook()
+		c.connectTimer.Stop()
+		c.stopHook()
 	}
-	c.endAt(time.Time{})
+	c.endWithCredential(time.Time{})
 	c.awaitWriters()
 	c.nc.Close()
 	c.cache.drop(c.b)
-	c.hold(-c.held)
-	c.b.open.Add(-1)
-	c.b.depart(c.address)
+	c.chargeMemory(-c.charged)
+	c.b.openConnections.Add(-1)
+	c.b.uncountAddress(c.address)
 	if c.loop != nil {
 		c.loop.remove(c)
 		c.clients.Done()
@@ -159,14 +159,14 @@ func (c *conn) admit(ctx context.Context, nc net.Conn, admit Admission) error {
 		return err
 	}
 	if p.Remote == "" {
-		p.Remote = remote(nc)
+		p.Remote = remoteAddress(nc)
 	}
 	c.principal = p
-	c.takeLogin(ctx)
+	c.prepareLogin(ctx)
 	return nil
 }
 
-func remote(nc net.Conn) string {
+func remoteAddress(nc net.Conn) string {
 	if a := nc.RemoteAddr(); a != nil {
 		return a.String()
 	}

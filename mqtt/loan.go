@@ -9,82 +9,82 @@ import (
 // loan is one message of a group's queue, lent to a member or not.
 type loan struct {
 	store.Delivery
-	group *group
-	seq   uint64 // in the store's queue; 0 is not there
-	order uint64
-	last  *session // that was sent it
-	epoch uint64   // of the broker, before a member was chosen
+	group      *group
+	seq        uint64 // in the store's queue; 0 is not there
+	order      uint64
+	sentTo     *session // that was sent it
+	routeEpoch uint64   // of the broker, before a member was chosen
 }
 
-// to is l as a member receives it. [MQTT-4.8.2-3]
-func (l *loan) to(m *subscription) store.Delivery {
+// deliveryTo is l as a member receives it. [MQTT-4.8.2-3]
+func (l *loan) deliveryTo(m *subscription) store.Delivery {
 	return store.Delivery{
 		Message: l.Message, QoS: min(l.QoS, m.QoS), Retain: l.Retain && m.RetainAsPublished, IDs: m.ids,
 	}
 }
 
-// borrow sends a message of QoS 1 that stays the group's until its PUBACK, and
+// sendLoan sends a message of QoS 1 that stays the group's until its PUBACK, and
 // reports whether the client has room for it. DUP tells a client that had it
 // before.
-func (s *session) borrow(bt *batch, c *conn, f frame, l *loan) bool {
+func (s *session) sendLoan(bt *batch, c *conn, f frame, l *loan) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.roomy(c) {
+	if !s.hasRoom(c) {
 		return false
 	}
-	id := s.number(0, 1, sent)
-	slot := s.window.get(id)
-	if !c.push(bt, f, id, l.last == s) {
-		s.window.free(slot)
+	id := s.assignPacketID(0, 1, sent)
+	slot := s.window.slotOf(id)
+	if !c.push(bt, f, id, l.sentTo == s) {
+		s.window.freeSlot(slot)
 		return false
 	}
-	slot.loan, l.last = l, s
+	slot.loan, l.sentTo = l, s
 	return true
 }
 
-// roomy reports whether c is the session's connection and one more message may
+// hasRoom reports whether c is the session's connection and one more message may
 // go out on it. The caller holds mu.
-func (s *session) roomy(c *conn) bool {
-	return !s.ended && s.conn.Load() == c && c.ready.Load() && s.window.room() > s.owed && !s.window.exhausted()
+func (s *session) hasRoom(c *conn) bool {
+	return !s.ended && s.conn.Load() == c && c.ready.Load() && s.window.room() > s.reservedRoom && !s.window.exhausted()
 }
 
-// owe reserves room for a message, of about size bytes, that comes as soon as the
+// reserveRoom reserves room for a message, of about size bytes, that comes as soon as the
 // store or a function has answered. disown ends that. An outbox that would not take
 // the message now is no room: the group would find that out each time anew.
-func (s *session) owe(c *conn, size int) bool {
+func (s *session) reserveRoom(c *conn, size int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.out.mu.Lock()
 	admits := c.admits(size)
 	c.out.mu.Unlock()
-	if !admits || !s.roomy(c) {
+	if !admits || !s.hasRoom(c) {
 		return false
 	}
-	s.owed++
+	s.reservedRoom++
 	return true
 }
 
-// expect reserves room for a message that becomes the session's own, wherever its
+// reserveRoomAway reserves room for a message that becomes the session's own, wherever its
 // client is.
-func (s *session) expect() {
+func (s *session) reserveRoomAway() {
 	s.mu.Lock()
-	s.owed++
+	s.reservedRoom++
 	s.mu.Unlock()
 }
 
-func (s *session) disown() {
+func (s *session) unreserveRoom() {
 	s.mu.Lock()
-	s.owed--
+	s.reservedRoom--
 	s.mu.Unlock()
 }
 
-// lent takes the loans out of the window: their connection has ended. The caller
+// takeLoans takes the loans out of the window: their connection has ended. The caller
 // holds mu.
-func (w *window) lent() (loans []*loan) {
+func (w *window) takeLoans() (loans []*loan) {
 	for i := range w.slots {
 		if l := w.slots[i].loan; l != nil {
 			loans = append(loans, l)
-			w.free(&w.slots[i])
+			w.freeSlot(&w.slots[i])
 		}
 	}
 	return loans
@@ -100,7 +100,7 @@ func (b *Broker) returnLoans(loans []*loan) {
 	defer bt.done()
 	var groups []*group
 	for _, l := range loans {
-		l.group.giveBack(l)
+		l.group.giveBackLoans(l)
 		if !slices.Contains(groups, l.group) {
 			groups = append(groups, l.group)
 		}
@@ -116,7 +116,7 @@ func (s *session) pumpGroups(bt *batch) {
 	groups := s.groups
 	s.mu.Unlock()
 	for _, g := range groups {
-		if g.stuck.Load() {
+		if g.needsRoom.Load() {
 			g.pump(bt)
 		}
 	}
@@ -134,9 +134,9 @@ func (b *Broker) pumpRefused() {
 	}
 }
 
-// join and leave keep the list of the session's groups, which is replaced, never
+// addGroup and leave keep the list of the session's groups, which is replaced, never
 // changed.
-func (s *session) join(g *group) {
+func (s *session) addGroup(g *group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !slices.Contains(s.groups, g) {
@@ -144,7 +144,7 @@ func (s *session) join(g *group) {
 	}
 }
 
-func (s *session) leave(g *group) {
+func (s *session) removeGroup(g *group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if i := slices.Index(s.groups, g); i >= 0 {
@@ -152,24 +152,24 @@ func (s *session) leave(g *group) {
 	}
 }
 
-// review looks over the session's groups after its expiry may have changed.
-func (s *session) review() {
+// reviewGroups looks over the session's groups after its expiry may have changed.
+func (s *session) reviewGroups() {
 	s.mu.Lock()
 	groups := s.groups
 	s.mu.Unlock()
 	for _, g := range groups {
-		g.review()
+		g.reviewPersistence()
 	}
 }
 
-// move makes messages the member's own, in place of l: a persistent session
+// moveToMember makes messages the member's own, in place of l: a persistent session
 // keeps them before they are sent. Room for one was reserved.
-func (g *group) move(m *subscription, l *loan, messages ...store.Delivery) {
+func (g *group) moveToMember(m *subscription, l *loan, messages ...store.Delivery) {
 	s := m.session
 	keep := s.persistent()
 	done := func(err error) {
-		s.disown()
-		g.moved(s, l, messages, keep, err)
+		s.unreserveRoom()
+		g.sendMoved(s, l, messages, keep, err)
 	}
 	if !keep && l.seq == 0 {
 		done(nil)
@@ -187,14 +187,14 @@ func (g *group) move(m *subscription, l *loan, messages ...store.Delivery) {
 	}, done)
 }
 
-// moved sends what the member now owns. If it cannot, because its session ended
+// sendMoved sends what the member now owns. If it cannot, because its session ended
 // at this moment, another member gets the message: it was never sent.
-func (g *group) moved(s *session, l *loan, messages []store.Delivery, keep bool, err error) {
+func (g *group) sendMoved(s *session, l *loan, messages []store.Delivery, keep bool, err error) {
 	bt := getBatch(g.b)
 	defer bt.done()
 	if err != nil {
 		g.refused.Store(true) // until pumpRefused
-		g.giveBack(l)
+		g.giveBackLoans(l)
 		return
 	}
 	if keep {
@@ -203,26 +203,26 @@ func (g *group) moved(s *session, l *loan, messages []store.Delivery, keep bool,
 		ended := s.ended
 		s.mu.Unlock()
 		if ended {
-			g.restock(bt, l)
+			g.requeueLoan(bt, l)
 		}
 		return
 	}
-	if g.late(s, l) {
-		g.restock(bt, l)
+	if g.deniedSince(s, l) {
+		g.requeueLoan(bt, l)
 		return
 	}
 	for i, d := range messages {
 		if !s.sendOwn(bt, d) && i == 0 {
-			g.restock(bt, l)
+			g.requeueLoan(bt, l)
 			return
 		}
 	}
 }
 
-// late reports whether the session may no longer have l, which it was to get when
+// deniedSince reports whether the session may no longer have l, which it was to get when
 // a function or the store has answered.
-func (g *group) late(s *session, l *loan) bool {
-	return l.epoch != g.b.epoch.Load() && !s.mayStillReceive(l.Message.Topic)
+func (g *group) deniedSince(s *session, l *loan) bool {
+	return l.routeEpoch != g.b.routeEpoch.Load() && !s.mayStillReceive(l.Message.Topic)
 }
 
 // sendOwn is deliver for a message that others want too: it reports whether the
@@ -232,30 +232,30 @@ func (s *session) sendOwn(bt *batch, d store.Delivery) bool {
 	if c == nil {
 		return false
 	}
-	bt.out.set(d.Message)
+	bt.out.setMessage(d.Message)
 	f := bt.out.frame(c.version, d.QoS, d.Retain, d.IDs)
 	switch {
-	case !c.takes(f):
-		s.lose(dropTooLarge)
+	case !c.acceptsSize(f):
+		s.countDrop(dropTooLarge)
 		return true
 	case d.QoS == 0:
 		return c.push(bt, f, 0, false)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.roomy(c) && s.sendNew(bt, c, f, 0)
+	return s.hasRoom(c) && s.sendNew(bt, c, f, 0)
 }
 
-// restock puts a message into the queue again that a transaction took out.
-func (g *group) restock(bt *batch, l *loan) {
+// requeueLoan puts a message into the queue again that a transaction took out.
+func (g *group) requeueLoan(bt *batch, l *loan) {
 	if l.seq == 0 {
-		g.giveBack(l)
+		g.giveBackLoans(l)
 		g.pump(bt)
 		return
 	}
 	g.b.opts.Store.Update(func(tx store.Tx) { tx.Enqueue(g.key, l.Delivery) }, func(err error) {
 		if err != nil { // it stays in memory
-			g.giveBack(&loan{Delivery: l.Delivery, group: g, order: l.order})
+			g.giveBackLoans(&loan{Delivery: l.Delivery, group: g, order: l.order})
 		}
 		bt := getBatch(g.b)
 		g.pump(bt)
@@ -263,13 +263,13 @@ func (g *group) restock(bt *batch, l *loan) {
 	})
 }
 
-// ask has the member's functions see l, once, before it is sent. The group's
+// askMemberChain has the member's functions see l, once, before it is sent. The group's
 // other messages wait.
-func (g *group) ask(m *subscription, l *loan) {
+func (g *group) askMemberChain(m *subscription, l *loan) {
 	g.mu.Lock()
 	g.asking = true
 	g.mu.Unlock()
-	d := &delivery{Delivery: l.to(m), session: m.session, granted: m.QoS, rap: m.RetainAsPublished}
+	d := &delivery{Delivery: l.deliveryTo(m), session: m.session, granted: m.QoS, rap: m.RetainAsPublished}
 	g.b.opts.Filter.Submit(Downstream, m.session.principal, l.Message, func(r FilterResult) {
 		g.b.applyDownstream(d, r)
 		if d.state != nil {
@@ -280,7 +280,7 @@ func (g *group) ask(m *subscription, l *loan) {
 			})
 		}
 		bt := getBatch(g.b)
-		g.answered(bt, m, l, d)
+		g.sendAnswered(bt, m, l, d)
 		g.mu.Lock()
 		g.asking = false
 		g.mu.Unlock()
@@ -289,11 +289,11 @@ func (g *group) ask(m *subscription, l *loan) {
 	})
 }
 
-// answered sends what the functions made of l.
-func (g *group) answered(bt *batch, m *subscription, l *loan, d *delivery) {
-	if g.late(m.session, l) {
-		m.session.disown()
-		g.giveBack(l)
+// sendAnswered sends what the functions made of l.
+func (g *group) sendAnswered(bt *batch, m *subscription, l *loan, d *delivery) {
+	if g.deniedSince(m.session, l) {
+		m.session.unreserveRoom()
+		g.giveBackLoans(l)
 		return
 	}
 	messages := append([]store.Delivery{d.Delivery}, d.more...)
@@ -301,38 +301,38 @@ func (g *group) answered(bt *batch, m *subscription, l *loan, d *delivery) {
 	for i, x := range messages {
 		switch x.QoS {
 		case 2:
-			if !d.gone {
-				g.move(m, l, messages...)
+			if !d.dropped {
+				g.moveToMember(m, l, messages...)
 				return
 			}
 		case 1:
 			last = i
 		}
 	}
-	m.session.disown()
-	if d.gone {
-		g.dequeue(l)
+	m.session.unreserveRoom()
+	if d.dropped {
+		g.dequeueLoan(l)
 		return
 	}
 	c := m.session.conn.Load()
 	for i, x := range messages {
 		if c == nil {
-			g.giveBack(l)
+			g.giveBackLoans(l)
 			return
 		}
-		bt.out.set(x.Message)
+		bt.out.setMessage(x.Message)
 		f := bt.out.frame(c.version, x.QoS, x.Retain, x.IDs)
 		switch {
 		case i != last:
 			m.session.sendOwn(bt, x)
-		case !c.takes(f):
-			g.drop(l, dropTooLarge)
-		case !m.session.borrow(bt, c, f, l):
-			g.giveBack(l)
+		case !c.acceptsSize(f):
+			g.dropLoan(l, dropTooLarge)
+		case !m.session.sendLoan(bt, c, f, l):
+			g.giveBackLoans(l)
 			return
 		}
 	}
 	if last < 0 {
-		g.dequeue(l)
+		g.dequeueLoan(l)
 	}
 }

@@ -32,28 +32,28 @@ func waits(t packet.Type) bool {
 	return true
 }
 
-// keepRest copies the beginning of a packet out of the loop's buffer.
-func (c *conn) keepRest(b []byte) {
-	old := c.rest
+// savePartial copies the beginning of a packet out of the loop's buffer.
+func (c *conn) savePartial(b []byte) {
+	old := c.partial
 	if len(b) == 0 {
-		c.rest = nil
-		c.bufferIs(0)
-		old.free()
+		c.partial = nil
+		c.chargePartial(0)
+		old.freeBuffer()
 		return
 	}
 	if old == nil || cap(old.b) > keepBuffer && len(b) <= sharedLimit {
-		c.rest = bufferPool.Get().(*buffer)
+		c.partial = bufferPool.Get().(*buffer)
 	}
-	c.rest.b = append(c.rest.b[:0], b...)
-	c.bufferIs(cap(c.rest.b))
-	if c.rest != old {
-		old.free()
+	c.partial.b = append(c.partial.b[:0], b...)
+	c.chargePartial(cap(c.partial.b))
+	if c.partial != old {
+		old.freeBuffer()
 	}
 }
 
-// spacious returns all of the buffer, grown for a packet of want bytes as they
+// growFor returns all of the buffer, grown for a packet of want bytes as they
 // come, never for what a header merely claims.
-func (r *buffer) spacious(want int) []byte {
+func (r *buffer) growFor(want int) []byte {
 	if size := min(2*len(r.b), want+minReadBuffer); cap(r.b) < size {
 		grown := make([]byte, len(r.b), size)
 		copy(grown, r.b)

@@ -28,18 +28,18 @@ type loop struct {
 	conns []*conn    // by descriptor
 
 	// Of the loop's goroutine.
-	turn   *turn
-	now    time.Duration  // since b.start
-	ceded  time.Duration  // when it last went through the scheduler
-	events []socket.Event // of this round
-	ready  []readiness    // the connections that they are of
-	again  []*conn        // have more than a read took
-	heard  []*conn        // were read in this round
-	parted []parting      // leave after this round
-	read   int            // bytes since the last flush
-	steady int            // rounds in a row that saw steady streams and nothing else
-	chunk  *buffer        // of all reads
-	sealed []byte         // of all reads below TLS
+	workspace *workspace
+	now       time.Duration  // since b.start
+	ceded     time.Duration  // when it last went through the scheduler
+	events    []socket.Event // of this round
+	ready     []readiness    // the connections that they are of
+	unread    []*conn        // have more than a read took
+	readConns []*conn        // were read in this round
+	leaving   []departure    // leave after this round
+	read      int            // bytes since the last flush
+	steady    int            // rounds in a row that saw steady streams and nothing else
+	chunk     *buffer        // of all reads
+	sealed    []byte         // of all reads below TLS
 }
 
 type readiness struct {
@@ -47,9 +47,9 @@ type readiness struct {
 	event socket.Event
 }
 
-// parting is a connection that needs a goroutine, for what waits in its rest or
+// departure is a connection that needs a goroutine, for what waits in its rest or
 // because it is over.
-type parting struct {
+type departure struct {
 	c   *conn
 	err error
 }
@@ -87,15 +87,15 @@ type loops struct {
 	running sync.WaitGroup
 }
 
-// enter keeps the loops until leave.
-func (ls *loops) enter() {
+// addUser keeps the loops until leave.
+func (ls *loops) addUser() {
 	ls.mu.Lock()
 	ls.users++
 	ls.mu.Unlock()
 }
 
-// leave ends the loops with their last user. None has a connection by then.
-func (ls *loops) leave() {
+// removeUser ends the loops with their last user. None has a connection by then.
+func (ls *loops) removeUser() {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.users--; ls.users > 0 {
@@ -108,8 +108,8 @@ func (ls *loops) leave() {
 	ls.all = nil
 }
 
-// dismiss ends the connections of a listener.
-func (ls *loops) dismiss(clients *sync.WaitGroup) {
+// endClients ends the connections of a listener.
+func (ls *loops) endClients(clients *sync.WaitGroup) {
 	ls.mu.Lock()
 	all := slices.Clone(ls.all)
 	ls.mu.Unlock()
@@ -124,7 +124,7 @@ func (ls *loops) dismiss(clients *sync.WaitGroup) {
 		l.mu.Unlock()
 	}
 	for _, c := range theirs {
-		c.dismiss()
+		c.endWithListener()
 	}
 }
 
@@ -156,13 +156,13 @@ func newLoop(b *Broker) (*loop, error) {
 		return nil, err
 	}
 	return &loop{
-		b: b, poll: poll, turn: getTurn(b),
+		b: b, poll: poll, workspace: getWorkspace(b),
 		chunk: chunkPool.Get().(*buffer), sealed: make([]byte, loopSealed),
 	}, nil
 }
 
 func (l *loop) run() {
-	defer putTurn(l.turn)
+	defer putWorkspace(l.workspace)
 	defer l.poll.Close()
 	for l.wait() {
 		l.round()
@@ -172,14 +172,14 @@ func (l *loop) run() {
 // wait finds out which connections are ready, and reports false when the loop
 // shall end.
 func (l *loop) wait() bool {
-	if len(l.again) > 0 {
+	if len(l.unread) > 0 {
 		l.steady = 0
 	}
 	if l.steady > steadyRounds { // all that came of late
 		l.poll.Pause(steadyPause)
 	}
 	var on bool
-	l.events, on = l.poll.Wait(l.events[:0], len(l.again) == 0)
+	l.events, on = l.poll.Wait(l.events[:0], len(l.unread) == 0)
 	l.ready = l.ready[:0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -196,7 +196,7 @@ func (l *loop) wait() bool {
 func (l *loop) round() {
 	l.now = time.Since(l.b.start)
 	l.steady++
-	again := len(l.again)
+	again := len(l.unread)
 	for i := range l.ready {
 		c, event := l.ready[i].c, l.ready[i].event
 		if event.Writable() {
@@ -209,16 +209,16 @@ func (l *loop) round() {
 			c.descriptor.ExpectEnd()
 		}
 		if event.Readable() || c.unread {
-			l.serve(c)
+			l.readConn(c)
 		}
 	}
 	for i := range again {
-		if c := l.again[i]; !c.away.Load() {
-			l.serve(c)
+		if c := l.unread[i]; !c.away.Load() {
+			l.readConn(c)
 		}
 	}
-	l.again = l.again[:copy(l.again, l.again[again:])]
-	l.finish()
+	l.unread = l.unread[:copy(l.unread, l.unread[again:])]
+	l.endRound()
 	clear(l.ready)
 	if l.now-l.ceded > cedeAfter {
 		l.ceded = l.now
@@ -226,23 +226,23 @@ func (l *loop) round() {
 	}
 }
 
-// serve takes a connection's turn: it reads once, and handles what came.
-func (l *loop) serve(c *conn) {
+// readConn takes a connection's turn: it reads once, and handles what came.
+func (l *loop) readConn(c *conn) {
 	c.unread = false
 	dst := l.chunk.b
 	c.chunk = l.chunk
-	if c.rest != nil {
-		if len(c.rest.b) > sharedLimit {
-			dst = c.rest.spacious(c.want)
+	if c.partial != nil {
+		if len(c.partial.b) > sharedLimit {
+			dst = c.partial.growFor(c.partialSize)
 			c.chunk = nil
-			c.filled = len(c.rest.b)
+			c.filled = len(c.partial.b)
 		} else {
-			c.filled = copy(dst, c.rest.b)
-			c.keepRest(nil)
+			c.filled = copy(dst, c.partial.b)
+			c.savePartial(nil)
 		}
 	}
-	if c.bulk > 0 && len(dst)/c.bulk*c.bulk > c.filled { // whole packets of that size: no rest to copy
-		dst = dst[:len(dst)/c.bulk*c.bulk]
+	if c.lastLarge > 0 && len(dst)/c.lastLarge*c.lastLarge > c.filled { // whole packets of that size: no rest to copy
+		dst = dst[:len(dst)/c.lastLarge*c.lastLarge]
 	}
 	n, more, err := c.descriptor.Fill(c.sealed, dst[c.filled:], l.sealed)
 	c.filled += n
@@ -250,40 +250,40 @@ func (l *loop) serve(c *conn) {
 	used := 0
 	var cause error
 	if n > 0 {
-		before := time.Duration(c.heard.Swap(int64(l.now)))
+		before := time.Duration(c.lastHeard.Swap(int64(l.now)))
 		c.b.count.bytesIn.Add(uint64(n))
 		l.read += n
-		used, c.want, cause = c.handlePackets()
+		used, c.partialSize, cause = c.handlePackets()
 		l.weigh(n, l.now-before, c.received)
 		c.countRate()
-		l.heard = append(l.heard, c)
+		l.readConns = append(l.readConns, c)
 		if used > 0 {
-			c.bulk = 0
+			c.lastLarge = 0
 			if len(c.raw) >= passFrom && c.sealed == nil {
-				c.bulk = len(c.raw)
+				c.lastLarge = len(c.raw)
 			}
 		}
 	}
 	if cause == nil {
 		cause = err
 	}
-	c.keepRest(dst[used:c.filled])
+	c.savePartial(dst[used:c.filled])
 	c.buf, c.filled = nil, 0
 	switch {
 	case cause != nil:
 		c.away.Store(true)
-		l.parted = append(l.parted, parting{c, cause})
-	case c.delay > 0, n > 0 && c.out.overdue():
+		l.leaving = append(l.leaving, departure{c, cause})
+	case c.rateDelay > 0, n > 0 && c.out.overLimit():
 		c.away.Store(true)
-		l.parted = append(l.parted, parting{c, errWaits})
+		l.leaving = append(l.leaving, departure{c, errWaits})
 	case more || c.descriptor.Ending():
-		l.again = append(l.again, c)
+		l.unread = append(l.unread, c)
 	}
-	if l.read >= flushAfter || l.chunk.more.Load() > 0 {
+	if l.read >= flushAfter || l.chunk.holders.Load() > 0 {
 		l.flush()
 	}
-	if l.chunk.more.Load() > 0 { // somebody has not written all of it
-		l.chunk.free()
+	if l.chunk.holders.Load() > 0 { // somebody has not written all of it
+		l.chunk.freeBuffer()
 		l.chunk = chunkPool.Get().(*buffer)
 	}
 }
@@ -291,8 +291,8 @@ func (l *loop) serve(c *conn) {
 // weigh ends a run of steady rounds if what a connection brought was not steady: n
 // bytes that complete so many messages, a while after what came before.
 func (l *loop) weigh(n int, after time.Duration, messages uint64) {
-	if l.turn.eager || n > steadyRead || after > steadyGap*time.Duration(messages) {
-		l.turn.eager, l.steady = false, 0
+	if l.workspace.eager || n > steadyRead || after > steadyGap*time.Duration(messages) {
+		l.workspace.eager, l.steady = false, 0
 	}
 }
 
@@ -300,52 +300,52 @@ func (l *loop) weigh(n int, after time.Duration, messages uint64) {
 func (l *loop) flush() {
 	l.read = 0
 	received := uint64(0)
-	for i, c := range l.heard {
-		c.own.settle()
+	for i, c := range l.readConns {
+		c.own.dequeueAcked()
 		received += c.received
 		c.received = 0
-		l.heard[i] = nil
+		l.readConns[i] = nil
 	}
-	l.heard = l.heard[:0]
+	l.readConns = l.readConns[:0]
 	if received > 0 {
 		l.b.count.received.Add(received)
 	}
-	l.turn.batch.flush()
+	l.workspace.batch.flush()
 }
 
-// finish ends a round: what it caused goes out, and then who has to leaves.
-func (l *loop) finish() {
+// endRound ends a round: what it caused goes out, and then who has to leaves.
+func (l *loop) endRound() {
 	l.flush()
-	for i, p := range l.parted {
-		p.c.clients.Go(func() { l.attend(p.c, p.err) })
-		l.parted[i] = parting{}
+	for i, p := range l.leaving {
+		p.c.clients.Go(func() { l.attendConn(p.c, p.err) })
+		l.leaving[i] = departure{}
 	}
-	l.parted = l.parted[:0]
+	l.leaving = l.leaving[:0]
 }
 
-// attend does in a goroutine what the loop must not wait for.
-func (l *loop) attend(c *conn, err error) {
+// attendConn does in a goroutine what the loop must not wait for.
+func (l *loop) attendConn(c *conn, err error) {
 	if errors.Is(err, errWaits) {
 		err = c.catchUp()
 	}
 	if err == nil {
-		c.turn, c.looped = l.turn, true
+		c.workspace, c.looped = l.workspace, true
 		err = l.watch(c, l.poll.Rearm)
 	}
 	if err != nil {
-		c.conclude(err)
+		c.endReading(err)
 	}
 }
 
 // catchUp handles what the loop left, and waits as long as it takes.
 func (c *conn) catchUp() error {
-	c.turn, c.looped = getTurn(c.b), false
-	defer putTurn(c.turn)
-	if c.rest != nil {
-		c.buf, c.filled = c.rest.b, len(c.rest.b)
+	c.workspace, c.looped = getWorkspace(c.b), false
+	defer putWorkspace(c.workspace)
+	if c.partial != nil {
+		c.buf, c.filled = c.partial.b, len(c.partial.b)
 	}
 	err := c.handleBuffer(0)
-	c.keepRest(c.buf[:c.filled])
+	c.savePartial(c.buf[:c.filled])
 	c.buf, c.filled = nil, 0
 	return err
 }
@@ -353,32 +353,32 @@ func (c *conn) catchUp() error {
 // joinLoop gives the connection to an event loop, if its socket is one that a loop
 // can have. The reader that calls it reads no more if it did.
 func (c *conn) joinLoop() (bool, error) {
-	if c.low == nil || !c.out.claim() {
+	if c.loopable == nil || !c.out.claimSink() {
 		return false, nil
 	}
 	l := c.b.loops.pick(c.b)
 	var d *socket.Descriptor
 	var err error
 	if l != nil {
-		d, err = c.low.HandOver()
+		d, err = c.loopable.HandOver()
 	}
 	if d == nil {
-		c.low = nil // nor later
-		c.out.yield(nil)
+		c.loopable = nil // nor later
+		c.out.yieldSink(nil)
 		c.flush()
 		return false, err
 	}
-	c.out.yield(socket.NewSink(c.nc))
+	c.out.yieldSink(socket.NewSink(c.nc))
 	c.flush()
-	c.keepRest(c.buf[:c.filled])
+	c.savePartial(c.buf[:c.filled])
 	c.buf, c.filled = nil, 0
-	putTurn(c.turn)
-	c.turn, c.looped = l.turn, true
+	putWorkspace(c.workspace)
+	c.workspace, c.looped = l.workspace, true
 	c.sealed, _ = c.nc.(*tls.Conn)
 	c.descriptor, c.loop = d, l
 	c.clients.Add(1)
-	unhook := c.unhook // the loop tells c of the listener's end
-	c.unhook, c.deadline = nil, nil
+	unhook := c.stopHook // the loop tells c of the listener's end
+	c.stopHook, c.connectTimer = nil, nil
 	if err := l.add(c); err != nil {
 		unhook()
 		return false, err

@@ -45,8 +45,8 @@ func overSockets(t *testing.T, o Options, test func(t *testing.T, b *Broker, dia
 func countsNothing(t *testing.T, b **Broker) {
 	t.Cleanup(func() {
 		left := (*b).memory.held.Load()
-		for _, s := range (*b).all() {
-			left -= int64(s.held)
+		for _, s := range (*b).allSessions() {
+			left -= int64(s.charged)
 		}
 		if left != 0 {
 			t.Errorf("%d bytes stay counted", left)
@@ -399,9 +399,9 @@ func TestLoopWeighs(t *testing.T) {
 		{"part of a packet", false, 80, steadyGap, 0, false},
 		{"something to answer", true, 80, steadyGap, 1, false},
 	} {
-		l := loop{turn: &turn{eager: tt.eager}, steady: 9}
-		if l.weigh(tt.n, tt.after, tt.messages); (l.steady == 9) != tt.steady || l.turn.eager {
-			t.Errorf("%s: %d steady rounds, eager %v", tt.name, l.steady, l.turn.eager)
+		l := loop{workspace: &workspace{eager: tt.eager}, steady: 9}
+		if l.weigh(tt.n, tt.after, tt.messages); (l.steady == 9) != tt.steady || l.workspace.eager {
+			t.Errorf("%s: %d steady rounds, eager %v", tt.name, l.steady, l.workspace.eager)
 		}
 	}
 }
@@ -482,12 +482,12 @@ func TestEndIsNotifiedByOwner(t *testing.T) {
 	b := serve(t, tls.NewListener(quickly(l), server), Options{}, anyone)
 	c := wire(t, tls.Client(dialTCP(t, l), client), connectPacket("c"))
 	c.ping()
-	out := &b.all()[0].conn.Load().out
-	for !out.claim() {
+	out := &b.allSessions()[0].conn.Load().out
+	for !out.claimSink() {
 		runtime.Gosched()
 	}
 	watched := &claimed{Sink: out.sink, out: out}
-	out.yield(watched)
+	out.yieldSink(watched)
 	b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction})
 	c.read()
 	if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {

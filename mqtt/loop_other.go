@@ -7,10 +7,10 @@ import "sync"
 // Event loops are for Linux; elsewhere each client has a goroutine.
 type loops struct{}
 
-func (*loops) enter() {}
-func (*loops) leave() {}
+func (*loops) addUser() {}
+func (*loops) removeUser() {}
 
-func (*loops) dismiss(*sync.WaitGroup) {}
+func (*loops) endClients(*sync.WaitGroup) {}
 
 func (*conn) joinLoop() (bool, error) { return false, nil }
 

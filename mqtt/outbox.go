@@ -14,22 +14,22 @@ import (
 // take at once is left to a writer goroutine, which ends when nothing waits.
 type outbox struct {
 	limit  int // bytes beyond which messages are refused; guarded by mu
-	memory *ledger
+	memory *memoryBudget
 
-	mu      sync.Mutex
-	room    chan struct{} // capacity 1: holds a token after the backlog was written; nil until somebody waited
-	sink    socket.Sink   // nil before the client was admitted
-	queue   []segment     // what the sink has not seen
-	bytes   int           // of the queue and of what the sink has not finished
-	charged int           // of bytes, to memory
-	busy    bool          // somebody uses the sink
-	slow    bool          // a writer goroutine does
-	dirty   bool          // in the list of a batch that will flush
-	refused bool          // push did, for want of room, since the last refill
-	last    bool          // nothing is taken any more: close once all is written
-	parted  bool          // the client of a TLS connection was told of its end
-	idle    chan struct{} // closed when nobody uses the sink; nil unless somebody waits
-	aliases aliasTable
+	mu       sync.Mutex
+	written  chan struct{} // capacity 1: holds a token after the backlog was written; nil until somebody waited
+	sink     socket.Sink   // nil before the client was admitted
+	queue    []segment     // what the sink has not seen
+	bytes    int           // of the queue and of what the sink has not finished
+	charged  int           // of bytes, to memory
+	busy     bool          // somebody uses the sink
+	slow     bool          // a writer goroutine does
+	dirty    bool          // in the list of a batch that will flush
+	refused  bool          // push did, for want of room, since the last refill
+	ending   bool          // nothing is taken any more: close once all is written
+	notified bool          // the client of a TLS connection was told of its end
+	idle     chan struct{} // closed when nobody uses the sink; nil unless somebody waits
+	aliases  aliasTable
 
 	first [2]segment // the queue's first array
 }
@@ -38,15 +38,15 @@ type outbox struct {
 // or one large packet that its receivers share.
 type segment struct {
 	b      []byte
-	own    *buffer // holds b; nil for a packet that nobody wants back
+	pooled *buffer // holds b; nil for a packet that nobody wants back
 	shared bool    // b is a packet that others may hold too
 }
 
 // buffer is a pooled byte slice.
 type buffer struct {
-	b     []byte
-	chunk bool         // one that a loop reads into
-	more  atomic.Int32 // holders but one
+	b       []byte
+	chunk   bool         // one that a loop reads into
+	holders atomic.Int32 // holders but one
 }
 
 // closeGrace is how long a connection whose sink is patient may take to write its
@@ -61,15 +61,15 @@ const (
 
 var bufferPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 2048)} }}
 
-func (g segment) free() { g.own.free() }
+func (g segment) freeSegment() { g.pooled.freeBuffer() }
 
-// free gives the buffer, if there is one, back.
-func (r *buffer) free() {
+// freeBuffer gives the buffer, if there is one, back.
+func (r *buffer) freeBuffer() {
 	switch {
 	case r == nil:
 	case r.chunk:
-		if r.more.Add(-1) < 0 {
-			r.more.Store(0)
+		if r.holders.Add(-1) < 0 {
+			r.holders.Store(0)
 			chunkPool.Put(r)
 		}
 	case cap(r.b) <= keepBuffer:
@@ -81,59 +81,59 @@ func (r *buffer) free() {
 // chunkPool has the buffers of event loops.
 var chunkPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, loopBuffer), chunk: true} }}
 
-// open gives the outbox its sink.
-func (o *outbox) open(s socket.Sink) {
+// setSink gives the outbox its sink.
+func (o *outbox) setSink(s socket.Sink) {
 	o.mu.Lock()
 	o.sink = s
 	o.mu.Unlock()
 }
 
-// claim takes the sink while it has nothing to do. It ends with yield.
-func (o *outbox) claim() bool {
+// claimSink takes the sink while it has nothing to do. It ends with yield.
+func (o *outbox) claimSink() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.busy || o.last || len(o.queue) > 0 {
+	if o.busy || o.ending || len(o.queue) > 0 {
 		return false
 	}
 	o.busy = true
 	return true
 }
 
-// yield gives the sink, or another one, back.
-func (o *outbox) yield(s socket.Sink) {
+// yieldSink gives the sink, or another one, back.
+func (o *outbox) yieldSink(s socket.Sink) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if s != nil {
 		o.sink = s
 	}
 	o.busy = false
-	o.rest()
+	o.wakeIdle()
 }
 
-// grab returns the segment to append size bytes to. The caller holds mu and
+// tailSegment returns the segment to append size bytes to. The caller holds mu and
 // calls put with the result.
-func (o *outbox) grab() *segment {
+func (o *outbox) tailSegment() *segment {
 	if n := len(o.queue); n > 0 {
-		if g := &o.queue[n-1]; g.own != nil && !g.shared && len(g.b) < fullBuffer {
+		if g := &o.queue[n-1]; g.pooled != nil && !g.shared && len(g.b) < fullBuffer {
 			return g
 		}
 	}
 	own := bufferPool.Get().(*buffer)
-	o.queue = append(o.queue, segment{b: own.b, own: own})
+	o.queue = append(o.queue, segment{b: own.b, pooled: own})
 	return &o.queue[len(o.queue)-1]
 }
 
-// put keeps what was appended to the segment that grab returned.
-func (o *outbox) put(g *segment, b []byte) {
+// setTail keeps what was appended to the segment that grab returned.
+func (o *outbox) setTail(g *segment, b []byte) {
 	o.bytes += len(b) - len(g.b)
-	g.b, g.own.b = b, b
+	g.b, g.pooled.b = b, b
 }
 
-// overdue reports whether more than the limit waits.
-func (o *outbox) overdue() bool {
+// overLimit reports whether more than the limit waits.
+func (o *outbox) overLimit() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !o.last && o.bytes > o.limit
+	return !o.ending && o.bytes > o.limit
 }
 
 // fits reports whether size more bytes may wait. The limit may be of a time when
@@ -147,19 +147,19 @@ func (o *outbox) fits(size, limit int) bool {
 	return o.bytes+size <= o.limit
 }
 
-// awaited returns the channel that tells of a backlog that was written.
-func (o *outbox) awaited() <-chan struct{} {
+// backlogWritten returns the channel that tells of a backlog that was written.
+func (o *outbox) backlogWritten() <-chan struct{} {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.room == nil {
-		o.room = make(chan struct{}, 1)
+	if o.written == nil {
+		o.written = make(chan struct{}, 1)
 	}
-	return o.room
+	return o.written
 }
 
-// mark tells whether the caller has to put the connection on its batch's list.
+// markDirty tells whether the caller has to put the connection on its batch's list.
 // The caller holds mu.
-func (o *outbox) mark() bool {
+func (o *outbox) markDirty() bool {
 	fresh := !o.dirty
 	o.dirty = true
 	return fresh
@@ -167,7 +167,7 @@ func (o *outbox) mark() bool {
 
 // admits reports whether push takes size bytes. The caller holds mu of the outbox.
 func (c *conn) admits(size int) bool {
-	if c.out.last || !c.ready.Load() { // [MQTT-3.2.0-1]
+	if c.out.ending || !c.ready.Load() { // [MQTT-3.2.0-1]
 		return false
 	}
 	if !c.out.fits(size, c.b.opts.Outbox) {
@@ -188,20 +188,20 @@ func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 		return false
 	}
 	if f.shared != nil {
-		if f.own != nil {
-			f.own.more.Add(1)
+		if f.pooled != nil {
+			f.pooled.holders.Add(1)
 		}
-		o.queue = append(o.queue, segment{b: f.shared, own: f.own, shared: true})
+		o.queue = append(o.queue, segment{b: f.shared, pooled: f.pooled, shared: true})
 		o.bytes += len(f.shared)
 	} else {
-		g := o.grab()
+		g := o.tailSegment()
 		if o.aliases.limit > 0 {
-			o.put(g, o.aliases.append(g.b, f, id, dup, c.maxPacket))
+			o.setTail(g, o.aliases.append(g.b, f, id, dup, c.maxPacket))
 		} else {
-			o.put(g, f.Append(g.b, id, dup))
+			o.setTail(g, f.Append(g.b, id, dup))
 		}
 	}
-	fresh := o.mark()
+	fresh := o.markDirty()
 	o.mu.Unlock()
 	bt.touch(c, fresh)
 	bt.sent++
@@ -217,13 +217,13 @@ func (c *conn) send(bt *batch, p packet.Packet) {
 	}
 	o := &c.out
 	o.mu.Lock()
-	if o.last {
+	if o.ending {
 		o.mu.Unlock()
 		return
 	}
-	g := o.grab()
-	o.put(g, p.Append(g.b, c.version))
-	fresh := o.mark()
+	g := o.tailSegment()
+	o.setTail(g, p.Append(g.b, c.version))
+	fresh := o.markDirty()
 	o.mu.Unlock()
 	bt.touch(c, fresh)
 }
@@ -234,29 +234,29 @@ func (c *conn) flush() {
 	o.mu.Lock()
 	o.dirty = false
 	for !o.busy && len(o.queue) > 0 {
-		g := o.take()
+		g := o.takeSegment()
 		o.mu.Unlock()
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
 		done, err := o.sink.Try(g.b)
 		o.mu.Lock()
 		if err == nil && !done {
 			o.slow = true
-			o.charge(c.b.opts.Outbox)
-			lost := o.last && !o.sink.Patient() // see finish
-			c.writers.Go(func() { c.drain(g) })
+			o.chargeBytes(c.b.opts.Outbox)
+			lost := o.ending && !o.sink.Patient() // see finish
+			c.writers.Go(func() { c.drainOutbox(g) })
 			o.mu.Unlock()
 			if lost {
 				c.nc.Close()
 			}
 			return
 		}
-		o.written(g, err)
+		o.endWrite(g, err)
 	}
 	if o.bytes != o.charged {
-		o.charge(c.b.opts.Outbox)
+		o.chargeBytes(c.b.opts.Outbox)
 	}
-	if o.last && !o.busy {
-		c.part()
+	if o.ending && !o.busy {
+		c.closeNetwork()
 		return
 	}
 	if o.refused && !o.busy {
@@ -265,18 +265,18 @@ func (c *conn) flush() {
 	o.mu.Unlock()
 }
 
-// part closes the connection after all was written. The caller holds mu, which is
+// closeNetwork closes the connection after all was written. The caller holds mu, which is
 // let go, and nobody uses the sink. It does then: once nobody does, the descriptor
 // may be another client's.
-func (c *conn) part() {
+func (c *conn) closeNetwork() {
 	o := &c.out
-	if s, ok := o.sink.(socket.Notifier); ok && !o.parted {
-		o.parted, o.busy = true, true
+	if s, ok := o.sink.(socket.Notifier); ok && !o.notified {
+		o.notified, o.busy = true, true
 		o.mu.Unlock()
 		s.CloseNotify()
 		o.mu.Lock()
 		o.busy = false
-		o.rest()
+		o.wakeIdle()
 	}
 	o.mu.Unlock()
 	c.nc.Close()
@@ -292,16 +292,16 @@ func (c *conn) refill() {
 	}
 }
 
-// charge counts what is left after a flush, and with it how much more this client
+// chargeBytes counts what is left after a flush, and with it how much more this client
 // may have waiting. The caller holds mu.
-func (o *outbox) charge(limit int) {
+func (o *outbox) chargeBytes(limit int) {
 	o.memory.add(o.bytes - o.charged)
 	o.charged = o.bytes
 	o.limit = o.memory.share(limit)
 }
 
-// take hands the first segment over to the sink. The caller holds mu.
-func (o *outbox) take() segment {
+// takeSegment hands the first segment over to the sink. The caller holds mu.
+func (o *outbox) takeSegment() segment {
 	g := o.queue[0]
 	o.queue[0] = segment{}
 	if o.queue = o.queue[1:]; len(o.queue) == 0 {
@@ -311,66 +311,66 @@ func (o *outbox) take() segment {
 	return g
 }
 
-// written takes the sink back. After an error nothing more can be written. The
+// endWrite takes the sink back. After an error nothing more can be written. The
 // caller holds mu.
-func (o *outbox) written(g segment, err error) {
+func (o *outbox) endWrite(g segment, err error) {
 	o.bytes -= len(g.b)
-	g.free()
+	g.freeSegment()
 	o.busy = false
 	if err != nil {
 		for _, g := range o.queue {
-			g.free()
+			g.freeSegment()
 		}
-		o.queue, o.bytes, o.last = nil, 0, true
+		o.queue, o.bytes, o.ending = nil, 0, true
 	}
-	o.rest()
+	o.wakeIdle()
 }
 
-// rest tells who waits that the sink is not used. The caller holds mu.
-func (o *outbox) rest() {
+// wakeIdle tells who waits that the sink is not used. The caller holds mu.
+func (o *outbox) wakeIdle() {
 	if o.idle != nil {
 		close(o.idle)
 		o.idle = nil
 	}
 }
 
-// drain waits for a slow socket, together with all that gathers meanwhile, and
+// drainOutbox waits for a slow socket, together with all that gathers meanwhile, and
 // then lets the session send what it kept back.
-func (c *conn) drain(g segment) {
+func (c *conn) drainOutbox(g segment) {
 	o := &c.out
 	for {
 		err := o.sink.Drain()
 		o.mu.Lock()
-		o.written(g, err)
-		o.charge(c.b.opts.Outbox)
+		o.endWrite(g, err)
+		o.chargeBytes(c.b.opts.Outbox)
 		if len(o.queue) == 0 {
 			break
 		}
-		g = o.take()
+		g = o.takeSegment()
 		o.mu.Unlock()
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
 		o.sink.Hold(g.b)
 	}
 	o.slow = false
 	select {
-	case o.room <- struct{}{}:
+	case o.written <- struct{}{}:
 	default: // nobody waited yet, or the token of an earlier drain is still there
 	}
-	if o.last {
-		c.part()
+	if o.ending {
+		c.closeNetwork()
 		return
 	}
 	o.mu.Unlock()
 	c.refill()
 }
 
-// finish writes what waits and closes the connection. Nothing is taken after it
+// closeWhenWritten writes what waits and closes the connection. Nothing is taken after it
 // [MQTT-3.14.4-1]. A socket that does not take the rest at once loses it: its
 // client was not reading.
-func (c *conn) finish() {
+func (c *conn) closeWhenWritten() {
 	o := &c.out
 	o.mu.Lock()
-	o.last = true
+	o.ending = true
 	o.mu.Unlock()
 	c.flush()
 	o.mu.Lock()

@@ -17,18 +17,18 @@ type pipeline struct {
 	b     *Broker
 	owner *session // whose messages these are; nil for the node and other sites
 
-	waiting atomic.Int32                  // entries; 0 also says that all before are delivered
-	qos1    atomic.Int32                  // entries that end in a PUBACK
-	parked  atomic.Int64                  // bytes of the entries
-	reading atomic.Bool                   // the owner's reader flushes at the end of its batch
-	room    atomic.Pointer[chan struct{}] // capacity 1: holds a token after an entry left; nil until somebody waited
+	waiting   atomic.Int32                  // entries; 0 also says that all before are delivered
+	qos1      atomic.Int32                  // entries that end in a PUBACK
+	parked    atomic.Int64                  // bytes of the entries
+	reading   atomic.Bool                   // the owner's reader flushes at the end of its batch
+	roomFreed atomic.Pointer[chan struct{}] // capacity 1: holds a token after an entry left; nil until somebody waited
 
 	mu        sync.Mutex // guards all below, and the stages of the entries
 	entries   []*entry   // oldest first
 	routed    int        // entries[:routed] were routed
 	committed int        // entries[:committed] went to the store
 	running   bool       // one goroutine is in run
-	taken     int        // bytes committed since the last look at the store's memory
+	sinceLook int        // bytes committed since the last look at the store's memory
 
 	batch *batch // of the one in run, as the cache; nil while there is nothing to flush
 	cache routeCache
@@ -62,19 +62,19 @@ type entry struct {
 	id    uint16         // packet identifier to acknowledge
 	m     *store.Message // as it came; nil if there is only something to acknowledge
 
-	forward  bool              // to other sites, if they want it
-	replayed bool              // m is a retained message of another site
-	replay   []store.Delivery  // retained messages for the owner, in place of m
-	tx       func(store.Tx)    // of [Broker.Inject]
-	done     func(error)       // of [Broker.Inject] and [Broker.Publish]
-	result   FilterResult      // of the upstream chain
-	outs     []output          //
-	epoch    uint64            // of the broker, when receivers were found; of a replay, before it was asked for
-	pending  int               // downstream answers missing; guarded by pipeline.mu
-	matched  bool              // somebody gets it
-	code     packet.ReasonCode // of the acknowledgement
-	reason   string            //
-	err      error             // of the chain or the store
+	forward    bool              // to other sites, if they want it
+	replayed   bool              // m is a retained message of another site
+	replay     []store.Delivery  // retained messages for the owner, in place of m
+	tx         func(store.Tx)    // of [Broker.Inject]
+	done       func(error)       // of [Broker.Inject] and [Broker.Publish]
+	result     FilterResult      // of the upstream chain
+	outs       []output          //
+	routeEpoch uint64            // of the broker, when receivers were found; of a replay, before it was asked for
+	pending    int               // downstream answers missing; guarded by pipeline.mu
+	matched    bool              // somebody gets it
+	code       packet.ReasonCode // of the acknowledgement
+	reason     string            //
+	err        error             // of the chain or the store
 }
 
 // size is what the entry counts against maxParkedBytes.
@@ -86,7 +86,7 @@ func (e *entry) size() int64 {
 }
 
 // stale reports whether rights may be newer than e's receivers.
-func (e *entry) stale(b *Broker) bool { return e.epoch != b.epoch.Load() }
+func (e *entry) stale(b *Broker) bool { return e.routeEpoch != b.routeEpoch.Load() }
 
 // received reports whether e is a QoS 2 message that will not be refused: its
 // identifier is the client's to use again otherwise.
@@ -101,19 +101,19 @@ func (p *pipeline) full() bool {
 	return p.waiting.Load() >= maxParked || p.parked.Load() >= maxParkedBytes
 }
 
-// awaited returns the channel that tells of room. Only the owner's reader waits.
-func (p *pipeline) awaited() <-chan struct{} {
-	if p.room.Load() == nil {
+// awaitRoom returns the channel that tells of room. Only the owner's reader waits.
+func (p *pipeline) awaitRoom() <-chan struct{} {
+	if p.roomFreed.Load() == nil {
 		room := make(chan struct{}, 1)
-		p.room.Store(&room)
+		p.roomFreed.Store(&room)
 	}
-	return *p.room.Load()
+	return *p.roomFreed.Load()
 }
 
 // push appends an entry and takes what steps are possible at once.
 func (p *pipeline) push(e *entry) {
 	upstream := e.stage == filtering
-	p.add(e)
+	p.addEntry(e)
 	if !upstream {
 		p.run()
 		return
@@ -126,7 +126,7 @@ func (p *pipeline) push(e *entry) {
 	})
 }
 
-func (p *pipeline) add(e *entry) {
+func (p *pipeline) addEntry(e *entry) {
 	p.waiting.Add(1)
 	p.parked.Add(e.size())
 	p.b.memory.add(int(e.size()))
@@ -148,7 +148,7 @@ func (p *pipeline) run() {
 	}
 	p.running = true
 	for {
-		for e, step := p.next(); step != nil; e, step = p.next() {
+		for e, step := p.nextStep(); step != nil; e, step = p.nextStep() {
 			if p.batch == nil {
 				p.batch = getBatch(p.b)
 			}
@@ -175,9 +175,9 @@ func (p *pipeline) run() {
 	p.mu.Unlock()
 }
 
-// next returns an entry and the step that it can take. The last steps come
+// nextStep returns an entry and the step that it can take. The last steps come
 // first: they make room. The caller holds mu.
-func (p *pipeline) next() (*entry, func(*pipeline, *entry)) {
+func (p *pipeline) nextStep() (*entry, func(*pipeline, *entry)) {
 	if p.committed > 0 && p.entries[0].stage == through {
 		return p.entries[0], (*pipeline).finishEntry
 	}
@@ -190,19 +190,19 @@ func (p *pipeline) next() (*entry, func(*pipeline, *entry)) {
 	return nil, nil
 }
 
-// after calls f once all that is in p now is through.
-func (p *pipeline) after(f func()) {
+// callAfter calls f once all that is in p now is through.
+func (p *pipeline) callAfter(f func()) {
 	p.push(&entry{stage: filtered, done: func(error) { f() }})
 }
 
-// follow makes all that is pushed from now on wait for all that is in before now.
+// followPipeline makes all that is pushed from now on wait for all that is in before now.
 // Until then the sessions of both stay in memory, over or not, and are counted: a
 // client that comes again and again behind a disk that hangs makes a chain of them.
-func (p *pipeline) follow(before *pipeline) {
+func (p *pipeline) followPipeline(before *pipeline) {
 	e := &entry{stage: filtering}
-	p.add(e)
+	p.addEntry(e)
 	p.b.memory.add(sessionCost)
-	before.after(func() {
+	before.callAfter(func() {
 		p.b.memory.add(-sessionCost)
 		p.mu.Lock()
 		e.stage = filtered

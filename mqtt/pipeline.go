@@ -30,7 +30,7 @@ type delivery struct {
 	patient    bool             // waits for room even at QoS 0
 	downstream bool             // a function is asked first
 	more       []store.Delivery // what a downstream function made beyond one message
-	gone       bool             // the function dropped it
+	dropped    bool             // the function dropped it
 	state      State            // what the function remembers
 }
 
@@ -38,7 +38,7 @@ type delivery struct {
 // its receivers, and the chains of those are asked.
 func (p *pipeline) routeEntry(e *entry) {
 	stale := e.stale(p.b)
-	e.epoch = p.b.epoch.Load()
+	e.routeEpoch = p.b.routeEpoch.Load()
 	switch {
 	case e.replay != nil:
 		p.replayRetained(e, stale)
@@ -178,11 +178,11 @@ func clears(m *store.Message) bool {
 // deliveryOf returns a copy of m for the group's queue or, at QoS 0, for a member.
 func (g *group) deliveryOf(m *store.Message) (d delivery, ok bool) {
 	if g.queues(m.QoS) {
-		d = delivery{group: g, persist: g.keeping.Load()}
+		d = delivery{group: g, persist: g.persistent.Load()}
 		d.Message, d.QoS, d.Retain = m, m.QoS, m.Retain
 		return d, true
 	}
-	sub := g.pick(m.Topic)
+	sub := g.pickMember(m.Topic)
 	if sub == nil {
 		return d, false
 	}
@@ -208,7 +208,7 @@ func (p *pipeline) replayRetained(e *entry, stale bool) {
 	deliveries := make([]delivery, 0, len(e.replay))
 	for _, r := range e.replay {
 		if stale && !p.owner.mayStillReceive(r.Message.Topic) {
-			p.owner.lose(dropDenied)
+			p.owner.countDrop(dropDenied)
 			continue
 		}
 		deliveries = append(deliveries, delivery{
@@ -229,9 +229,9 @@ func (p *pipeline) askDownstream(e *entry, d *delivery) {
 	p.b.opts.Filter.Submit(Downstream, d.session.principal, d.Message, func(r FilterResult) {
 		denied := e.stale(p.b) && !d.session.mayStillReceive(d.Message.Topic)
 		p.b.applyDownstream(d, r) // d is this callback's alone until it is counted
-		if denied && !d.gone {
-			d.gone, d.more = true, nil
-			d.session.lose(dropDenied)
+		if denied && !d.dropped {
+			d.dropped, d.more = true, nil
+			d.session.countDrop(dropDenied)
 		}
 		p.noteDownstream(e)
 		p.run()
@@ -247,14 +247,14 @@ func (b *Broker) applyDownstream(d *delivery, r FilterResult) {
 	switch r.Outcome {
 	case Pass:
 	case Drop:
-		d.gone = true
+		d.dropped = true
 		b.count.filterDropped.Add(1)
 	case Reject:
-		d.gone = true
+		d.dropped = true
 		b.count.filterRejected.Add(1)
 	case Publish:
 		original := *d
-		d.gone = true
+		d.dropped = true
 		for _, em := range r.Messages {
 			m := b.completeEmitted(em, original.Message)
 			if m == nil || !b.mayEmitTo(em, m, d.session) {
@@ -263,8 +263,8 @@ func (b *Broker) applyDownstream(d *delivery, r FilterResult) {
 			x := original
 			x.setMessage(m)
 			x.Retain = original.Retain
-			if d.gone {
-				d.gone, d.Delivery, d.persist = false, x.Delivery, x.persist
+			if d.dropped {
+				d.dropped, d.Delivery, d.persist = false, x.Delivery, x.persist
 			} else {
 				d.more = append(d.more, x.Delivery)
 			}
@@ -287,14 +287,14 @@ func (p *pipeline) commitEntry(e *entry) {
 	p.mu.Lock()
 	p.committed++
 	e.stage = committing
-	p.taken += int(e.size())
-	look := p.taken >= lookBytes
+	p.sinceLook += int(e.size())
+	look := p.sinceLook >= lookBytes
 	if look {
-		p.taken = 0
+		p.sinceLook = 0
 	}
 	p.mu.Unlock()
 	if look {
-		p.b.memory.look()
+		p.b.memory.askStore()
 	}
 	if err := p.refusedByForwarder(e); err != nil {
 		e.states(State.Discard)
@@ -384,7 +384,7 @@ func (p *pipeline) persistEntry(tx store.Tx, e *entry) {
 }
 
 func (d *delivery) persistDelivery(tx store.Tx) {
-	if !d.persist || d.gone {
+	if !d.persist || d.dropped {
 		return
 	}
 	if d.group != nil {
@@ -431,7 +431,7 @@ func (p *pipeline) noteStored(e *entry, err error) {
 // finishEntry is the last step: e is delivered and then acknowledged.
 func (p *pipeline) finishEntry(e *entry) {
 	if e.err != nil && e.qos == 0 && e.done == nil {
-		p.b.lose(dropFailed)
+		p.b.countDrop(dropFailed)
 	}
 	if e.err == nil {
 		stale := e.stale(p.b)
@@ -459,7 +459,7 @@ func (p *pipeline) finishEntry(e *entry) {
 	p.parked.Add(-e.size())
 	p.b.memory.add(-int(e.size()))
 	p.waiting.Add(-1)
-	if room := p.room.Load(); room != nil {
+	if room := p.roomFreed.Load(); room != nil {
 		select {
 		case *room <- struct{}{}:
 		default: // the token of an earlier entry is still there
@@ -470,13 +470,13 @@ func (p *pipeline) finishEntry(e *entry) {
 // send hands the delivery to its session. stale tells that rights may be newer
 // than it; what goes through a queue is judged when it leaves that.
 func (d *delivery) send(bt *batch, stale bool) {
-	if d.gone {
+	if d.dropped {
 		return
 	}
 	switch {
 	case d.group != nil:
 		if !d.persist {
-			d.group.offer(d.Delivery)
+			d.group.queueInMemory(d.Delivery)
 		}
 		d.group.pump(bt)
 		return
@@ -492,10 +492,10 @@ func (d *delivery) send(bt *batch, stale bool) {
 
 func (d *delivery) sendOne(bt *batch, x store.Delivery, stale bool) {
 	if stale && !d.session.mayStillReceive(x.Message.Topic) {
-		d.session.lose(dropDenied)
+		d.session.countDrop(dropDenied)
 		return
 	}
-	bt.out.set(x.Message)
+	bt.out.setMessage(x.Message)
 	if d.patient {
 		d.session.deliverPatiently(bt, x)
 		return
@@ -511,7 +511,7 @@ func (p *pipeline) acknowledge(e *entry) {
 	p.mu.Unlock()
 	code, reason := e.code, e.reason
 	if code == packet.Success && e.m != nil {
-		code = noted(e.matched)
+		code = acceptedCode(e.matched)
 	}
 	if e.err != nil {
 		code, reason = packet.UnspecifiedError, e.err.Error()
@@ -520,7 +520,7 @@ func (p *pipeline) acknowledge(e *entry) {
 		}
 		if version != packet.V5 { // [MQTT-4.3.2-4] [MQTT-4.3.3-8]: not ours; the client sends it again
 			if e.qos == 2 {
-				s.release(e.id)
+				s.forgetIncoming(e.id)
 			}
 			p.acked(e)
 			return
@@ -530,7 +530,7 @@ func (p *pipeline) acknowledge(e *entry) {
 		code = packet.Success
 	}
 	if e.qos == 2 {
-		s.received(e.id, code) // [MQTT-4.3.3-9]
+		s.noteOutcome(e.id, code) // [MQTT-4.3.3-9]
 	}
 	c := p.acked(e)
 	if s.conn.Load() != c {

@@ -28,7 +28,7 @@ func (c *conn) handlePublish(flags byte, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if p.QoS == 2 && s.repeated(c, p.PacketID) { // [MQTT-4.3.3-10]
+	if p.QoS == 2 && s.answerRepeated(c, p.PacketID) { // [MQTT-4.3.3-10]
 		c.received++
 		return nil
 	}
@@ -74,10 +74,10 @@ func (c *conn) resolveAlias(p *packet.Publish) error {
 	known := &c.aliases[alias-1]
 	if n := len(p.TopicName); n > 0 {
 		if more := n - cap(*known); more > 0 {
-			if err := c.mayHold(more); err != nil {
+			if err := c.memoryAllows(more); err != nil {
 				return err
 			}
-			c.hold(more)
+			c.chargeMemory(more)
 			*known = make([]byte, 0, n)
 		}
 		*known = append((*known)[:0], p.TopicName...) // [MQTT-3.3.2-12]
@@ -114,7 +114,7 @@ func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
 	if v, reserved := Reserved("publish", r.topic); reserved {
 		return v
 	}
-	rights := s.may()
+	rights := s.currentRights()
 	if rights == nil {
 		return Verdict{Reason: "the identity has no rights"}
 	}
@@ -131,7 +131,7 @@ func (c *conn) checkQuota(p *packet.Publish, s *session) error {
 	if p.QoS == 0 || c.version != packet.V5 {
 		return nil
 	}
-	if s.unanswered() >= int(c.b.opts.ReceiveMaximum)+c.carried { // [MQTT-3.3.4-7]
+	if s.unanswered() >= int(c.b.opts.ReceiveMaximum)+c.earlierUnanswered { // [MQTT-3.3.4-7]
 		return &packet.Error{Code: packet.ReceiveMaximumExceeded, Statement: "MQTT-3.3.4-7", Msg: "more messages in flight than the receive maximum"}
 	}
 	return nil
@@ -144,24 +144,24 @@ func (s *session) unanswered() int { return int(s.pipe.qos1.Load()) + int(s.inco
 // allocate.
 func (c *conn) deliverNow(p *packet.Publish, r *route, s *session) {
 	bt := &c.batch
-	bt.out.carry(p, r, s)
+	bt.out.setPublish(p, r, s)
 	if c.chunk != nil && p.QoS == 0 && len(c.raw) >= passFrom {
-		bt.out.pass(c.version, c.raw, c.chunk)
+		bt.out.passThrough(c.version, c.raw, c.chunk)
 	}
 	bt.fanOut(r, p.QoS, false)
 	switch p.QoS {
 	case 1:
-		c.scratch.ack = packet.Puback{PacketID: p.PacketID, ReasonCode: noted(r.matched())}
+		c.scratch.ack = packet.Puback{PacketID: p.PacketID, ReasonCode: acceptedCode(r.matched())}
 		c.send(bt, &c.scratch.ack) // [MQTT-4.3.2-4]
 	case 2:
-		s.receive(p.PacketID, nil) // [MQTT-4.3.3-10]
-		c.scratch.rec = packet.Pubrec{PacketID: p.PacketID, ReasonCode: noted(r.matched())}
+		s.noteIncoming(p.PacketID, nil) // [MQTT-4.3.3-10]
+		c.scratch.rec = packet.Pubrec{PacketID: p.PacketID, ReasonCode: acceptedCode(r.matched())}
 		c.send(bt, &c.scratch.rec) // [MQTT-4.3.3-8]
 	}
 }
 
-// noted is the Reason Code of a message that was taken.
-func noted(matched bool) packet.ReasonCode {
+// acceptedCode is the Reason Code of a message that was taken.
+func acceptedCode(matched bool) packet.ReasonCode {
 	if matched {
 		return packet.Success
 	}
@@ -176,7 +176,7 @@ func (c *conn) park(p *packet.Publish, r *route, s *session) {
 		e.stage = filtering
 	}
 	if p.QoS == 2 { // [MQTT-4.3.3-10]
-		s.receive(p.PacketID, e)
+		s.noteIncoming(p.PacketID, e)
 	}
 	s.pipe.push(e)
 }
@@ -215,7 +215,7 @@ func (c *conn) refuse(p *packet.Publish, code packet.ReasonCode, v Verdict) erro
 	}
 	e := &entry{stage: filtered, conn: c, qos: p.QoS, id: p.PacketID, code: code, reason: v.String()}
 	if p.QoS == 2 {
-		c.own.receive(p.PacketID, e)
+		c.own.noteIncoming(p.PacketID, e)
 	}
 	c.own.pipe.push(e)
 	return nil
@@ -226,12 +226,12 @@ func (c *conn) refuse(p *packet.Publish, code packet.ReasonCode, v Verdict) erro
 func (c *conn) refuseForMemory(p *packet.Publish) {
 	c.b.count.refusedPublish.Add(1)
 	if p.QoS == 0 {
-		c.b.lose(dropMemory)
+		c.b.countDrop(dropMemory)
 		return
 	}
 	e := &entry{stage: filtered, conn: c, qos: p.QoS, id: p.PacketID, err: errMemory}
 	if p.QoS == 2 {
-		c.own.receive(p.PacketID, e)
+		c.own.noteIncoming(p.PacketID, e)
 	}
 	c.own.pipe.push(e)
 }

@@ -28,14 +28,14 @@ func (a *amount) add(bytes int) {
 type bucket struct {
 	limits   Limits        // but for connections
 	replaced chan struct{} // closed when others hold
-	told     atomic.Bool   // the log knows
+	logged   atomic.Bool   // the log knows
 
 	mu        sync.Mutex // guards all below
 	messages  float64
 	bytes     float64
 	last      time.Time
 	throttled uint64 // how often its identity had to wait
-	by        string // the rule that made it, the last time
+	lastRule  string // the rule that made it, the last time
 }
 
 func newBucket(l Limits, now time.Time) *bucket {
@@ -55,11 +55,11 @@ func (b *bucket) inherit(old *bucket) {
 	if old.limits.Bytes.N > 0 {
 		b.bytes = min(b.bytes, old.bytes)
 	}
-	b.last, b.throttled, b.by = old.last, old.throttled, old.by
+	b.last, b.throttled, b.lastRule = old.last, old.throttled, old.lastRule
 }
 
-// take counts a batch and returns how long to wait before the next one.
-func (b *bucket) take(a amount, now time.Time) time.Duration {
+// spend counts a batch and returns how long to wait before the next one.
+func (b *bucket) spend(a amount, now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	passed := now.Sub(b.last).Seconds()
@@ -69,19 +69,19 @@ func (b *bucket) take(a amount, now time.Time) time.Duration {
 	wait := max(messages, bytes)
 	if wait > 0 && a.messages > 0 {
 		b.throttled++
-		if b.by = b.limits.Messages.Rule; bytes > messages {
-			b.by = b.limits.Bytes.Rule
+		if b.lastRule = b.limits.Messages.Rule; bytes > messages {
+			b.lastRule = b.limits.Bytes.Rule
 		}
 	}
 	return wait
 }
 
-// owed is how long it takes until nothing is owed.
-func (b *bucket) owed(now time.Time) time.Duration { return b.take(amount{}, now) }
+// debtTime is how long it takes until nothing is owed.
+func (b *bucket) debtTime(now time.Time) time.Duration { return b.spend(amount{}, now) }
 
 // untilFull is how long it takes until the bucket is as a new one.
 func (b *bucket) untilFull(now time.Time) time.Duration {
-	b.take(amount{}, now)
+	b.spend(amount{}, now)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	messages, bytes := b.limits.Messages.N, b.limits.Bytes.N
@@ -92,7 +92,7 @@ func (b *bucket) untilFull(now time.Time) time.Duration {
 func (b *bucket) throttling() (times uint64, by string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.throttled, b.by
+	return b.throttled, b.lastRule
 }
 
 // refill adds what passed seconds are worth, up to one second's, takes n and
@@ -115,37 +115,37 @@ func worth(n float64, rate int) time.Duration {
 
 // countRate counts what one read brought to its end.
 func (c *conn) countRate() {
-	if c.unpaid.messages == 0 {
+	if c.uncounted.messages == 0 {
 		return
 	}
 	if rate := c.usage.rate.Load(); rate != nil {
-		if c.delay = rate.take(c.unpaid, time.Now()); c.delay > 0 {
+		if c.rateDelay = rate.spend(c.uncounted, time.Now()); c.rateDelay > 0 {
 			c.b.count.throttled.Add(1)
 		}
 	}
-	c.unpaid = amount{}
+	c.uncounted = amount{}
 }
 
 // awaitRate waits while the client's identity is over its rate: its sockets are
 // not read, so that it slows down and loses nothing. Where a new policy lets it
 // wait for less, it does.
 func (c *conn) awaitRate() error {
-	if c.delay == 0 {
+	if c.rateDelay == 0 {
 		return nil
 	}
-	defer c.pause()()
-	for c.delay > 0 {
+	defer c.pauseKeepAlive()()
+	for c.rateDelay > 0 {
 		rate := c.usage.rate.Load()
 		if rate == nil {
-			c.delay = 0
+			c.rateDelay = 0
 			break
 		}
-		c.delay = min(c.delay, rate.owed(time.Now()))
+		c.rateDelay = min(c.rateDelay, rate.debtTime(time.Now()))
 		c.tellThrottled(rate)
-		t := time.NewTimer(c.delay)
+		t := time.NewTimer(c.rateDelay)
 		select {
 		case <-t.C:
-			c.delay = 0
+			c.rateDelay = 0
 		case <-rate.replaced:
 			t.Stop()
 		case <-c.closing:
@@ -158,18 +158,18 @@ func (c *conn) awaitRate() error {
 
 // tellThrottled logs the first time that an identity has to wait.
 func (c *conn) tellThrottled(rate *bucket) {
-	if rate.told.CompareAndSwap(false, true) {
+	if rate.logged.CompareAndSwap(false, true) {
 		_, by := rate.throttling()
 		c.log().WithField(logfield.Reason, "more than the rate of "+by).Warn("client is read more slowly")
 	}
 }
 
-// pause says that the reader waits for the broker, not for the client, until the
+// pauseKeepAlive says that the reader waits for the broker, not for the client, until the
 // returned function is called: meanwhile the keep alive does not count.
-func (c *conn) pause() (resume func()) {
-	c.waiting.Store(true)
+func (c *conn) pauseKeepAlive() (resume func()) {
+	c.paused.Store(true)
 	return func() {
-		c.heard.Store(int64(time.Since(c.b.start)))
-		c.waiting.Store(false)
+		c.lastHeard.Store(int64(time.Since(c.b.start)))
+		c.paused.Store(false)
 	}
 }

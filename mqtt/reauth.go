@@ -21,8 +21,8 @@ type Renewer interface {
 	Renew(nc net.Conn, p Principal, data []byte) (until time.Time, err error)
 }
 
-// takeMethod notes the Authentication Method of a CONNECT. [MQTT-4.12.0-1]
-func (c *conn) takeMethod(p *packet.Connect) error {
+// readAuthMethod notes the Authentication Method of a CONNECT. [MQTT-4.12.0-1]
+func (c *conn) readAuthMethod(p *packet.Connect) error {
 	o := &p.Properties
 	if !o.Has(packet.PropAuthenticationMethod) {
 		return nil
@@ -58,7 +58,7 @@ func (c *conn) handleAuth(flags byte, body []byte) error {
 		c.b.count.deniedLogin.Add(1)
 		return &packet.Error{Code: packet.NotAuthorized, Statement: "MQTT-4.12.1-2", Msg: "renewed credential refused: " + err.Error()}
 	}
-	c.endAt(until)
+	c.endWithCredential(until)
 	c.log().WithField(logfield.Until, until).Info("client renewed its credential")
 	ack := &packet.Auth{ReasonCode: packet.Success}
 	ack.Properties.SetAuthenticationMethod(c.method) // [MQTT-4.12.0-5]
@@ -74,8 +74,8 @@ type Outlives func(nc net.Conn, p Principal) bool
 // outlivesInterval is the time between two questions to [Options.Outlives].
 const outlivesInterval = 10 * time.Second
 
-// endAt ends the connection with the credential that it stands on.
-func (c *conn) endAt(until time.Time) {
+// endWithCredential ends the connection with the credential that it stands on.
+func (c *conn) endWithCredential(until time.Time) {
 	if c.lifetime != nil {
 		c.lifetime.stop()
 		c.lifetime = nil

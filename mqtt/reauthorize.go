@@ -16,21 +16,21 @@ import (
 // identity that has more connections than it may loses the newest.
 func (b *Broker) Reauthorize() {
 	change := b.settled.begun.Add(1)
-	b.policy.Add(1)
+	b.policyChanges.Add(1)
 	b.functionsMu.Lock()
 	clear(b.functions)
 	b.functionsMu.Unlock()
 	asleep := 0
-	for _, s := range b.all() {
+	for _, s := range b.allSessions() {
 		asleep += b.reauthorize(s)
 	}
 	if asleep > 0 {
 		b.log.WithField(logfield.Asleep, asleep).WithField(logfield.Hint, "hpmq clients shows whose; they wake if a later policy grants them").
 			Warn("subscriptions sleep: the new policy does not grant them")
 	}
-	b.shed()
+	b.endExcess()
 	b.Reroute() // last: routes made meanwhile may know old rights
-	b.settle(change)
+	b.settleChange(change)
 }
 
 // reauthorize returns how many of the session's subscriptions began to sleep.
@@ -59,14 +59,14 @@ func (b *Broker) reauthorize(s *session) (asleep int) {
 // that are not granted any more, and wakes those that are again. It returns why
 // subscriptions were lost.
 func (s *session) renewRights() (r Rights, lost []string, woken int) {
-	s.changing.Lock() // the rights and what follows from them are of one moment
-	defer s.changing.Unlock()
+	s.subscribing.Lock() // the rights and what follows from them are of one moment
+	defer s.subscribing.Unlock()
 	p, c := s.principal, s.conn.Load()
 	if c != nil {
 		p = c.principal // the session may have begun with another credential
 	}
 	s.mu.Lock()
-	s.judge() // before the rights count
+	s.markJudging() // before the rights count
 	subs := slices.Collect(maps.Values(s.subs))
 	s.mu.Unlock()
 	r = s.b.opts.Authorizer.Rights(p)
@@ -81,7 +81,7 @@ func (s *session) renewRights() (r Rights, lost []string, woken int) {
 		}
 		changed := *sub
 		changed.filtered, changed.asleep = v.Filtered, !v.Allowed
-		if !s.replace(&changed) {
+		if !s.replaceSubscription(&changed) {
 			return r, lost, woken
 		}
 		switch {
@@ -94,9 +94,9 @@ func (s *session) renewRights() (r Rights, lost []string, woken int) {
 	return r, lost, woken
 }
 
-// replace swaps the subscription of a filter, and reports false if the session has
+// replaceSubscription swaps the subscription of a filter, and reports false if the session has
 // ended. The caller holds changing.
-func (s *session) replace(sub *subscription) bool {
+func (s *session) replaceSubscription(sub *subscription) bool {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
@@ -127,8 +127,8 @@ type Removed struct {
 // Disconnect ends the connections of an identity. Nothing that their clients sent
 // is taken any more when it returns.
 func (b *Broker) Disconnect(id identity.ID, r Removal) (ended Removed) {
-	b.policy.Add(1)
-	theirs := slices.DeleteFunc(b.all(), func(s *session) bool {
+	b.policyChanges.Add(1)
+	theirs := slices.DeleteFunc(b.allSessions(), func(s *session) bool {
 		return s.principal.ID != id || r.ClientID != "" && r.ClientID != s.principal.ClientID
 	})
 	for _, s := range theirs {
@@ -138,7 +138,7 @@ func (b *Broker) Disconnect(id identity.ID, r Removal) (ended Removed) {
 			s.stopTimer(willTimer)
 			s.mu.Unlock()
 		}
-		if s.hangUp(r) {
+		if s.endConnection(r) {
 			ended.Connections++
 		}
 	}
@@ -147,17 +147,17 @@ func (b *Broker) Disconnect(id identity.ID, r Removal) (ended Removed) {
 	}
 	ended.Sessions = len(theirs)
 	for _, s := range theirs { // the store may have to be waited for
-		s.end(!r.DropWills, 0)
-		s.hangUp(r) // on who came meanwhile
+		s.endSession(!r.DropWills, 0)
+		s.endConnection(r) // on who came meanwhile
 	}
 	return ended
 }
 
-// hangUp reports whether the session had a connection.
-func (s *session) hangUp(r Removal) bool {
+// endConnection reports whether the session had a connection.
+func (s *session) endConnection(r Removal) bool {
 	c := s.conn.Load()
 	if c != nil {
-		c.refer(r.Code, r.Reason, r.ServerReference)
+		c.endReferring(r.Code, r.Reason, r.ServerReference)
 	}
 	return c != nil
 }

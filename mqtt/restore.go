@@ -8,9 +8,9 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// restoredEpoch is the epoch of a session whose client did not come back since
+// restoredAttachments is the epoch of a session whose client did not come back since
 // the restart.
-const restoredEpoch = 1
+const restoredAttachments = 1
 
 // restored is a session whose time does not count yet.
 type restored struct {
@@ -20,10 +20,10 @@ type restored struct {
 
 // restoreAll takes up what the store kept over a restart.
 func (b *Broker) restoreAll(all []store.Session) {
-	b.kept = make(map[groupKey]string)
+	b.storedGroups = make(map[groupKey]string)
 	for _, s := range all {
 		if of, id, ok := parseGroup(s.Key); ok {
-			b.kept[of] = id
+			b.storedGroups[of] = id
 		}
 	}
 	for _, s := range all {
@@ -32,11 +32,11 @@ func (b *Broker) restoreAll(all []store.Session) {
 		}
 	}
 	for _, s := range all { // whose members are gone
-		if of, id, ok := parseGroup(s.Key); s.Key.Identity == shareIdentity && (!ok || b.kept[of] == id) {
+		if of, id, ok := parseGroup(s.Key); s.Key.Identity == shareIdentity && (!ok || b.storedGroups[of] == id) {
 			b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(s.Key) }, nil)
 		}
 	}
-	b.kept = nil
+	b.storedGroups = nil
 }
 
 // restore takes up a session that the store kept over a restart: its
@@ -50,20 +50,20 @@ func (b *Broker) restore(kept store.Session) {
 	s := newSession(b, Principal{ID: id, ClientID: kept.Key.ClientID}, kept.Key)
 	r := b.opts.Authorizer.Rights(s.principal)
 	s.rights.Store(&r)
-	s.judge() // the policy may be another one than when the broker ended
+	s.markJudging() // the policy may be another one than when the broker ended
 	s.stored.Store(true)
 	s.expiry.Store(kept.Expiry)
 	s.setWill(kept.Will)
-	s.delay = kept.WillDelay
+	s.willDelay = kept.WillDelay
 	for _, id := range kept.Received {
-		s.receive(id, nil)
+		s.noteIncoming(id, nil)
 	}
 	s.restoreWindow(kept.Disconnected == 0)
-	b.remember(s)
+	b.addSession(s)
 	for _, sub := range kept.Subscriptions {
 		b.restoreSubscription(s, sub)
 	}
-	s.epoch = restoredEpoch
+	s.attachments = restoredAttachments
 	b.restored = append(b.restored, restored{s, kept})
 }
 
@@ -74,7 +74,7 @@ func (b *Broker) restoreSubscription(s *session, kept store.Subscription) {
 	}
 	v := s.maySubscribe(kept.Filter)
 	sub := &subscription{Subscription: kept, session: s, filter: filter, filtered: v.Filtered, asleep: !v.Allowed}
-	b.complete(sub, name, shared)
+	b.completeSubscription(sub, name, shared)
 	s.subscribe(sub)
 }
 
@@ -110,11 +110,11 @@ func (s *session) restoreWindow(connected bool) {
 		if s.window.exhausted() {
 			break
 		}
-		s.window.take(seq, 1, sent)
-		s.read = seq // resume has it, and all before
+		s.window.assign(seq, 1, sent)
+		s.readSeq = seq // resume has it, and all before
 	}
-	s.window.rest()
-	s.hold(s.window.bytes())
+	s.window.suspend()
+	s.chargeMemory(s.window.bytes())
 }
 
 func sentSlot(e store.Entry) slot {
@@ -147,27 +147,27 @@ func (s *session) startTimers(kept store.Session) {
 	if kept.Disconnected != 0 {
 		gone = time.Unix(0, kept.Disconnected)
 	}
-	s.record <- struct{}{}
-	defer func() { <-s.record }()
+	s.recordToken <- struct{}{}
+	defer func() { <-s.recordToken }()
 	s.mu.Lock()
-	if s.ended || s.epoch != restoredEpoch {
+	if s.ended || s.attachments != restoredAttachments {
 		s.mu.Unlock()
 		return // its client is back
 	}
-	s.since = gone
+	s.stateSince = gone
 	if kept.Expiry != never {
 		left := time.Duration(kept.Expiry)*time.Second - now.Sub(gone)
-		s.schedule(expiryTimer, max(left, 0), func() { s.expire(restoredEpoch) })
+		s.armTimer(expiryTimer, max(left, 0), func() { s.endExpired(restoredAttachments) })
 	}
 	willAt := time.Time{}
 	if s.will != nil {
 		willAt = time.Unix(0, kept.WillAt)
 		if kept.WillAt == 0 {
-			willAt = now.Add(time.Duration(s.delay) * time.Second)
+			willAt = now.Add(time.Duration(s.willDelay) * time.Second)
 		}
 		s.armWill(max(willAt.Sub(now), 0))
 	}
-	change := s.suspend(gone, willAt)
+	change := s.suspendRecord(gone, willAt)
 	s.mu.Unlock()
 	if kept.Disconnected == 0 {
 		s.b.opts.Store.Update(change, nil)

@@ -8,8 +8,8 @@ import (
 
 // What the broker asks the [Authorizer]: about clients, and about functions.
 
-// may returns the rights of the session's principal, which may be none.
-func (s *session) may() Rights { return *s.rights.Load() }
+// currentRights returns the rights of the session's principal, which may be none.
+func (s *session) currentRights() Rights { return *s.rights.Load() }
 
 // mayPublish asks what the session's principal may publish.
 func (s *session) mayPublish(m *store.Message, will bool) Verdict {
@@ -20,7 +20,7 @@ func (s *session) mayPublish(m *store.Message, will bool) Verdict {
 	if v, reserved := Reserved(action, m.Topic); reserved {
 		return v
 	}
-	r := s.may()
+	r := s.currentRights()
 	switch {
 	case r == nil:
 		return Verdict{Reason: "the identity has no rights"}
@@ -35,7 +35,7 @@ func (s *session) maySubscribe(asked string) Verdict {
 	if v, reserved := Reserved("subscribe", asked); reserved {
 		return v
 	}
-	r := s.may()
+	r := s.currentRights()
 	if r == nil {
 		return Verdict{Reason: "the identity has no rights"}
 	}
@@ -56,7 +56,7 @@ func (s *session) mayReceive(name string) bool {
 // mayStillReceive asks the policy about a message that waited for the session
 // while the policy changed.
 func (s *session) mayStillReceive(name string) bool {
-	r := s.may()
+	r := s.currentRights()
 	return r != nil && r.Receive(name).Allowed
 }
 
@@ -78,7 +78,7 @@ func (b *Broker) mayEmitTo(em Emitted, m *store.Message, to *session) bool {
 		b.deniedFunction(em, m, to, v)
 		return false
 	}
-	r := to.may()
+	r := to.currentRights()
 	if r == nil {
 		return false
 	}

@@ -43,7 +43,7 @@ type receiver struct {
 type route struct {
 	topic      string
 	generation uint64
-	epoch      uint64
+	routeEpoch uint64
 	receivers  []receiver
 	groups     []*group // of shared subscriptions
 	upstream   bool

@@ -108,13 +108,13 @@ func (rc *routeCache) charge(b *Broker, n int) {
 }
 
 func (r *route) current(b *Broker) bool {
-	return r.generation == b.tree.Generation() && r.epoch == b.epoch.Load()
+	return r.generation == b.tree.Generation() && r.routeEpoch == b.routeEpoch.Load()
 }
 
 // fill asks everything anew. The stamps are read first: what changes meanwhile
 // makes them differ.
 func (rc *routeCache) fill(b *Broker, r *route, from *session) {
-	r.generation, r.epoch = b.tree.Generation(), b.epoch.Load()
+	r.generation, r.routeEpoch = b.tree.Generation(), b.routeEpoch.Load()
 	r.receivers, r.groups = r.receivers[:0], nil
 	r.allowed = [3][2]int{}
 	r.downstream, r.keeps = false, false
@@ -131,7 +131,7 @@ func (rc *routeCache) fill(b *Broker, r *route, from *session) {
 		r.bind(b, &r.receivers[i])
 	}
 	for _, g := range r.groups {
-		r.keeps = r.keeps || g.keeping.Load()
+		r.keeps = r.keeps || g.persistent.Load()
 		r.downstream = r.downstream || g.downstream(r.topic)
 	}
 	r.upstream = from != nil && b.opts.Filter != nil && b.opts.Filter.Bound(Upstream, from.principal, r.topic)

@@ -13,7 +13,7 @@ import (
 const never = 0xFFFFFFFF
 
 // session is what the broker remembers of a client, connected or not. It has at
-// most one connection, its owner: see [Broker.claim].
+// most one connection, its owner: see [Broker.claimSession].
 type session struct {
 	b         *Broker
 	key       store.SessionKey
@@ -32,56 +32,56 @@ type session struct {
 	// record holds a token while somebody changes what the store keeps of the
 	// session: from the look at it until the store has the change, and as long as
 	// the session's will is on its way. It is taken before mu, and in no callback.
-	record chan struct{}
+	recordToken chan struct{}
 
 	// changing is held while a subscription changes both here and where messages
 	// are matched, so that the two stay the same. It is taken before mu.
-	changing sync.Mutex
+	subscribing sync.Mutex
 
-	mu       sync.Mutex // guards all below
-	ended    bool       // no longer in the broker's table
-	subs     map[string]*subscription
-	window   window
-	incoming map[uint16]*entry // QoS 2 messages before PUBREL; nil value: PUBREC is out
-	volatile []store.Delivery  // waiting for room, not kept by the store
-	volBytes int
-	read     uint64   // last entry of the store's queue that was sent or dropped
-	withheld []slot   // of QoS 2, whose PUBREL has to be sent
-	done     []uint64 // entries acknowledged since the last batch
-	repaid   []*loan  // the same, of the queues of shared subscriptions
-	owed     int      // messages on their way that have room reserved
-	groups   []*group // of the shared subscriptions; replaced, never changed
-	late     int      // batches of entries whose identifiers are being kept
-	behind   bool     // the store's queue may hold more than was read
-	pumping  bool     // one goroutine is in pump
-	pumpMore bool     // it has to look once more
-	judging  uint64   // what waits is judged again before it is sent, see [session.judge]; 0 is not
-	will     *store.Message
-	delay    uint32 // Will Delay Interval, seconds
-	held     int    // bytes that the broker's memory counts for all this, but volatile
-	since    time.Time
-	epoch    uint64 // counts connections, so that a late timer sees that it is late
-	timers   [3]*time.Timer
+	mu            sync.Mutex // guards all below
+	ended         bool       // no longer in the broker's table
+	subs          map[string]*subscription
+	window        window
+	incoming      map[uint16]*entry // QoS 2 messages before PUBREL; nil value: PUBREC is out
+	inMemory      []store.Delivery  // waiting for room, not kept by the store
+	inMemoryBytes int
+	readSeq       uint64   // last entry of the store's queue that was sent or dropped
+	withheld      []slot   // of QoS 2, whose PUBREL has to be sent
+	acked         []uint64 // entries acknowledged since the last batch
+	ackedLoans    []*loan  // the same, of the queues of shared subscriptions
+	reservedRoom  int      // messages on their way that have room reserved
+	groups        []*group // of the shared subscriptions; replaced, never changed
+	unkeptBatches int      // batches of entries whose identifiers are being kept
+	queueUnread   bool     // the store's queue may hold more than was read
+	pumping       bool     // one goroutine is in pump
+	pumpAgain     bool     // it has to look once more
+	judging       uint64   // what waits is judged again before it is sent, see [session.markJudging]; 0 is not
+	will          *store.Message
+	willDelay     uint32 // Will Delay Interval, seconds
+	charged       int    // bytes that the broker's memory counts for all this, but volatile
+	stateSince    time.Time
+	attachments   uint64 // counts connections, so that a late timer sees that it is late
+	timers        [3]*time.Timer
 }
 
 const (
 	expiryTimer = iota
 	willTimer
-	lateTimer // of what the store refused, or could not read
+	retryTimer // of what the store refused, or could not read
 )
 
 func newSession(b *Broker, p Principal, key store.SessionKey) *session {
-	s := &session{b: b, key: key, principal: p, since: time.Now(), record: make(chan struct{}, 1)}
-	s.hold(sessionCost + len(key.ClientID))
+	s := &session{b: b, key: key, principal: p, stateSince: time.Now(), recordToken: make(chan struct{}, 1)}
+	s.chargeMemory(sessionCost + len(key.ClientID))
 	s.pipe.init(b, s)
 	return s
 }
 
-// hold counts bytes that the session has in memory, until it ends. The caller holds
+// chargeMemory counts bytes that the session has in memory, until it ends. The caller holds
 // mu.
-func (s *session) hold(n int) {
+func (s *session) chargeMemory(n int) {
 	if !s.ended {
-		s.held += n
+		s.charged += n
 		s.b.memory.add(n)
 	}
 }
@@ -90,8 +90,8 @@ func (s *session) hold(n int) {
 // store has to keep what is meant for it.
 func (s *session) persistent() bool { return s.expiry.Load() != 0 }
 
-// schedule arms one of the timers; the caller holds mu.
-func (s *session) schedule(which int, d time.Duration, f func()) {
+// armTimer arms one of the timers; the caller holds mu.
+func (s *session) armTimer(which int, d time.Duration, f func()) {
 	s.stopTimer(which)
 	if !s.b.stopped.Load() {
 		s.timers[which] = time.AfterFunc(d, f)
@@ -105,9 +105,9 @@ func (s *session) stopTimer(which int) {
 	}
 }
 
-// kept returns what the store keeps of the session. The caller holds mu.
-func (s *session) kept(disconnected, willAt time.Time) store.Session {
-	r := store.Session{Key: s.key, Expiry: s.expiry.Load(), Will: s.will, WillDelay: s.delay}
+// storeRecord returns what the store keeps of the session. The caller holds mu.
+func (s *session) storeRecord(disconnected, willAt time.Time) store.Session {
+	r := store.Session{Key: s.key, Expiry: s.expiry.Load(), Will: s.will, WillDelay: s.willDelay}
 	if !disconnected.IsZero() {
 		r.Disconnected = disconnected.UnixNano()
 	}
@@ -117,8 +117,8 @@ func (s *session) kept(disconnected, willAt time.Time) store.Session {
 	return r
 }
 
-// past is what a session was before a connection took it.
-type past struct {
+// beforeAttach is what a session was before a connection took it.
+type beforeAttach struct {
 	expiry uint32
 	will   *store.Message
 	delay  uint32
@@ -127,37 +127,37 @@ type past struct {
 
 // attach gives the session to c. What was in flight has to be sent again. It
 // reports false if the session ended meanwhile; then the store knows that.
-func (s *session) attach(c *conn, expiry uint32) (before past, ok bool) {
-	s.record <- struct{}{}
-	defer func() { <-s.record }()
+func (s *session) attach(c *conn, expiry uint32) (before beforeAttach, ok bool) {
+	s.recordToken <- struct{}{}
+	defer func() { <-s.recordToken }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return past{}, false
+		return beforeAttach{}, false
 	}
-	s.epoch++
+	s.attachments++
 	s.stopTimer(expiryTimer)
 	s.stopTimer(willTimer) // one that fires now sees the epoch [MQTT-3.1.3-9]
-	before = past{s.expiry.Load(), nil, s.delay, s.since}
+	before = beforeAttach{s.expiry.Load(), nil, s.willDelay, s.stateSince}
 	s.setExpiry(expiry)
 	before.will = s.setWill(c.will) // [MQTT-3.1.2-7]
-	s.delay = c.willDelay
-	s.since = time.Now()
+	s.willDelay = c.willDelay
+	s.stateSince = time.Now()
 	s.window.quota = c.quota
-	s.behind = true
+	s.queueUnread = true
 	s.conn.Store(c)
 	return before, true
 }
 
-// back undoes attach for a client that is refused after it: the session waits as
+// undoAttach undoes attach for a client that is refused after it: the session waits as
 // if that had not come.
-func (s *session) back(c *conn, before past) {
+func (s *session) undoAttach(c *conn, before beforeAttach) {
 	s.mu.Lock()
 	s.setWill(before.will)
-	s.delay = before.delay
+	s.willDelay = before.delay
 	s.setExpiry(before.expiry)
 	s.mu.Unlock()
-	s.review()
+	s.reviewGroups()
 	s.detach(c, before.since)
 }
 
@@ -172,43 +172,43 @@ func (s *session) setExpiry(seconds uint32) {
 // detach ends c's ownership. Then the session is over, or it waits for its
 // client, who is away since then, until it expires. [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 func (s *session) detach(c *conn, since time.Time) {
-	s.record <- struct{}{}
+	s.recordToken <- struct{}{}
 	s.mu.Lock()
 	s.conn.CompareAndSwap(c, nil)
-	loans := s.window.lent()
+	loans := s.window.takeLoans()
 	defer s.b.returnLoans(loans)
-	s.hold(s.window.rest())
+	s.chargeMemory(s.window.suspend())
 	if s.ended { // by an operator, say: nothing is left to wait for
 		s.mu.Unlock()
-		<-s.record
+		<-s.recordToken
 		return
 	}
-	s.forgetVolatile()
-	s.since = since
+	s.dropInMemory()
+	s.stateSince = since
 	if c.graceful { // [MQTT-3.14.4-3] [MQTT-3.1.2-10]
 		s.setWill(nil)
 	}
 	expiry := s.expiry.Load()
 	if expiry == 0 {
 		s.mu.Unlock()
-		<-s.record
-		s.end(true, 0)
+		<-s.recordToken
+		s.endSession(true, 0)
 		return
 	}
 	will, willAt := s.scheduleWill(expiry)
-	if epoch := s.epoch; expiry != never { // [MQTT-4.1.0-2]
+	if epoch := s.attachments; expiry != never { // [MQTT-4.1.0-2]
 		end := since.Add(time.Duration(expiry) * time.Second)
-		s.schedule(expiryTimer, time.Until(end), func() { s.expire(epoch) })
+		s.armTimer(expiryTimer, time.Until(end), func() { s.endExpired(epoch) })
 	}
-	change := s.suspend(since, willAt)
+	change := s.suspendRecord(since, willAt)
 	s.mu.Unlock()
-	s.keep(will, change, nil)
+	s.persistChange(will, change, nil)
 }
 
-// suspend returns what the store has to keep of a session whose connection is
+// suspendRecord returns what the store has to keep of a session whose connection is
 // over. The caller holds mu.
-func (s *session) suspend(since, willAt time.Time) func(store.Tx) {
-	r := s.kept(since, willAt)
+func (s *session) suspendRecord(since, willAt time.Time) func(store.Tx) {
+	r := s.storeRecord(since, willAt)
 	unfinished := s.window.unfinished()
 	return func(tx store.Tx) {
 		tx.PutSession(r)
@@ -218,43 +218,43 @@ func (s *session) suspend(since, willAt time.Time) func(store.Tx) {
 	}
 }
 
-// expire ends the session unless its client came back since the connection that
+// endExpired ends the session unless its client came back since the connection that
 // epoch counted.
-func (s *session) expire(epoch uint64) {
+func (s *session) endExpired(epoch uint64) {
 	if !s.b.stopped.Load() {
-		if s.end(true, epoch) {
+		if s.endSession(true, epoch) {
 			s.b.count.expired.Add(1)
 		}
 	}
 }
 
-// end forgets the session and all that belongs to it, unless another connection
+// endSession forgets the session and all that belongs to it, unless another connection
 // than that of epoch took it; epoch 0 is any. The will, if there is one and it
 // is wanted, does not wait any longer [MQTT-3.1.2-8]. It reports whether it did.
 // Whoever finds the session in the table before the store knows of the end waits
 // for that, see attach.
-func (s *session) end(wantWill bool, epoch uint64) bool {
-	s.record <- struct{}{}
+func (s *session) endSession(wantWill bool, epoch uint64) bool {
+	s.recordToken <- struct{}{}
 	s.mu.Lock()
-	if s.ended || epoch != 0 && epoch != s.epoch {
+	if s.ended || epoch != 0 && epoch != s.attachments {
 		s.mu.Unlock()
-		<-s.record
+		<-s.recordToken
 		return false
 	}
-	s.hold(-s.held)
+	s.chargeMemory(-s.charged)
 	s.ended = true
 	s.stopTimer(expiryTimer)
 	s.stopTimer(willTimer)
-	s.stopTimer(lateTimer)
-	s.forgetVolatile()
+	s.stopTimer(retryTimer)
+	s.dropInMemory()
 	subs, will := s.subs, s.will
 	s.subs, s.will, s.incoming = nil, nil, nil
 	s.mu.Unlock()
-	s.changing.Lock()          // none of them is on its way any more
+	s.subscribing.Lock()       // none of them is on its way any more
 	for _, sub := range subs { // [MQTT-4.1.0-2]
 		s.b.unsubscribe(sub)
 	}
-	s.changing.Unlock()
+	s.subscribing.Unlock()
 	if !wantWill {
 		will = nil
 	}
@@ -262,35 +262,35 @@ func (s *session) end(wantWill bool, epoch uint64) bool {
 	if s.stored.Load() { // [MQTT-4.1.0-2]
 		change = func(tx store.Tx) { tx.DeleteSession(s.key) }
 	}
-	s.keep(will, change, func() { s.b.forget(s) })
+	s.persistChange(will, change, func() { s.b.forgetSession(s) })
 	return true
 }
 
-// keep ends a change to what the store keeps: the store gets it, in the
+// persistChange ends a change to what the store keeps: the store gets it, in the
 // transaction of the will if it is time for that [MQTT-3.1.2-8], then is called,
 // and record is given back. will, change and then may be nil.
-func (s *session) keep(will *store.Message, change func(store.Tx), then func()) {
+func (s *session) persistChange(will *store.Message, change func(store.Tx), then func()) {
 	through := func() {
 		if then != nil {
 			then()
 		}
-		<-s.record
+		<-s.recordToken
 	}
 	if will != nil && s.publishWill(will, change, func(err error) {
 		if err != nil && (!isFull(err) || !s.postponeWill(will, change)) {
-			s.lose(dropFailed)
-			s.put(change)
+			s.countDrop(dropFailed)
+			s.updateStore(change)
 		}
 		through()
 	}) {
 		return
 	}
-	s.put(change)
+	s.updateStore(change)
 	through()
 }
 
-// put has the store make a change that nobody waits for.
-func (s *session) put(change func(store.Tx)) {
+// updateStore has the store make a change that nobody waits for.
+func (s *session) updateStore(change func(store.Tx)) {
 	if change != nil {
 		s.b.opts.Store.Update(change, nil)
 	}
@@ -302,7 +302,7 @@ func (s *session) changeExpiry(seconds uint32) error {
 		return violation("", "DISCONNECT with a session expiry after a CONNECT without one")
 	}
 	s.expiry.Store(s.b.capExpiry(seconds))
-	s.review()
+	s.reviewGroups()
 	return nil
 }
 

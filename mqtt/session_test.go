@@ -516,11 +516,11 @@ func TestSubscriptionsEndOnce(t *testing.T) {
 		before      bool
 		change, end func(sub *subscription)
 	}{
-		{"session ends", false, func(sub *subscription) { s.subscribe(sub) }, func(*subscription) { s.end(false, 0) }},
+		{"session ends", false, func(sub *subscription) { s.subscribe(sub) }, func(*subscription) { s.endSession(false, 0) }},
 		{"client unsubscribes", true, func(sub *subscription) {
-			s.changing.Lock()
-			defer s.changing.Unlock()
-			s.replace(sub)
+			s.subscribing.Lock()
+			defer s.subscribing.Unlock()
+			s.replaceSubscription(sub)
 		}, func(*subscription) { s.unsubscribe("a") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -588,10 +588,10 @@ func TestRepeatedWhileRefused(t *testing.T) {
 		held.hold = true
 		pub.publish("a", "x", 2, 7)
 		pub.silence()
-		s := w.b.all()[0]
+		s := w.b.allSessions()[0]
 		held.done[0](hookError{func() {
 			c := s.conn.Load()
-			s.repeated(c, 7)
+			s.answerRepeated(c, 7)
 			c.batch.flush()
 		}})
 		if rec := want[*packet.Pubrec](pub); rec.ReasonCode != packet.UnspecifiedError {
@@ -631,7 +631,7 @@ func TestLateKeepsOrder(t *testing.T) {
 			t.Fatalf("%d transactions for identifiers", len(identifiers))
 		}
 		c := w.b.sessions[store.SessionKey{Identity: testID("subx").String(), ClientID: "sub"}].conn.Load()
-		if !c.out.claim() { // as if somebody was writing
+		if !c.out.claimSink() { // as if somebody was writing
 			t.Fatal("the outbox is busy")
 		}
 		before := strings.Repeat("x", 200)
@@ -640,7 +640,7 @@ func TestLateKeepsOrder(t *testing.T) {
 		for _, done := range identifiers {
 			done(nil)
 		}
-		c.out.yield(nil)
+		c.out.yieldSink(nil)
 		c.flush()
 		sub.wantMessage(before)
 		sub.wantMessage(large)

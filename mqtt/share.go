@@ -27,32 +27,32 @@ type groupKey struct{ name, filter string }
 // QoS 2 becomes the member's own before it is sent: it is never given to two
 // [MQTT-4.8.2-4] [MQTT-4.8.2-5].
 type group struct {
-	b   *Broker
-	of  groupKey
-	key store.SessionKey // of its queue in the store; no other group ever had it
+	b     *Broker
+	share groupKey
+	key   store.SessionKey // of its queue in the store; no other group ever had it
 
-	keeping atomic.Bool   // the store keeps what comes
-	qos     atomic.Uint32 // highest of the members' subscriptions
-	stuck   atomic.Bool   // something waits for room: who makes some calls pump
-	refused atomic.Bool   // by the store, to read the queue or to make a message a member's own: none of QoS 2 goes out
+	persistent atomic.Bool   // the store keeps what comes
+	qos        atomic.Uint32 // highest of the members' subscriptions
+	needsRoom  atomic.Bool   // something waits for room: who makes some calls pump
+	refused    atomic.Bool   // by the store, to read the queue or to make a message a member's own: none of QoS 2 goes out
 
 	reviewMu sync.Mutex // held for review, before mu
 
-	mu      sync.Mutex // guards all below
-	members []*subscription
-	asleep  map[*session]struct{} // whose subscriptions sleep
-	turn    int
-	kept    bool    // the store has the queue
-	ready   []*loan // that no member has, oldest first: given back, or never in the store
-	held    int     // bytes of those never in the store
-	order   uint64
-	pumping bool // one goroutine is in pump
-	more    bool // it has to look once more
-	asking  bool // a function has the next message
-	over    bool // it has ended: nothing may wait any more
+	mu           sync.Mutex // guards all below
+	members      []*subscription
+	asleep       map[*session]struct{} // whose subscriptions sleep
+	nextMember   int
+	queueStored  bool    // the store has the queue
+	waitingLoans []*loan // that no member has, oldest first: given back, or never in the store
+	charged      int     // bytes of those never in the store
+	order        uint64
+	pumping      bool // one goroutine is in pump
+	pumpAgain    bool // it has to look once more
+	asking       bool // a function has the next message
+	ended        bool // it has ended: nothing may wait any more
 
 	// Of the goroutine in pump.
-	read    uint64 // last entry of the store's queue that was fetched
+	readSeq uint64 // last entry of the store's queue that was fetched
 	fetched []store.Entry
 }
 
@@ -60,12 +60,12 @@ type group struct {
 const shareIdentity = "$share"
 
 func newGroup(b *Broker, of groupKey, kept bool, id string) *group {
-	g := &group{b: b, of: of, kept: kept, asleep: make(map[*session]struct{})}
+	g := &group{b: b, share: of, queueStored: kept, asleep: make(map[*session]struct{})}
 	if id == "" {
 		id = ulid.Make().String()
 	}
 	g.key = store.SessionKey{Identity: shareIdentity, ClientID: id + "/" + of.name + "/" + of.filter}
-	g.stuck.Store(kept)
+	g.needsRoom.Store(kept)
 	return g
 }
 
@@ -86,14 +86,14 @@ func (b *Broker) allGroups() []*group {
 	return slices.Collect(maps.Values(b.groups))
 }
 
-// put adds a member or replaces its subscription. One that sleeps is no member
+// putMember adds a member or replaces its subscription. One that sleeps is no member
 // until it wakes, but what waits stays for it.
-func (g *group) put(sub *subscription) {
+func (g *group) putMember(sub *subscription) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	i := g.position(sub.session)
 	if sub.asleep {
-		g.leave(i)
+		g.dropMemberAt(i)
 		g.asleep[sub.session] = struct{}{}
 		return
 	}
@@ -104,29 +104,29 @@ func (g *group) put(sub *subscription) {
 		return
 	}
 	g.members = append(slices.Clip(g.members), sub)
-	g.stuck.Store(true) // what waited for a member
+	g.needsRoom.Store(true) // what waited for a member
 }
 
-func (g *group) size() int { return len(g.all()) }
+func (g *group) memberCount() int { return len(g.allMembers()) }
 
-func (g *group) all() []*subscription {
+func (g *group) allMembers() []*subscription {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.members
 }
 
-// remove takes a member out and returns how many are left, those that sleep
+// removeMember takes a member out and returns how many are left, those that sleep
 // included.
-func (g *group) remove(s *session) (left int) {
+func (g *group) removeMember(s *session) (left int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.leave(g.position(s))
+	g.dropMemberAt(g.position(s))
 	delete(g.asleep, s)
 	return len(g.members) + len(g.asleep)
 }
 
-// leave takes the member at a position out, if that is one. The caller holds mu.
-func (g *group) leave(i int) {
+// dropMemberAt takes the member at a position out, if that is one. The caller holds mu.
+func (g *group) dropMemberAt(i int) {
 	if i >= 0 {
 		g.members = slices.Concat(g.members[:i], g.members[i+1:])
 	}
@@ -140,42 +140,42 @@ func (g *group) position(s *session) int {
 func (g *group) inTurn() (members []*subscription, first int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.turn++
-	return g.members, g.turn
+	g.nextMember++
+	return g.members, g.nextMember
 }
 
-// review decides anew, after a change of its members or their sessions, whether
+// reviewPersistence decides anew, after a change of its members or their sessions, whether
 // the store has to keep what comes for the group. The queue is in the store
 // before anything is meant for it.
-func (g *group) review() {
+func (g *group) reviewPersistence() {
 	g.reviewMu.Lock()
 	defer g.reviewMu.Unlock()
 	keep := g.b.opts.Store.QueueStats(g.key).Messages > 0 // what comes shall not pass what is there
 	qos := byte(0)
-	for _, m := range g.all() {
+	for _, m := range g.allMembers() {
 		qos = max(qos, m.QoS)
 		keep = keep || m.QoS > 0 && m.session.persistent()
 	}
 	g.qos.Store(uint32(qos))
 	g.mu.Lock()
-	fresh := keep && !g.kept
-	g.kept = g.kept || keep
+	fresh := keep && !g.queueStored
+	g.queueStored = g.queueStored || keep
 	g.mu.Unlock()
 	if fresh {
 		g.b.opts.Store.Update(func(tx store.Tx) { tx.PutSession(store.Session{Key: g.key, Expiry: never}) }, nil)
 	}
-	if g.keeping.Swap(keep) != keep {
+	if g.persistent.Swap(keep) != keep {
 		g.b.Reroute()
 	}
 }
 
-// end forgets what waits for the group: it has no member any more, nor one that
+// endGroup forgets what waits for the group: it has no member any more, nor one that
 // sleeps.
-func (g *group) end() {
+func (g *group) endGroup() {
 	g.mu.Lock()
-	kept := g.kept
-	g.over, g.ready = true, nil
-	g.hold(-g.held)
+	kept := g.queueStored
+	g.ended, g.waitingLoans = true, nil
+	g.chargeMemory(-g.charged)
 	g.mu.Unlock()
 	if kept {
 		g.b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(g.key) }, nil)
@@ -185,8 +185,8 @@ func (g *group) end() {
 // queues reports whether messages of qos enter the group's queue.
 func (g *group) queues(qos byte) bool { return qos > 0 && g.qos.Load() > 0 }
 
-// pick chooses the member that gets the next message of QoS 0, or nil.
-func (g *group) pick(name string) *subscription {
+// pickMember chooses the member that gets the next message of QoS 0, or nil.
+func (g *group) pickMember(name string) *subscription {
 	members, first := g.inTurn()
 	for i := range members {
 		m := members[(first+i)%len(members)]
@@ -206,62 +206,62 @@ func (g *group) scatter(bt *batch, name string, retain bool) {
 		if m.filtered && !m.session.mayReceive(name) {
 			continue
 		}
-		if m.session.pushNow(bt, retain && m.RetainAsPublished, m.ids) {
+		if m.session.pushQoS0(bt, retain && m.RetainAsPublished, m.ids) {
 			return
 		}
 	}
-	g.b.lose(dropMember)
+	g.b.countDrop(dropMember)
 }
 
 // downstream reports whether a function is bound to some member's deliveries.
 func (g *group) downstream(name string) bool {
-	return slices.ContainsFunc(g.all(), func(m *subscription) bool { return g.b.boundDownstream(m.session, name) })
+	return slices.ContainsFunc(g.allMembers(), func(m *subscription) bool { return g.b.boundDownstream(m.session, name) })
 }
 
-// offer puts a message that no store keeps into the queue. pump follows.
-func (g *group) offer(d store.Delivery) {
+// queueInMemory puts a message that no store keeps into the queue. pump follows.
+func (g *group) queueInMemory(d store.Delivery) {
 	size := d.Message.Size()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.ready) >= g.b.opts.Queue.Messages || g.held+size > g.b.memory.share(g.b.opts.Queue.Bytes) {
-		g.b.lose(dropQueue)
+	if len(g.waitingLoans) >= g.b.opts.Queue.Messages || g.charged+size > g.b.memory.share(g.b.opts.Queue.Bytes) {
+		g.b.countDrop(dropQueue)
 		return
 	}
-	g.hold(size)
+	g.chargeMemory(size)
 	g.order++
-	g.ready = append(g.ready, &loan{Delivery: d, group: g, order: g.order})
+	g.waitingLoans = append(g.waitingLoans, &loan{Delivery: d, group: g, order: g.order})
 }
 
-// hold counts bytes that wait in memory. The caller holds mu.
-func (g *group) hold(n int) {
-	g.held += n
+// chargeMemory counts bytes that wait in memory. The caller holds mu.
+func (g *group) chargeMemory(n int) {
+	g.charged += n
 	g.b.memory.add(n)
 }
 
-// giveBack takes loans that their members did not acknowledge.
-func (g *group) giveBack(loans ...*loan) {
+// giveBackLoans takes loans that their members did not acknowledge.
+func (g *group) giveBackLoans(loans ...*loan) {
 	g.mu.Lock()
-	if g.over {
+	if g.ended {
 		g.mu.Unlock()
 		return
 	}
 	for _, l := range loans {
 		if l.seq == 0 {
-			g.hold(l.Message.Size())
+			g.chargeMemory(l.Message.Size())
 		}
 	}
-	g.ready = append(g.ready, loans...)
-	slices.SortFunc(g.ready, func(x, y *loan) int { return cmp.Compare(x.order, y.order) })
+	g.waitingLoans = append(g.waitingLoans, loans...)
+	slices.SortFunc(g.waitingLoans, func(x, y *loan) int { return cmp.Compare(x.order, y.order) })
 	g.mu.Unlock()
-	g.stuck.Store(true)
+	g.needsRoom.Store(true)
 	g.b.count.redispatched.Add(uint64(len(loans)))
 }
 
-// waiting is how many messages wait that the store does not have.
-func (g *group) waiting() (n int) {
+// inMemoryCount is how many messages wait that the store does not have.
+func (g *group) inMemoryCount() (n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, l := range g.ready {
+	for _, l := range g.waitingLoans {
 		if l.seq == 0 {
 			n++
 		}

@@ -168,8 +168,8 @@ func TestSharedSkipsFullOutbox(t *testing.T) {
 	bubble(t, func(o *Options) { o.Outbox = 1000 }, func(t *testing.T, w *world) {
 		deaf := w.connect(packet.V5, "deaf")
 		deaf.subscribe(filter("a", 0), filter("$share/g/t", 2))
-		c := w.b.all()[0].conn.Load()
-		if !c.out.claim() { // as if somebody was writing
+		c := w.b.allSessions()[0].conn.Load()
+		if !c.out.claimSink() { // as if somebody was writing
 			t.Fatal("the outbox is busy")
 		}
 		pub := w.connect(packet.V5, "pub")
@@ -179,7 +179,7 @@ func TestSharedSkipsFullOutbox(t *testing.T) {
 		other := w.connect(packet.V5, "other")
 		other.subscribe(filter("$share/g/t", 2))
 		other.finish(other.wantMessage(payload))
-		c.out.yield(nil)
+		c.out.yieldSink(nil)
 		c.flush()
 		deaf.wantMessage(payload)
 		deaf.silence()
@@ -321,11 +321,11 @@ func TestSharedEndForgets(t *testing.T) {
 		g := newGroup(w.b, groupKey{"g", "t"}, false, "")
 		before := w.held()
 		l := &loan{Delivery: store.Delivery{Message: &store.Message{Topic: "t", QoS: 2}, QoS: 2}, group: g}
-		g.end()
-		g.giveBack(l)
-		g.untake(l)
-		if got := w.held(); got != before || g.waiting() != 0 {
-			t.Errorf("holds %d bytes, %d messages", got-before, g.waiting())
+		g.endGroup()
+		g.giveBackLoans(l)
+		g.untakeLoan(l)
+		if got := w.held(); got != before || g.inMemoryCount() != 0 {
+			t.Errorf("holds %d bytes, %d messages", got-before, g.inMemoryCount())
 		}
 	})
 }

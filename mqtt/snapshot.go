@@ -88,7 +88,7 @@ func (b *Broker) Counters() Counters {
 	shared := 0
 	b.interestMu.Lock()
 	for _, g := range b.groups {
-		shared += g.size()
+		shared += g.memberCount()
 	}
 	b.interestMu.Unlock()
 	return Counters{
@@ -129,7 +129,7 @@ func (b *Broker) Counters() Counters {
 // that are lent included where the store has them.
 func (b *Broker) sharedWaiting() (n int) {
 	for _, g := range b.allGroups() {
-		n += g.waiting() + b.opts.Store.QueueStats(g.key).Messages
+		n += g.inMemoryCount() + b.opts.Store.QueueStats(g.key).Messages
 	}
 	return n
 }
@@ -158,7 +158,7 @@ type SessionInfo struct {
 // Sessions returns all sessions, sorted by identity and client identifier.
 func (b *Broker) Sessions() []SessionInfo {
 	var infos []SessionInfo
-	for _, s := range b.all() {
+	for _, s := range b.allSessions() {
 		infos = append(infos, s.info())
 	}
 	slices.SortFunc(infos, func(x, y SessionInfo) int {
@@ -172,9 +172,9 @@ func (s *session) info() SessionInfo {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := SessionInfo{
-		Identity: s.principal.ID, ClientID: s.principal.ClientID, Since: s.since,
+		Identity: s.principal.ID, ClientID: s.principal.ClientID, Since: s.stateSince,
 		Expiry:   time.Duration(s.expiry.Load()) * time.Second,
-		Inflight: s.window.used, Queued: queue.Messages + len(s.volatile),
+		Inflight: s.window.used, Queued: queue.Messages + len(s.inMemory),
 	}
 	i.Drops, i.Dropped = s.drops.Load().named(queue.Dropped)
 	if s.expiry.Load() == never {
@@ -188,7 +188,7 @@ func (s *session) info() SessionInfo {
 	slices.Sort(i.Subscriptions)
 	if c := s.conn.Load(); c != nil {
 		i.Connected, i.Remote, i.Protocol = true, c.principal.Remote, c.version.String()
-		i.KeepAlive, i.Denied = c.keepAlive, c.denied.Load()
+		i.KeepAlive, i.Denied = c.keepAlive, c.deniedCount.Load()
 		if rate := c.usage.rate.Load(); rate != nil {
 			i.Throttled, i.ThrottledBy = rate.throttling()
 		}

@@ -13,17 +13,17 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	if err := p.Decode(c.version, flags, body); err != nil {
 		return err
 	}
-	policy, epoch := c.b.policy.Load(), c.b.epoch.Load()
+	policy, epoch := c.b.policyChanges.Load(), c.b.routeEpoch.Load()
 	ack := &packet.Suback{PacketID: p.PacketID}
 	granted, why := c.grantAll(&p, ack)
-	if err := c.keepSubscriptions(granted, ack); err != nil {
+	if err := c.persistSubscriptions(granted, ack); err != nil {
 		granted, why = nil, err.Error()
 	}
 	var replay []store.Delivery
 	for _, sub := range granted {
 		replay = append(replay, c.b.retainedFor(sub, c.own.subscribe(sub))...)
 	}
-	if c.b.policy.Load() != policy {
+	if c.b.policyChanges.Load() != policy {
 		c.b.reauthorize(c.own) // the policy changed while nobody knew of the subscriptions
 	}
 	ack.Properties = c.explain(why)
@@ -32,7 +32,7 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	}
 	c.own.pumpGroups(&c.batch)
 	if len(replay) > 0 {
-		c.own.pipe.push(&entry{stage: filtered, replay: replay, epoch: epoch})
+		c.own.pipe.push(&entry{stage: filtered, replay: replay, routeEpoch: epoch})
 	}
 	return nil
 }
@@ -53,13 +53,13 @@ func (c *conn) grantAll(p *packet.Subscribe, ack *packet.Suback) (granted []*sub
 	return granted, why
 }
 
-// keepSubscriptions waits until the store has what was granted, before any of it
+// persistSubscriptions waits until the store has what was granted, before any of it
 // counts. What cannot be kept is refused in ack.
-func (c *conn) keepSubscriptions(granted []*subscription, ack *packet.Suback) error {
+func (c *conn) persistSubscriptions(granted []*subscription, ack *packet.Suback) error {
 	if len(granted) == 0 || !c.own.stored.Load() {
 		return nil
 	}
-	err := c.b.commit(func(tx store.Tx) {
+	err := c.b.commitAndWait(func(tx store.Tx) {
 		for _, sub := range granted {
 			tx.Subscribe(c.own.key, sub.Subscription)
 		}
@@ -117,12 +117,12 @@ func (c *conn) grant(
 	if len(ids) > 0 { // [MQTT-3.3.4-3]
 		sub.ID = ids[0]
 	}
-	c.b.complete(sub, name, shared)
+	c.b.completeSubscription(sub, name, shared)
 	return sub, v, packet.ReasonCode(asked.QoS)
 }
 
-// complete fills in what follows from the rest of a subscription.
-func (b *Broker) complete(sub *subscription, name string, shared bool) {
+// completeSubscription fills in what follows from the rest of a subscription.
+func (b *Broker) completeSubscription(sub *subscription, name string, shared bool) {
 	if sub.ID != 0 {
 		sub.ids = []uint32{sub.ID}
 	}
@@ -143,8 +143,8 @@ func (s *session) subscribed(filter string) (n int, known bool) {
 // subscribe adds sub or replaces the one of the same filter [MQTT-3.8.4-3], and
 // reports whether there was one. Nothing is lost in between [MQTT-3.8.4-4].
 func (s *session) subscribe(sub *subscription) (replaced bool) {
-	s.changing.Lock()
-	defer s.changing.Unlock()
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
 	s.mu.Lock()
 	old := s.subs[sub.Filter]
 	if s.subs == nil {
@@ -155,7 +155,7 @@ func (s *session) subscribe(sub *subscription) (replaced bool) {
 		return false
 	}
 	if s.subs[sub.Filter] = sub; old == nil {
-		s.hold(subscriptionCost(sub.Filter))
+		s.chargeMemory(subscriptionCost(sub.Filter))
 	}
 	s.mu.Unlock()
 	s.b.subscribe(sub)
@@ -177,23 +177,23 @@ func (b *Broker) subscribe(sub *subscription) {
 	}
 	if sub.shared == (groupKey{}) {
 		if _, replaced := b.tree.Add(sub.filter, subscriber{session: sub.session}, sub); !replaced {
-			b.interested(sub.filter, 1)
+			b.countInterest(sub.filter, 1)
 		}
 		return
 	}
 	g := b.groups[sub.shared]
 	if g == nil {
-		id, kept := b.kept[sub.shared]
+		id, kept := b.storedGroups[sub.shared]
 		g = newGroup(b, sub.shared, kept, id)
-		delete(b.kept, sub.shared)
+		delete(b.storedGroups, sub.shared)
 		b.groups[sub.shared] = g
 	}
-	before := g.size()
-	g.put(sub)
+	before := g.memberCount()
+	g.putMember(sub)
 	if sub.asleep {
-		sub.session.leave(g)
+		sub.session.removeGroup(g)
 	} else {
-		sub.session.join(g)
+		sub.session.addGroup(g)
 	}
 	b.regroup(g, before)
 }
@@ -201,25 +201,25 @@ func (b *Broker) subscribe(sub *subscription) {
 // regroup follows a change of a group's members, of which there were before. The
 // caller holds interestMu.
 func (b *Broker) regroup(g *group, before int) {
-	now := g.size()
+	now := g.memberCount()
 	if now != before {
-		b.interested(g.of.filter, now-before)
+		b.countInterest(g.share.filter, now-before)
 	}
-	g.review()
+	g.reviewPersistence()
 	switch {
 	case before == 0 && now > 0:
-		b.tree.Add(g.of.filter, subscriber{group: g}, &subscription{filter: g.of.filter, group: g})
+		b.tree.Add(g.share.filter, subscriber{group: g}, &subscription{filter: g.share.filter, group: g})
 	case before > 0 && now == 0:
-		b.tree.Remove(g.of.filter, subscriber{group: g})
+		b.tree.Remove(g.share.filter, subscriber{group: g})
 	}
-	b.epoch.Add(1) // the group's members are not the tree's
+	b.routeEpoch.Add(1) // the group's members are not the tree's
 }
 
 // unmatch takes a subscription that is not shared out of the tree, if it is there.
 // The caller holds interestMu.
 func (b *Broker) unmatch(sub *subscription) {
 	if _, removed := b.tree.Remove(sub.filter, subscriber{session: sub.session}); removed {
-		b.interested(sub.filter, -1)
+		b.countInterest(sub.filter, -1)
 	}
 }
 
@@ -239,20 +239,20 @@ func (b *Broker) unsubscribe(sub *subscription) {
 	if g == nil {
 		return
 	}
-	before := g.size()
-	left := g.remove(sub.session)
-	sub.session.leave(g)
+	before := g.memberCount()
+	left := g.removeMember(sub.session)
+	sub.session.removeGroup(g)
 	b.regroup(g, before)
 	if left == 0 {
 		delete(b.groups, sub.shared)
-		g.end()
+		g.endGroup()
 	}
 }
 
-// interested counts the subscriptions of a filter and tells the other sites of
+// countInterest counts the subscriptions of a filter and tells the other sites of
 // the first and the last. The caller holds interestMu, so that they hear it in
 // order.
-func (b *Broker) interested(filter string, n int) {
+func (b *Broker) countInterest(filter string, n int) {
 	was := b.interest[filter]
 	b.subscriptions.Add(int64(n))
 	if was+n == 0 {
@@ -280,7 +280,7 @@ func (c *conn) handleUnsubscribe(flags byte, body []byte) error {
 		return err
 	}
 	ack := &packet.Unsuback{PacketID: p.PacketID}
-	err := c.keepUnsubscribed(p.TopicFilters)
+	err := c.persistUnsubscribed(p.TopicFilters)
 	if err != nil && c.version != packet.V5 {
 		return &packet.Error{Code: packet.UnspecifiedError, Msg: err.Error()} // 3.1.1 has no other way to say so
 	}
@@ -300,12 +300,12 @@ func (c *conn) handleUnsubscribe(flags byte, body []byte) error {
 	return c.answer(ack)
 }
 
-// keepUnsubscribed waits until the store has forgotten subscriptions.
-func (c *conn) keepUnsubscribed(filters []string) error {
+// persistUnsubscribed waits until the store has forgotten subscriptions.
+func (c *conn) persistUnsubscribed(filters []string) error {
 	if !c.own.stored.Load() {
 		return nil
 	}
-	return c.b.commit(func(tx store.Tx) {
+	return c.b.commitAndWait(func(tx store.Tx) {
 		for _, filter := range filters {
 			tx.Unsubscribe(c.own.key, filter)
 		}
@@ -314,12 +314,12 @@ func (c *conn) keepUnsubscribed(filters []string) error {
 
 // unsubscribe reports whether the session had a subscription to filter.
 func (s *session) unsubscribe(filter string) bool {
-	s.changing.Lock()
-	defer s.changing.Unlock()
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
 	s.mu.Lock()
 	sub := s.subs[filter]
 	if sub != nil {
-		s.hold(-subscriptionCost(filter))
+		s.chargeMemory(-subscriptionCost(filter))
 	}
 	delete(s.subs, filter) // [MQTT-3.10.4-6]
 	s.mu.Unlock()

@@ -48,11 +48,11 @@ func (b *Broker) Run(ctx context.Context) error {
 // stopTimers leaves delayed wills and expiry to the next start.
 func (b *Broker) stopTimers() {
 	b.stopped.Store(true)
-	for _, s := range b.all() {
+	for _, s := range b.allSessions() {
 		s.mu.Lock()
 		s.stopTimer(expiryTimer)
 		s.stopTimer(willTimer)
-		s.stopTimer(lateTimer)
+		s.stopTimer(retryTimer)
 		s.mu.Unlock()
 	}
 }
@@ -105,7 +105,7 @@ func (b *Broker) publishStatus() {
 	for _, m := range b.status() {
 		r := routes.get(b, m.Topic, nil)
 		if len(r.receivers) > 0 {
-			bt.out.set(m)
+			bt.out.setMessage(m)
 			bt.fanOut(r, 0, true)
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// takeWill notes CONNECT's will, if it is allowed. [MQTT-3.1.2-7]
-func (c *conn) takeWill(p *packet.Connect, rights Rights) error {
+// readWill notes CONNECT's will, if it is allowed. [MQTT-3.1.2-7]
+func (c *conn) readWill(p *packet.Connect, rights Rights) error {
 	w := p.Will
 	if w == nil {
 		return nil
@@ -41,10 +41,10 @@ func (c *conn) takeWill(p *packet.Connect, rights Rights) error {
 func (s *session) setWill(w *store.Message) (before *store.Message) {
 	before = s.will
 	if s.will = w; w != nil {
-		s.hold(w.Size())
+		s.chargeMemory(w.Size())
 	}
 	if before != nil {
-		s.hold(-before.Size())
+		s.chargeMemory(-before.Size())
 	}
 	return before
 }
@@ -56,12 +56,12 @@ func (s *session) scheduleWill(expiry uint32) (due *store.Message, at time.Time)
 	switch {
 	case s.will == nil:
 		return nil, time.Time{}
-	case s.delay == 0:
+	case s.willDelay == 0:
 		return s.setWill(nil), time.Time{}
-	case expiry != never && s.delay >= expiry:
-		return nil, s.since.Add(time.Duration(expiry) * time.Second)
+	case expiry != never && s.willDelay >= expiry:
+		return nil, s.stateSince.Add(time.Duration(expiry) * time.Second)
 	}
-	at = s.since.Add(time.Duration(s.delay) * time.Second)
+	at = s.stateSince.Add(time.Duration(s.willDelay) * time.Second)
 	s.armWill(time.Until(at)) // [MQTT-3.1.2-8]
 	return nil, at
 }
@@ -69,19 +69,19 @@ func (s *session) scheduleWill(expiry uint32) (due *store.Message, at time.Time)
 // armWill publishes the will after d unless the client comes back before
 // [MQTT-3.1.3-9]. The caller holds mu.
 func (s *session) armWill(d time.Duration) {
-	epoch := s.epoch
-	s.schedule(willTimer, d, func() {
-		s.record <- struct{}{}
+	epoch := s.attachments
+	s.armTimer(willTimer, d, func() {
+		s.recordToken <- struct{}{}
 		s.mu.Lock()
-		if s.epoch != epoch || s.ended || s.will == nil || s.b.stopped.Load() {
+		if s.attachments != epoch || s.ended || s.will == nil || s.b.stopped.Load() {
 			s.mu.Unlock()
-			<-s.record
+			<-s.recordToken
 			return
 		}
 		will := s.setWill(nil) // [MQTT-3.1.2-10]
-		r := s.kept(s.since, time.Time{})
+		r := s.storeRecord(s.stateSince, time.Time{})
 		s.mu.Unlock()
-		s.keep(will, func(tx store.Tx) { tx.PutSession(r) }, nil)
+		s.persistChange(will, func(tx store.Tx) { tx.PutSession(r) }, nil)
 	})
 }
 
@@ -99,9 +99,9 @@ func (s *session) postponeWill(w *store.Message, change func(store.Tx)) bool {
 	}
 	s.setWill(w)
 	s.armWill(willRetry)
-	r := s.kept(s.since, time.Now().Add(willRetry))
+	r := s.storeRecord(s.stateSince, time.Now().Add(willRetry))
 	s.mu.Unlock()
-	s.put(func(tx store.Tx) {
+	s.updateStore(func(tx store.Tx) {
 		change(tx)
 		tx.PutSession(r)
 	})

@@ -50,9 +50,9 @@ func (w *window) room() int { return w.quota - w.live }
 // room, as long as not all of an earlier connection was resent.
 func (w *window) exhausted() bool { return w.used >= math.MaxUint16 }
 
-// take returns a free packet identifier, never 0 [MQTT-2.2.1-4] [MQTT-4.3.2-1]
+// assign returns a free packet identifier, never 0 [MQTT-2.2.1-4] [MQTT-4.3.2-1]
 // [MQTT-4.3.3-1]. The caller checked room and, if not all was resent, exhausted.
-func (w *window) take(seq uint64, qos byte, state slotState) uint16 {
+func (w *window) assign(seq uint64, qos byte, state slotState) uint16 {
 	if w.used*2 >= len(w.slots) && len(w.slots) < maxSlots {
 		w.grow()
 	}
@@ -93,8 +93,8 @@ func (w *window) restore(s slot) {
 	w.next = max(w.next, s.id)
 }
 
-// get returns the slot of id, or nil.
-func (w *window) get(id uint16) *slot {
+// slotOf returns the slot of id, or nil.
+func (w *window) slotOf(id uint16) *slot {
 	if len(w.slots) == 0 || id == 0 {
 		return nil
 	}
@@ -104,8 +104,8 @@ func (w *window) get(id uint16) *slot {
 	return nil
 }
 
-// free ends an exchange and returns the quota that it held.
-func (w *window) free(s *slot) {
+// freeSlot ends an exchange and returns the quota that it held.
+func (w *window) freeSlot(s *slot) {
 	if s.live {
 		w.live--
 	}
@@ -113,9 +113,9 @@ func (w *window) free(s *slot) {
 	*s = slot{}
 }
 
-// rest marks everything as sent on an earlier connection, and lets go of what a
+// suspend marks everything as sent on an earlier connection, and lets go of what a
 // session that is away does not need. It returns by how much the memory grew.
-func (w *window) rest() (bytes int) {
+func (w *window) suspend() (bytes int) {
 	if w.used == 0 {
 		bytes = -w.bytes()
 		w.slots = nil
@@ -140,9 +140,9 @@ func (w *window) unfinished() (slots []slot) {
 	return slots
 }
 
-// stale appends the slots that await their resend, in the order of the original
+// awaitingResend appends the slots that await their resend, in the order of the original
 // [MQTT-4.6.0-1].
-func (w *window) stale(dst []slot) []slot {
+func (w *window) awaitingResend(dst []slot) []slot {
 	for _, s := range w.slots {
 		if s.id != 0 && !s.live {
 			dst = append(dst, s)

@@ -23,7 +23,7 @@ func TestWindowModel(t *testing.T) {
 						break
 					}
 					seq++
-					id := w.take(seq, 1, sent)
+					id := w.assign(seq, 1, sent)
 					if _, used := model[id]; used || id == 0 {
 						t.Fatalf("identifier %d given twice or 0", id)
 					}
@@ -34,15 +34,15 @@ func TestWindowModel(t *testing.T) {
 				keep := rapid.IntRange(1, 5).Draw(t, "keep")
 				for id := range model {
 					if int(id)%keep != 0 || keep == 1 {
-						w.free(w.get(id))
+						w.freeSlot(w.slotOf(id))
 						delete(model, id)
 					}
 				}
 			},
 			"reconnect": func(*rapid.T) {
-				w.rest()
-				for _, s := range w.stale(nil) {
-					slot := w.get(s.id)
+				w.suspend()
+				for _, s := range w.awaitingResend(nil) {
+					slot := w.slotOf(s.id)
 					slot.live = true
 					w.live++
 				}
@@ -52,7 +52,7 @@ func TestWindowModel(t *testing.T) {
 					t.Fatalf("used %d, live %d, want %d", w.used, w.live, len(model))
 				}
 				for id, seq := range model {
-					if s := w.get(id); s == nil || s.seq != seq {
+					if s := w.slotOf(id); s == nil || s.seq != seq {
 						t.Fatalf("identifier %d is lost", id)
 					}
 				}
@@ -72,12 +72,12 @@ func TestIdentifiersRunOut(t *testing.T) {
 	s.conn.Store(c)
 	s.window.quota = math.MaxUint16
 	for id := 1; id <= math.MaxUint16; id++ {
-		if !s.roomy(c) {
+		if !s.hasRoom(c) {
 			t.Fatalf("no room before identifier %d", id)
 		}
 		s.window.restore(slot{seq: uint64(id), id: uint16(id), state: sent, qos: 1})
 	}
-	if s.roomy(c) {
+	if s.hasRoom(c) {
 		t.Error("there is room, and no identifier")
 	}
 }

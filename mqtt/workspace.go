@@ -6,10 +6,10 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// turn is what one goroutine needs while it handles the packets of a connection.
+// workspace is what one goroutine needs while it handles the packets of a connection.
 // A reader that is a goroutine has one for as long as it reads; an event loop has
 // one for all of its connections, so that an idle connection holds none.
-type turn struct {
+type workspace struct {
 	pub     packet.Publish
 	scratch scratch
 	batch   batch
@@ -31,18 +31,18 @@ type scratch struct {
 	comp   packet.Pubcomp
 }
 
-var turnPool = sync.Pool{New: func() any { return new(turn) }}
+var workspacePool = sync.Pool{New: func() any { return new(workspace) }}
 
-func getTurn(b *Broker) *turn {
-	t := turnPool.Get().(*turn)
+func getWorkspace(b *Broker) *workspace {
+	t := workspacePool.Get().(*workspace)
 	t.batch.b = b
 	return t
 }
 
-// putTurn gives a turn back. Nothing of its batch waits for a flush.
-func putTurn(t *turn) {
+// putWorkspace gives a turn back. Nothing of its batch waits for a flush.
+func putWorkspace(t *workspace) {
 	t.pub = packet.Publish{}
 	t.buf, t.filled, t.roomy, t.raw, t.chunk = nil, 0, 0, nil, nil
 	t.batch.clean()
-	turnPool.Put(t)
+	workspacePool.Put(t)
 }

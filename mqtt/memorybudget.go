@@ -14,7 +14,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// ledger counts the bytes that the broker holds for others and compares them with
+// memoryBudget counts the bytes that the broker holds for others and compares them with
 // a ceiling: connections, sessions and all that a client may make them hold. What
 // comes and goes within one batch is not counted. At the ceiling the broker refuses
 // new work: it never drops what it was given for that.
@@ -22,7 +22,7 @@ import (
 // Before that the queues of slow clients shrink: each may take a quarter of what
 // is left of the first three quarters, and a small part of the last. So slow
 // clients alone do not reach the ceiling.
-type ledger struct {
+type memoryBudget struct {
 	ceiling int64 // 0: none
 	store   store.Store
 	held    atomic.Int64 // by outboxes, sessions, groups and pipelines
@@ -39,22 +39,22 @@ const (
 )
 
 // add counts bytes that are held from now on, or no longer if n is negative.
-func (l *ledger) add(n int) { l.judge(l.held.Add(int64(n)) + l.stored.Load()) }
+func (l *memoryBudget) add(n int) { l.updateFull(l.held.Add(int64(n)) + l.stored.Load()) }
 
 // total is what is held.
-func (l *ledger) total() int64 { return l.held.Load() + l.stored.Load() }
+func (l *memoryBudget) total() int64 { return l.held.Load() + l.stored.Load() }
 
-// look asks the store what it holds.
-func (l *ledger) look() {
+// askStore asks the store what it holds.
+func (l *memoryBudget) askStore() {
 	if l.ceiling == 0 {
 		return
 	}
 	l.stored.Store(int64(l.store.Stats().Memory))
-	l.judge(l.total())
+	l.updateFull(l.total())
 }
 
-// judge decides between full and not. A sixteenth lies between the two.
-func (l *ledger) judge(total int64) {
+// updateFull decides between full and not. A sixteenth lies between the two.
+func (l *memoryBudget) updateFull(total int64) {
 	switch full := l.full.Load(); {
 	case l.ceiling == 0:
 	case !full && total >= l.ceiling:
@@ -65,7 +65,7 @@ func (l *ledger) judge(total int64) {
 }
 
 // share is how much of its limit one client's queue may use now.
-func (l *ledger) share(limit int) int {
+func (l *memoryBudget) share(limit int) int {
 	if l.ceiling == 0 {
 		return limit
 	}
@@ -104,25 +104,25 @@ func connectionCost(nc net.Conn) int {
 // cost: unfinished packets and topic aliases of the usual size.
 const heldWhenFull = 64 << 10
 
-// hold counts bytes that the connection has in memory. Of its reader.
-func (c *conn) hold(n int) {
-	c.held += n
+// chargeMemory counts bytes that the connection has in memory. Of its reader.
+func (c *conn) chargeMemory(n int) {
+	c.charged += n
 	c.b.memory.add(n)
 }
 
-// mayHold refuses a packet or an alias of n bytes for want of memory.
-func (c *conn) mayHold(n int) error {
-	if aliases := c.held - connectionCost(c.nc) - c.buffered; aliases+n > heldWhenFull && c.b.memory.full.Load() {
+// memoryAllows refuses a packet or an alias of n bytes for want of memory.
+func (c *conn) memoryAllows(n int) error {
+	if aliases := c.charged - connectionCost(c.nc) - c.partialCharged; aliases+n > heldWhenFull && c.b.memory.full.Load() {
 		return &packet.Error{Code: packet.QuotaExceeded, Msg: errMemory.Error()}
 	}
 	return nil
 }
 
-// bufferIs counts what of a packet that is not complete is in memory.
-func (c *conn) bufferIs(n int) {
-	if n != c.buffered {
-		c.hold(n - c.buffered)
-		c.buffered = n
+// chargePartial counts what of a packet that is not complete is in memory.
+func (c *conn) chargePartial(n int) {
+	if n != c.partialCharged {
+		c.chargeMemory(n - c.partialCharged)
+		c.partialCharged = n
 	}
 }
 
@@ -140,7 +140,7 @@ func (b *Broker) watchMemory(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		b.memory.look()
+		b.memory.askStore()
 		if full := b.memory.full.Load(); full != told {
 			told = full
 			if full {

@@ -267,7 +267,7 @@ func TestFullMemoryRefusesLargePackets(t *testing.T) {
 }
 
 func TestLedgerShare(t *testing.T) {
-	l := ledger{ceiling: 1 << 20}
+	l := memoryBudget{ceiling: 1 << 20}
 	if got := l.share(100 << 20); got != 3<<16 {
 		t.Errorf("of an empty one %d", got)
 	}
@@ -335,7 +335,7 @@ func TestDropLinesAreBounded(t *testing.T) {
 	log, entries := recordedLog()
 	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}, Log: log})
 	for i := range 50 {
-		attached(t, b, packet.V5, fmt.Sprint("c", i), 0).own.lose(dropSlow)
+		attached(t, b, packet.V5, fmt.Sprint("c", i), 0).own.countDrop(dropSlow)
 	}
 	b.reportDrops()
 	if got := len(entries.AllEntries()); got != maxDropLines+1 {
