@@ -162,9 +162,9 @@ func (o *outgoing) clearMessage() {
 // same for all of them, byte for byte, is shared and not copied: at QoS 0 there
 // is no packet identifier.
 type frame struct {
-	packet.Encoded         // unset if own is not nil
+	packet.Encoded         // unset if pooled is not nil
 	shared         []byte  // the whole packet, or nil
-	pooled         *buffer // holds shared, if somebody wants it back
+	pooled         *buffer // has shared, and returns to its pool; nil if shared is of no pool
 }
 
 // Size returns the size of the packet.

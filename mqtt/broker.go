@@ -172,34 +172,6 @@ func (b *Broker) addSession(s *session) {
 	b.sessionsOf[s.principal.ID]++
 }
 
-// forgetSession takes an ended session out of the table. The next session of its client
-// finds it among those that drain until its messages are through.
-func (b *Broker) forgetSession(s *session) {
-	b.mu.Lock()
-	known := b.sessions[s.key] == s // else it never got there
-	if known {
-		delete(b.sessions, s.key)
-		if b.sessionsOf[s.principal.ID]--; b.sessionsOf[s.principal.ID] == 0 {
-			delete(b.sessionsOf, s.principal.ID)
-		}
-	}
-	drains := known && s.pipe.waiting.Load() > 0
-	if drains {
-		b.draining[s.key] = s
-	}
-	b.mu.Unlock()
-	if !drains {
-		return
-	}
-	s.pipe.callAfter(func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if b.draining[s.key] == s {
-			delete(b.draining, s.key)
-		}
-	})
-}
-
 // Filters returns the topic filters of all local subscriptions, as told to
 // [Forwarder.Subscribed].
 func (b *Broker) Filters() []string {

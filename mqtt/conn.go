@@ -3,9 +3,7 @@ package mqtt
 import (
 	"cmp"
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -21,71 +19,78 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// conn is one client's network connection. One goroutine, the reader, owns it.
+// conn is one client's network connection. Its reader is a goroutine, or an event loop
+// that reads many connections.
 type conn struct {
 	b        *Broker
 	nc       net.Conn
-	loopable *socket.Conn // the socket of nc, if a loop may have it
+	loopable *socket.Conn // the socket of nc, if an event loop may have it
 	out      outbox
 	writers  sync.WaitGroup // writer goroutines of the outbox
 
 	// Set before the session has the connection, then constant.
 	principal      Principal
-	login          login // set until CONNECT, if a user name may decide
+	login          login // asks [Passwords]; nil if no user name may decide, and after CONNECT
 	version        packet.Version
-	maxPacket      int // largest that the client takes; 0: any
-	quota          int // of our QoS 1 and 2 messages in flight
+	maxPacket      int // the client's Maximum Packet Size; 0: any
+	quota          int // the most QoS 1 and 2 messages in flight to the client
 	keepAlive      time.Duration
-	problemInfo    bool // the client wants explanations
+	problemInfo    bool // Request Problem Information
 	will           *store.Message
-	willDelay      uint32
-	address        netip.Addr                 // that it counts for
+	willDelay      uint32                     // Will Delay Interval, seconds
+	address        netip.Addr                 // the address that the connection counts for
 	method         string                     // Authentication Method; empty is none
-	addressRefusal *refusal                   // one too many of its address
-	usage          *usage                     // of its identity
+	addressRefusal *refusal                   // the answer to CONNECT if its address has too many connections
+	usage          *usage                     // of the identity
 	connectTimer   *time.Timer                // ends a connection without CONNECT
-	keepAliveTimer atomic.Pointer[time.Timer] // of the keep alive
-	sessionKey     store.SessionKey           // see key
+	keepAliveTimer atomic.Pointer[time.Timer] // ends a silent connection
+	sessionKey     store.SessionKey           // made by claimedKey
 
 	session     atomic.Pointer[session] // nil before the session is found
-	away        atomic.Bool             // a goroutine has the connection, and not its loop
+	away        atomic.Bool             // a goroutine has the connection for a while, in place of its loop
 	ready       atomic.Bool             // CONNACK is out: messages may follow [MQTT-3.2.0-1]
 	lastHeard   atomic.Int64            // when something last came, since b.start
-	paused      atomic.Bool             // the reader waits for room, not for the client
+	paused      atomic.Bool             // the reader waits for the broker, not for the client
 	deniedCount atomic.Uint64
 	connectedAt time.Time
-	closeOnce   sync.Once
-	closing     chan struct{} // closed when the connection shall end
-	closed      chan struct{} // closed when the session no longer has it
-	cause       error         // why; set before closing is closed
 
-	clients  *sync.WaitGroup // of the listener
-	stopHook func() bool     // stops waiting for the listener's end
+	// The end, see end.go.
+	closeOnce sync.Once
+	closing   chan struct{} // closed when the connection shall end
+	closed    chan struct{} // closed when the session no longer has the connection
+	cause     error         // of the end; set before closing is closed
+	clients   *sync.WaitGroup
+	stopHook  func() bool // forgets the wait for the listener's end
 
 	// Set by joinLoop.
 	descriptor *socket.Descriptor
-	loop       *loop     // that reads
-	sealed     *tls.Conn // nc, if it is one
+	loop       *loop     // the reader
+	sealed     *tls.Conn // nc, if it is TLS
 
-	// Of the reader alone.
-	own      *session
+	reading
+}
+
+// reading belongs to the reader of a connection alone: its goroutine, or its event
+// loop while the connection is not away from it.
+type reading struct {
+	own      *session  // the connection's session; nil before CONNECT
 	lifetime *lifetime // ends the connection with its credential
 	*workspace
-	looped            bool    // the reader is an event loop
-	unread            bool    // the loop has not read since it watches the connection
-	partial           *buffer // what a loop has read of a packet
-	partialSize       int     // the size of that packet, if known
-	lastLarge         int     // the size of the last packet, if it was large
-	aliases           [][]byte
-	charged           int // bytes that the broker's memory counts for the connection
-	partialCharged    int // of them, of a packet that is not complete
-	earlierUnanswered int // messages of earlier connections that do not count for this one's Receive Maximum
 	cache             routeCache
-	received          uint64
-	uncounted         amount        // that the rate did not count yet
-	rateDelay         time.Duration // before the next read, by the rate
+	aliases           [][]byte      // Topic Names by Topic Alias, less one
+	partial           *buffer       // the beginning of a packet that a loop has read
+	partialSize       int           // the size of that packet, if known
+	lastLarge         int           // the size of the last packet, if it was large
+	charged           int           // bytes of the connection in the memory budget
+	partialCharged    int           // of them, of the buffer of a packet that is not complete
+	earlierUnanswered int           // messages of earlier connections: not in this one's Receive Maximum
+	received          uint64        // PUBLISH packets that the broker's counter does not have yet
+	uncounted         amount        // the packets that the rate did not count yet
+	rateDelay         time.Duration // to wait before the next read, by the rate
+	looped            bool          // the reader is an event loop
+	unread            bool          // the loop has not read since it watches the connection
 	graceful          bool          // DISCONNECT with Reason Code 0x00 came
-	deniedLogged      bool
+	deniedLogged      bool          // the log has a refusal of this connection
 }
 
 // The read buffer begins small, since most clients are idle, and grows while it
@@ -103,15 +108,13 @@ func newConn(b *Broker, nc net.Conn) *conn {
 	c := &conn{
 		b: b, nc: nc, loopable: socket.Of(nc), version: packet.V5, connectedAt: time.Now(),
 		closing: make(chan struct{}), closed: make(chan struct{}),
-		workspace: getWorkspace(b),
+		reading: reading{workspace: getWorkspace(b)},
 	}
 	c.chargeMemory(connectionCost(c.nc))
 	c.buf = make([]byte, minReadBuffer)
 	c.out = outbox{limit: b.opts.Outbox, memory: &b.memory}
 	return c
 }
-
-var errClosed = errors.New("connection ended by the broker")
 
 // read handles packets until the connection ends. The error is why.
 func (c *conn) read() error {
@@ -180,7 +183,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 			return used, n + h.Length, c.memoryAllows(n + h.Length)
 		}
 		c.raw = b[:n+h.Length]
-		c.eager = c.eager || h.Type != packet.TypePublish || h.Flags&qosFlags != 0
+		c.answerAwaited = c.answerAwaited || h.Type != packet.TypePublish || h.Flags&qosFlags != 0
 		if c.looped && waits(h.Type) {
 			return used, 0, errWaits
 		}
@@ -204,11 +207,11 @@ func (c *conn) resize(n, want int) {
 	size := len(c.buf)
 	switch {
 	case want > size && c.filled*2 >= size:
-		c.roomy = 0
+		c.roomyReads = 0
 		size = min(2*size, max(want, minReadBuffer))
 	case size > maxReadBuffer && want <= maxReadBuffer && c.filled <= maxReadBuffer:
-		if c.roomy++; c.roomy > maxRoomy {
-			size, c.roomy = maxReadBuffer, 0
+		if c.roomyReads++; c.roomyReads > maxRoomy {
+			size, c.roomyReads = maxReadBuffer, 0
 		}
 	case n == size-(c.filled-n) && size < maxReadBuffer, c.filled == size:
 		size = min(2*size, max(maxReadBuffer, want))
@@ -307,82 +310,10 @@ func (c *conn) checkKeepAlive() {
 	}
 }
 
-func (c *conn) isClosing() bool {
-	select {
-	case <-c.closing:
-		return true
-	default:
-		return false
-	}
-}
-
 // stopKeepAlive ends the timer of a connection that is closing.
 func (c *conn) stopKeepAlive() {
 	if alarm := c.keepAliveTimer.Load(); alarm != nil {
 		alarm.Stop()
-	}
-}
-
-// end closes the connection, telling an MQTT 5 client why. Only the first call
-// counts. It does not wait.
-func (c *conn) end(code packet.ReasonCode, reason string) { c.endReferring(code, reason, "") }
-
-// endReferring is end that names other servers, if reference is not empty.
-func (c *conn) endReferring(code packet.ReasonCode, reason, reference string) {
-	c.closeOnce.Do(func() {
-		c.cause = &packet.Error{Code: code, Msg: reason}
-		close(c.closing)
-		c.sayGoodbye(code, reason, reference)
-		c.closeWhenWritten() // [MQTT-3.14.4-2] [MQTT-4.13.2-1]
-	})
-}
-
-// sayGoodbye sends DISCONNECT, unless there was no CONNACK [MQTT-3.14.0-1].
-func (c *conn) sayGoodbye(code packet.ReasonCode, reason, reference string) {
-	if !c.ready.Load() || c.version != packet.V5 { // ready first: CONNECT may be setting version [MQTT-3.14.0-1]
-		return
-	}
-	if !code.ValidIn(packet.TypeDisconnect) { // [MQTT-3.14.2-1]
-		code = packet.UnspecifiedError
-	}
-	p := &packet.Disconnect{ReasonCode: code}
-	if reason != "" {
-		p.Properties.SetReasonString(reason)
-	}
-	if reference != "" {
-		p.Properties.SetServerReference(reference)
-	}
-	bt := getBatch(c.b)
-	c.send(bt, p)
-	bt.done()
-}
-
-// endFor ends the connection for what its client did, or for the client's going.
-func (c *conn) endFor(err error) {
-	if bad, ok := errors.AsType[*packet.Error](err); ok {
-		c.logFailure(bad)
-		c.end(bad.Code, bad.Msg)
-		return
-	}
-	c.closeOnce.Do(func() {
-		c.cause = err
-		close(c.closing)
-		c.closeWhenWritten()
-	})
-}
-
-// endCause is the cause of the end in a few words. The connection is closing.
-func (c *conn) endCause() string {
-	<-c.closing
-	if bad, ok := errors.AsType[*packet.Error](c.cause); ok {
-		return bad.Msg
-	}
-	return c.cause.Error()
-}
-
-func (c *conn) logFailure(err error) {
-	if !c.isClosing() {
-		c.log().WithError(err).Warn("client broke the protocol")
 	}
 }
 
@@ -396,11 +327,6 @@ func (c *conn) log() logrus.FieldLogger {
 		f[logfield.ClientID] = c.principal.ClientID
 	}
 	return c.b.log.WithFields(f)
-}
-
-// quietly tells an end that nobody has to know more about.
-func quietly(err error) bool {
-	return err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errClosed)
 }
 
 // explain returns the properties that hold a reason, unless the client asked for

@@ -241,19 +241,6 @@ func (b *Broker) hasSession(key store.SessionKey) bool {
 	return b.sessions[key] != nil
 }
 
-// releaseClaim ends c's claim.
-func (b *Broker) releaseClaim(c *conn) {
-	b.mu.Lock()
-	if b.owners[c.claimedKey()] == c {
-		delete(b.owners, c.claimedKey())
-	}
-	if c.own != nil {
-		b.uncountIdentity(c.principal.ID)
-	}
-	b.mu.Unlock()
-	close(c.closed)
-}
-
 // claimedKey is of the session. The client identifier names it [MQTT-3.1.3-2] among those
 // of an identity, so identities cannot take over each other's sessions. It is made
 // once, after CONNECT said who the client is.

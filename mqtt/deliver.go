@@ -36,7 +36,7 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 		return
 	}
 	s.mu.Lock()
-	if s.queueUnread || s.unkeptBatches > 0 || len(s.inMemory) > 0 || s.window.room() <= 0 || !s.sendNew(bt, c, f, 0) {
+	if !s.mayOvertake() || !s.sendNew(bt, c, f, 0) {
 		if bt.out.from != nil && bt.out.routeEpoch != s.b.routeEpoch.Load() {
 			s.markJudging() // it was routed by what was known before a change
 		}
@@ -209,7 +209,7 @@ func (s *session) pumpStore(bt *batch, c *conn, late *[]store.Entry) bool {
 		bt.queue = make([]store.Entry, 0, 64)
 	}
 	for s.queueUnread {
-		room := s.window.room()
+		room := s.window.quotaLeft()
 		if room <= 0 { // [MQTT-4.9.0-2] [MQTT-3.3.4-9]
 			break
 		}
@@ -362,7 +362,7 @@ func (s *session) pumpInMemory(bt *batch, c *conn) {
 			continue
 		}
 		if d.QoS == 0 && !c.push(bt, f, 0, false) ||
-			d.QoS > 0 && (s.window.room() <= 0 || !s.sendNew(bt, c, f, 0)) {
+			d.QoS > 0 && (s.window.quotaLeft() <= 0 || !s.sendNew(bt, c, f, 0)) {
 			break
 		}
 	}
@@ -392,7 +392,7 @@ func (s *session) resendUnfinished(bt *batch, c *conn, late *[]store.Entry) bool
 		switch {
 		case slot.state == released: // [MQTT-4.3.3-6] [MQTT-4.3.3-5]
 			c.send(bt, &packet.Pubrel{PacketID: old.id})
-		case s.window.room() <= 0: // [MQTT-4.9.0-1]
+		case s.window.quotaLeft() <= 0: // [MQTT-4.9.0-1]
 			return false
 		default:
 			again, ok := s.resendPublish(bt, c, old, late)

@@ -57,9 +57,9 @@ type trial struct {
 	inflight uint16
 	players  []*player
 	clients  sync.WaitGroup
-	messages map[string]*sending // by payload
-	lost     int                 // kills that took transactions that nobody waited for
-	order    []*sending
+	messages map[string]*publication // by payload
+	lost     int                     // kills that took transactions that nobody waited for
+	order    []*publication
 	wills    []*testament
 	hidden   map[string]int // by what nobody may receive now: since which moment
 	shown    map[string]int // by what nobody was to receive: until which moment
@@ -67,8 +67,8 @@ type trial struct {
 	story    []string
 }
 
-// sending is one message and what its publisher knows of it.
-type sending struct {
+// publication is one message and what its publisher knows of it.
+type publication struct {
 	from           *player
 	topic, payload string
 	qos            byte
@@ -86,7 +86,7 @@ type sending struct {
 }
 
 // taken reports whether the broker took it for good.
-func (m *sending) taken() bool { return m.answered > 0 && !m.refused }
+func (m *publication) taken() bool { return m.answered > 0 && !m.refused }
 
 // verdict is what a will must have become.
 type verdict byte
@@ -154,7 +154,7 @@ type player struct {
 	subs     map[string]int // moments of SUBACK
 	asked    string         // filter of the SUBSCRIBE or UNSUBSCRIBE on its way
 	received map[uint16]string
-	sent     []*sending // not finished, oldest first
+	sent     []*publication // not finished, oldest first
 	n        int
 	got      []receipt
 }
@@ -173,7 +173,7 @@ func (c *stallingConn) Read(b []byte) (int, error) {
 }
 
 func newTrial(t *testing.T, seed uint64) *trial {
-	tr := &trial{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), messages: map[string]*sending{}, hidden: map[string]int{}, shown: map[string]int{}}
+	tr := &trial{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), messages: map[string]*publication{}, hidden: map[string]int{}, shown: map[string]int{}}
 	tr.outbox = []int{1, 200, 2000, 1 << 20}[tr.rnd.IntN(4)]
 	tr.inflight = []uint16{1, 2, 20}[tr.rnd.IntN(3)]
 	tr.start(t, nil)
@@ -248,7 +248,7 @@ func hides(name string) string {
 }
 
 // wasHidden reports whether m may have been dropped by a policy.
-func (t *trial) wasHidden(m *sending) bool {
+func (t *trial) wasHidden(m *publication) bool {
 	_, now := t.hidden[hides(m.topic)]
 	return now || t.shown[hides(m.topic)] >= m.first
 }
@@ -620,7 +620,7 @@ func (p *player) publish() {
 		return
 	}
 	p.n++
-	m := &sending{
+	m := &publication{
 		from: p, n: p.n, session: p.session, qos: byte(p.rnd.IntN(3)), large: p.rnd.IntN(8) == 0,
 		topic:   []string{"t/1", "t/2", "t/1", "t/2", "s/1", "s/2", "t/denied", "r/" + p.name}[p.rnd.IntN(8)],
 		payload: fmt.Sprint(p.name, "-", p.n),
@@ -634,14 +634,14 @@ func (p *player) publish() {
 	p.messages[m.payload] = m
 	p.order = append(p.order, m)
 	if m.qos > 0 {
-		for m.id = 1; slices.ContainsFunc(p.sent, func(o *sending) bool { return o.id == m.id }); m.id++ {
+		for m.id = 1; slices.ContainsFunc(p.sent, func(o *publication) bool { return o.id == m.id }); m.id++ {
 		}
 		p.sent = append(p.sent, m)
 	}
 	p.send(m)
 }
 
-func (p *player) send(m *sending) {
+func (p *player) send(m *publication) {
 	p.tell("%s publishes %.20s to %s at %d as %d", p.name, m.payload, m.topic, m.qos, m.id)
 	if m.last = p.moment; m.sends == 0 {
 		m.first, m.refusals = p.moment, p.refusals.Load()
@@ -654,7 +654,7 @@ func (p *player) send(m *sending) {
 
 // acknowledged takes PUBACK or PUBREC.
 func (p *player) acknowledged(id uint16, qos byte, code packet.ReasonCode) {
-	i := slices.IndexFunc(p.sent, func(m *sending) bool { return m.id == id && m.qos == qos })
+	i := slices.IndexFunc(p.sent, func(m *publication) bool { return m.id == id && m.qos == qos })
 	if i < 0 {
 		p.fail("%s: acknowledgement of nothing: %d", p.name, id)
 		return
@@ -673,7 +673,7 @@ func (p *player) acknowledged(id uint16, qos byte, code packet.ReasonCode) {
 
 // completed takes PUBCOMP.
 func (p *player) completed(id uint16) {
-	i := slices.IndexFunc(p.sent, func(m *sending) bool { return m.id == id && m.released })
+	i := slices.IndexFunc(p.sent, func(m *publication) bool { return m.id == id && m.released })
 	if i < 0 {
 		p.fail("%s: PUBCOMP of nothing: %d", p.name, id)
 		return
@@ -811,7 +811,7 @@ func (t *trial) judgeOrder(p *player) {
 		topic   string
 		qos     [2]byte // as it was published, and as it came
 	}
-	last := map[lane]*sending{}
+	last := map[lane]*publication{}
 	seen := map[string]bool{}
 	for _, r := range p.got {
 		m := t.messages[string(r.Payload)]
@@ -868,7 +868,7 @@ func (t *trial) judgeRepeats(p *player) {
 }
 
 // judgeMessage compares who got m with who had to.
-func (t *trial) judgeMessage(m *sending) {
+func (t *trial) judgeMessage(m *publication) {
 	members, member := 0, false
 	risk := m.large // of a loss that the specification allows
 	onlyTwo := true
@@ -905,14 +905,14 @@ func (t *trial) judgeMessage(m *sending) {
 }
 
 // has reports whether p got m in the session of now, or ever if it was refused.
-func (p *player) has(m *sending) bool {
+func (p *player) has(m *publication) bool {
 	return slices.ContainsFunc(p.got, func(r receipt) bool {
 		return string(r.Payload) == m.payload && !r.Retain && (m.refused || r.session == p.session)
 	})
 }
 
 // wants reports whether p was subscribed before m was sent, and still is.
-func (p *player) wants(m *sending) bool {
+func (p *player) wants(m *publication) bool {
 	if m.large && p.maxPacket > 0 {
 		return false
 	}
@@ -947,7 +947,7 @@ func (t *trial) judgeWill(w *testament) {
 // judgeRetained compares what is retained with what was acknowledged last.
 func (t *trial) judgeRetained() {
 	for _, p := range t.players {
-		var last *sending
+		var last *publication
 		for _, m := range t.order {
 			if m.retain && m.from == p && m.taken() && (last == nil || m.answered > last.answered) {
 				last = m

@@ -89,8 +89,7 @@ func (s *session) endJudging() {
 	if s.judging == 0 || s.judging > s.b.settled.change.Load()+1 {
 		return
 	}
-	if s.queueUnread || s.pumpAgain || s.unkeptBatches > 0 || s.reservedRoom > 0 || len(s.inMemory) > 0 {
-		return
+	if s.idle() {
+		s.judging = 0
 	}
-	s.judging = 0
 }

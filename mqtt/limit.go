@@ -33,9 +33,9 @@ func (l *Limit) lower(n int) {
 // usage is what an identity takes, and may take. Broker.mu guards all but rate.
 type usage struct {
 	connections    int
-	maxConnections Limit                  // of connections
+	maxConnections Limit
 	rate           atomic.Pointer[bucket] // nil without a limit
-	timed          bool                   // a timer will look whether it is needed
+	timed          bool                   // a timer will forget the identity if it has no connection then
 }
 
 // countIdentity counts a connection of an identity, or refuses it.

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/internal/logfield"
-	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
@@ -89,59 +88,12 @@ func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.
 	if err := c.admit(ctx, nc, admit); err != nil {
 		b.count.refused.Add(1)
 		b.log.WithField(logfield.Remote, remoteAddress(nc)).WithError(err).Info("client not admitted")
-		c.releaseConn()
+		c.release()
 		return
 	}
 	c.out.setSink(socket.NewSink(c.nc))
 	if err := c.read(); !errors.Is(err, errJoined) {
-		c.endReading(err)
-	}
-}
-
-// endWithListener ends a connection because its listener ends.
-func (c *conn) endWithListener() {
-	code := packet.ServerShuttingDown
-	if c.b.opts.ServerReference != "" {
-		code = packet.UseAnotherServer
-	}
-	c.endReferring(code, "the node is going down", c.b.opts.ServerReference)
-}
-
-// endReading ends a connection that is read no more; err is why.
-func (c *conn) endReading(err error) {
-	defer c.releaseConn()
-	if c.own == nil {
-		if !quietly(err) {
-			c.b.count.refused.Add(1)
-			c.log().WithError(err).Info("client refused")
-		}
-		c.endFor(errClosed)
-		return
-	}
-	c.stopKeepAlive()
-	c.endFor(err)
-	c.own.detach(c, time.Now())
-	c.own.pipe.run() // lets go of its routes
-	c.b.releaseClaim(c)
-	c.log().WithField(logfield.Reason, c.endCause()).Info("client disconnected")
-}
-
-// releaseConn gives back what the connection had.
-func (c *conn) releaseConn() {
-	if c.loop == nil {
-		c.connectTimer.Stop()
-		c.stopHook()
-	}
-	c.endWithCredential(time.Time{})
-	c.awaitWriters()
-	c.nc.Close()
-	c.cache.drop(c.b)
-	c.chargeMemory(-c.charged)
-	c.b.openConnections.Add(-1)
-	c.b.uncountAddress(c.address)
-	if c.loop != nil {
-		c.loop.remove(c)
-		c.clients.Done()
+		c.tearDown(err)
 	}
 }
 

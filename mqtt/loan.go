@@ -45,7 +45,7 @@ func (s *session) sendLoan(bt *batch, c *conn, f frame, l *loan) bool {
 // hasRoom reports whether c is the session's connection and one more message may
 // go out on it. The caller holds mu.
 func (s *session) hasRoom(c *conn) bool {
-	return !s.ended && s.conn.Load() == c && c.ready.Load() && s.window.room() > s.reservedRoom && !s.window.exhausted()
+	return !s.ended && s.conn.Load() == c && c.ready.Load() && s.window.quotaLeft() > s.reservedRoom && !s.window.exhausted()
 }
 
 // reserveRoom reserves room for a message, of about size bytes, that comes as soon as the

@@ -28,18 +28,18 @@ type loop struct {
 	conns []*conn    // by descriptor
 
 	// Of the loop's goroutine.
-	workspace *workspace
-	now       time.Duration  // since b.start
-	ceded     time.Duration  // when it last went through the scheduler
-	events    []socket.Event // of this round
-	ready     []readiness    // the connections that they are of
-	unread    []*conn        // have more than a read took
-	readConns []*conn        // were read in this round
-	leaving   []departure    // leave after this round
-	read      int            // bytes since the last flush
-	steady    int            // rounds in a row that saw steady streams and nothing else
-	chunk     *buffer        // of all reads
-	sealed    []byte         // of all reads below TLS
+	workspace  *workspace
+	now        time.Duration  // since b.start
+	ceded      time.Duration  // when it last went through the scheduler
+	events     []socket.Event // of this round
+	ready      []readiness    // the connections that they are of
+	unfinished []*conn        // have more than a read took
+	readConns  []*conn        // were read in this round
+	leaving    []departure    // leave after this round
+	read       int            // bytes since the last flush
+	steady     int            // rounds in a row that saw steady streams and nothing else
+	chunk      *buffer        // of all reads
+	sealed     []byte         // of all reads below TLS
 }
 
 type readiness struct {
@@ -172,14 +172,14 @@ func (l *loop) run() {
 // wait finds out which connections are ready, and reports false when the loop
 // shall end.
 func (l *loop) wait() bool {
-	if len(l.unread) > 0 {
+	if len(l.unfinished) > 0 {
 		l.steady = 0
 	}
 	if l.steady > steadyRounds { // all that came of late
 		l.poll.Pause(steadyPause)
 	}
 	var on bool
-	l.events, on = l.poll.Wait(l.events[:0], len(l.unread) == 0)
+	l.events, on = l.poll.Wait(l.events[:0], len(l.unfinished) == 0)
 	l.ready = l.ready[:0]
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -196,7 +196,7 @@ func (l *loop) wait() bool {
 func (l *loop) round() {
 	l.now = time.Since(l.b.start)
 	l.steady++
-	again := len(l.unread)
+	again := len(l.unfinished)
 	for i := range l.ready {
 		c, event := l.ready[i].c, l.ready[i].event
 		if event.Writable() {
@@ -213,11 +213,11 @@ func (l *loop) round() {
 		}
 	}
 	for i := range again {
-		if c := l.unread[i]; !c.away.Load() {
+		if c := l.unfinished[i]; !c.away.Load() {
 			l.readConn(c)
 		}
 	}
-	l.unread = l.unread[:copy(l.unread, l.unread[again:])]
+	l.unfinished = l.unfinished[:copy(l.unfinished, l.unfinished[again:])]
 	l.endRound()
 	clear(l.ready)
 	if l.now-l.ceded > cedeAfter {
@@ -277,12 +277,12 @@ func (l *loop) readConn(c *conn) {
 		c.away.Store(true)
 		l.leaving = append(l.leaving, departure{c, errWaits})
 	case more || c.descriptor.Ending():
-		l.unread = append(l.unread, c)
+		l.unfinished = append(l.unfinished, c)
 	}
-	if l.read >= flushAfter || l.chunk.holders.Load() > 0 {
+	if l.read >= flushAfter || l.chunk.moreHolders.Load() > 0 {
 		l.flush()
 	}
-	if l.chunk.holders.Load() > 0 { // somebody has not written all of it
+	if l.chunk.moreHolders.Load() > 0 { // somebody has not written all of it
 		l.chunk.freeBuffer()
 		l.chunk = chunkPool.Get().(*buffer)
 	}
@@ -291,8 +291,8 @@ func (l *loop) readConn(c *conn) {
 // weigh ends a run of steady rounds if what a connection brought was not steady: n
 // bytes that complete so many messages, a while after what came before.
 func (l *loop) weigh(n int, after time.Duration, messages uint64) {
-	if l.workspace.eager || n > steadyRead || after > steadyGap*time.Duration(messages) {
-		l.workspace.eager, l.steady = false, 0
+	if l.workspace.answerAwaited || n > steadyRead || after > steadyGap*time.Duration(messages) {
+		l.workspace.answerAwaited, l.steady = false, 0
 	}
 }
 
@@ -333,7 +333,7 @@ func (l *loop) attendConn(c *conn, err error) {
 		err = l.watch(c, l.poll.Rearm)
 	}
 	if err != nil {
-		c.endReading(err)
+		c.tearDown(err)
 	}
 }
 

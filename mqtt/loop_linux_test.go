@@ -399,9 +399,9 @@ func TestLoopWeighs(t *testing.T) {
 		{"part of a packet", false, 80, steadyGap, 0, false},
 		{"something to answer", true, 80, steadyGap, 1, false},
 	} {
-		l := loop{workspace: &workspace{eager: tt.eager}, steady: 9}
-		if l.weigh(tt.n, tt.after, tt.messages); (l.steady == 9) != tt.steady || l.workspace.eager {
-			t.Errorf("%s: %d steady rounds, eager %v", tt.name, l.steady, l.workspace.eager)
+		l := loop{workspace: &workspace{answerAwaited: tt.eager}, steady: 9}
+		if l.weigh(tt.n, tt.after, tt.messages); (l.steady == 9) != tt.steady || l.workspace.answerAwaited {
+			t.Errorf("%s: %d steady rounds, eager %v", tt.name, l.steady, l.workspace.answerAwaited)
 		}
 	}
 }
@@ -467,7 +467,7 @@ type claimed struct {
 
 func (c *claimed) CloseNotify() {
 	c.out.mu.Lock()
-	if !c.out.busy {
+	if !c.out.sinkBusy {
 		c.strange.Add(1)
 	}
 	c.out.mu.Unlock()

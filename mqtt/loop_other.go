@@ -7,7 +7,7 @@ import "sync"
 // Event loops are for Linux; elsewhere each client has a goroutine.
 type loops struct{}
 
-func (*loops) addUser() {}
+func (*loops) addUser()    {}
 func (*loops) removeUser() {}
 
 func (*loops) endClients(*sync.WaitGroup) {}

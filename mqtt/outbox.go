@@ -3,55 +3,50 @@ package mqtt
 import (
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
-// outbox is what waits for one client's socket. Whoever delivers appends to it;
-// it is flushed once per batch by whoever filled it. Only what a socket does not
-// take at once is left to a writer goroutine, which ends when nothing waits.
+// outbox holds the packets that wait for one client's socket. A goroutine that
+// delivers appends to it, and flushes it once at the end of its batch. What the socket
+// does not take at once is left to a writer goroutine, which ends when nothing waits.
 type outbox struct {
-	limit  int // bytes beyond which messages are refused; guarded by mu
+	limit  int // bytes beyond which a PUBLISH is refused; guarded by mu
 	memory *memoryBudget
 
-	mu       sync.Mutex
-	written  chan struct{} // capacity 1: holds a token after the backlog was written; nil until somebody waited
-	sink     socket.Sink   // nil before the client was admitted
-	queue    []segment     // what the sink has not seen
-	bytes    int           // of the queue and of what the sink has not finished
-	charged  int           // of bytes, to memory
-	busy     bool          // somebody uses the sink
-	slow     bool          // a writer goroutine does
-	dirty    bool          // in the list of a batch that will flush
-	refused  bool          // push did, for want of room, since the last refill
-	ending   bool          // nothing is taken any more: close once all is written
-	notified bool          // the client of a TLS connection was told of its end
-	idle     chan struct{} // closed when nobody uses the sink; nil unless somebody waits
-	aliases  aliasTable
+	mu          sync.Mutex
+	sink        socket.Sink   // nil before the client was admitted
+	sinkBusy    bool          // a goroutine uses the sink
+	writerRuns  bool          // that one is a writer goroutine
+	whenIdle    chan struct{} // closed when busy ends; nil unless a goroutine waits
+	queue       []segment     // packets that the sink has not seen
+	bytes       int           // of the queue and of the segment that the sink has
+	charged     int           // of these bytes, those in the memory budget
+	written     chan struct{} // capacity 1: holds a token after the backlog was written; nil until a reader waited
+	dirty       bool          // in the list of a batch that will flush
+	pushRefused bool          // push had no room, since the last refill
+	ending      bool          // nothing is taken any more: the connection closes once all is written
+	notified    bool          // the client of a TLS connection was told of its end
+	aliases     aliasTable
 
-	first [2]segment // the queue's first array
+	firstSegments [2]segment // the queue's first array
 }
 
 // segment is a piece of what waits: a buffer that small packets are copied into,
 // or one large packet that its receivers share.
 type segment struct {
 	b      []byte
-	pooled *buffer // holds b; nil for a packet that nobody wants back
-	shared bool    // b is a packet that others may hold too
+	pooled *buffer // has b, and returns to its pool; nil if b is of no pool
+	shared bool    // b is a packet that is in other outboxes too
 }
 
 // buffer is a pooled byte slice.
 type buffer struct {
-	b       []byte
-	chunk   bool         // one that a loop reads into
-	holders atomic.Int32 // holders but one
+	b           []byte
+	ofLoop      bool         // an event loop reads into it, and outboxes may send from it
+	moreHolders atomic.Int32 // of one of a loop: all but the first
 }
-
-// closeGrace is how long a connection whose sink is patient may take to write its
-// rest when it ends.
-const closeGrace = time.Second
 
 const (
 	fullBuffer = 64 << 10  // a buffer this full gets nothing more
@@ -67,9 +62,9 @@ func (g segment) freeSegment() { g.pooled.freeBuffer() }
 func (r *buffer) freeBuffer() {
 	switch {
 	case r == nil:
-	case r.chunk:
-		if r.holders.Add(-1) < 0 {
-			r.holders.Store(0)
+	case r.ofLoop:
+		if r.moreHolders.Add(-1) < 0 {
+			r.moreHolders.Store(0)
 			chunkPool.Put(r)
 		}
 	case cap(r.b) <= keepBuffer:
@@ -79,7 +74,7 @@ func (r *buffer) freeBuffer() {
 }
 
 // chunkPool has the buffers of event loops.
-var chunkPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, loopBuffer), chunk: true} }}
+var chunkPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, loopBuffer), ofLoop: true} }}
 
 // setSink gives the outbox its sink.
 func (o *outbox) setSink(s socket.Sink) {
@@ -92,10 +87,10 @@ func (o *outbox) setSink(s socket.Sink) {
 func (o *outbox) claimSink() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.busy || o.ending || len(o.queue) > 0 {
+	if o.sinkBusy || o.ending || len(o.queue) > 0 {
 		return false
 	}
-	o.busy = true
+	o.sinkBusy = true
 	return true
 }
 
@@ -106,7 +101,7 @@ func (o *outbox) yieldSink(s socket.Sink) {
 	if s != nil {
 		o.sink = s
 	}
-	o.busy = false
+	o.sinkBusy = false
 	o.wakeIdle()
 }
 
@@ -171,7 +166,7 @@ func (c *conn) admits(size int) bool {
 		return false
 	}
 	if !c.out.fits(size, c.b.opts.Outbox) {
-		c.out.refused = true
+		c.out.pushRefused = true
 		return false
 	}
 	return true
@@ -189,7 +184,7 @@ func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 	}
 	if f.shared != nil {
 		if f.pooled != nil {
-			f.pooled.holders.Add(1)
+			f.pooled.moreHolders.Add(1)
 		}
 		o.queue = append(o.queue, segment{b: f.shared, pooled: f.pooled, shared: true})
 		o.bytes += len(f.shared)
@@ -233,14 +228,14 @@ func (c *conn) flush() {
 	o := &c.out
 	o.mu.Lock()
 	o.dirty = false
-	for !o.busy && len(o.queue) > 0 {
+	for !o.sinkBusy && len(o.queue) > 0 {
 		g := o.takeSegment()
 		o.mu.Unlock()
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
 		done, err := o.sink.Try(g.b)
 		o.mu.Lock()
 		if err == nil && !done {
-			o.slow = true
+			o.writerRuns = true
 			o.chargeBytes(c.b.opts.Outbox)
 			lost := o.ending && !o.sink.Patient() // see finish
 			c.writers.Go(func() { c.drainOutbox(g) })
@@ -255,37 +250,20 @@ func (c *conn) flush() {
 	if o.bytes != o.charged {
 		o.chargeBytes(c.b.opts.Outbox)
 	}
-	if o.ending && !o.busy {
+	if o.ending && !o.sinkBusy {
 		c.closeNetwork()
 		return
 	}
-	if o.refused && !o.busy {
+	if o.pushRefused && !o.sinkBusy {
 		c.writers.Go(c.refill) // it may read the store
 	}
 	o.mu.Unlock()
 }
 
-// closeNetwork closes the connection after all was written. The caller holds mu, which is
-// let go, and nobody uses the sink. It does then: once nobody does, the descriptor
-// may be another client's.
-func (c *conn) closeNetwork() {
-	o := &c.out
-	if s, ok := o.sink.(socket.Notifier); ok && !o.notified {
-		o.notified, o.busy = true, true
-		o.mu.Unlock()
-		s.CloseNotify()
-		o.mu.Lock()
-		o.busy = false
-		o.wakeIdle()
-	}
-	o.mu.Unlock()
-	c.nc.Close()
-}
-
 // refill has the session send what it kept back.
 func (c *conn) refill() {
 	c.out.mu.Lock()
-	c.out.refused = false
+	c.out.pushRefused = false
 	c.out.mu.Unlock()
 	if s := c.session.Load(); s != nil {
 		s.refill()
@@ -305,9 +283,9 @@ func (o *outbox) takeSegment() segment {
 	g := o.queue[0]
 	o.queue[0] = segment{}
 	if o.queue = o.queue[1:]; len(o.queue) == 0 {
-		o.queue = o.first[:0]
+		o.queue = o.firstSegments[:0]
 	}
-	o.busy = true
+	o.sinkBusy = true
 	return g
 }
 
@@ -316,7 +294,7 @@ func (o *outbox) takeSegment() segment {
 func (o *outbox) endWrite(g segment, err error) {
 	o.bytes -= len(g.b)
 	g.freeSegment()
-	o.busy = false
+	o.sinkBusy = false
 	if err != nil {
 		for _, g := range o.queue {
 			g.freeSegment()
@@ -328,9 +306,9 @@ func (o *outbox) endWrite(g segment, err error) {
 
 // wakeIdle tells who waits that the sink is not used. The caller holds mu.
 func (o *outbox) wakeIdle() {
-	if o.idle != nil {
-		close(o.idle)
-		o.idle = nil
+	if o.whenIdle != nil {
+		close(o.whenIdle)
+		o.whenIdle = nil
 	}
 }
 
@@ -351,7 +329,7 @@ func (c *conn) drainOutbox(g segment) {
 		c.b.count.bytesOut.Add(uint64(len(g.b)))
 		o.sink.Hold(g.b)
 	}
-	o.slow = false
+	o.writerRuns = false
 	select {
 	case o.written <- struct{}{}:
 	default: // nobody waited yet, or the token of an earlier drain is still there
@@ -362,44 +340,4 @@ func (c *conn) drainOutbox(g segment) {
 	}
 	o.mu.Unlock()
 	c.refill()
-}
-
-// closeWhenWritten writes what waits and closes the connection. Nothing is taken after it
-// [MQTT-3.14.4-1]. A socket that does not take the rest at once loses it: its
-// client was not reading.
-func (c *conn) closeWhenWritten() {
-	o := &c.out
-	o.mu.Lock()
-	o.ending = true
-	o.mu.Unlock()
-	c.flush()
-	o.mu.Lock()
-	patient := o.busy && o.sink.Patient()
-	flushing := o.busy && !o.slow
-	o.mu.Unlock()
-	switch {
-	case flushing && !patient:
-		return // that goroutine goes on with what it finds, and then closes
-	case !patient:
-		c.nc.Close()
-		return
-	}
-	time.AfterFunc(closeGrace, func() { c.nc.Close() })
-}
-
-// awaitWriters waits, after finish, until nobody uses the sink any more.
-func (c *conn) awaitWriters() {
-	o := &c.out
-	o.mu.Lock()
-	for o.busy || len(o.queue) > 0 && o.sink != nil {
-		if o.idle == nil {
-			o.idle = make(chan struct{})
-		}
-		idle := o.idle
-		o.mu.Unlock()
-		<-idle
-		o.mu.Lock()
-	}
-	o.mu.Unlock()
-	c.writers.Wait()
 }

@@ -62,19 +62,19 @@ type entry struct {
 	id    uint16         // packet identifier to acknowledge
 	m     *store.Message // as it came; nil if there is only something to acknowledge
 
-	forward    bool              // to other sites, if they want it
-	replayed   bool              // m is a retained message of another site
-	replay     []store.Delivery  // retained messages for the owner, in place of m
-	tx         func(store.Tx)    // of [Broker.Inject]
-	done       func(error)       // of [Broker.Inject] and [Broker.Publish]
-	result     FilterResult      // of the upstream chain
-	outs       []output          //
-	routeEpoch uint64            // of the broker, when receivers were found; of a replay, before it was asked for
-	pending    int               // downstream answers missing; guarded by pipeline.mu
-	matched    bool              // somebody gets it
-	code       packet.ReasonCode // of the acknowledgement
-	reason     string            //
-	err        error             // of the chain or the store
+	forward        bool              // to other sites, if they want it
+	replayed       bool              // m is a retained message of another site
+	replay         []store.Delivery  // retained messages for the owner, in place of m
+	tx             func(store.Tx)    // of [Broker.Inject]
+	done           func(error)       // of [Broker.Inject] and [Broker.Publish]
+	result         FilterResult      // of the upstream chain
+	outs           []output          //
+	routeEpoch     uint64            // of the broker, when receivers were found; of a replay, before it was asked for
+	pendingAnswers int               // downstream answers missing; guarded by pipeline.mu
+	matched        bool              // somebody gets it
+	code           packet.ReasonCode // of the acknowledgement
+	reason         string            //
+	err            error             // of the chain or the store
 }
 
 // size is what the entry counts against maxParkedBytes.

@@ -52,7 +52,7 @@ func (p *pipeline) routeEntry(e *entry) {
 	}
 	p.mu.Lock()
 	p.routed++
-	e.pending = 1 // this goroutine: answers may come before all are asked
+	e.pendingAnswers = 1 // this goroutine: answers may come before all are asked
 	e.stage = receiving
 	p.mu.Unlock()
 	for i := range e.outs {
@@ -141,7 +141,7 @@ func (b *Broker) completeEmitted(em Emitted, m *store.Message) *store.Message {
 func (p *pipeline) matchReceivers(e *entry, o *output) {
 	r := p.cache.get(p.b, o.m.Topic, p.owner)
 	o.retain = o.m.Retain // [MQTT-3.3.1-5]
-	o.forward = e.forward && r.wanted
+	o.forward = e.forward && r.wantedElsewhere
 	e.matched = e.matched || o.forward || r.matched()
 	o.forward = o.forward || e.forward && clears(o.m) && p.b.opts.Forwarder != nil
 	if e.replayed && clears(o.m) {
@@ -224,7 +224,7 @@ func (p *pipeline) replayRetained(e *entry, stale bool) {
 // before its queue. What is queued is what is sent.
 func (p *pipeline) askDownstream(e *entry, d *delivery) {
 	p.mu.Lock()
-	e.pending++
+	e.pendingAnswers++
 	p.mu.Unlock()
 	p.b.opts.Filter.Submit(Downstream, d.session.principal, d.Message, func(r FilterResult) {
 		denied := e.stale(p.b) && !d.session.mayStillReceive(d.Message.Topic)
@@ -275,7 +275,7 @@ func (b *Broker) applyDownstream(d *delivery, r FilterResult) {
 // noteDownstream counts a downstream answer.
 func (p *pipeline) noteDownstream(e *entry) {
 	p.mu.Lock()
-	if e.pending--; e.pending == 0 {
+	if e.pendingAnswers--; e.pendingAnswers == 0 {
 		e.stage = ready
 	}
 	p.mu.Unlock()

@@ -103,9 +103,9 @@ func (c *conn) routeOf(p *packet.Publish, s *session) (*route, error) {
 
 // authorize asks the policy about what the route does not know yet.
 func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
-	known := &r.allowed[p.QoS][0]
+	known := &r.allowedSizes[p.QoS][0]
 	if p.Retain {
-		known = &r.allowed[p.QoS][1]
+		known = &r.allowedSizes[p.QoS][1]
 	}
 	size := len(p.Payload)
 	if size < *known {

@@ -41,16 +41,16 @@ type receiver struct {
 // subscription tree's generation and the broker's epoch stay the same, so a
 // message asks neither policy nor tree.
 type route struct {
-	topic      string
-	generation uint64
-	routeEpoch uint64
-	receivers  []receiver
-	groups     []*group // of shared subscriptions
-	upstream   bool
-	wanted     bool      // by another site
-	downstream bool      // by some receiver
-	keeps      bool      // the store keeps it for some receiver
-	allowed    [3][2]int // by QoS and RETAIN: the largest size known to be allowed, plus one
+	topic           string
+	generation      uint64
+	routeEpoch      uint64
+	receivers       []receiver
+	groups          []*group // of shared subscriptions
+	upstream        bool
+	wantedElsewhere bool      // by another site
+	downstream      bool      // by some receiver
+	persists        bool      // the store keeps it for some receiver
+	allowedSizes    [3][2]int // by QoS and RETAIN: the largest size known to be allowed, plus one
 
 	cost  int    // bytes, about
 	newer *route // of the same cache
@@ -59,7 +59,7 @@ type route struct {
 // slow reports whether a message of qos has to wait for something: a function
 // or the store.
 func (r *route) slow(qos byte) bool {
-	return r.upstream || r.wanted || r.downstream || r.keeps && qos > 0
+	return r.upstream || r.wantedElsewhere || r.downstream || r.persists && qos > 0
 }
 
 // add merges a subscription into the receivers: one copy per session, at the
@@ -101,7 +101,7 @@ func (r *route) matched() bool { return len(r.receivers)+len(r.groups) > 0 }
 
 // bind finds out what messages to a receiver have to wait for.
 func (r *route) bind(b *Broker, to *receiver) {
-	r.keeps = r.keeps || to.qos > 0 && to.session.persistent()
+	r.persists = r.persists || to.qos > 0 && to.session.persistent()
 	to.downstream = b.boundDownstream(to.session, r.topic)
 	r.downstream = r.downstream || to.downstream
 }

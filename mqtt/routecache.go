@@ -116,8 +116,8 @@ func (r *route) current(b *Broker) bool {
 func (rc *routeCache) fill(b *Broker, r *route, from *session) {
 	r.generation, r.routeEpoch = b.tree.Generation(), b.routeEpoch.Load()
 	r.receivers, r.groups = r.receivers[:0], nil
-	r.allowed = [3][2]int{}
-	r.downstream, r.keeps = false, false
+	r.allowedSizes = [3][2]int{}
+	r.downstream, r.persists = false, false
 	rc.found = b.tree.Match(rc.found[:0], r.topic)
 	var index map[*session]int
 	if len(rc.found) > 16 {
@@ -131,11 +131,11 @@ func (rc *routeCache) fill(b *Broker, r *route, from *session) {
 		r.bind(b, &r.receivers[i])
 	}
 	for _, g := range r.groups {
-		r.keeps = r.keeps || g.persistent.Load()
+		r.persists = r.persists || g.persistent.Load()
 		r.downstream = r.downstream || g.downstream(r.topic)
 	}
 	r.upstream = from != nil && b.opts.Filter != nil && b.opts.Filter.Bound(Upstream, from.principal, r.topic)
-	r.wanted = b.opts.Forwarder != nil && !strings.HasPrefix(r.topic, "$") && b.opts.Forwarder.Wants(r.topic)
+	r.wantedElsewhere = b.opts.Forwarder != nil && !strings.HasPrefix(r.topic, "$") && b.opts.Forwarder.Wants(r.topic)
 	cost := int(unsafe.Sizeof(*r)) + 2*len(r.topic) + cap(r.receivers)*int(unsafe.Sizeof(receiver{})) + 8*len(r.groups)
 	rc.charge(b, cost-r.cost)
 	r.cost = cost

@@ -43,8 +43,8 @@ type window struct {
 
 const maxSlots = 1 << 16
 
-// room is how many more PUBLISH packets may go out [MQTT-4.9.0-2].
-func (w *window) room() int { return w.quota - w.live }
+// quotaLeft is how many more PUBLISH packets may go out [MQTT-4.9.0-2].
+func (w *window) quotaLeft() int { return w.quota - w.live }
 
 // exhausted reports whether no packet identifier is free. It may be while there is
 // room, as long as not all of an earlier connection was resent.

@@ -19,7 +19,7 @@ func TestWindowModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"take": func(t *rapid.T) {
 				for range rapid.IntRange(1, 200).Draw(t, "n") {
-					if w.room() <= 0 {
+					if w.quotaLeft() <= 0 {
 						break
 					}
 					seq++

@@ -10,15 +10,15 @@ import (
 // A reader that is a goroutine has one for as long as it reads; an event loop has
 // one for all of its connections, so that an idle connection holds none.
 type workspace struct {
-	pub     packet.Publish
-	scratch scratch
-	batch   batch
-	buf     []byte  // what was read
-	filled  int     // of buf
-	roomy   int     // reads in a row that did not need a large buffer
-	raw     []byte  // the packet in hand, in buf; nil if what it says has changed
-	chunk   *buffer // of buf, if large messages may be sent from there
-	eager   bool    // something else than a PUBLISH of QoS 0 came: its client may wait for an answer
+	pub           packet.Publish
+	scratch       scratch
+	batch         batch
+	buf           []byte  // what was read
+	filled        int     // of buf
+	roomyReads    int     // reads in a row that did not need a large buffer
+	raw           []byte  // the packet in hand, in buf; nil if what it says has changed
+	chunk         *buffer // of buf, if large messages may be sent from there
+	answerAwaited bool    // something else than a PUBLISH of QoS 0 came: its client may wait for an answer
 }
 
 // scratch holds the packets of the hot paths: behind an interface they would
@@ -42,7 +42,7 @@ func getWorkspace(b *Broker) *workspace {
 // putWorkspace gives a turn back. Nothing of its batch waits for a flush.
 func putWorkspace(t *workspace) {
 	t.pub = packet.Publish{}
-	t.buf, t.filled, t.roomy, t.raw, t.chunk = nil, 0, 0, nil, nil
+	t.buf, t.filled, t.roomyReads, t.raw, t.chunk = nil, 0, 0, nil, nil
 	t.batch.clean()
 	workspacePool.Put(t)
 }
