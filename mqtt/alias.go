@@ -4,10 +4,10 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// aliasTable is what one client was told of topics, for as long as its connection
-// lasts [MQTT-3.3.2-7]. The first topics that are long enough to gain by it get
-// an alias, and keep it. Guarded by outbox.mu: a packet that gives an alias its
-// meaning is in the outbox before those that use it.
+// aliasTable has the Topic Aliases that one client was told, for as long as its
+// connection lasts [MQTT-3.3.2-7]. The first topics that are long enough to gain by it
+// get an alias, and keep it. Guarded by outbox.mu: a packet that gives an alias its
+// meaning is in the outbox before the packets that use it.
 type aliasTable struct {
 	limit int // the client's Topic Alias Maximum, or ours if that is lower
 	known map[string]uint16

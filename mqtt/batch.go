@@ -49,7 +49,7 @@ func (bt *batch) touch(c *conn, fresh bool) {
 	}
 }
 
-// flush writes what the batch delivered.
+// flush writes the packets that the batch delivered.
 func (bt *batch) flush() {
 	for i, c := range bt.dirty {
 		c.flush()
@@ -80,10 +80,10 @@ type outgoing struct {
 	msg    *store.Message // the same as a message; nil until a queue needs it
 	frames [12]frame
 	have   uint16 // bit i: frames[i] is encoded
-	buf    []byte // what frames alias
-	topic  []byte // what pub.TopicName aliases for a message
+	buf    []byte // the array of frames
+	topic  []byte // the array of pub.TopicName, for a message
 
-	// What message needs beside pub, for a PUBLISH that was not made a message yet.
+	// What message needs beside pub, for a PUBLISH that was not made a message yet:
 	name string
 	from *session // nil if o carries a message
 	qos  byte
@@ -106,7 +106,7 @@ func (o *outgoing) setMessage(m *store.Message) {
 	o.resetFrames()
 }
 
-// setPublish makes o the message of p, which waits for nobody.
+// setPublish makes o the message of p, which waits for no function and no store.
 func (o *outgoing) setPublish(p *packet.Publish, r *route, s *session) {
 	o.pub.TopicName, o.pub.Payload, o.pub.Properties = p.TopicName, p.Payload, p.Properties
 	o.msg, o.name, o.from, o.qos, o.routeEpoch = nil, r.topic, s, p.QoS, r.routeEpoch
@@ -131,13 +131,13 @@ func (o *outgoing) message() *store.Message {
 }
 
 // remaining returns how many seconds are left until expires [MQTT-3.3.2-6], at
-// least one: what has expired is not sent.
+// least one: an expired message is not sent.
 func remaining(expires int64) uint32 {
 	left := time.Duration(expires - time.Now().UnixNano())
 	return uint32(max(1, (left+time.Second-1)/time.Second))
 }
 
-// resetFrames forgets what was encoded.
+// resetFrames forgets the encoded frames.
 func (o *outgoing) resetFrames() {
 	for i := range o.frames {
 		if o.have&(1<<i) != 0 && o.frames[i].shared != nil {
@@ -197,7 +197,7 @@ func kind(v packet.Version, qos byte, retain bool) int {
 }
 
 // frame returns the message encoded for one kind of receiver. Subscription
-// identifiers make a receiver its own kind: those are encoded each time.
+// identifiers make a receiver its own kind: its frame is encoded each time.
 func (o *outgoing) frame(v packet.Version, qos byte, retain bool, ids []uint32) frame {
 	if v == packet.V5 && len(ids) > 0 {
 		o.pub.Properties.SubscriptionIDs = ids

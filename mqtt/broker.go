@@ -53,13 +53,13 @@ type Options struct {
 	SessionsPerIdentity     int  // 10,000, connected or not
 	Connections             int  // 100,000
 	ConnectionsPerIdentity  int  // 10,000
-	ConnectionsPerAddress   int  // 10,000; those of this machine are not counted
+	ConnectionsPerAddress   int  // 10,000; connections from this machine are not counted
 	ConnectsPerAddress      int  // new connections per second; 1,000; likewise
 	Publish                 Rate // of each identity; none
 
-	// Memory is how many bytes may be held for others before new work is refused:
-	// by slow clients' outboxes, queues in memory, retained messages and what waits
-	// for functions and the store. Zero is no limit.
+	// Memory is how many bytes may be held for clients and sites before new work is
+	// refused: in slow clients' outboxes, in queues in memory, as retained messages and
+	// as messages that wait for functions and the store. Zero is no limit.
 	Memory int64
 }
 
@@ -75,9 +75,9 @@ type Broker struct {
 	loads           loads
 	openConnections atomic.Int64  // connections, with or without CONNECT
 	stopped         atomic.Bool   // no timer acts any more
-	policyChanges   atomic.Uint64 // changes before sessions are looked over for a new policy
+	policyChanges   atomic.Uint64 // counts changes, before sessions get the rights of a new policy
 	settled         settledChanges
-	routeEpoch      atomic.Uint64 // changes with all that routes remember beside the tree
+	routeEpoch      atomic.Uint64 // counts changes of all that routes remember, but for the subscription tree
 
 	tree *topic.Tree[subscriber, *subscription]
 
@@ -91,8 +91,8 @@ type Broker struct {
 	sessions    map[store.SessionKey]*session
 	restored    []restored // until Run begins
 	sessionsOf  map[identity.ID]int
-	owners      map[store.SessionKey]*conn    // see claim
-	draining    map[store.SessionKey]*session // the last one that is over while its messages are not
+	owners      map[store.SessionKey]*conn    // see claimSession
+	draining    map[store.SessionKey]*session // the client's last session that has ended, while its pipeline has entries
 	perIdentity map[identity.ID]*usage
 	perAddress  map[netip.Addr]int // connections, with or without CONNECT
 
@@ -106,7 +106,7 @@ type Broker struct {
 	lanes     [64]pipeline // of other sites and, first, of the node itself
 }
 
-// New returns a broker that serves nobody yet, with the sessions that the store
+// New returns a broker that serves no listener yet, with the sessions that the store
 // kept, judged by the policy of now; their expiry and their wills wait for
 // [Broker.Run]. It panics without a store or an authorizer.
 func New(o Options) *Broker {
@@ -165,8 +165,8 @@ func (b *Broker) allSessions() []*session {
 	return slices.Collect(maps.Values(b.sessions))
 }
 
-// addSession puts a session into the table. The caller holds mu, unless nobody else
-// has the broker yet.
+// addSession puts a session into the table. The caller holds mu, or New has not
+// returned yet.
 func (b *Broker) addSession(s *session) {
 	b.sessions[s.key] = s
 	b.sessionsOf[s.principal.ID]++
@@ -186,8 +186,8 @@ func (b *Broker) Filters() []string {
 	return filters
 }
 
-// Reroute makes the broker ask anew what it remembers of [Forwarder.Wants] and
-// [Filter.Bound].
+// Reroute makes the broker ask [Forwarder.Wants] and [Filter.Bound] anew about topics
+// that it has asked about before.
 func (b *Broker) Reroute() { b.routeEpoch.Add(1) }
 
 func isFull(err error) bool { return errors.Is(err, store.ErrFull) }

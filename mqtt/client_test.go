@@ -130,7 +130,7 @@ func (w *world) counters() Counters {
 	return w.b.Counters()
 }
 
-// held is what is counted in the ledger after all that was sent before.
+// held is what is counted in the memory budget after all that was sent before.
 func (w *world) held() int64 {
 	synctest.Wait()
 	return w.b.memory.total()

@@ -139,8 +139,8 @@ func (c *conn) read() error {
 	}
 }
 
-// handleBuffer handles the whole packets of the buffer and flushes once what
-// they caused. n bytes of it are new.
+// handleBuffer handles the whole packets of the buffer and flushes once the packets
+// that they caused. n bytes of it are new.
 func (c *conn) handleBuffer(n int) error {
 	if c.own != nil {
 		c.own.pipe.reading.Store(true)
@@ -161,11 +161,11 @@ func (c *conn) handleBuffer(n int) error {
 	return c.awaitOutbox()
 }
 
-// qosFlags are those of a PUBLISH that say its QoS (MQTT 5.0 §3.3.1).
+// qosFlags are the flags of a PUBLISH that say its QoS (MQTT 5.0 §3.3.1).
 const qosFlags = 0x06
 
-// handlePackets handles what is complete. want is the size of the packet that is
-// not, if known.
+// handlePackets handles the complete packets. want is the size of the incomplete one
+// after them, if known.
 func (c *conn) handlePackets() (used, want int, err error) {
 	for {
 		b := c.buf[used:c.filled]
@@ -173,7 +173,7 @@ func (c *conn) handlePackets() (used, want int, err error) {
 		if err != nil || n == 0 {
 			return used, 0, err
 		}
-		if c.own == nil && h.Type != packet.TypeConnect { // no need to hear the rest of it
+		if c.own == nil && h.Type != packet.TypeConnect { // its body does not matter
 			return used, 0, c.handleConnect(h, nil)
 		}
 		if n+h.Length > c.b.opts.PacketSize { // [MQTT-3.2.2-15]
@@ -244,7 +244,7 @@ func (c *conn) endBatch() {
 }
 
 // awaitPipeline waits while the client has too much parked: its socket is not
-// read, and nobody else notices.
+// read, and no other client notices.
 func (c *conn) awaitPipeline() error {
 	if c.own == nil || !c.own.pipe.full() {
 		return nil
@@ -293,7 +293,7 @@ func (c *conn) watchKeepAlive() {
 // allowedSilence is how long a client may be silent.
 func (c *conn) allowedSilence() time.Duration { return c.keepAlive + c.keepAlive/2 }
 
-// checkKeepAlive is what the timer of watch does.
+// checkKeepAlive is called by the timer of watchKeepAlive.
 func (c *conn) checkKeepAlive() {
 	left := c.allowedSilence()
 	if !c.paused.Load() {
@@ -305,7 +305,7 @@ func (c *conn) checkKeepAlive() {
 	}
 	alarm := c.keepAliveTimer.Load()
 	alarm.Reset(left)
-	if c.isClosing() { // and unwatch may have been just before Reset
+	if c.isClosing() { // stopKeepAlive may have been just before Reset
 		alarm.Stop()
 	}
 }
@@ -317,7 +317,7 @@ func (c *conn) stopKeepAlive() {
 	}
 }
 
-// log returns the logger with who the connection is, made when it is needed.
+// log returns the logger with the client's identity, made when it is needed.
 func (c *conn) log() logrus.FieldLogger {
 	f := logrus.Fields{logfield.Remote: c.principal.Remote}
 	if !c.principal.ID.IsZero() {

@@ -28,7 +28,7 @@ func (c *conn) handleConnect(h packet.Header, body []byte) error {
 	}
 	var p packet.Connect
 	err := p.Decode(c.version, h.Flags, body)    // [MQTT-3.1.4-1]
-	if p.Version != 0 && p.Version < packet.V5 { // of MQTT 3.1, too, who is refused
+	if p.Version != 0 && p.Version < packet.V5 { // of MQTT 3.1, too, which is refused
 		c.version = packet.V311
 	}
 	if bad, ok := errors.AsType[*packet.Error](err); ok {
@@ -43,7 +43,7 @@ func (c *conn) handleConnect(h packet.Header, body []byte) error {
 	return err
 }
 
-// accept checks what CONNECT asks for and attaches the session.
+// accept checks CONNECT and attaches the session.
 func (c *conn) accept(p *packet.Connect) error {
 	if c.addressRefusal != nil {
 		return c.addressRefusal
@@ -69,7 +69,7 @@ func (c *conn) accept(p *packet.Connect) error {
 	if err := c.readWill(p, rights); err != nil {
 		return err
 	}
-	if c.b.memory.full.Load() && !c.b.hasSession(c.claimedKey()) { // who has a queue here may come and empty it
+	if c.b.memory.full.Load() && !c.b.hasSession(c.claimedKey()) { // a client with a queue here may come and empty it
 		c.b.count.refusedConnect.Add(1)
 		return &refusal{c.busyCode(), errMemory.Error()}
 	}
@@ -89,7 +89,7 @@ func (c *conn) accept(p *packet.Connect) error {
 	c.watchKeepAlive()
 	c.endWithCredential(c.principal.Until)
 	if c.b.policyChanges.Load() != policy {
-		c.b.reauthorize(s) // the policy changed while nobody knew of the session
+		c.b.reauthorize(s) // the policy changed while the table did not have the session
 		c.b.endExcess()
 	}
 	return c.welcome(p, s, present, assigned)
@@ -103,7 +103,7 @@ func (c *conn) busyCode() packet.ReasonCode {
 	return packet.ServerBusy
 }
 
-// readOptions notes what CONNECT says about the connection.
+// readOptions notes CONNECT's options of the connection.
 func (c *conn) readOptions(p *packet.Connect) {
 	o := &p.Properties
 	c.keepAlive = time.Duration(p.KeepAlive) * time.Second
@@ -144,7 +144,7 @@ func (b *Broker) capExpiry(seconds uint32) uint32 {
 	return seconds
 }
 
-// welcome sends CONNACK, once, and then what the session has waiting.
+// welcome sends CONNACK, once, and then the messages that wait for the session.
 // [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] It announces no Maximum QoS and
 // nothing that is not available, since all is [MQTT-3.2.2-9] [MQTT-3.2.2-10]
 // [MQTT-3.2.2-12] [MQTT-3.2.2-13].
@@ -212,9 +212,9 @@ func (c *conn) refuseConnect(no *refusal) {
 }
 
 // claimSession makes c the owner of its session key and waits until the connection
-// that was it before, whose client is told [MQTT-3.1.4-3], has let the session
-// go. There is exactly one owner at any time: each newcomer waits for the one
-// before it, and one that was overtaken while it waited is not accepted.
+// that was the owner before has let the session go; its client is told
+// [MQTT-3.1.4-3]. There is exactly one owner at any time: each newcomer waits for the
+// one before it, and one that was overtaken while it waited is not accepted.
 func (b *Broker) claimSession(c *conn) bool {
 	key := c.claimedKey()
 	b.mu.Lock()
@@ -241,9 +241,9 @@ func (b *Broker) hasSession(key store.SessionKey) bool {
 	return b.sessions[key] != nil
 }
 
-// claimedKey is of the session. The client identifier names it [MQTT-3.1.3-2] among those
-// of an identity, so identities cannot take over each other's sessions. It is made
-// once, after CONNECT said who the client is.
+// claimedKey returns the key of the session. The client identifier names the session
+// [MQTT-3.1.3-2] among those of one identity, so identities cannot take over each
+// other's sessions. The key is made once, after CONNECT told the client identifier.
 func (c *conn) claimedKey() store.SessionKey {
 	if c.sessionKey == (store.SessionKey{}) {
 		c.sessionKey = store.SessionKey{Identity: c.principal.ID.String(), ClientID: c.principal.ClientID}

@@ -10,7 +10,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// Passwords says who a client without a certificate is.
+// Passwords tells the identity of a client without a certificate.
 type Passwords interface {
 	// Login returns the identity that name and password of a CONNECT prove, for a
 	// client at the address from, without its port. An error refuses the client,
@@ -19,14 +19,14 @@ type Passwords interface {
 	Login(ctx context.Context, name string, password []byte, from string) (identity.ID, error)
 }
 
-// ErrTryLater tells that a login was refused for what others do, or this client
-// did before.
+// ErrTryLater tells that a login was refused because of other logins, of this client
+// or of others.
 var ErrTryLater = errors.New("too many logins")
 
 // login is a pending question to Passwords.
 type login func(name string, password []byte) (identity.ID, error)
 
-// prepareLogin prepares what a user name in CONNECT will ask, under ctx.
+// prepareLogin prepares the question that a user name in CONNECT will ask, under ctx.
 func (c *conn) prepareLogin(ctx context.Context) {
 	if !c.principal.Passwords || c.b.opts.Passwords == nil {
 		return
@@ -42,14 +42,14 @@ func (c *conn) prepareLogin(ctx context.Context) {
 	}
 }
 
-// authenticate finds out who the client is, where its listener does not know or
+// authenticate decides the client's identity, where its listener does not know it or
 // leaves it to a user name.
 func (c *conn) authenticate(p *packet.Connect) error {
 	ask := c.login
 	c.login = nil
 	if ask != nil && p.UserName != "" {
 		id, err := ask(p.UserName, p.Password)
-		c.principal.ID = id // nobody, if refused
+		c.principal.ID = id // the zero identity, if refused
 		if err != nil {
 			c.b.count.deniedLogin.Add(1)
 			return fmt.Errorf("login: %w: %w", err, loginRefusal(err))
@@ -62,7 +62,7 @@ func (c *conn) authenticate(p *packet.Connect) error {
 	return nil
 }
 
-// loginRefusal is what the client hears.
+// loginRefusal returns the answer to a client.
 func loginRefusal(err error) *refusal {
 	if errors.Is(err, ErrTryLater) {
 		return &refusal{packet.ConnectionRateExceeded, "too many logins, try again later"}

@@ -7,15 +7,16 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// volatileLimit is of deliveries that wait in memory: of a session without
-// expiry all, of others those of QoS 0 that were retained.
+// inMemoryFits reports whether a delivery of size bytes may wait in memory. In a
+// session without expiry all deliveries wait there, in another the retained messages
+// of QoS 0.
 func (b *Broker) inMemoryFits(s *session, size int) bool {
 	return len(s.inMemory) < b.opts.Queue.Messages && s.inMemoryBytes+size <= b.memory.share(b.opts.Queue.Bytes)
 }
 
-// deliver sends the batch's message to a session whose store has no part in it,
-// or lets it wait for room. It runs once per message and receiver: it neither
-// logs nor allocates nor wakes a goroutine while the client keeps up.
+// deliver sends the batch's message to a session that needs no store for it, or lets
+// it wait for room. It runs once per message and receiver: it neither logs nor
+// allocates nor wakes a goroutine while the client keeps up.
 func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 	c := s.conn.Load()
 	if c == nil {
@@ -38,7 +39,7 @@ func (s *session) deliver(bt *batch, qos byte, retain bool, ids []uint32) {
 	s.mu.Lock()
 	if !s.mayOvertake() || !s.sendNew(bt, c, f, 0) {
 		if bt.out.from != nil && bt.out.routeEpoch != s.b.routeEpoch.Load() {
-			s.markJudging() // it was routed by what was known before a change
+			s.markJudging() // its route was found before a change of rights
 		}
 		s.queueInMemory(store.Delivery{Message: bt.out.message(), QoS: qos, Retain: retain, IDs: ids})
 	}
@@ -88,7 +89,7 @@ func (s *session) pushQoS0(bt *batch, retain bool, ids []uint32) bool {
 }
 
 // deliverPatiently is deliver for retained messages: they come many at once, so
-// even those of QoS 0 wait for room.
+// even messages of QoS 0 wait for room.
 func (s *session) deliverPatiently(bt *batch, d store.Delivery) {
 	c := s.conn.Load()
 	if c == nil {
@@ -113,8 +114,8 @@ func (s *session) connected() bool {
 	return c != nil && c.ready.Load()
 }
 
-// queueInMemory puts a delivery behind what already waits in memory; past the limit the
-// newest is lost. The caller holds mu.
+// queueInMemory puts a delivery behind the others that wait in memory; past the limit
+// the newest is lost. The caller holds mu.
 func (s *session) queueInMemory(d store.Delivery) {
 	switch size := d.Message.Size(); {
 	case s.ended:
@@ -128,8 +129,8 @@ func (s *session) queueInMemory(d store.Delivery) {
 	}
 }
 
-// dropInMemory drops what waits in memory: the connection that it waited for is
-// over. The caller holds mu.
+// dropInMemory drops the deliveries that wait in memory: the connection that they
+// waited for is over. The caller holds mu.
 func (s *session) dropInMemory() {
 	s.b.memory.add(-s.inMemoryBytes)
 	s.inMemory, s.inMemoryBytes = nil, 0
@@ -157,10 +158,10 @@ func (s *session) sendNew(bt *batch, c *conn, f frame, seq uint64) bool {
 	return true
 }
 
-// pump sends what waits for the session as far as its client's quota and its
-// socket allow: first what an earlier connection left unfinished, then the
-// store's queue, then what waits in memory. One goroutine does it at a time; the
-// store is read without the lock.
+// pump sends the messages that wait for the session, as far as its client's quota and
+// its socket allow: first the messages that an earlier connection left unfinished,
+// then the store's queue, then the deliveries in memory. One goroutine does it at a
+// time; the store is read without the lock.
 func (s *session) pump(bt *batch) {
 	s.mu.Lock()
 	if s.pumping {
@@ -198,8 +199,8 @@ func (s *session) pump(bt *batch) {
 	s.pumpGroups(bt)
 }
 
-// pumpStore sends from the store's queue, but for what goes to late, and reports
-// whether it is empty. The caller holds mu, which is let go for each read.
+// pumpStore sends from the store's queue, or puts entries into late, and reports
+// whether the queue is empty. The caller holds mu, which is let go for each read.
 func (s *session) pumpStore(bt *batch, c *conn, late *[]store.Entry) bool {
 	if !s.stored.Load() {
 		s.queueUnread = false
@@ -238,7 +239,7 @@ func (s *session) sendEntries(bt *batch, c *conn, entries []store.Entry, late *[
 	now := time.Now()
 	for _, e := range entries {
 		if e.PacketID != 0 {
-			s.readSeq = e.Seq // in flight since before a restart: resume has it, or the client is done with it
+			s.readSeq = e.Seq // in flight since before a restart: resendUnfinished has it, or the client is done with it
 			continue
 		}
 		if e.Message.Expired(now) { // [MQTT-3.3.2-5]
@@ -273,9 +274,9 @@ func (s *session) skipEntry(seq uint64, why dropReason) {
 	s.countDrop(why)
 }
 
-// persistInflight sends QoS 2 entries, and those behind them, after the store knows
-// the packet identifiers: not even a crash then sends one twice. What the store
-// refuses is tried again.
+// persistInflight sends QoS 2 entries, and the entries behind them, after the store
+// knows the packet identifiers: not even a crash then sends one twice. If the store
+// refuses, it is tried again.
 func (s *session) persistInflight(late []store.Entry) {
 	s.b.opts.Store.Update(func(tx store.Tx) {
 		for _, e := range late {
@@ -304,16 +305,16 @@ func (s *session) persistInflight(late []store.Entry) {
 // and entries that it could not read.
 const lateRetry = 10 * time.Second
 
-// refill sends what was kept back.
+// refill sends the messages that had no room before.
 func (s *session) refill() {
 	bt := getBatch(s.b)
 	defer bt.done()
 	s.pump(bt)
 }
 
-// sendLate sends entries whose identifiers the store knows. Those that cannot go
-// now, and what comes behind them, are left to resume, which keeps the order. The
-// caller holds mu.
+// sendLate sends entries whose identifiers the store knows. Entries that cannot go
+// now, and the ones behind them, are left to resendUnfinished, which keeps the order.
+// The caller holds mu.
 func (s *session) sendLate(bt *batch, late []store.Entry, known bool) {
 	c := s.conn.Load()
 	room := known && c != nil && s.window.used == s.window.live
@@ -342,7 +343,7 @@ func (s *session) sendLate(bt *batch, late []store.Entry, known bool) {
 	}
 }
 
-// pumpInMemory sends what waits in memory. The caller holds mu.
+// pumpInMemory sends the deliveries in memory. The caller holds mu.
 func (s *session) pumpInMemory(bt *batch, c *conn) {
 	n := 0
 	for ; n < len(s.inMemory); n++ {
@@ -380,9 +381,9 @@ func (s *session) pumpInMemory(bt *batch, c *conn) {
 	}
 }
 
-// resendUnfinished sends again what an earlier connection left unfinished, in its order
-// and with its identifiers [MQTT-4.4.0-1], but for what goes to late, and reports
-// whether nothing is left to resend. The caller holds mu.
+// resendUnfinished sends again the messages that an earlier connection left
+// unfinished, in their order and with their identifiers [MQTT-4.4.0-1], or puts them
+// into late, and reports whether nothing is left to resend. The caller holds mu.
 func (s *session) resendUnfinished(bt *batch, c *conn, late *[]store.Entry) bool {
 	if s.window.used == s.window.live {
 		return true
@@ -462,8 +463,8 @@ func (s *session) withholdPublish(old slot) (more bool) {
 	return true
 }
 
-// releaseWithheld sends PUBREL for what was withheld. The caller holds mu, which is
-// let go.
+// releaseWithheld sends PUBREL for the withheld messages. The caller holds mu, which
+// is let go.
 func (s *session) releaseWithheld(c *conn) {
 	if len(s.withheld) == 0 {
 		return
@@ -477,8 +478,8 @@ func (s *session) releaseWithheld(c *conn) {
 	s.mu.Lock()
 }
 
-// dequeueAcked tells the store what the client is done with. Nobody waits for it: a
-// crash may send a QoS 1 message twice.
+// dequeueAcked has the store forget the entries that the client is done with. No
+// answer waits for it: a crash may send a QoS 1 message twice.
 func (s *session) dequeueAcked() {
 	s.mu.Lock()
 	done, loans := s.acked, s.ackedLoans

@@ -22,7 +22,7 @@ func (v Verdict) String() string {
 	return v.Reason + " (" + v.Rule + ")"
 }
 
-// deniedNotice is what a subscriber of deniedTopic reads.
+// deniedNotice is the payload of a message on deniedTopic.
 type deniedNotice struct {
 	Time     time.Time `json:"time"`
 	Action   string    `json:"action"` // publish, subscribe, will or function
@@ -100,7 +100,7 @@ type noticeView struct {
 	count    int
 }
 
-// noticesPerSecond bounds what one identity is told.
+// noticesPerSecond bounds the notices to one identity.
 const noticesPerSecond = 10
 
 func (n *notices) add(sub *subscription) {
@@ -126,7 +126,7 @@ func (n *notices) remove(sub *subscription) {
 	}
 }
 
-// readers returns who is told of one more refusal of id.
+// readers returns the subscriptions that get a notice of one more refusal of id.
 func (n *notices) readers(id identity.ID, now time.Time) []*subscription {
 	n.mu.Lock()
 	defer n.mu.Unlock()

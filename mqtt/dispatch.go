@@ -6,7 +6,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// pump gives the group's messages to members as far as those have room. One
+// pump gives the group's messages to members as far as these have room. One
 // goroutine does it at a time.
 func (g *group) pump(bt *batch) {
 	g.mu.Lock()
@@ -20,7 +20,7 @@ func (g *group) pump(bt *batch) {
 		g.pumpAgain = false
 		g.mu.Unlock()
 		for l := g.takeLoan(); l != nil; l = g.takeLoan() {
-			g.needsRoom.Store(true) // before the members are looked at: who makes room meanwhile calls pump
+			g.needsRoom.Store(true) // before the members are looked at: a session that makes room meanwhile calls pump
 			if !g.dispatchLoan(bt, l) {
 				g.untakeLoan(l)
 				break
@@ -73,7 +73,7 @@ func (g *group) takeLoan() *loan {
 	return &loan{Delivery: e.Delivery, group: g, seq: e.Seq, order: g.order}
 }
 
-// untakeLoan puts back what take returned.
+// untakeLoan puts back the loan that takeLoan returned.
 func (g *group) untakeLoan(l *loan) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -86,14 +86,14 @@ func (g *group) untakeLoan(l *loan) {
 	g.waitingLoans = append([]*loan{l}, g.waitingLoans...)
 }
 
-// answer is what became of a loan that a member was offered.
+// answer is the outcome of a loan that a member was offered.
 type answer byte
 
 const (
 	memberAway     answer = iota // not connected
 	memberFull                   // no room now
 	memberTooLarge               // for the client
-	memberTook                   // or done with
+	memberTook                   // it, or the message is done with
 )
 
 // dispatchLoan finds a member for l, and reports false if l has to wait for one.
@@ -124,11 +124,11 @@ func (g *group) dispatchLoan(bt *batch, l *loan) bool {
 	switch {
 	case got[memberFull] > 0:
 		return false
-	case denied > 0 && absent != nil && got[memberTooLarge] == 0 && !g.refused.Load(): // those who are there may not have it, and need not wait
+	case denied > 0 && absent != nil && got[memberTooLarge] == 0 && !g.refused.Load(): // the connected members may not have it, and need not wait
 		absent.session.reserveRoomAway()
 		g.moveToMember(absent, l, l.deliveryTo(absent))
 		return true
-	case len(members) == 0: // those that there are sleep
+	case len(members) == 0: // all of them sleep
 		return false
 	case denied == len(members):
 		g.dropLoan(l, dropDenied)
@@ -146,7 +146,7 @@ func (g *group) dropLoan(l *loan, why dropReason) {
 	g.dequeueLoan(l)
 }
 
-// dequeueLoan has the store forget a message. Nobody waits for it.
+// dequeueLoan has the store forget a message. Nothing waits for it.
 func (g *group) dequeueLoan(l *loan) {
 	if l.seq != 0 {
 		g.b.opts.Store.Update(func(tx store.Tx) { tx.Dequeue(g.key, l.seq) }, nil)

@@ -5,6 +5,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -72,4 +73,45 @@ func typeOf(receiver *ast.FieldList) ast.Expr {
 		return p.X
 	}
 	return t
+}
+
+// TestEndsAreListed checks that the functions that the head of end.go lists are
+// declared in this package.
+func TestEndsAreListed(t *testing.T) {
+	files := token.NewFileSet()
+	end, err := parser.ParseFile(files, "end.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list string
+	for _, c := range end.Comments {
+		if strings.HasPrefix(c.Text(), "How a connection ends") {
+			list = c.Text()
+		}
+	}
+	named := regexp.MustCompile(`\b[a-z]+[A-Z]\w+`).FindAllString(list, -1)
+	if len(named) < 10 {
+		t.Fatalf("%d functions are listed: %q", len(named), named)
+	}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := map[string]bool{}
+	for _, name := range sources {
+		f, err := parser.ParseFile(files, name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				declared[fn.Name.Name] = true
+			}
+		}
+	}
+	for _, name := range named {
+		if !declared[name] {
+			t.Errorf("end.go lists %s, which is not declared", name)
+		}
+	}
 }

@@ -17,7 +17,7 @@ const (
 	dropExpired                    // its time was over before the client had room
 	dropMemory                     // the broker's memory was full
 	dropMember                     // no member of a shared subscription could take it
-	dropFailed                     // of QoS 0: a function or the store failed, and there is nobody to tell
+	dropFailed                     // of QoS 0: a function or the store failed, and no publisher waits for an answer
 	dropDenied                     // it waited, and the policy of now does not let the session have it
 	dropReasons
 )
@@ -25,7 +25,7 @@ const (
 // dropWords name the reasons in metrics and reports.
 var dropWords = [dropReasons]string{"away", "slow", "queue", "too_large", "expired", "memory", "no_member", "failed", "denied"}
 
-// dropAdvice says what to do about a reason.
+// dropAdvice has a remedy for each reason.
 var dropAdvice = [dropReasons]string{
 	dropAway:     "a session expiry in CONNECT keeps messages over short absences",
 	dropSlow:     "the client reads slower than it is sent: subscribe to less, read faster, or raise the limit outbox-bytes",
@@ -55,8 +55,8 @@ func (s *session) countDrop(why dropReason) {
 // countDrop counts a message that some session did not get.
 func (b *Broker) countDrop(why dropReason) { b.count.drops[why].Add(1) }
 
-// named returns the counts that are not zero and their sum. queued are those of
-// the store's queues.
+// named returns the counts that are not zero and their sum. queued messages were
+// dropped from the store's queues.
 func (d *dropCounts) named(queued uint64) (by map[string]uint64, total uint64) {
 	by = make(map[string]uint64)
 	for why := range dropReasons {
@@ -86,11 +86,11 @@ func worst(by map[string]uint64) dropReason {
 	return w
 }
 
-// maxDropLines bounds what one look writes.
+// maxDropLines bounds the lines of one look.
 const maxDropLines = 20
 
 // reportDrops logs the sessions that lost messages since the last look, each in
-// one line with what to do.
+// one line with the remedy.
 func (b *Broker) reportDrops() {
 	more := 0
 	for _, s := range b.allSessions() {

@@ -17,7 +17,7 @@ import (
 //  1. end, endReferring, endWithListener or endFor, in any goroutine: only the first
 //     call counts. The cause is noted, closing is closed, and an MQTT 5 client is
 //     sent DISCONNECT.
-//  2. closeWhenWritten: the outbox takes nothing more, what waits is written, and
+//  2. closeWhenWritten: the outbox takes nothing more, its packets are written, and
 //     closeNetwork closes the connection under the reader.
 //  3. tearDown, in the reader's goroutine or in the one that an event loop leaves the
 //     connection to: the read failed, or handling a packet did. If no other end came
@@ -30,7 +30,8 @@ import (
 // How a session ends, in this order:
 //
 //  1. detach: the session has no connection any more. Messages lent to its client go
-//     back to their groups, and what waited in memory for that connection is dropped.
+//     back to their groups, and deliveries in memory, which waited for that
+//     connection, are dropped.
 //     The will is published now, later, or not (scheduleWill). With a Session Expiry
 //     Interval the session waits for its client from now on, in the store too
 //     (suspendRecord), until endExpired.
@@ -65,7 +66,8 @@ func (c *conn) endWithListener() {
 	c.endReferring(code, "the node is going down", c.b.opts.ServerReference)
 }
 
-// endFor ends the connection for what its client did, or for the client's going.
+// endFor ends the connection for an error: of its client, or of a connection that is
+// gone.
 func (c *conn) endFor(err error) {
 	if bad, ok := errors.AsType[*packet.Error](err); ok {
 		c.logFailure(bad)
@@ -123,13 +125,13 @@ func (c *conn) endCause() string {
 	return c.cause.Error()
 }
 
-// closeGrace is how long a connection whose sink is patient may take to write its
-// rest when it ends.
+// closeGrace is how long a connection whose sink is patient may take to write the
+// packets that are left when it ends.
 const closeGrace = time.Second
 
-// closeWhenWritten writes what waits and closes the connection. Nothing is taken
-// after it [MQTT-3.14.4-1]. A socket that does not take the rest at once loses it: its
-// client was not reading.
+// closeWhenWritten writes the packets that wait and closes the connection. Nothing is
+// taken after it [MQTT-3.14.4-1]. A socket that does not take all of them at once loses
+// the rest: its client was not reading.
 func (c *conn) closeWhenWritten() {
 	o := &c.out
 	o.mu.Lock()
@@ -142,7 +144,7 @@ func (c *conn) closeWhenWritten() {
 	o.mu.Unlock()
 	switch {
 	case flushing && !patient:
-		return // that goroutine goes on with what it finds, and then closes
+		return // that goroutine goes on with the queue, and then closes
 	case !patient:
 		c.nc.Close()
 		return
@@ -150,9 +152,10 @@ func (c *conn) closeWhenWritten() {
 	time.AfterFunc(closeGrace, func() { c.nc.Close() })
 }
 
-// closeNetwork closes the connection after all was written. The caller holds mu, which is
-// let go, and nobody uses the sink. It does then: once nobody does, the descriptor
-// may be another client's.
+// closeNetwork closes the connection after all was written. The caller holds the
+// outbox's mu, which is let go, and has seen that no goroutine uses the sink.
+// closeNetwork uses it for the notice of the end: a sink that is not marked as used
+// may write to a descriptor that is another client's by then.
 func (c *conn) closeNetwork() {
 	o := &c.out
 	if s, ok := o.sink.(socket.Notifier); ok && !o.notified {
@@ -181,12 +184,12 @@ func (c *conn) tearDown(err error) {
 	c.stopKeepAlive()
 	c.endFor(err)
 	c.own.detach(c, time.Now())
-	c.own.pipe.run() // lets go of its routes
+	c.own.pipe.run() // drops its routes
 	c.b.releaseClaim(c)
 	c.log().WithField(logfield.Reason, c.endCause()).Info("client disconnected")
 }
 
-// quietly tells an end that nobody has to know more about.
+// quietly reports whether an end needs no line in the log.
 func quietly(err error) bool {
 	return err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errClosed)
 }
@@ -204,7 +207,7 @@ func (b *Broker) releaseClaim(c *conn) {
 	close(c.closed)
 }
 
-// release gives back what the connection had.
+// release gives back all that the connection took: see the list above.
 func (c *conn) release() {
 	if c.loop == nil {
 		c.connectTimer.Stop()
@@ -223,7 +226,7 @@ func (c *conn) release() {
 	}
 }
 
-// awaitWriters waits, after finish, until nobody uses the sink any more.
+// awaitWriters waits, after closeWhenWritten, until no goroutine uses the sink any more.
 func (c *conn) awaitWriters() {
 	o := &c.out
 	o.mu.Lock()
@@ -240,8 +243,9 @@ func (c *conn) awaitWriters() {
 	c.writers.Wait()
 }
 
-// detach ends c's ownership. Then the session is over, or it waits for its
-// client, who is away since then, until it expires. [MQTT-3.1.2-23] [MQTT-4.1.0-2]
+// detach takes the connection c from the session. Then the session is over, or it
+// waits for its client, away since then, until it expires. [MQTT-3.1.2-23]
+// [MQTT-4.1.0-2]
 func (s *session) detach(c *conn, since time.Time) {
 	s.recordToken <- struct{}{}
 	s.mu.Lock()
@@ -276,8 +280,8 @@ func (s *session) detach(c *conn, since time.Time) {
 	s.persistChange(will, change, nil)
 }
 
-// suspendRecord returns what the store has to keep of a session whose connection is
-// over. The caller holds mu.
+// suspendRecord returns the change of the store's record for a session whose
+// connection is over. The caller holds mu.
 func (s *session) suspendRecord(since, willAt time.Time) func(store.Tx) {
 	r := s.storeRecord(since, willAt)
 	unfinished := s.window.unfinished()
@@ -289,7 +293,7 @@ func (s *session) suspendRecord(since, willAt time.Time) func(store.Tx) {
 	}
 }
 
-// beforeAttach is what a session was before a connection took it.
+// beforeAttach is the state of a session before a connection took it.
 type beforeAttach struct {
 	expiry uint32
 	will   *store.Message
@@ -310,24 +314,24 @@ func (s *session) undoAttach(c *conn, before beforeAttach) {
 }
 
 // endExpired ends the session unless its client came back since the connection that
-// epoch counted.
-func (s *session) endExpired(epoch uint64) {
+// attachments counted.
+func (s *session) endExpired(attachments uint64) {
 	if !s.b.stopped.Load() {
-		if s.endSession(true, epoch) {
+		if s.endSession(true, attachments) {
 			s.b.count.expired.Add(1)
 		}
 	}
 }
 
 // endSession forgets the session and all that belongs to it, unless another connection
-// than that of epoch took it; epoch 0 is any. The will, if there is one and it
-// is wanted, does not wait any longer [MQTT-3.1.2-8]. It reports whether it did.
-// Whoever finds the session in the table before the store knows of the end waits
-// for that, see attach.
-func (s *session) endSession(wantWill bool, epoch uint64) bool {
+// than that of attachments took it; 0 is any. A will that waits does not wait any
+// longer [MQTT-3.1.2-8], and is published if wantWill says so. endSession reports
+// whether it ended the session. A connection that finds the session in the table
+// before the store knows of the end waits for that, see attach.
+func (s *session) endSession(wantWill bool, attachments uint64) bool {
 	s.recordToken <- struct{}{}
 	s.mu.Lock()
-	if s.ended || epoch != 0 && epoch != s.attachments {
+	if s.ended || attachments != 0 && attachments != s.attachments {
 		s.mu.Unlock()
 		<-s.recordToken
 		return false
@@ -341,7 +345,7 @@ func (s *session) endSession(wantWill bool, epoch uint64) bool {
 	subs, will := s.subs, s.will
 	s.subs, s.will, s.incoming = nil, nil, nil
 	s.mu.Unlock()
-	s.subscribing.Lock()       // none of them is on its way any more
+	s.subscribing.Lock()       // no subscription is on its way any more
 	for _, sub := range subs { // [MQTT-4.1.0-2]
 		s.b.unsubscribe(sub)
 	}
@@ -357,9 +361,9 @@ func (s *session) endSession(wantWill bool, epoch uint64) bool {
 	return true
 }
 
-// persistChange ends a change to what the store keeps: the store gets it, in the
-// transaction of the will if it is time for that [MQTT-3.1.2-8], then is called,
-// and record is given back. will, change and then may be nil.
+// persistChange ends a change of the store's record: the store gets the change, in the
+// transaction of the will if it is time for that [MQTT-3.1.2-8], then is called, and
+// recordToken is given back. will, change and then may be nil.
 func (s *session) persistChange(will *store.Message, change func(store.Tx), then func()) {
 	through := func() {
 		if then != nil {
@@ -380,15 +384,15 @@ func (s *session) persistChange(will *store.Message, change func(store.Tx), then
 	through()
 }
 
-// updateStore has the store make a change that nobody waits for.
+// updateStore has the store make a change, without waiting for it.
 func (s *session) updateStore(change func(store.Tx)) {
 	if change != nil {
 		s.b.opts.Store.Update(change, nil)
 	}
 }
 
-// forgetSession takes an ended session out of the table. The next session of its client
-// finds it among those that drain until its messages are through.
+// forgetSession takes an ended session out of the table. The next session of its
+// client finds it in draining until its messages are through.
 func (b *Broker) forgetSession(s *session) {
 	b.mu.Lock()
 	known := b.sessions[s.key] == s // else it never got there

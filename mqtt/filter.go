@@ -25,7 +25,7 @@ func (d Direction) String() string {
 
 // Filter is the chain of functions that messages pass.
 type Filter interface {
-	// Bound reports whether a chain is bound to what p sends or receives on
+	// Bound reports whether a chain is bound to messages that p sends or receives on
 	// topic. The broker keeps the answer until [Broker.Reroute].
 	Bound(d Direction, p Principal, topic string) bool
 	// Submit runs the chain on m, which is p's. It never blocks: done is called
@@ -34,7 +34,7 @@ type Filter interface {
 	Submit(d Direction, p Principal, m *store.Message, done func(FilterResult))
 }
 
-// Outcome is what a chain decided about a message.
+// Outcome is a chain's decision about a message.
 type Outcome byte
 
 // The outcomes.
@@ -53,14 +53,14 @@ type FilterResult struct {
 	Err      error
 	Outcome  Outcome
 	Messages []Emitted         // Publish: each is authorized as the function and as the principal
-	Code     packet.ReasonCode // Reject: what an MQTT 5 publisher is told; must be one of PUBACK's
+	Code     packet.ReasonCode // Reject: told an MQTT 5 publisher; must be one of PUBACK's
 	Reason   string            // Reject: why, for people
-	State    State             // what the functions remember; nil is nothing new
+	State    State             // that the functions remember; nil is nothing new
 }
 
-// State is what functions remember of a message beyond it. It is kept in the
-// message's transaction, so that after a restart they remember what was
-// acknowledged, and no more. A message of QoS 0, which nobody acknowledges, does
+// State is the part of a message that functions remember. It is kept in the
+// message's transaction, so that after a restart they remember the acknowledged
+// messages, and no more. A message of QoS 0, which has no acknowledgement, does
 // not wait for that.
 type State interface {
 	// Keep adds it to the transaction.

@@ -9,9 +9,9 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// A Gate bounds the new connections per second of an address before anything is
-// spent on them. [Broker.Serve] has one; a port in front of it, whose TLS
-// handshakes cost most of what a connection costs, asks one of its own.
+// A Gate bounds the new connections per second of an address before they cost
+// anything. [Broker.Serve] has one; a port in front of it, whose TLS handshakes are
+// the largest part of a connection's cost, asks one of its own.
 type Gate struct {
 	b *Broker
 
@@ -23,8 +23,9 @@ type Gate struct {
 // NewGate returns a gate for a port in front of the broker.
 func (b *Broker) NewGate() *Gate { return &Gate{b: b} }
 
-// Admits counts a new connection and reports whether it may go on to the broker,
-// which tells a few of those too many why. Another one is to be closed unread.
+// Admits counts a new connection and reports whether it may go on to the broker. The
+// broker tells a few of the connections that are too many why; another one is to be
+// closed unread.
 func (g *Gate) Admits(remote, local net.Addr) bool {
 	if g.count(addressOf(remote, local)) <= g.b.opts.ConnectsPerAddress+halfOpen {
 		return true
@@ -90,8 +91,8 @@ var (
 	tooFast = &refusal{packet.ConnectionRateExceeded, "too many new connections from this address, try again later"}
 )
 
-// countAddress counts a connection of an address. It returns what to tell it if it is
-// one too many; ok is false for one that is told nothing.
+// countAddress counts a connection of an address. It returns the refusal for a
+// connection that is one too many; ok is false for one that gets no answer.
 func (b *Broker) countAddress(a netip.Addr) (no *refusal, ok bool) {
 	if !a.IsValid() {
 		return nil, true
@@ -113,7 +114,7 @@ func (b *Broker) countAddress(a netip.Addr) (no *refusal, ok bool) {
 	return nil, true
 }
 
-// uncountAddress ends what arrive counted.
+// uncountAddress ends the count of countAddress.
 func (b *Broker) uncountAddress(a netip.Addr) {
 	if !a.IsValid() {
 		return

@@ -23,16 +23,15 @@ func (b *Broker) Publish(m *store.Message, done func(error)) {
 	b.lanes[0].push(&entry{stage: filtered, m: &n, forward: true, done: done})
 }
 
-// Inject delivers a message that came from another site. replayed says that m is
-// a retained message which the site has sent because somebody here subscribed,
-// not one that was published just now: receivers get it with RETAIN set. One without a payload tells that there is no such
-// message any more, and receivers do not get it. tx, if
-// not nil, adds
-// the caller's own changes, such as the dedupe floor, to the transaction that
-// keeps m; done, if not nil, is called once all of it is kept, in the order of
-// the calls with the same m.Origin.Site and m.Origin.Lane, and must not block.
-// What is injected enters no upstream function and is not forwarded. m is not
-// changed.
+// Inject delivers a message that came from another site. replayed says that m is a
+// retained message that the site sent for a new subscription here, not one that was
+// published just now: receivers get it with RETAIN set. A replayed message without a
+// payload tells that there is no retained message any more, and receivers do not get
+// it. tx, if not nil, adds the caller's own changes, such as the dedupe floor, to the
+// transaction that keeps m; done, if not nil, is called once all of it is kept, in the
+// order of the calls with the same m.Origin.Site and m.Origin.Lane, and must not
+// block. An injected message enters no upstream function and is not forwarded. m is
+// not changed.
 func (b *Broker) Inject(m *store.Message, replayed bool, tx func(store.Tx), done func(error)) {
 	if err := validTopic(m.Topic); err != nil {
 		if done != nil {

@@ -56,8 +56,8 @@ func (b *Broker) ClearRetained(ctx context.Context, filter string, by identity.I
 }
 
 // ClearRetainedOf removes the retained messages that publisher published, as
-// [Broker.ClearRetained] does: for an identity that was revoked. What publisher
-// goes on to publish meanwhile is not seen, so its connections end before. Topics
+// [Broker.ClearRetained] does: for an identity that was revoked. Messages that
+// publisher publishes meanwhile are not seen, so its connections end before. Topics
 // that begin with $ are left out.
 func (b *Broker) ClearRetainedOf(ctx context.Context, publisher, by identity.ID) (cleared int, err error) {
 	name := publisher.String()
@@ -97,7 +97,7 @@ func (b *Broker) clearRetained(ctx context.Context, found []*store.Message, by i
 	return cleared, err
 }
 
-// FilterInfo is a topic filter that somebody here subscribed to.
+// FilterInfo is a topic filter of subscriptions here.
 type FilterInfo struct {
 	Filter        string // of a shared subscription without $share and its name
 	Subscriptions int
@@ -118,8 +118,8 @@ func (b *Broker) Subscribed(within string) []FilterInfo {
 	return found
 }
 
-// Receiver is a subscription that matches a topic, and what becomes of a message
-// for it.
+// Receiver is a subscription that matches a topic, and the outcome of a message for
+// it.
 type Receiver struct {
 	Identity  identity.ID
 	ClientID  string
@@ -130,9 +130,8 @@ type Receiver struct {
 	Why       string // it does not, or under which condition; may be empty
 }
 
-// Receivers returns the subscriptions here that match name, those that sleep
-// included, and whether a message published to it would reach them. It counts
-// nothing.
+// Receivers returns the subscriptions here that match name, sleeping ones included,
+// and whether a message published to it would reach them. It counts nothing.
 func (b *Broker) Receivers(name string) []Receiver {
 	var found []Receiver
 	for _, sub := range b.tree.Match(nil, name) {

@@ -5,13 +5,13 @@ import (
 	"sync/atomic"
 )
 
-// What waits for a session is judged again when it is sent, if rights are newer
-// than the look at them that let it wait. A change of rights marks each session
-// before its new rights count, and the session asks about each message that leaves
-// a queue as long as it is marked. The mark goes once the session has nothing that
-// waits and the change is settled: all that found its receivers before the change
-// has been delivered. What is sent again, over another connection, is always asked
-// about.
+// A message that waits for a session is judged again when it is sent, if rights are
+// newer than the look at them that let it wait. A change of rights marks each session
+// before its new rights count, and the session asks about each message that leaves a
+// queue as long as it is marked. The mark goes once the session has nothing that waits
+// and the change is settled: all messages that found their receivers before the change
+// have been delivered. A message that is sent again, over another connection, is
+// always asked about.
 
 // settledChanges counts changes of rights and knows which of them are settled.
 type settledChanges struct {
@@ -20,11 +20,11 @@ type settledChanges struct {
 
 	mu       sync.Mutex // guards the next two
 	inForce  uint64     // the last change that all sessions and routes know
-	awaiting bool       // until pipelines have let go of what is older
+	awaiting bool       // until pipelines have let go of older entries
 }
 
-// settleChange notes that all sessions and routes know a change, which is settled after
-// what the pipelines have now.
+// settleChange notes that all sessions and routes know a change. The change is settled
+// once the entries that the pipelines have now are through.
 func (b *Broker) settleChange(change uint64) {
 	t := &b.settled
 	t.mu.Lock()
@@ -59,7 +59,7 @@ func (b *Broker) settleChange(change uint64) {
 	through()
 }
 
-// busyPipelines returns those that have entries.
+// busyPipelines returns the pipelines that have entries.
 func (b *Broker) busyPipelines() (busy []*pipeline) {
 	add := func(p *pipeline) {
 		if p.waiting.Load() > 0 {

@@ -11,7 +11,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// limits returns the ceilings of an identity whose rights are r.
+// limits returns the ceilings of an identity with the rights r.
 func (b *Broker) limits(r Rights) Limits {
 	var l Limits
 	if limited, ok := r.(Limited); ok {
@@ -30,7 +30,8 @@ func (l *Limit) lower(n int) {
 	}
 }
 
-// usage is what an identity takes, and may take. Broker.mu guards all but rate.
+// usage counts an identity's connections and messages, and has its ceilings.
+// Broker.mu guards all but rate.
 type usage struct {
 	connections    int
 	maxConnections Limit
@@ -56,7 +57,7 @@ func (b *Broker) countIdentity(c *conn, r Rights) error {
 	u.connections++
 	c.usage = u
 	if rate := u.rate.Load(); rate != nil {
-		c.rateDelay = rate.debtTime(now) // another connection brings no second helping
+		c.rateDelay = rate.debtTime(now) // its other connections do not make the debt smaller
 	}
 	return nil
 }
@@ -65,16 +66,16 @@ func (u *usage) tooMany() string {
 	return fmt.Sprintf("too many connections of the identity: at most %d by %s", u.maxConnections.N, u.maxConnections.Rule)
 }
 
-// uncountIdentity ends what enter counted. The caller holds mu.
+// uncountIdentity ends the count of countIdentity. The caller holds mu.
 func (b *Broker) uncountIdentity(id identity.ID) {
 	u := b.perIdentity[id]
 	u.connections--
 	b.forgetIdentity(id, u)
 }
 
-// forgetIdentity forgets an identity that has no connections, but not before its bucket
-// is full: else whoever connects again had a second's worth each time. The caller
-// holds mu.
+// forgetIdentity forgets an identity that has no connections, but not before its
+// bucket is full: else each new connection would begin with a second's worth. The
+// caller holds mu.
 func (b *Broker) forgetIdentity(id identity.ID, u *usage) {
 	if u.connections > 0 || u.timed {
 		return
@@ -107,7 +108,7 @@ func (b *Broker) relimit(id identity.ID, r Rights) {
 }
 
 // endExcess ends the newest connections of identities that have more than they may:
-// those that would have been refused.
+// the ones that would have been refused.
 func (b *Broker) endExcess() {
 	for u, conns := range b.overConnectionLimit() {
 		slices.SortFunc(conns, func(x, y *conn) int { return x.connectedAt.Compare(y.connectedAt) })
@@ -134,8 +135,8 @@ func (b *Broker) overConnectionLimit() map[*usage][]*conn {
 	return crowds
 }
 
-// applyLimits makes l the ceilings of an identity. What it owes it still owes. The
-// caller holds Broker.mu.
+// applyLimits makes l the ceilings of an identity. A debt stays. The caller holds
+// Broker.mu.
 func (u *usage) applyLimits(l Limits, now time.Time) {
 	u.maxConnections, l.Connections = l.Connections, Limit{}
 	old := u.rate.Load()

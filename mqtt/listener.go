@@ -13,9 +13,9 @@ import (
 	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
-// Admission decides who a connection acts for; an error refuses it. It is called
-// in the client's goroutine, before CONNECT is read and under its deadline. The
-// handshake of a [crypto/tls.Conn] is done by then.
+// Admission decides the identity that a connection acts for; an error refuses it. It
+// is called in the client's goroutine, before CONNECT is read and under its deadline.
+// The handshake of a [crypto/tls.Conn] is done by then.
 type Admission func(nc net.Conn) (Principal, error)
 
 // Serve accepts clients on l until parent is done. When it returns, l is closed and
@@ -27,13 +27,13 @@ func (b *Broker) Serve(parent context.Context, l net.Listener, admit Admission) 
 	defer b.loops.removeUser()
 	defer clients.Wait()
 	defer b.loops.endClients(&clients)
-	defer cancel() // runs first: tells the clients, those of loops are told next, then Wait sees them out
+	defer cancel() // runs first: ends the clients of goroutines; endClients ends the loops' next, and Wait sees them out
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer l.Close()
 	for {
 		nc, err := l.Accept()
 		switch {
-		case parent.Err() != nil: // ctx may be told after whoever else closes l
+		case parent.Err() != nil: // l may be closed before ctx is done
 			if nc != nil {
 				nc.Close()
 			}
@@ -97,7 +97,7 @@ func (b *Broker) serveConn(ctx context.Context, clients *sync.WaitGroup, nc net.
 	}
 }
 
-// admit finds out who the client is.
+// admit decides the connection's principal.
 func (c *conn) admit(ctx context.Context, nc net.Conn, admit Admission) error {
 	if tc, ok := nc.(*tls.Conn); ok {
 		handshake, cancel := context.WithTimeout(ctx, c.b.opts.ConnectTimeout)

@@ -88,7 +88,7 @@ func (l *loads) status(c *Counters, text func(name, value string)) {
 	}
 }
 
-// heapSize is what live and not yet collected objects take, in bytes.
+// heapSize is the size of live and not yet collected objects, in bytes.
 func heapSize() uint64 {
 	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(s)

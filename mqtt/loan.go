@@ -10,9 +10,9 @@ import (
 type loan struct {
 	store.Delivery
 	group      *group
-	seq        uint64 // in the store's queue; 0 is not there
+	seq        uint64 // in the store's queue; 0 if the store does not have it
 	order      uint64
-	sentTo     *session // that was sent it
+	sentTo     *session // the last member that was sent it
 	routeEpoch uint64   // of the broker, before a member was chosen
 }
 
@@ -24,8 +24,8 @@ func (l *loan) deliveryTo(m *subscription) store.Delivery {
 }
 
 // sendLoan sends a message of QoS 1 that stays the group's until its PUBACK, and
-// reports whether the client has room for it. DUP tells a client that had it
-// before.
+// reports whether the client has room for it. DUP tells the client if it was sent the
+// message before.
 func (s *session) sendLoan(bt *batch, c *conn, f frame, l *loan) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,9 +48,10 @@ func (s *session) hasRoom(c *conn) bool {
 	return !s.ended && s.conn.Load() == c && c.ready.Load() && s.window.quotaLeft() > s.reservedRoom && !s.window.exhausted()
 }
 
-// reserveRoom reserves room for a message, of about size bytes, that comes as soon as the
-// store or a function has answered. disown ends that. An outbox that would not take
-// the message now is no room: the group would find that out each time anew.
+// reserveRoom reserves room for a message, of about size bytes, that comes as soon as
+// the store or a function has answered, and reports whether there is room.
+// unreserveRoom ends that. An outbox that would not take the message now has none: the
+// group would find that out each time anew.
 func (s *session) reserveRoom(c *conn, size int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,8 +65,8 @@ func (s *session) reserveRoom(c *conn, size int) bool {
 	return true
 }
 
-// reserveRoomAway reserves room for a message that becomes the session's own, wherever its
-// client is.
+// reserveRoomAway reserves room for a message that becomes the session's own, also if
+// its client is away.
 func (s *session) reserveRoomAway() {
 	s.mu.Lock()
 	s.reservedRoom++
@@ -90,7 +91,7 @@ func (w *window) takeLoans() (loans []*loan) {
 	return loans
 }
 
-// returnLoans gives back what the client did not acknowledge, for the other
+// returnLoans gives back the loans that the client did not acknowledge, for the other
 // members.
 func (b *Broker) returnLoans(loans []*loan) {
 	if len(loans) == 0 {
@@ -110,7 +111,7 @@ func (b *Broker) returnLoans(loans []*loan) {
 	}
 }
 
-// pumpGroups gives the session what waits in its groups for room.
+// pumpGroups gives the session the messages that wait in its groups for room.
 func (s *session) pumpGroups(bt *batch) {
 	s.mu.Lock()
 	groups := s.groups
@@ -122,8 +123,8 @@ func (s *session) pumpGroups(bt *batch) {
 	}
 }
 
-// pumpRefused tries again what the store refused to make a member's own, or could
-// not read.
+// pumpRefused tries again where the store refused to make a message a member's own, or
+// could not read a queue.
 func (b *Broker) pumpRefused() {
 	bt := getBatch(b)
 	defer bt.done()
@@ -134,8 +135,8 @@ func (b *Broker) pumpRefused() {
 	}
 }
 
-// addGroup and leave keep the list of the session's groups, which is replaced, never
-// changed.
+// addGroup and removeGroup change the list of the session's groups, which is replaced,
+// never changed in place.
 func (s *session) addGroup(g *group) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,8 +188,8 @@ func (g *group) moveToMember(m *subscription, l *loan, messages ...store.Deliver
 	}, done)
 }
 
-// sendMoved sends what the member now owns. If it cannot, because its session ended
-// at this moment, another member gets the message: it was never sent.
+// sendMoved sends the messages that the member now owns. If it cannot, because its
+// session ended at this moment, another member gets the message: it was never sent.
 func (g *group) sendMoved(s *session, l *loan, messages []store.Delivery, keep bool, err error) {
 	bt := getBatch(g.b)
 	defer bt.done()
@@ -219,13 +220,13 @@ func (g *group) sendMoved(s *session, l *loan, messages []store.Delivery, keep b
 	}
 }
 
-// deniedSince reports whether the session may no longer have l, which it was to get when
-// a function or the store has answered.
+// deniedSince reports whether the session may no longer have l, which waited for a
+// function or the store.
 func (g *group) deniedSince(s *session, l *loan) bool {
 	return l.routeEpoch != g.b.routeEpoch.Load() && !s.mayStillReceive(l.Message.Topic)
 }
 
-// sendOwn is deliver for a message that others want too: it reports whether the
+// sendOwn is deliver for a message that other members want too: it reports whether the
 // client was sent it.
 func (s *session) sendOwn(bt *batch, d store.Delivery) bool {
 	c := s.conn.Load()
@@ -289,7 +290,7 @@ func (g *group) askMemberChain(m *subscription, l *loan) {
 	})
 }
 
-// sendAnswered sends what the functions made of l.
+// sendAnswered sends the functions' answer to l.
 func (g *group) sendAnswered(bt *batch, m *subscription, l *loan, d *delivery) {
 	if g.deniedSince(m.session, l) {
 		m.session.unreserveRoom()

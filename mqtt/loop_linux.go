@@ -14,12 +14,9 @@ import (
 
 // loop reads from many sockets in one goroutine, which sleeps in epoll and not in
 // the scheduler: a message that comes alone costs one wake-up of one thread. It
-// handles what waits for nobody. A connection whose next packet may wait, for the
-// store, a function, room or its end, leaves for a goroutine of its own and comes
-// back after it.
-//
-// Sockets are registered once, for edges: an event says that something changed,
-// and what it was is found out by reading and writing.
+// handles the packets that wait for nothing. A connection whose next packet may wait,
+// for the store, a function, room or its end, leaves for a goroutine of its own and
+// comes back after it.
 type loop struct {
 	b    *Broker
 	poll *socket.Poll
@@ -47,8 +44,8 @@ type readiness struct {
 	event socket.Event
 }
 
-// departure is a connection that needs a goroutine, for what waits in its rest or
-// because it is over.
+// departure is a connection that needs a goroutine, for the packet in its partial
+// buffer or because it is over.
 type departure struct {
 	c   *conn
 	err error
@@ -67,7 +64,7 @@ const (
 
 	// A connection that brings a message of QoS 0 every 10 µs or faster, in small
 	// pieces, is a steady stream. While there is nothing else to do, the loop lets
-	// some of it gather before it reads: each write costs more than 1 µs, and nobody
+	// some of it gather before it reads: each write costs more than 1 µs, and no client
 	// waits for an answer. The pause is 70 µs with the kernel's usual timer slack.
 	steadyGap    = 10 * time.Microsecond
 	steadyRead   = 16 << 10
@@ -175,7 +172,7 @@ func (l *loop) wait() bool {
 	if len(l.unfinished) > 0 {
 		l.steady = 0
 	}
-	if l.steady > steadyRounds { // all that came of late
+	if l.steady > steadyRounds { // all reads of late were steady
 		l.poll.Pause(steadyPause)
 	}
 	var on bool
@@ -191,8 +188,8 @@ func (l *loop) wait() bool {
 	return on
 }
 
-// round reads from each connection that is ready, and then flushes what all of
-// them caused.
+// round reads from each connection that is ready, and then flushes the packets that
+// all of them caused.
 func (l *loop) round() {
 	l.now = time.Since(l.b.start)
 	l.steady++
@@ -226,7 +223,7 @@ func (l *loop) round() {
 	}
 }
 
-// readConn takes a connection's turn: it reads once, and handles what came.
+// readConn reads from a connection once, and handles the packets that came.
 func (l *loop) readConn(c *conn) {
 	c.unread = false
 	dst := l.chunk.b
@@ -282,21 +279,21 @@ func (l *loop) readConn(c *conn) {
 	if l.read >= flushAfter || l.chunk.moreHolders.Load() > 0 {
 		l.flush()
 	}
-	if l.chunk.moreHolders.Load() > 0 { // somebody has not written all of it
+	if l.chunk.moreHolders.Load() > 0 { // some outbox has not written all of it
 		l.chunk.freeBuffer()
 		l.chunk = chunkPool.Get().(*buffer)
 	}
 }
 
-// weigh ends a run of steady rounds if what a connection brought was not steady: n
-// bytes that complete so many messages, a while after what came before.
+// weigh ends a run of steady rounds if a connection's read was not steady: n bytes
+// that complete so many messages, a while after the read before.
 func (l *loop) weigh(n int, after time.Duration, messages uint64) {
 	if l.workspace.answerAwaited || n > steadyRead || after > steadyGap*time.Duration(messages) {
 		l.workspace.answerAwaited, l.steady = false, 0
 	}
 }
 
-// flush writes what the connections caused so far.
+// flush writes the packets that the connections caused so far.
 func (l *loop) flush() {
 	l.read = 0
 	received := uint64(0)
@@ -313,7 +310,8 @@ func (l *loop) flush() {
 	l.workspace.batch.flush()
 }
 
-// endRound ends a round: what it caused goes out, and then who has to leaves.
+// endRound ends a round: its packets go out, and then the connections that need a
+// goroutine leave.
 func (l *loop) endRound() {
 	l.flush()
 	for i, p := range l.leaving {
@@ -323,7 +321,7 @@ func (l *loop) endRound() {
 	l.leaving = l.leaving[:0]
 }
 
-// attendConn does in a goroutine what the loop must not wait for.
+// attendConn does in a goroutine the part that the loop must not wait for.
 func (l *loop) attendConn(c *conn, err error) {
 	if errors.Is(err, errWaits) {
 		err = c.catchUp()
@@ -337,7 +335,7 @@ func (l *loop) attendConn(c *conn, err error) {
 	}
 }
 
-// catchUp handles what the loop left, and waits as long as it takes.
+// catchUp handles the packets that the loop left, and waits as long as it takes.
 func (c *conn) catchUp() error {
 	c.workspace, c.looped = getWorkspace(c.b), false
 	defer putWorkspace(c.workspace)
@@ -363,7 +361,7 @@ func (c *conn) joinLoop() (bool, error) {
 		d, err = c.loopable.HandOver()
 	}
 	if d == nil {
-		c.loopable = nil // nor later
+		c.loopable = nil // and does not ask again
 		c.out.yieldSink(nil)
 		c.flush()
 		return false, err
@@ -387,7 +385,7 @@ func (c *conn) joinLoop() (bool, error) {
 	return true, nil
 }
 
-// add gives a connection to the loop, whose it is as soon as add is called.
+// add gives a connection to the loop, which has it as soon as add is called.
 func (l *loop) add(c *conn) error {
 	l.mu.Lock() // an event of it waits until it is in the table
 	defer l.mu.Unlock()

@@ -14,13 +14,13 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// memoryBudget counts the bytes that the broker holds for others and compares them with
-// a ceiling: connections, sessions and all that a client may make them hold. What
-// comes and goes within one batch is not counted. At the ceiling the broker refuses
-// new work: it never drops what it was given for that.
+// memoryBudget counts the bytes that the broker holds for clients and sites, and
+// compares them with a ceiling: connections, sessions and all that a client may make
+// them hold. Bytes that come and go within one batch are not counted. At the ceiling
+// the broker refuses new work: it drops nothing that it has for that.
 //
-// Before that the queues of slow clients shrink: each may take a quarter of what
-// is left of the first three quarters, and a small part of the last. So slow
+// Before that the queues of slow clients shrink: each may take a quarter of the bytes
+// that are left of the first three quarters, and a small part of the last. So slow
 // clients alone do not reach the ceiling.
 type memoryBudget struct {
 	ceiling int64 // 0: none
@@ -30,7 +30,7 @@ type memoryBudget struct {
 	full    atomic.Bool
 }
 
-// errMemory refuses what would need memory beyond the ceiling.
+// errMemory refuses work that would need memory beyond the ceiling.
 var errMemory = errors.New("the broker's memory is full, try again later")
 
 const (
@@ -39,46 +39,46 @@ const (
 )
 
 // add counts bytes that are held from now on, or no longer if n is negative.
-func (l *memoryBudget) add(n int) { l.updateFull(l.held.Add(int64(n)) + l.stored.Load()) }
+func (m *memoryBudget) add(n int) { m.updateFull(m.held.Add(int64(n)) + m.stored.Load()) }
 
-// total is what is held.
-func (l *memoryBudget) total() int64 { return l.held.Load() + l.stored.Load() }
+// total is the number of bytes that count.
+func (m *memoryBudget) total() int64 { return m.held.Load() + m.stored.Load() }
 
-// askStore asks the store what it holds.
-func (l *memoryBudget) askStore() {
-	if l.ceiling == 0 {
+// askStore asks the store for its part.
+func (m *memoryBudget) askStore() {
+	if m.ceiling == 0 {
 		return
 	}
-	l.stored.Store(int64(l.store.Stats().Memory))
-	l.updateFull(l.total())
+	m.stored.Store(int64(m.store.Stats().Memory))
+	m.updateFull(m.total())
 }
 
 // updateFull decides between full and not. A sixteenth lies between the two.
-func (l *memoryBudget) updateFull(total int64) {
-	switch full := l.full.Load(); {
-	case l.ceiling == 0:
-	case !full && total >= l.ceiling:
-		l.full.Store(true)
-	case full && total < l.ceiling-l.ceiling/16:
-		l.full.Store(false)
+func (m *memoryBudget) updateFull(total int64) {
+	switch full := m.full.Load(); {
+	case m.ceiling == 0:
+	case !full && total >= m.ceiling:
+		m.full.Store(true)
+	case full && total < m.ceiling-m.ceiling/16:
+		m.full.Store(false)
 	}
 }
 
 // share is how much of its limit one client's queue may use now.
-func (l *memoryBudget) share(limit int) int {
-	if l.ceiling == 0 {
+func (m *memoryBudget) share(limit int) int {
+	if m.ceiling == 0 {
 		return limit
 	}
-	left := l.ceiling - l.total()
-	return min(limit, int(max((left-l.ceiling/4)/4, left/256, 0)))
+	left := m.ceiling - m.total()
+	return min(limit, int(max((left-m.ceiling/4)/4, left/256, 0)))
 }
 
-// What things take in memory, about. That of connections is measured (the idle
-// rows of docs/benchmarks.md), that of the others counted from their structs.
+// The memory of things, about. That of connections is measured (the idle rows of
+// docs/benchmarks.md), that of the rest counted from their structs.
 const (
 	socketCost   = 3 << 10  // a connection without TLS
 	tlsCost      = 26 << 10 // with TLS
-	streamCost   = 48 << 10 // with goroutines, as those of WebSocket and QUIC
+	streamCost   = 48 << 10 // with goroutines, as WebSocket and QUIC have them
 	sessionCost  = 1 << 10
 	incomingCost = 32 // a packet identifier of an incoming QoS 2 message
 	filterCost   = 400
@@ -89,7 +89,7 @@ func subscriptionCost(filter string) int {
 	return filterCost + 2*len(filter) + levelCost*(1+strings.Count(filter, "/"))
 }
 
-// connectionCost is what a connection takes that is idle.
+// connectionCost is the memory of an idle connection.
 func connectionCost(nc net.Conn) int {
 	switch _, sealed := nc.(*tls.Conn); {
 	case socket.Of(nc) == nil:
@@ -100,8 +100,8 @@ func connectionCost(nc net.Conn) int {
 	return socketCost
 }
 
-// heldWhenFull is what a connection may hold while memory is full, but for its own
-// cost: unfinished packets and topic aliases of the usual size.
+// heldWhenFull is the memory that a connection may have while the budget is full,
+// beside its own cost: unfinished packets and topic aliases of the usual size.
 const heldWhenFull = 64 << 10
 
 // chargeMemory counts bytes that the connection has in memory. Of its reader.
@@ -118,7 +118,7 @@ func (c *conn) memoryAllows(n int) error {
 	return nil
 }
 
-// chargePartial counts what of a packet that is not complete is in memory.
+// chargePartial makes n the bytes that count for an incomplete packet.
 func (c *conn) chargePartial(n int) {
 	if n != c.partialCharged {
 		c.chargeMemory(n - c.partialCharged)

@@ -9,8 +9,9 @@ import (
 )
 
 // outbox holds the packets that wait for one client's socket. A goroutine that
-// delivers appends to it, and flushes it once at the end of its batch. What the socket
-// does not take at once is left to a writer goroutine, which ends when nothing waits.
+// delivers appends to it, and flushes it once at the end of its batch. Packets that the
+// socket does not take at once are left to a writer goroutine, which ends when nothing
+// waits.
 type outbox struct {
 	limit  int // bytes beyond which a PUBLISH is refused; guarded by mu
 	memory *memoryBudget
@@ -19,10 +20,10 @@ type outbox struct {
 	sink        socket.Sink   // nil before the client was admitted
 	sinkBusy    bool          // a goroutine uses the sink
 	writerRuns  bool          // that one is a writer goroutine
-	whenIdle    chan struct{} // closed when busy ends; nil unless a goroutine waits
+	whenIdle    chan struct{} // closed when sinkBusy ends; nil unless a goroutine waits
 	queue       []segment     // packets that the sink has not seen
 	bytes       int           // of the queue and of the segment that the sink has
-	charged     int           // of these bytes, those in the memory budget
+	charged     int           // the part of bytes that is in the memory budget
 	written     chan struct{} // capacity 1: holds a token after the backlog was written; nil until a reader waited
 	dirty       bool          // in the list of a batch that will flush
 	pushRefused bool          // push had no room, since the last refill
@@ -33,8 +34,8 @@ type outbox struct {
 	firstSegments [2]segment // the queue's first array
 }
 
-// segment is a piece of what waits: a buffer that small packets are copied into,
-// or one large packet that its receivers share.
+// segment is a piece of the queue: a buffer that small packets are copied into, or
+// one large packet that its receivers share.
 type segment struct {
 	b      []byte
 	pooled *buffer // has b, and returns to its pool; nil if b is of no pool
@@ -51,7 +52,7 @@ type buffer struct {
 const (
 	fullBuffer = 64 << 10  // a buffer this full gets nothing more
 	keepBuffer = 256 << 10 // the largest buffer that returns to the pool
-	loopBuffer = 256 << 10 // what an event loop reads into
+	loopBuffer = 256 << 10 // the buffer of an event loop
 )
 
 var bufferPool = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 2048)} }}
@@ -83,7 +84,7 @@ func (o *outbox) setSink(s socket.Sink) {
 	o.mu.Unlock()
 }
 
-// claimSink takes the sink while it has nothing to do. It ends with yield.
+// claimSink takes the sink while it has nothing to do. It ends with yieldSink.
 func (o *outbox) claimSink() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -105,8 +106,8 @@ func (o *outbox) yieldSink(s socket.Sink) {
 	o.wakeIdle()
 }
 
-// tailSegment returns the segment to append size bytes to. The caller holds mu and
-// calls put with the result.
+// tailSegment returns the segment to append a packet to. The caller holds mu and
+// calls setTail with the result.
 func (o *outbox) tailSegment() *segment {
 	if n := len(o.queue); n > 0 {
 		if g := &o.queue[n-1]; g.pooled != nil && !g.shared && len(g.b) < fullBuffer {
@@ -118,7 +119,8 @@ func (o *outbox) tailSegment() *segment {
 	return &o.queue[len(o.queue)-1]
 }
 
-// setTail keeps what was appended to the segment that grab returned.
+// setTail makes b, to which the caller has appended, the content of the segment that
+// tailSegment returned.
 func (o *outbox) setTail(g *segment, b []byte) {
 	o.bytes += len(b) - len(g.b)
 	g.b, g.pooled.b = b, b
@@ -173,8 +175,8 @@ func (c *conn) admits(size int) bool {
 }
 
 // push appends a PUBLISH for the next flush. It never blocks: past the byte
-// limit it refuses, and the receiver loses or queues its own message while nobody
-// else waits. It refuses before CONNACK, too.
+// limit it refuses, and the receiver loses or queues its own message while no other
+// client waits. It refuses before CONNACK, too.
 func (c *conn) push(bt *batch, f frame, id uint16, dup bool) bool {
 	o := &c.out
 	o.mu.Lock()
@@ -223,7 +225,7 @@ func (c *conn) send(bt *batch, p packet.Packet) {
 	bt.touch(c, fresh)
 }
 
-// flush hands what waits to the sink, as long as the socket takes it.
+// flush hands the queue to the sink, as long as the socket takes it.
 func (c *conn) flush() {
 	o := &c.out
 	o.mu.Lock()
@@ -237,7 +239,7 @@ func (c *conn) flush() {
 		if err == nil && !done {
 			o.writerRuns = true
 			o.chargeBytes(c.b.opts.Outbox)
-			lost := o.ending && !o.sink.Patient() // see finish
+			lost := o.ending && !o.sink.Patient() // see closeWhenWritten
 			c.writers.Go(func() { c.drainOutbox(g) })
 			o.mu.Unlock()
 			if lost {
@@ -260,7 +262,7 @@ func (c *conn) flush() {
 	o.mu.Unlock()
 }
 
-// refill has the session send what it kept back.
+// refill has the session send the messages that push refused.
 func (c *conn) refill() {
 	c.out.mu.Lock()
 	c.out.pushRefused = false
@@ -270,8 +272,8 @@ func (c *conn) refill() {
 	}
 }
 
-// chargeBytes counts what is left after a flush, and with it how much more this client
-// may have waiting. The caller holds mu.
+// chargeBytes counts the bytes that are left after a flush, and decides how many more
+// this client may have waiting. The caller holds mu.
 func (o *outbox) chargeBytes(limit int) {
 	o.memory.add(o.bytes - o.charged)
 	o.charged = o.bytes
@@ -304,7 +306,8 @@ func (o *outbox) endWrite(g segment, err error) {
 	o.wakeIdle()
 }
 
-// wakeIdle tells who waits that the sink is not used. The caller holds mu.
+// wakeIdle tells the goroutines in awaitWriters that the sink is not used. The caller
+// holds mu.
 func (o *outbox) wakeIdle() {
 	if o.whenIdle != nil {
 		close(o.whenIdle)
@@ -313,7 +316,7 @@ func (o *outbox) wakeIdle() {
 }
 
 // drainOutbox waits for a slow socket, together with all that gathers meanwhile, and
-// then lets the session send what it kept back.
+// then lets the session send the messages that push refused.
 func (c *conn) drainOutbox(g segment) {
 	o := &c.out
 	for {
@@ -332,7 +335,7 @@ func (c *conn) drainOutbox(g segment) {
 	o.writerRuns = false
 	select {
 	case o.written <- struct{}{}:
-	default: // nobody waited yet, or the token of an earlier drain is still there
+	default: // no reader waited yet, or the token of an earlier drain is still there
 	}
 	if o.ending {
 		c.closeNetwork()

@@ -8,20 +8,20 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// pipeline is the ordered ring of one sender's messages that wait for a function
+// pipeline is the ordered queue of one sender's messages that wait for a function
 // or the store. Answers may come in any order; the steps of the entries are
 // taken in the order of the entries [MQTT-4.6.0-5] [MQTT-4.6.0-6]: each is routed,
-// committed, and then delivered and acknowledged. Whoever brings an answer takes the steps that it
-// made possible, one goroutine at a time.
+// committed, and then delivered and acknowledged. The goroutine that brings an answer
+// takes the steps that it made possible, one goroutine at a time.
 type pipeline struct {
 	b     *Broker
-	owner *session // whose messages these are; nil for the node and other sites
+	owner *session // the sender; nil for the node and other sites
 
 	waiting   atomic.Int32                  // entries; 0 also says that all before are delivered
 	qos1      atomic.Int32                  // entries that end in a PUBACK
 	parked    atomic.Int64                  // bytes of the entries
 	reading   atomic.Bool                   // the owner's reader flushes at the end of its batch
-	roomFreed atomic.Pointer[chan struct{}] // capacity 1: holds a token after an entry left; nil until somebody waited
+	roomFreed atomic.Pointer[chan struct{}] // capacity 1: holds a token after an entry left; nil until a reader waited
 
 	mu        sync.Mutex // guards all below, and the stages of the entries
 	entries   []*entry   // oldest first
@@ -30,7 +30,7 @@ type pipeline struct {
 	running   bool       // one goroutine is in run
 	sinceLook int        // bytes committed since the last look at the store's memory
 
-	batch *batch // of the one in run, as the cache; nil while there is nothing to flush
+	batch *batch // of the goroutine in run, as is the cache; nil while there is nothing to flush
 	cache routeCache
 }
 
@@ -40,24 +40,24 @@ const (
 	maxParkedBytes = 1 << 20
 )
 
-// stage tells what an entry waits for.
+// stage tells the event that an entry waits for.
 type stage byte
 
 const (
 	filtering  stage = iota // for the upstream chain
-	filtered                // for those before it to be routed
+	filtered                // for the entries before it to be routed
 	receiving               // for downstream chains
-	ready                   // for those before it to be committed
+	ready                   // for the entries before it to be committed
 	committing              // for the store
-	through                 // for those before it to be delivered
+	through                 // for the entries before it to be delivered
 )
 
-// entry is one message on its way. What is not said to be guarded belongs to the
-// pusher before push and to the goroutine in run after it.
+// entry is one message on its way. A field that is not guarded belongs to the pusher
+// before push and to the goroutine in run after it.
 type entry struct {
 	conn  *conn          // that the acknowledgement is for; guarded by pipeline.mu
 	stage stage          // guarded by pipeline.mu
-	acked bool           // it was given; guarded by pipeline.mu
+	acked bool           // the acknowledgement was given; guarded by pipeline.mu
 	qos   byte           // of the acknowledgement; 0 has none
 	id    uint16         // packet identifier to acknowledge
 	m     *store.Message // as it came; nil if there is only something to acknowledge
@@ -71,13 +71,13 @@ type entry struct {
 	outs           []output          //
 	routeEpoch     uint64            // of the broker, when receivers were found; of a replay, before it was asked for
 	pendingAnswers int               // downstream answers missing; guarded by pipeline.mu
-	matched        bool              // somebody gets it
+	matched        bool              // some receiver or site gets it
 	code           packet.ReasonCode // of the acknowledgement
 	reason         string            //
 	err            error             // of the chain or the store
 }
 
-// size is what the entry counts against maxParkedBytes.
+// size is the entry's part of maxParkedBytes.
 func (e *entry) size() int64 {
 	if e.m == nil {
 		return 0
@@ -110,7 +110,7 @@ func (p *pipeline) awaitRoom() <-chan struct{} {
 	return *p.roomFreed.Load()
 }
 
-// push appends an entry and takes what steps are possible at once.
+// push appends an entry and takes the steps that are possible at once.
 func (p *pipeline) push(e *entry) {
 	upstream := e.stage == filtering
 	p.addEntry(e)
@@ -138,13 +138,13 @@ func (p *pipeline) addEntry(e *entry) {
 	p.mu.Unlock()
 }
 
-// run takes all steps that are possible now and flushes what they delivered. The
-// routes of an owner that has no connection go: it may be away for long.
+// run takes all steps that are possible now and flushes the packets that they caused.
+// The routes of an owner that has no connection go: it may be away for long.
 func (p *pipeline) run() {
 	p.mu.Lock()
 	if p.running {
 		p.mu.Unlock()
-		return // that goroutine looks again before it leaves
+		return // the goroutine in run looks again before it leaves
 	}
 	p.running = true
 	for {

@@ -22,20 +22,20 @@ type output struct {
 // delivery is an output's copy for one session.
 type delivery struct {
 	store.Delivery
-	session    *session // nil for what a group's queue gets
+	session    *session // nil for an entry of a group's queue
 	group      *group
 	granted    byte             // the subscription's QoS
 	rap        bool             // Retain As Published
 	persist    bool             // through the store's queue
 	patient    bool             // waits for room even at QoS 0
 	downstream bool             // a function is asked first
-	more       []store.Delivery // what a downstream function made beyond one message
+	more       []store.Delivery // further messages of a downstream function
 	dropped    bool             // the function dropped it
-	state      State            // what the function remembers
+	state      State            // that the function remembers
 }
 
-// routeEntry is steps 6 to 8: the upstream chain's answer becomes outputs, each finds
-// its receivers, and the chains of those are asked.
+// routeEntry takes steps 6 to 8: the upstream chain's answer becomes outputs, each
+// finds its receivers, and the chains of the receivers are asked.
 func (p *pipeline) routeEntry(e *entry) {
 	stale := e.stale(p.b)
 	e.routeEpoch = p.b.routeEpoch.Load()
@@ -66,7 +66,7 @@ func (p *pipeline) routeEntry(e *entry) {
 }
 
 // applyUpstream is step 6: the upstream chain's answer becomes the messages that go
-// on, and what the publisher will be told.
+// on, and the answer to the publisher.
 func (p *pipeline) applyUpstream(e *entry) {
 	r := e.result
 	if r.Err != nil {
@@ -78,7 +78,7 @@ func (p *pipeline) applyUpstream(e *entry) {
 		e.outs = []output{{m: e.m}}
 	case Drop:
 		p.b.count.filterDropped.Add(1)
-		e.matched = true // it was taken: nobody is missing
+		e.matched = true // it was taken: no receiver is missing
 	case Reject:
 		p.b.count.filterRejected.Add(1)
 		e.code, e.reason = r.Code, r.Reason
@@ -90,8 +90,8 @@ func (p *pipeline) applyUpstream(e *entry) {
 	}
 }
 
-// authorizeEmitted authorizes what functions made of e. A publisher is told of a refusal
-// only if nothing of its message went on.
+// authorizeEmitted authorizes the messages that functions made of e. A publisher is
+// told of a refusal only if nothing of its message went on.
 func (p *pipeline) authorizeEmitted(e *entry) {
 	e.matched = true
 	var refused Verdict
@@ -155,7 +155,7 @@ func (p *pipeline) matchReceivers(e *entry, o *output) {
 		d.rap = d.rap || e.replayed
 		d.setMessage(o.m)
 		if d.QoS == 0 && !d.session.connected() {
-			continue // nothing keeps QoS 0 for who is away
+			continue // nothing keeps QoS 0 for a client that is away
 		}
 		o.deliveries = append(o.deliveries, d)
 	}
@@ -221,7 +221,7 @@ func (p *pipeline) replayRetained(e *entry, stale bool) {
 }
 
 // askDownstream is step 8: the receiving session's chain sees the message once,
-// before its queue. What is queued is what is sent.
+// before its queue. The queued message is the one that is sent.
 func (p *pipeline) askDownstream(e *entry, d *delivery) {
 	p.mu.Lock()
 	e.pendingAnswers++
@@ -238,7 +238,7 @@ func (p *pipeline) askDownstream(e *entry, d *delivery) {
 	})
 }
 
-// applyDownstream makes the delivery what the chain answered.
+// applyDownstream makes the delivery the chain's answer.
 func (b *Broker) applyDownstream(d *delivery, r FilterResult) {
 	d.state = r.State
 	if r.Err != nil {
@@ -281,8 +281,8 @@ func (p *pipeline) noteDownstream(e *entry) {
 	p.mu.Unlock()
 }
 
-// commitEntry is step 9: what must not be lost goes to the store in one transaction.
-// What nobody has to keep never touches it.
+// commitEntry is step 9: the part that must not be lost goes to the store in one
+// transaction. An entry without such a part never touches the store.
 func (p *pipeline) commitEntry(e *entry) {
 	p.mu.Lock()
 	p.committed++
@@ -324,7 +324,7 @@ func (p *pipeline) commitEntry(e *entry) {
 }
 
 // refusedByForwarder returns why a client's message may not leave for other sites
-// now. A message that nobody waits for, such as a will, is not refused.
+// now. A message without a waiting publisher, such as a will, is not refused.
 func (p *pipeline) refusedByForwarder(e *entry) error {
 	if e.conn == nil {
 		return nil
@@ -373,7 +373,7 @@ func (p *pipeline) persistEntry(tx store.Tx, e *entry) {
 		if o.retain {
 			tx.Retain(o.m)
 		}
-		if o.forward || o.retain && e.forward && p.b.WantedElsewhere(o.m.Topic) { // by now
+		if o.forward || o.retain && e.forward && p.b.WantedElsewhere(o.m.Topic) { // asked again: it may be wanted by now
 			p.b.count.forwarded.Add(1)
 			p.b.opts.Forwarder.Forward(tx, o.m)
 		}
@@ -397,7 +397,7 @@ func (d *delivery) persistDelivery(tx store.Tx) {
 	}
 }
 
-// states calls f with what functions remember of e, in their order.
+// states calls f with the states that functions remember of e, in their order.
 func (e *entry) states(f func(State)) {
 	if e.result.State != nil {
 		f(e.result.State)
@@ -468,7 +468,7 @@ func (p *pipeline) finishEntry(e *entry) {
 }
 
 // send hands the delivery to its session. stale tells that rights may be newer
-// than it; what goes through a queue is judged when it leaves that.
+// than it; a message that goes through a queue is judged when it leaves that.
 func (d *delivery) send(bt *batch, stale bool) {
 	if d.dropped {
 		return
@@ -545,7 +545,8 @@ func (p *pipeline) acknowledge(e *entry) {
 }
 
 // acked ends the time in which e's acknowledgement may be sent to another
-// connection, and returns the one that gets it. What s.repeated goes by is known.
+// connection, and returns the one that gets it. The outcome that answerRepeated goes
+// by is known by then.
 func (p *pipeline) acked(e *entry) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()

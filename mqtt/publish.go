@@ -9,9 +9,9 @@ import (
 )
 
 // handlePublish takes one PUBLISH through steps 1 to 5 of the path of a publish: see
-// the package comment.
-// A message that has to wait for nobody is delivered at once; all others are
-// parked in the session's pipeline, and so is whatever follows one of them.
+// the package comment. A message that waits for no function and no store is delivered
+// at once. Another one is parked in the session's pipeline, and so is each that
+// follows it.
 func (c *conn) handlePublish(flags byte, body []byte) error {
 	p := &c.pub
 	if err := p.Decode(c.version, flags, body); err != nil { // step 1
@@ -89,7 +89,7 @@ func (c *conn) resolveAlias(p *packet.Publish) error {
 	return nil
 }
 
-// routeOf returns what is known about p's topic; a new one is validated.
+// routeOf returns the route of p's topic; a new topic is validated.
 func (c *conn) routeOf(p *packet.Publish, s *session) (*route, error) {
 	if r := c.cache.lookup(c.b, p.TopicName, s); r != nil {
 		return r, nil
@@ -101,7 +101,7 @@ func (c *conn) routeOf(p *packet.Publish, s *session) (*route, error) {
 	return c.cache.get(c.b, name, s), nil
 }
 
-// authorize asks the policy about what the route does not know yet.
+// authorize asks the policy, unless the route knows the answer.
 func (c *conn) authorize(r *route, p *packet.Publish, s *session) Verdict {
 	known := &r.allowedSizes[p.QoS][0]
 	if p.Retain {
@@ -140,7 +140,7 @@ func (c *conn) checkQuota(p *packet.Publish, s *session) error {
 // unanswered is how many QoS 1 and 2 messages of the client are not finished.
 func (s *session) unanswered() int { return int(s.pipe.qos1.Load()) + int(s.incomingLen.Load()) }
 
-// deliverNow is the path of a message that waits for nobody. It does not
+// deliverNow is the path of a message that waits for nothing. It does not
 // allocate.
 func (c *conn) deliverNow(p *packet.Publish, r *route, s *session) {
 	bt := &c.batch
@@ -207,8 +207,8 @@ func expires(p *packet.Properties) int64 {
 }
 
 // refuse answers a PUBLISH that goes nowhere. MQTT 3.1.1 has no way to say so:
-// there the message is acknowledged and dropped. The answer waits its turn
-// behind those of earlier messages [MQTT-4.6.0-2] [MQTT-4.6.0-3].
+// there the message is acknowledged and dropped. The answer waits behind the answers
+// to earlier messages [MQTT-4.6.0-2] [MQTT-4.6.0-3].
 func (c *conn) refuse(p *packet.Publish, code packet.ReasonCode, v Verdict) error {
 	if p.QoS == 0 {
 		return nil

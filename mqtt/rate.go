@@ -8,14 +8,14 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 )
 
-// Rate bounds what one identity publishes, over all of its connections. A second's
-// worth may come at once. Zero fields are no limit.
+// Rate bounds the messages that one identity publishes, over all of its connections.
+// A second's worth may come at once. Zero fields are no limit.
 type Rate struct {
 	Messages int // PUBLISH packets per second
-	Bytes    int // of those packets, per second
+	Bytes    int // of PUBLISH packets, per second
 }
 
-// amount is what some PUBLISH packets take of a rate.
+// amount counts PUBLISH packets against a rate.
 type amount struct{ messages, bytes int }
 
 func (a *amount) add(bytes int) {
@@ -23,11 +23,11 @@ func (a *amount) add(bytes int) {
 	a.bytes += bytes
 }
 
-// bucket is a token bucket for messages and bytes. What is taken beyond its
-// content is a debt that the taker waits for: a batch that was read is handled.
+// bucket is a token bucket for messages and bytes. Tokens spent beyond its content
+// are a debt that the client waits for: a batch that was read is handled.
 type bucket struct {
 	limits   Limits        // but for connections
-	replaced chan struct{} // closed when others hold
+	replaced chan struct{} // closed when another bucket takes its place
 	logged   atomic.Bool   // the log knows
 
 	mu        sync.Mutex // guards all below
@@ -45,7 +45,7 @@ func newBucket(l Limits, now time.Time) *bucket {
 	}
 }
 
-// inherit takes over what is left, or owed, of an old bucket.
+// inherit takes over the tokens, or the debt, of an old bucket.
 func (b *bucket) inherit(old *bucket) {
 	old.mu.Lock()
 	defer old.mu.Unlock()
@@ -95,8 +95,8 @@ func (b *bucket) throttling() (times uint64, by string) {
 	return b.throttled, b.lastRule
 }
 
-// refill adds what passed seconds are worth, up to one second's, takes n and
-// returns how long it takes until nothing is owed.
+// refill adds the tokens of passed seconds, up to one second's, spends n and returns
+// how long it takes until nothing is owed.
 func refill(tokens *float64, rate int, passed float64, n int) time.Duration {
 	if rate == 0 {
 		return 0
@@ -113,7 +113,7 @@ func worth(n float64, rate int) time.Duration {
 	return time.Duration(max(0, n) / float64(rate) * float64(time.Second))
 }
 
-// countRate counts what one read brought to its end.
+// countRate counts the messages of one read.
 func (c *conn) countRate() {
 	if c.uncounted.messages == 0 {
 		return

@@ -13,7 +13,7 @@ import (
 // by the enhanced authentication of MQTT 5.
 type Renewer interface {
 	// Method is the Authentication Method by which a client asks for that in
-	// CONNECT. Who it is has been decided by then, and stays.
+	// CONNECT. The identity has been decided by then, and stays.
 	Method() string
 	// Renew checks the Authentication Data of an AUTH: that it is a credential of
 	// p, and the client's own on the connection nc. It returns when that one ends;
@@ -35,8 +35,8 @@ func (c *conn) readAuthMethod(p *packet.Connect) error {
 	return nil
 }
 
-// handleAuth is re-authentication, in one step. The connection goes on with what
-// it has when it is refused in no way, and ends otherwise [MQTT-4.12.1-2].
+// handleAuth is re-authentication, in one step. The connection goes on unless that is
+// refused, and ends otherwise [MQTT-4.12.1-2].
 func (c *conn) handleAuth(flags byte, body []byte) error {
 	var p packet.Auth
 	if err := p.Decode(c.version, flags, body); err != nil {

@@ -9,11 +9,11 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// Reauthorize applies a new policy to everyone: sessions get new rights,
+// Reauthorize applies a new policy to all sessions: they get new rights,
 // subscriptions that are no longer granted sleep, and their clients are
-// disconnected with the reason; those that sleep and are granted again wake. What
-// waits is judged by the new rights when it is sent. Rates hold from now on, and an
-// identity that has more connections than it may loses the newest.
+// disconnected with the reason; sleeping ones that are granted again wake. Messages
+// that wait are judged by the new rights when they are sent. Rates hold from now on,
+// and an identity that has more connections than it may loses the newest.
 func (b *Broker) Reauthorize() {
 	change := b.settled.begun.Add(1)
 	b.policyChanges.Add(1)
@@ -50,16 +50,16 @@ func (b *Broker) reauthorize(s *session) (asleep int) {
 		c.end(packet.NotAuthorized, reason)
 	}
 	if woken > 0 {
-		s.refill() // of what waited for a member
+		s.refill() // with messages that waited for a member
 	}
 	return len(lost)
 }
 
-// renewRights asks for the session's rights anew, has those subscriptions sleep
-// that are not granted any more, and wakes those that are again. It returns why
+// renewRights asks for the session's rights anew, has the subscriptions sleep that
+// are not granted any more, and wakes the ones that are again. It returns why
 // subscriptions were lost.
 func (s *session) renewRights() (r Rights, lost []string, woken int) {
-	s.subscribing.Lock() // the rights and what follows from them are of one moment
+	s.subscribing.Lock() // the rights and the subscriptions that they give are of one moment
 	defer s.subscribing.Unlock()
 	p, c := s.principal, s.conn.Load()
 	if c != nil {
@@ -118,7 +118,7 @@ type Removal struct {
 	DropWills       bool              // with EndSessions: publish no wills
 }
 
-// Removed is what [Broker.Disconnect] ended.
+// Removed counts the ends of [Broker.Disconnect].
 type Removed struct {
 	Connections int
 	Sessions    int // with EndSessions
@@ -148,7 +148,7 @@ func (b *Broker) Disconnect(id identity.ID, r Removal) (ended Removed) {
 	ended.Sessions = len(theirs)
 	for _, s := range theirs { // the store may have to be waited for
 		s.endSession(!r.DropWills, 0)
-		s.endConnection(r) // on who came meanwhile
+		s.endConnection(r) // of a client that came meanwhile
 	}
 	return ended
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// deniedTopic is each identity's own view of what was refused to it. Every identity
-// may subscribe to it, no client may publish there, and it never leaves the node.
+// deniedTopic is each identity's own view of its refusals. Every identity may
+// subscribe to it, no client may publish there, and it never leaves the node.
 const deniedTopic = "$hpmq/me/denied"
 
 // builtIn is the rule of the verdicts that no policy can change.

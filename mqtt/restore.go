@@ -8,8 +8,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// restoredAttachments is the epoch of a session whose client did not come back since
-// the restart.
+// restoredAttachments is session.attachments of a session whose client did not come
+// back since the restart.
 const restoredAttachments = 1
 
 // restored is a session whose time does not count yet.
@@ -18,7 +18,7 @@ type restored struct {
 	kept    store.Session
 }
 
-// restoreAll takes up what the store kept over a restart.
+// restoreAll takes up the sessions that the store kept over a restart.
 func (b *Broker) restoreAll(all []store.Session) {
 	b.storedGroups = make(map[groupKey]string)
 	for _, s := range all {
@@ -31,7 +31,7 @@ func (b *Broker) restoreAll(all []store.Session) {
 			b.restore(s)
 		}
 	}
-	for _, s := range all { // whose members are gone
+	for _, s := range all { // groups without members
 		if of, id, ok := parseGroup(s.Key); s.Key.Identity == shareIdentity && (!ok || b.storedGroups[of] == id) {
 			b.opts.Store.Update(func(tx store.Tx) { tx.DeleteSession(s.Key) }, nil)
 		}
@@ -40,7 +40,7 @@ func (b *Broker) restoreAll(all []store.Session) {
 }
 
 // restore takes up a session that the store kept over a restart: its
-// subscriptions, what was in flight, its will and its expiry.
+// subscriptions, the messages in flight, its will and its expiry.
 func (b *Broker) restore(kept store.Session) {
 	id, err := identity.ParseID(kept.Key.Identity)
 	if err != nil {
@@ -78,11 +78,11 @@ func (b *Broker) restoreSubscription(s *session, kept store.Subscription) {
 	s.subscribe(sub)
 }
 
-// restoreWindow finds the messages whose identifiers the store knows. Those of
-// QoS 1 that a connection had when the broker was killed are not among them: what
-// may have been sent then gets new ones, so that it is sent with DUP whenever the
-// client comes back [MQTT-3.3.1-1]. Nothing was sent behind a message of QoS 2
-// whose identifier is not kept.
+// restoreWindow finds the messages whose identifiers the store knows. Messages of
+// QoS 1 that a connection had when the broker was killed are not among them. They may
+// have been sent, and get new identifiers, so that they are sent with DUP whenever the
+// client comes back [MQTT-3.3.1-1]. Nothing was sent behind a message of QoS 2 whose
+// identifier is not kept.
 func (s *session) restoreWindow(connected bool) {
 	var scratch [64]store.Entry
 	var again []uint64
@@ -111,7 +111,7 @@ func (s *session) restoreWindow(connected bool) {
 			break
 		}
 		s.window.assign(seq, 1, sent)
-		s.readSeq = seq // resume has it, and all before
+		s.readSeq = seq // resendUnfinished has it, and all before
 	}
 	s.window.suspend()
 	s.chargeMemory(s.window.bytes())

@@ -6,12 +6,12 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// What the broker asks the [Authorizer]: about clients, and about functions.
+// The broker's questions to the [Authorizer]: about clients, and about functions.
 
 // currentRights returns the rights of the session's principal, which may be none.
 func (s *session) currentRights() Rights { return *s.rights.Load() }
 
-// mayPublish asks what the session's principal may publish.
+// mayPublish asks whether the session's principal may publish m.
 func (s *session) mayPublish(m *store.Message, will bool) Verdict {
 	action := "publish"
 	if will {
@@ -39,7 +39,7 @@ func (s *session) maySubscribe(asked string) Verdict {
 	if r == nil {
 		return Verdict{Reason: "the identity has no rights"}
 	}
-	_, filter, _, _ := topic.ParseShared(asked) // Reserved refused what is malformed
+	_, filter, _, _ := topic.ParseShared(asked) // Reserved refused a malformed one
 	return r.Subscribe(filter)
 }
 
@@ -60,7 +60,7 @@ func (s *session) mayStillReceive(name string) bool {
 	return r != nil && r.Receive(name).Allowed
 }
 
-// mayEmit asks what the function's own identity may publish.
+// mayEmit asks whether the function's own identity may publish m.
 func (b *Broker) mayEmit(function identity.ID, m *store.Message) Verdict {
 	if v, reserved := Reserved("publish", m.Topic); reserved {
 		return v
@@ -72,7 +72,7 @@ func (b *Broker) mayEmit(function identity.ID, m *store.Message) Verdict {
 	return r.Publish(m.Topic, m.QoS, m.Retain, len(m.Payload))
 }
 
-// mayEmitTo decides what a downstream function may send to a session.
+// mayEmitTo decides whether a downstream function may send a message to a session.
 func (b *Broker) mayEmitTo(em Emitted, m *store.Message, to *session) bool {
 	if v := b.mayEmit(em.Function, m); !v.Allowed {
 		b.deniedFunction(em, m, to, v)

@@ -36,10 +36,10 @@ type receiver struct {
 	ids        []uint32
 }
 
-// route is what the broker remembers about one topic on behalf of one publisher:
-// who gets its messages and what may be done with it. It holds while the
-// subscription tree's generation and the broker's epoch stay the same, so a
-// message asks neither policy nor tree.
+// route is the broker's knowledge of one topic for one publisher: the receivers of its
+// messages and the rights to publish them. It holds while the subscription tree's
+// generation and the broker's routeEpoch stay the same, so a message asks neither
+// policy nor tree.
 type route struct {
 	topic           string
 	generation      uint64
@@ -99,7 +99,7 @@ func (r *route) add(sub *subscription, from *session, index map[*session]int) {
 // matched reports whether anybody gets the messages.
 func (r *route) matched() bool { return len(r.receivers)+len(r.groups) > 0 }
 
-// bind finds out what messages to a receiver have to wait for.
+// bind notes whether messages to a receiver wait for a function or the store.
 func (r *route) bind(b *Broker, to *receiver) {
 	r.persists = r.persists || to.qos > 0 && to.session.persistent()
 	to.downstream = b.boundDownstream(to.session, r.topic)
@@ -110,7 +110,7 @@ func (b *Broker) boundDownstream(s *session, name string) bool {
 	return b.opts.Filter != nil && b.opts.Filter.Bound(Downstream, s.principal, name)
 }
 
-// validTopic refuses what is not a topic name, or one with too many levels.
+// validTopic refuses a name that is no topic name, or has too many levels.
 func validTopic(name string) error {
 	if err := topic.ValidName(name); err != nil {
 		return &packet.Error{Code: packet.TopicNameInvalid, Msg: "topic name " + err.Error()}

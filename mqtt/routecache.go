@@ -7,7 +7,7 @@ import (
 )
 
 // routeCache holds the routes of one publisher. It belongs to one goroutine, and
-// ends with drop. What it held longest makes room for what is new.
+// ends with drop. Its oldest route makes room for a new one.
 type routeCache struct {
 	routes         map[string]*route
 	oldest, newest *route
@@ -20,8 +20,8 @@ const (
 	maxRoutes     = 1 << 16
 )
 
-// routeBudget is what all caches together may take beyond their own part: a
-// gateway that speaks for 25,000 devices should not match each message anew.
+// routeBudget is the memory that all caches together may take beyond their own part:
+// a gateway that speaks for 25,000 devices should not match each message anew.
 type routeBudget struct {
 	limit int64 // a sixteenth of the memory ceiling, or 64 MiB
 	held  atomic.Int64
@@ -111,8 +111,8 @@ func (r *route) current(b *Broker) bool {
 	return r.generation == b.tree.Generation() && r.routeEpoch == b.routeEpoch.Load()
 }
 
-// fill asks everything anew. The stamps are read first: what changes meanwhile
-// makes them differ.
+// fill asks everything anew. The stamps are read first: a change meanwhile makes them
+// differ.
 func (rc *routeCache) fill(b *Broker, r *route, from *session) {
 	r.generation, r.routeEpoch = b.tree.Generation(), b.routeEpoch.Load()
 	r.receivers, r.groups = r.receivers[:0], nil

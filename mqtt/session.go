@@ -12,7 +12,7 @@ import (
 // never is the Session Expiry Interval of a session that does not expire.
 const never = 0xFFFFFFFF
 
-// session is what the broker remembers of a client, connected or not. At most one
+// session is the broker's memory of a client, connected or not. At most one
 // connection has it: see [Broker.claimSession].
 type session struct {
 	b         *Broker
@@ -85,7 +85,7 @@ func (d *sending) mayOvertake() bool {
 const (
 	expiryTimer = iota
 	willTimer
-	retryTimer // of what the store refused, or could not read
+	retryTimer // after the store refused a change, or could not be read
 )
 
 func newSession(b *Broker, p Principal, key store.SessionKey) *session {
@@ -105,7 +105,7 @@ func (s *session) chargeMemory(n int) {
 }
 
 // persistent reports whether the session outlives its connection, so that the
-// store has to keep what is meant for it.
+// store has to keep the messages for it.
 func (s *session) persistent() bool { return s.expiry.Load() != 0 }
 
 // armTimer arms one of the timers; the caller holds mu.
@@ -123,7 +123,7 @@ func (s *session) stopTimer(which int) {
 	}
 }
 
-// storeRecord returns what the store keeps of the session. The caller holds mu.
+// storeRecord returns the store's record of the session. The caller holds mu.
 func (s *session) storeRecord(disconnected, willAt time.Time) store.Session {
 	r := store.Session{Key: s.key, Expiry: s.expiry.Load(), Will: s.will, WillDelay: s.willDelay}
 	if !disconnected.IsZero() {
@@ -135,7 +135,7 @@ func (s *session) storeRecord(disconnected, willAt time.Time) store.Session {
 	return r
 }
 
-// attach gives the session to c. What was in flight has to be sent again. It
+// attach gives the session to c. The messages in flight have to be sent again. It
 // reports false if the session ended meanwhile; then the store knows that.
 func (s *session) attach(c *conn, expiry uint32) (before beforeAttach, ok bool) {
 	s.recordToken <- struct{}{}
@@ -147,7 +147,7 @@ func (s *session) attach(c *conn, expiry uint32) (before beforeAttach, ok bool) 
 	}
 	s.attachments++
 	s.stopTimer(expiryTimer)
-	s.stopTimer(willTimer) // one that fires now sees the epoch [MQTT-3.1.3-9]
+	s.stopTimer(willTimer) // one that fires now sees attachments [MQTT-3.1.3-9]
 	before = beforeAttach{s.expiry.Load(), nil, s.willDelay, s.stateSince}
 	s.setExpiry(expiry)
 	before.will = s.setWill(c.will) // [MQTT-3.1.2-7]

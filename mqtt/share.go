@@ -16,40 +16,40 @@ import (
 // groupKey names a shared subscription.
 type groupKey struct{ name, filter string }
 
-// group is the members of one shared subscription and what waits for them.
+// group is the members of one shared subscription and the messages that wait for them.
 //
-// Each message goes to one member: in turn to those that are connected and have
-// room. At QoS 0 that is all. At QoS 1 and 2 it enters the group's queue, in the
-// store if the session of some member is persistent, or was when what waits there
-// came, and else in memory, and stays there while no member has room or all are
-// away. A member is lent a message of QoS 1: it leaves the queue with the
-// acknowledgement, and goes to another member if the connection ends before. One of
-// QoS 2 becomes the member's own before it is sent: it is never given to two
-// [MQTT-4.8.2-4] [MQTT-4.8.2-5].
+// Each message goes to one member: in turn to the connected ones that have room. At
+// QoS 0 that is all. At QoS 1 and 2 it enters the group's queue and stays there while
+// no member has room or all are away. The queue is in the store if the session of some
+// member is persistent, or was when the waiting messages came, and else in memory. A
+// member is lent a message of QoS 1: it leaves the queue with the acknowledgement, and
+// goes to another member if the connection ends before. A message of QoS 2 becomes the
+// member's own before it is sent: it is never given to two [MQTT-4.8.2-4]
+// [MQTT-4.8.2-5].
 type group struct {
 	b     *Broker
 	share groupKey
-	key   store.SessionKey // of its queue in the store; no other group ever had it
+	key   store.SessionKey // of its queue in the store; no other group ever had that key
 
-	persistent atomic.Bool   // the store keeps what comes
+	persistent atomic.Bool   // the store keeps new messages
 	qos        atomic.Uint32 // highest of the members' subscriptions
-	needsRoom  atomic.Bool   // something waits for room: who makes some calls pump
+	needsRoom  atomic.Bool   // a message waits for room: a session that makes some calls pump
 	refused    atomic.Bool   // by the store, to read the queue or to make a message a member's own: none of QoS 2 goes out
 
-	reviewMu sync.Mutex // held for review, before mu
+	reviewMu sync.Mutex // held for reviewPersistence, before mu
 
 	mu           sync.Mutex // guards all below
 	members      []*subscription
-	asleep       map[*session]struct{} // whose subscriptions sleep
-	nextMember   int
-	queueStored  bool    // the store has the queue
-	waitingLoans []*loan // that no member has, oldest first: given back, or never in the store
-	charged      int     // bytes of those never in the store
-	order        uint64
-	pumping      bool // one goroutine is in pump
-	pumpAgain    bool // it has to look once more
-	asking       bool // a function has the next message
-	ended        bool // it has ended: nothing may wait any more
+	asleep       map[*session]struct{} // sessions of sleeping subscriptions
+	nextMember   int                   // counts up; modulo the members, the next in turn
+	queueStored  bool                  // the store has the queue
+	waitingLoans []*loan               // that no member has, oldest first: given back, or never in the store
+	charged      int                   // bytes of the loans never in the store
+	order        uint64                // of the last loan
+	pumping      bool                  // one goroutine is in pump
+	pumpAgain    bool                  // it has to look once more
+	asking       bool                  // a function has the next message
+	ended        bool                  // it has ended: nothing may wait any more
 
 	// Of the goroutine in pump.
 	readSeq uint64 // last entry of the store's queue that was fetched
@@ -69,7 +69,7 @@ func newGroup(b *Broker, of groupKey, kept bool, id string) *group {
 	return g
 }
 
-// parseGroup returns whose queue the store keeps under k, if it is a group's.
+// parseGroup returns the group of the store's queue under k, if it is a group's.
 func parseGroup(k store.SessionKey) (of groupKey, id string, ok bool) {
 	if k.Identity != shareIdentity {
 		return groupKey{}, "", false
@@ -87,7 +87,7 @@ func (b *Broker) allGroups() []*group {
 }
 
 // putMember adds a member or replaces its subscription. One that sleeps is no member
-// until it wakes, but what waits stays for it.
+// until it wakes, but the queue stays for it.
 func (g *group) putMember(sub *subscription) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -99,12 +99,12 @@ func (g *group) putMember(sub *subscription) {
 	}
 	delete(g.asleep, sub.session)
 	if i >= 0 {
-		g.members = slices.Clone(g.members) // others read without the lock
+		g.members = slices.Clone(g.members) // it is read without the lock too
 		g.members[i] = sub
 		return
 	}
 	g.members = append(slices.Clip(g.members), sub)
-	g.needsRoom.Store(true) // what waited for a member
+	g.needsRoom.Store(true) // messages may have waited for a member
 }
 
 func (g *group) memberCount() int { return len(g.allMembers()) }
@@ -115,7 +115,7 @@ func (g *group) allMembers() []*subscription {
 	return g.members
 }
 
-// removeMember takes a member out and returns how many are left, those that sleep
+// removeMember takes a member out and returns how many are left, sleeping ones
 // included.
 func (g *group) removeMember(s *session) (left int) {
 	g.mu.Lock()
@@ -136,7 +136,7 @@ func (g *group) position(s *session) int {
 	return slices.IndexFunc(g.members, func(m *subscription) bool { return m.session == s })
 }
 
-// inTurn returns the members, beginning with whose turn it is.
+// inTurn returns the members, and the index of the next one in turn.
 func (g *group) inTurn() (members []*subscription, first int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -144,13 +144,13 @@ func (g *group) inTurn() (members []*subscription, first int) {
 	return g.members, g.nextMember
 }
 
-// reviewPersistence decides anew, after a change of its members or their sessions, whether
-// the store has to keep what comes for the group. The queue is in the store
-// before anything is meant for it.
+// reviewPersistence decides anew, after a change of its members or their sessions,
+// whether the store has to keep new messages for the group. The queue is in the store
+// before the first of them.
 func (g *group) reviewPersistence() {
 	g.reviewMu.Lock()
 	defer g.reviewMu.Unlock()
-	keep := g.b.opts.Store.QueueStats(g.key).Messages > 0 // what comes shall not pass what is there
+	keep := g.b.opts.Store.QueueStats(g.key).Messages > 0 // new messages shall not pass the ones that are there
 	qos := byte(0)
 	for _, m := range g.allMembers() {
 		qos = max(qos, m.QoS)
@@ -169,7 +169,7 @@ func (g *group) reviewPersistence() {
 	}
 }
 
-// endGroup forgets what waits for the group: it has no member any more, nor one that
+// endGroup forgets the group's messages: it has no member any more, nor one that
 // sleeps.
 func (g *group) endGroup() {
 	g.mu.Lock()
@@ -238,7 +238,7 @@ func (g *group) chargeMemory(n int) {
 	g.b.memory.add(n)
 }
 
-// giveBackLoans takes loans that their members did not acknowledge.
+// giveBackLoans takes back loans that their members did not acknowledge.
 func (g *group) giveBackLoans(loans ...*loan) {
 	g.mu.Lock()
 	if g.ended {

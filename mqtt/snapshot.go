@@ -58,12 +58,12 @@ type Counters struct {
 	Redispatched       uint64            // of shared subscriptions: not acknowledged when a member's connection ended
 	SharedWaiting      int               // of shared subscriptions: no member has room, or all are away
 	Throttled          uint64            // times that a publisher's socket was not read because of its rate
-	MemoryHeld         int64             // bytes held for others
+	MemoryHeld         int64             // bytes in the memory budget
 	MemoryLimit        int64             // 0: none
 	MemoryRefused      map[string]uint64 // connect, publish and subscribe at the limit
 	BytesReceived      uint64
 	BytesSent          uint64
-	DeniedLogin        uint64 // wrong or missing credentials, and those not looked at
+	DeniedLogin        uint64 // wrong, missing or unchecked credentials
 	DeniedConnect      uint64
 	DeniedPublish      uint64
 	DeniedSubscribe    uint64
@@ -125,8 +125,8 @@ func (b *Broker) Counters() Counters {
 	}
 }
 
-// sharedWaiting counts what waits in the queues of shared subscriptions, those
-// that are lent included where the store has them.
+// sharedWaiting counts the messages in the queues of shared subscriptions, the lent
+// ones included where the store has them.
 func (b *Broker) sharedWaiting() (n int) {
 	for _, g := range b.allGroups() {
 		n += g.inMemoryCount() + b.opts.Store.QueueStats(g.key).Messages
@@ -147,7 +147,7 @@ type SessionInfo struct {
 	Subscriptions []string
 	Asleep        int               // of them: the policy does not grant them now
 	Inflight      int               // sent, not acknowledged
-	Queued        int               // waiting, those in flight included for a persistent session
+	Queued        int               // waiting, in flight included for a persistent session
 	Dropped       uint64            // messages that the session lost
 	Drops         map[string]uint64 // the same by reason
 	Denied        uint64            // of the connection

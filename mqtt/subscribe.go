@@ -24,7 +24,7 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 		replay = append(replay, c.b.retainedFor(sub, c.own.subscribe(sub))...)
 	}
 	if c.b.policyChanges.Load() != policy {
-		c.b.reauthorize(c.own) // the policy changed while nobody knew of the subscriptions
+		c.b.reauthorize(c.own) // the policy changed while the tree did not have the subscriptions
 	}
 	ack.Properties = c.explain(why)
 	if err := c.answer(ack); err != nil {
@@ -37,8 +37,8 @@ func (c *conn) handleSubscribe(flags byte, body []byte) error {
 	return nil
 }
 
-// grantAll decides each filter, puts the codes into ack, and returns what is
-// granted and why the first one that is not was refused.
+// grantAll decides each filter, puts the codes into ack, and returns the granted
+// subscriptions and why the first refused one was refused.
 func (c *conn) grantAll(p *packet.Subscribe, ack *packet.Suback) (granted []*subscription, why string) {
 	fresh := make(map[string]struct{}) // filters that the session does not have yet
 	for _, asked := range p.Subscriptions {
@@ -53,8 +53,8 @@ func (c *conn) grantAll(p *packet.Subscribe, ack *packet.Suback) (granted []*sub
 	return granted, why
 }
 
-// persistSubscriptions waits until the store has what was granted, before any of it
-// counts. What cannot be kept is refused in ack.
+// persistSubscriptions waits until the store has the granted subscriptions, before any
+// of them counts. If it cannot keep them, they are refused in ack.
 func (c *conn) persistSubscriptions(granted []*subscription, ack *packet.Suback) error {
 	if len(granted) == 0 || !c.own.stored.Load() {
 		return nil
@@ -121,7 +121,7 @@ func (c *conn) grant(
 	return sub, v, packet.ReasonCode(asked.QoS)
 }
 
-// completeSubscription fills in what follows from the rest of a subscription.
+// completeSubscription fills in the fields that follow from the others.
 func (b *Broker) completeSubscription(sub *subscription, name string, shared bool) {
 	if sub.ID != 0 {
 		sub.ids = []uint32{sub.ID}

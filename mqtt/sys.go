@@ -15,10 +15,10 @@ const (
 	sweepInterval  = time.Minute
 )
 
-// Run does what is due by the clock until ctx is done: it publishes
-// $SYS/broker/*, tries again what the store refused groups, sweeps what expired,
-// and says who lost messages. When it returns, no timer of the broker fires any
-// more.
+// Run does the work that is due by the clock until ctx is done: it publishes
+// $SYS/broker/*, tries again where the store refused groups, sweeps expired messages,
+// and logs the sessions that lost messages. When it returns, no timer of the broker
+// fires any more.
 func (b *Broker) Run(ctx context.Context) error {
 	defer b.stopTimers()
 	b.startTimers()
@@ -57,7 +57,7 @@ func (b *Broker) stopTimers() {
 	}
 }
 
-// status returns $SYS/broker/* as of now. They are made when somebody asks and
+// status returns $SYS/broker/* as of now. They are made for each subscription and
 // kept nowhere.
 func (b *Broker) status() []*store.Message {
 	c := b.Counters()

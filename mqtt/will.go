@@ -51,7 +51,7 @@ func (s *session) setWill(w *store.Message) (before *store.Message) {
 
 // scheduleWill decides at the end of a connection when the will is published:
 // now, after its delay, or with the session's end if that comes first
-// [MQTT-3.1.2-8]. The caller holds mu and publishes what is returned.
+// [MQTT-3.1.2-8]. The caller holds mu and publishes the will that is returned.
 func (s *session) scheduleWill(expiry uint32) (due *store.Message, at time.Time) {
 	switch {
 	case s.will == nil:
@@ -88,9 +88,9 @@ func (s *session) armWill(d time.Duration) {
 // willRetry is after how long a will is tried again that the store had no room for.
 const willRetry = 10 * time.Second
 
-// postponeWill has a will wait that could not be kept, as long as its client stays
-// away, and reports false if there is nobody to wait for. The store gets the change
-// that was to come with it, but keeps the will.
+// postponeWill has a will wait that the store could not keep, as long as its client
+// stays away, and reports false if the session has ended. The store gets the change
+// that was to come with the will, but keeps the will.
 func (s *session) postponeWill(w *store.Message, change func(store.Tx)) bool {
 	s.mu.Lock()
 	if s.ended {

@@ -27,7 +27,7 @@ type slot struct {
 	state slotState
 	qos   byte
 	live  bool  // counts against this connection's quota
-	loan  *loan // what is the client's for this connection only, in place of seq
+	loan  *loan // a shared message lent for this connection only, in place of seq
 }
 
 // window holds the messages in flight to a client. A packet identifier modulo
@@ -113,8 +113,9 @@ func (w *window) freeSlot(s *slot) {
 	*s = slot{}
 }
 
-// suspend marks everything as sent on an earlier connection, and lets go of what a
-// session that is away does not need. It returns by how much the memory grew.
+// suspend marks all messages as sent on an earlier connection, and lets go of the
+// memory that a session without messages in flight does not need. It returns by how
+// much the memory grew.
 func (w *window) suspend() (bytes int) {
 	if w.used == 0 {
 		bytes = -w.bytes()

@@ -6,17 +6,17 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// workspace is what one goroutine needs while it handles the packets of a connection.
+// workspace is the memory of one goroutine that handles the packets of a connection.
 // A reader that is a goroutine has one for as long as it reads; an event loop has
-// one for all of its connections, so that an idle connection holds none.
+// one for all of its connections, so that an idle connection has none.
 type workspace struct {
 	pub           packet.Publish
 	scratch       scratch
 	batch         batch
-	buf           []byte  // what was read
+	buf           []byte  // the bytes that were read
 	filled        int     // of buf
 	roomyReads    int     // reads in a row that did not need a large buffer
-	raw           []byte  // the packet in hand, in buf; nil if what it says has changed
+	raw           []byte  // the packet in hand, in buf; nil if its content has changed
 	chunk         *buffer // of buf, if large messages may be sent from there
 	answerAwaited bool    // something else than a PUBLISH of QoS 0 came: its client may wait for an answer
 }
