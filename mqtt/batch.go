@@ -145,7 +145,7 @@ func (o *outgoing) resetFrames() {
 		}
 	}
 	o.have = 0
-	if cap(o.buf) > keepBuffer {
+	if cap(o.buf) > maxPooled {
 		o.buf = nil
 	}
 	o.buf = o.buf[:0]

@@ -125,14 +125,14 @@ func (s *session) queueInMemory(d store.Delivery) {
 	default:
 		s.inMemory = append(s.inMemory, d)
 		s.inMemoryBytes += size
-		s.b.memory.add(size)
+		s.b.memory.charge(size)
 	}
 }
 
 // dropInMemory drops the deliveries that wait in memory: the connection that they
 // waited for is over. The caller holds mu.
 func (s *session) dropInMemory() {
-	s.b.memory.add(-s.inMemoryBytes)
+	s.b.memory.charge(-s.inMemoryBytes)
 	s.inMemory, s.inMemoryBytes = nil, 0
 }
 
@@ -374,7 +374,7 @@ func (s *session) pumpInMemory(bt *batch, c *conn) {
 	}
 	s.inMemoryBytes -= freed
 	if freed > 0 {
-		s.b.memory.add(-freed)
+		s.b.memory.charge(-freed)
 	}
 	if s.inMemory = s.inMemory[n:]; len(s.inMemory) == 0 {
 		s.inMemory = nil

@@ -103,7 +103,7 @@ type noticeView struct {
 // noticesPerSecond bounds the notices to one identity.
 const noticesPerSecond = 10
 
-func (n *notices) add(sub *subscription) {
+func (n *notices) addReader(sub *subscription) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	v := n.subs[sub.session.principal.ID]
@@ -114,7 +114,7 @@ func (n *notices) add(sub *subscription) {
 	v.sessions[sub.session] = sub
 }
 
-func (n *notices) remove(sub *subscription) {
+func (n *notices) removeReader(sub *subscription) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	id := sub.session.principal.ID

@@ -221,7 +221,7 @@ func (c *conn) release() {
 	c.b.openConnections.Add(-1)
 	c.b.uncountAddress(c.address)
 	if c.loop != nil {
-		c.loop.remove(c)
+		c.loop.removeConn(c)
 		c.clients.Done()
 	}
 }

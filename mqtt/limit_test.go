@@ -253,9 +253,9 @@ func TestServerReference(t *testing.T) {
 		if p := want[*packet.Disconnect](kicked); p.ReasonCode != packet.UseAnotherServer || p.Properties.ServerReference != "paris" {
 			t.Errorf("kicked: %s to %q", show(p), p.Properties.ServerReference)
 		}
-		w.b.memory.add(1 << 20)
+		w.b.memory.charge(1 << 20)
 		_, ack := w.connectAck(packet.V5, "new")
-		w.b.memory.add(-1 << 20)
+		w.b.memory.charge(-1 << 20)
 		if ack.ReasonCode != packet.UseAnotherServer || ack.Properties.ServerReference != other {
 			t.Errorf("while memory is full: %s to %q", show(ack), ack.Properties.ServerReference)
 		}

@@ -41,7 +41,7 @@ func (c *conn) savePartial(b []byte) {
 		old.freeBuffer()
 		return
 	}
-	if old == nil || cap(old.b) > keepBuffer && len(b) <= sharedLimit {
+	if old == nil || cap(old.b) > maxPooled && len(b) <= sharedLimit {
 		c.partial = bufferPool.Get().(*buffer)
 	}
 	c.partial.b = append(c.partial.b[:0], b...)

@@ -377,7 +377,7 @@ func (c *conn) joinLoop() (bool, error) {
 	c.clients.Add(1)
 	unhook := c.stopHook // the loop tells c of the listener's end
 	c.stopHook, c.connectTimer = nil, nil
-	if err := l.add(c); err != nil {
+	if err := l.addConn(c); err != nil {
 		unhook()
 		return false, err
 	}
@@ -385,8 +385,8 @@ func (c *conn) joinLoop() (bool, error) {
 	return true, nil
 }
 
-// add gives a connection to the loop, which has it as soon as add is called.
-func (l *loop) add(c *conn) error {
+// addConn gives a connection to the loop, which has it as soon as add is called.
+func (l *loop) addConn(c *conn) error {
 	l.mu.Lock() // an event of it waits until it is in the table
 	defer l.mu.Unlock()
 	fd := c.descriptor.FD()
@@ -408,8 +408,8 @@ func (l *loop) watch(c *conn, ask func(*socket.Descriptor) error) error {
 	return err
 }
 
-// remove closes the descriptor of a connection that is over.
-func (l *loop) remove(c *conn) {
+// removeConn closes the descriptor of a connection that is over.
+func (l *loop) removeConn(c *conn) {
 	l.mu.Lock()
 	l.conns[c.descriptor.FD()] = nil
 	l.mu.Unlock()

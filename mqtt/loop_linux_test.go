@@ -519,8 +519,8 @@ func TestLoopRefuses(t *testing.T) {
 	}
 	l := &loop{poll: poll} // has the descriptor already
 	c := &conn{descriptor: d}
-	if err := l.add(c); err == nil || !c.away.Load() {
+	if err := l.addConn(c); err == nil || !c.away.Load() {
 		t.Errorf("added, away %v", c.away.Load())
 	}
-	l.remove(c)
+	l.removeConn(c)
 }

@@ -16,4 +16,4 @@ func (*conn) joinLoop() (bool, error) { return false, nil }
 
 type loop struct{}
 
-func (*loop) remove(*conn) {}
+func (*loop) removeConn(*conn) {}

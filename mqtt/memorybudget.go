@@ -38,8 +38,8 @@ const (
 	lookBytes    = 1 << 20 // that one pipeline takes before it looks
 )
 
-// add counts bytes that are held from now on, or no longer if n is negative.
-func (m *memoryBudget) add(n int) { m.updateFull(m.held.Add(int64(n)) + m.stored.Load()) }
+// charge counts bytes that are held from now on, or no longer if n is negative.
+func (m *memoryBudget) charge(n int) { m.updateFull(m.held.Add(int64(n)) + m.stored.Load()) }
 
 // total is the number of bytes that count.
 func (m *memoryBudget) total() int64 { return m.held.Load() + m.stored.Load() }
@@ -107,7 +107,7 @@ const heldWhenFull = 64 << 10
 // chargeMemory counts bytes that the connection has in memory. Of its reader.
 func (c *conn) chargeMemory(n int) {
 	c.charged += n
-	c.b.memory.add(n)
+	c.b.memory.charge(n)
 }
 
 // memoryAllows refuses a packet or an alias of n bytes for want of memory.

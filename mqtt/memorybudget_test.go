@@ -72,10 +72,10 @@ func TestOutboxGrowsAgain(t *testing.T) {
 		pub, sub := w.connect(packet.V5, "pub"), w.connect(packet.V5, "sub")
 		sub.subscribe(filter("a", 0))
 		const others = 63 << 20
-		w.b.memory.add(others)
+		w.b.memory.charge(others)
 		pub.publish("a", "short", 0, 0)
 		sub.wantMessage("short")
-		w.b.memory.add(-others)
+		w.b.memory.charge(-others)
 
 		pub.publish("nobody", strings.Repeat("x", maxReadBuffer), 0, 0) // so that the next read is a large one
 		synctest.Wait()
@@ -254,8 +254,8 @@ func TestFullMemoryRefusesLargePackets(t *testing.T) {
 	for name, b := range map[string][]byte{"packet": large[:100_000], "aliases": aliases} {
 		bubble(t, func(o *Options) { o.Memory = 1 << 20 }, func(t *testing.T, w *world) {
 			c := w.connect(packet.V5, "c")
-			w.b.memory.add(1 << 20)
-			defer w.b.memory.add(-1 << 20)
+			w.b.memory.charge(1 << 20)
+			defer w.b.memory.charge(-1 << 20)
 			c.send(&packet.Pingreq{})
 			want[*packet.Pingresp](c)
 			_, _ = c.nc.Write(b) // not all of it is read
@@ -271,21 +271,21 @@ func TestLedgerShare(t *testing.T) {
 	if got := l.share(100 << 20); got != 3<<16 {
 		t.Errorf("of an empty one %d", got)
 	}
-	l.add(1 << 19)
+	l.charge(1 << 19)
 	if got := l.share(100 << 20); got != 1<<16 {
 		t.Errorf("of half %d", got)
 	}
 	if got := l.share(1000); got != 1000 {
 		t.Errorf("a lower limit is %d", got)
 	}
-	l.add(1 << 19)
+	l.charge(1 << 19)
 	if got := l.share(100 << 20); got != 0 || !l.full.Load() {
 		t.Errorf("of a full one %d, full %v", got, l.full.Load())
 	}
-	if l.add(-1 << 15); !l.full.Load() {
+	if l.charge(-1 << 15); !l.full.Load() {
 		t.Error("no distance between full and not")
 	}
-	if l.add(-1 << 16); l.full.Load() {
+	if l.charge(-1 << 16); l.full.Load() {
 		t.Error("stays full")
 	}
 }
@@ -349,7 +349,7 @@ func TestHeldWhenFull(t *testing.T) {
 	bubble(t, func(o *Options) { o.Memory = 8 << 20 }, func(t *testing.T, w *world) {
 		for _, size := range []int{60_000, 70_000} {
 			pub := w.connect(packet.V5, fmt.Sprint("pub", size))
-			w.b.memory.add(8 << 20)
+			w.b.memory.charge(8 << 20)
 			whole := message("a", strings.Repeat("x", size), 1, 1).Append(nil, packet.V5)
 			for len(whole) > 0 {
 				n := min(len(whole), 5000)
@@ -372,7 +372,7 @@ func TestHeldWhenFull(t *testing.T) {
 				t.Errorf("%d bytes: %v", size, p)
 			}
 			pub.close()
-			w.b.memory.add(-8 << 20)
+			w.b.memory.charge(-8 << 20)
 		}
 	})
 }

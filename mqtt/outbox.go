@@ -51,7 +51,7 @@ type buffer struct {
 
 const (
 	fullBuffer = 64 << 10  // a buffer this full gets nothing more
-	keepBuffer = 256 << 10 // the largest buffer that returns to the pool
+	maxPooled  = 256 << 10 // the largest buffer that returns to the pool
 	loopBuffer = 256 << 10 // the buffer of an event loop
 )
 
@@ -68,7 +68,7 @@ func (r *buffer) freeBuffer() {
 			r.moreHolders.Store(0)
 			chunkPool.Put(r)
 		}
-	case cap(r.b) <= keepBuffer:
+	case cap(r.b) <= maxPooled:
 		r.b = r.b[:0]
 		bufferPool.Put(r)
 	}
@@ -275,7 +275,7 @@ func (c *conn) refill() {
 // chargeBytes counts the bytes that are left after a flush, and decides how many more
 // this client may have waiting. The caller holds mu.
 func (o *outbox) chargeBytes(limit int) {
-	o.memory.add(o.bytes - o.charged)
+	o.memory.charge(o.bytes - o.charged)
 	o.charged = o.bytes
 	o.limit = o.memory.share(limit)
 }

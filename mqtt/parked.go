@@ -129,7 +129,7 @@ func (p *pipeline) push(e *entry) {
 func (p *pipeline) addEntry(e *entry) {
 	p.waiting.Add(1)
 	p.parked.Add(e.size())
-	p.b.memory.add(int(e.size()))
+	p.b.memory.charge(int(e.size()))
 	if e.qos == 1 {
 		p.qos1.Add(1)
 	}
@@ -201,9 +201,9 @@ func (p *pipeline) callAfter(f func()) {
 func (p *pipeline) followPipeline(before *pipeline) {
 	e := &entry{stage: filtering}
 	p.addEntry(e)
-	p.b.memory.add(sessionCost)
+	p.b.memory.charge(sessionCost)
 	before.callAfter(func() {
-		p.b.memory.add(-sessionCost)
+		p.b.memory.charge(-sessionCost)
 		p.mu.Lock()
 		e.stage = filtered
 		p.mu.Unlock()

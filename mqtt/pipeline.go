@@ -437,7 +437,7 @@ func (p *pipeline) finishEntry(e *entry) {
 		stale := e.stale(p.b)
 		for i := range e.outs {
 			for j := range e.outs[i].deliveries {
-				e.outs[i].deliveries[j].send(p.batch, stale)
+				e.outs[i].deliveries[j].sendDelivery(p.batch, stale)
 			}
 		}
 	}
@@ -457,7 +457,7 @@ func (p *pipeline) finishEntry(e *entry) {
 		p.qos1.Add(-1)
 	}
 	p.parked.Add(-e.size())
-	p.b.memory.add(-int(e.size()))
+	p.b.memory.charge(-int(e.size()))
 	p.waiting.Add(-1)
 	if room := p.roomFreed.Load(); room != nil {
 		select {
@@ -467,9 +467,9 @@ func (p *pipeline) finishEntry(e *entry) {
 	}
 }
 
-// send hands the delivery to its session. stale tells that rights may be newer
+// sendDelivery hands the delivery to its session. stale tells that rights may be newer
 // than it; a message that goes through a queue is judged when it leaves that.
-func (d *delivery) send(bt *batch, stale bool) {
+func (d *delivery) sendDelivery(bt *batch, stale bool) {
 	if d.dropped {
 		return
 	}

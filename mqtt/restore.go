@@ -28,7 +28,7 @@ func (b *Broker) restoreAll(all []store.Session) {
 	}
 	for _, s := range all {
 		if s.Key.Identity != shareIdentity {
-			b.restore(s)
+			b.restoreSession(s)
 		}
 	}
 	for _, s := range all { // groups without members
@@ -39,9 +39,9 @@ func (b *Broker) restoreAll(all []store.Session) {
 	b.storedGroups = nil
 }
 
-// restore takes up a session that the store kept over a restart: its
+// restoreSession takes up a session that the store kept over a restart: its
 // subscriptions, the messages in flight, its will and its expiry.
-func (b *Broker) restore(kept store.Session) {
+func (b *Broker) restoreSession(kept store.Session) {
 	id, err := identity.ParseID(kept.Key.Identity)
 	if err != nil {
 		b.log.WithError(err).Error("session of an unreadable identity left out")

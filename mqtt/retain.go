@@ -21,7 +21,7 @@ func (b *Broker) retainedFor(sub *subscription, replaced bool) []store.Delivery 
 	}
 	found := b.opts.Store.Retained(sub.filter)
 	if within(sub.filter, "$SYS") {
-		for _, m := range b.status() {
+		for _, m := range b.statusMessages() {
 			if topic.Match(sub.filter, m.Topic) {
 				found = append(found, m)
 			}

@@ -62,9 +62,9 @@ func (r *route) slow(qos byte) bool {
 	return r.upstream || r.wantedElsewhere || r.downstream || r.persists && qos > 0
 }
 
-// add merges a subscription into the receivers: one copy per session, at the
+// addSubscription merges a subscription into the receivers: one copy per session, at the
 // highest QoS, with all identifiers. [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4]
-func (r *route) add(sub *subscription, from *session, index map[*session]int) {
+func (r *route) addSubscription(sub *subscription, from *session, index map[*session]int) {
 	if sub.group != nil {
 		r.groups = append(r.groups, sub.group)
 		return

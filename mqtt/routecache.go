@@ -104,7 +104,7 @@ func (rc *routeCache) drop(b *Broker) {
 func (rc *routeCache) charge(b *Broker, n int) {
 	rc.bytes += n
 	b.routes.held.Add(int64(n))
-	b.memory.add(n)
+	b.memory.charge(n)
 }
 
 func (r *route) current(b *Broker) bool {
@@ -124,7 +124,7 @@ func (rc *routeCache) fill(b *Broker, r *route, from *session) {
 		index = make(map[*session]int, len(rc.found))
 	}
 	for _, sub := range rc.found {
-		r.add(sub, from, index)
+		r.addSubscription(sub, from, index)
 	}
 	clear(rc.found)
 	for i := range r.receivers {

@@ -100,7 +100,7 @@ func newSession(b *Broker, p Principal, key store.SessionKey) *session {
 func (s *session) chargeMemory(n int) {
 	if !s.ended {
 		s.charged += n
-		s.b.memory.add(n)
+		s.b.memory.charge(n)
 	}
 }
 

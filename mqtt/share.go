@@ -235,7 +235,7 @@ func (g *group) queueInMemory(d store.Delivery) {
 // chargeMemory counts bytes that wait in memory. The caller holds mu.
 func (g *group) chargeMemory(n int) {
 	g.charged += n
-	g.b.memory.add(n)
+	g.b.memory.charge(n)
 }
 
 // giveBackLoans takes back loans that their members did not acknowledge.

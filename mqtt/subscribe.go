@@ -166,7 +166,7 @@ func (s *session) subscribe(sub *subscription) (replaced bool) {
 // other sites of a filter that is new here.
 func (b *Broker) subscribe(sub *subscription) {
 	if sub.filter == deniedTopic {
-		b.notices.add(sub)
+		b.notices.addReader(sub)
 		return
 	}
 	b.interestMu.Lock()
@@ -226,7 +226,7 @@ func (b *Broker) unmatch(sub *subscription) {
 // unsubscribe takes sub away from where messages are matched [MQTT-3.10.4-2].
 func (b *Broker) unsubscribe(sub *subscription) {
 	if sub.filter == deniedTopic {
-		b.notices.remove(sub)
+		b.notices.removeReader(sub)
 		return
 	}
 	b.interestMu.Lock()

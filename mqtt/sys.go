@@ -57,9 +57,9 @@ func (b *Broker) stopTimers() {
 	}
 }
 
-// status returns $SYS/broker/* as of now. They are made for each subscription and
+// statusMessages returns $SYS/broker/* as of now. They are made for each subscription and
 // kept nowhere.
-func (b *Broker) status() []*store.Message {
+func (b *Broker) statusMessages() []*store.Message {
 	c := b.Counters()
 	var all []*store.Message
 	text := func(name, value string) {
@@ -102,7 +102,7 @@ func (b *Broker) publishStatus() {
 	defer bt.done()
 	var routes routeCache
 	defer routes.drop(b)
-	for _, m := range b.status() {
+	for _, m := range b.statusMessages() {
 		r := routes.get(b, m.Topic, nil)
 		if len(r.receivers) > 0 {
 			bt.out.setMessage(m)
