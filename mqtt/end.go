@@ -301,8 +301,8 @@ type beforeAttach struct {
 	since  time.Time
 }
 
-// undoAttach undoes attach for a client that is refused after it: the session waits as
-// if that had not come.
+// undoAttach puts the session back into the state before attach, for a client that is
+// refused after it. The session waits for its client as before.
 func (s *session) undoAttach(c *conn, before beforeAttach) {
 	s.mu.Lock()
 	s.setWill(before.will)

@@ -18,17 +18,17 @@ type outbox struct {
 
 	mu          sync.Mutex
 	sink        socket.Sink   // nil before the client was admitted
-	sinkBusy    bool          // a goroutine uses the sink
-	writerRuns  bool          // that one is a writer goroutine
-	whenIdle    chan struct{} // closed when sinkBusy ends; nil unless a goroutine waits
 	queue       []segment     // packets that the sink has not seen
 	bytes       int           // of the queue and of the segment that the sink has
 	charged     int           // the part of bytes that is in the memory budget
-	written     chan struct{} // capacity 1: holds a token after the backlog was written; nil until a reader waited
+	sinkBusy    bool          // a goroutine uses the sink
+	writerRuns  bool          // that one is a writer goroutine
 	dirty       bool          // in the list of a batch that will flush
 	pushRefused bool          // push had no room, since the last refill
 	ending      bool          // nothing is taken any more: the connection closes once all is written
 	notified    bool          // the client of a TLS connection was told of its end
+	whenIdle    chan struct{} // closed when sinkBusy ends; nil unless a goroutine waits
+	written     chan struct{} // capacity 1: holds a token after the backlog was written; nil until a reader waited
 	aliases     aliasTable
 
 	firstSegments [2]segment // the queue's first array
@@ -154,8 +154,9 @@ func (o *outbox) backlogWritten() <-chan struct{} {
 	return o.written
 }
 
-// markDirty tells whether the caller has to put the connection on its batch's list.
-// The caller holds mu.
+// markDirty notes that a batch will flush the outbox. It reports whether that is new:
+// then the caller puts the connection on its batch's list, by batch.touch. The caller
+// holds mu.
 func (o *outbox) markDirty() bool {
 	fresh := !o.dirty
 	o.dirty = true

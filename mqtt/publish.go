@@ -160,7 +160,8 @@ func (c *conn) deliverNow(p *packet.Publish, r *route, s *session) {
 	}
 }
 
-// acceptedCode is the Reason Code of a message that was taken.
+// acceptedCode is the Reason Code of the acknowledgement of a message that was not
+// refused; matched says whether it has receivers.
 func acceptedCode(matched bool) packet.ReasonCode {
 	if matched {
 		return packet.Success

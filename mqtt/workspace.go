@@ -34,15 +34,15 @@ type scratch struct {
 var workspacePool = sync.Pool{New: func() any { return new(workspace) }}
 
 func getWorkspace(b *Broker) *workspace {
-	t := workspacePool.Get().(*workspace)
-	t.batch.b = b
-	return t
+	w := workspacePool.Get().(*workspace)
+	w.batch.b = b
+	return w
 }
 
-// putWorkspace gives a turn back. Nothing of its batch waits for a flush.
-func putWorkspace(t *workspace) {
-	t.pub = packet.Publish{}
-	t.buf, t.filled, t.roomyReads, t.raw, t.chunk = nil, 0, 0, nil, nil
-	t.batch.clean()
-	workspacePool.Put(t)
+// putWorkspace gives a workspace back. Nothing of its batch waits for a flush.
+func putWorkspace(w *workspace) {
+	w.pub = packet.Publish{}
+	w.buf, w.filled, w.roomyReads, w.raw, w.chunk = nil, 0, 0, nil, nil
+	w.batch.clean()
+	workspacePool.Put(w)
 }

@@ -30,8 +30,8 @@ func Of(nc net.Conn) *Conn {
 }
 
 // Conn is the socket of a connection, below TLS or alone. Once a sink writes through
-// its TLS, records gather until that sink writes them. HandOver replaces what is
-// inside.
+// its TLS, records gather until that sink writes them. HandOver replaces the
+// connection inside.
 type Conn struct {
 	net.Conn      // guarded by mu
 	sink     Sink // belongs to the user of the connection's sink
@@ -53,7 +53,7 @@ const maxKept = 256 << 10
 
 var errUnasked = errors.New("too many TLS records that nobody asked for")
 
-// inner returns what is inside now.
+// inner returns the connection inside.
 func (c *Conn) inner() net.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,7 +87,7 @@ func (c *Conn) LocalAddr() net.Addr { return c.inner().LocalAddr() }
 // RemoteAddr implements [net.Conn].
 func (c *Conn) RemoteAddr() net.Addr { return c.inner().RemoteAddr() }
 
-// gatherRecords keeps from now on what TLS writes, for the tlsSink.
+// gatherRecords keeps from now on the records that TLS writes, for the tlsSink.
 func (c *Conn) gatherRecords() {
 	c.mu.Lock()
 	c.gathering = true

@@ -19,8 +19,8 @@ import (
 // [net.Conn], which is closed: else the runtime's own poller would be woken by
 // each message as well.
 //
-// As a [net.Conn] it is what a [crypto/tls.Conn] reads from: the bytes that Fill
-// read before, and then errAgain. One goroutine at a time reads: that of the loop, or
+// As a [net.Conn] it gives a [crypto/tls.Conn] the bytes that Fill read before, and
+// then errAgain. One goroutine at a time reads: that of the loop, or
 // the one that has the connection meanwhile.
 type Descriptor struct {
 	fd int
@@ -94,8 +94,8 @@ func (d *Descriptor) ExpectEnd() { d.ending = true }
 // Ending reports whether Fill shall be called again though nothing else comes.
 func (d *Descriptor) Ending() bool { return d.ending }
 
-// Fill reads into dst what is there: 0 and no error if that is nothing. more tells
-// that there may be more. If tc is not nil, it decrypts what comes, which is read
+// Fill reads into dst the bytes that are there: 0 and no error if there are none. more
+// tells that there may be more. If tc is not nil, it decrypts them, and they are read
 // into scratch.
 func (d *Descriptor) Fill(tc *tls.Conn, dst, scratch []byte) (n int, more bool, err error) {
 	if tc == nil {
@@ -122,7 +122,7 @@ func (d *Descriptor) Fill(tc *tls.Conn, dst, scratch []byte) (n int, more bool, 
 	return n, err == nil, err
 }
 
-// receive reads what is there: 0 and no error if that is nothing.
+// receive reads the bytes that are there: 0 and no error if there are none.
 func (d *Descriptor) receive(b []byte) (int, error) {
 	for {
 		n, err := unix.Read(d.fd, b)

@@ -8,5 +8,5 @@
 //
 // On Linux [Conn.HandOver] takes a socket away from the runtime's poller. Its
 // [Descriptor] is then read where a [Poll] says that something came: the goroutine of
-// an event loop, which belongs to the caller, as does the decision what may wait.
+// an event loop, which belongs to the caller, as does the decision which of them may wait.
 package socket

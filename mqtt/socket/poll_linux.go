@@ -9,8 +9,8 @@ import (
 )
 
 // Poll tells one goroutine which of many descriptors it can read or write. Each is
-// registered once, for edges: an event says that something changed, and what it was
-// is found out by reading and writing.
+// registered once, for edges: an event says that something changed, and reading and
+// writing find the change.
 type Poll struct {
 	epoll  int
 	wake   int // an eventfd, written to end the waiting
@@ -51,8 +51,8 @@ func NewPoll(events int) (*Poll, error) {
 	return &Poll{epoll: epoll, wake: wake, events: make([]unix.EpollEvent, events)}, nil
 }
 
-// Wait appends to into what has happened. With block it waits until something has;
-// it reports false after Wake.
+// Wait appends the events since the last Wait to into. With block it waits for one; it
+// reports false after Wake.
 func (p *Poll) Wait(into []Event, block bool) ([]Event, bool) {
 	timeout := 0
 	if block {
@@ -90,10 +90,10 @@ func (p *Poll) Close() {
 	unix.Close(p.wake)
 }
 
-// Add asks for the events of d, those that are due included.
+// Add asks for the events of d, the ones that are due included.
 func (p *Poll) Add(d *Descriptor) error { return p.register(d, unix.EPOLL_CTL_ADD) }
 
-// Rearm asks again for those that are due.
+// Rearm asks again for the events of d that are due.
 func (p *Poll) Rearm(d *Descriptor) error { return p.register(d, unix.EPOLL_CTL_MOD) }
 
 func (p *Poll) register(d *Descriptor, op int) error {

@@ -9,12 +9,12 @@ import (
 
 // Sink writes to one connection. It has one user at a time.
 type Sink interface {
-	// Try writes what goes without blocking. If that is not all, done is false
-	// and the sink keeps the rest, aliasing b, for Drain.
+	// Try writes as much of b as goes without blocking. If that is not all, done is
+	// false and the sink keeps the rest, aliasing b, for Drain.
 	Try(b []byte) (done bool, err error)
 	// Hold keeps b for Drain.
 	Hold(b []byte)
-	// Drain blocks until what the sink keeps is written.
+	// Drain blocks until the bytes that the sink keeps are written.
 	Drain() error
 	// Patient reports whether a rest deserves a moment when the connection ends:
 	// where Try leaves one though the peer reads.
@@ -43,13 +43,13 @@ type TryWriter interface {
 	TryWrite(b []byte) (done bool, err error)
 }
 
-// Framed is a connection whose bytes travel in frames on another one, as those of
-// a WebSocket do. The sink shows it how to write to that one without blocking.
+// Framed is a connection whose bytes travel in frames on another one, as the bytes
+// of a WebSocket do. The sink shows it how to write to that one without blocking.
 type Framed interface {
 	net.Conn
 	// Below returns the connection that carries the frames.
 	Below() net.Conn
-	// WriteThrough has try write all frames from now on. What would block it keeps,
+	// WriteThrough has try write all frames from now on. It keeps bytes that would block,
 	// aliasing b, and takes nothing else until drain returned. No two calls overlap.
 	WriteThrough(try func(b []byte) (done bool, err error), drain func() error)
 	// TryFrame writes b as one frame. If not all of it goes, done is false and the
@@ -89,8 +89,8 @@ func quickSink(nc net.Conn) Sink {
 	return nil
 }
 
-// blockingSink leaves to Drain what the connection does not write at once as a
-// [TryWriter], and that is everything if it is none.
+// blockingSink leaves to Drain the bytes that the connection does not write at once as
+// a [TryWriter], and all bytes if it is none.
 type blockingSink struct {
 	nc   net.Conn
 	left []byte
@@ -134,7 +134,7 @@ func writeAll(nc net.Conn, b []byte) error {
 	return nc.SetWriteDeadline(time.Time{}) // it would end the next Try of a rawSink
 }
 
-// framedSink lets the connection make frames of what it writes.
+// framedSink lets the connection make frames of the bytes that it writes.
 type framedSink struct {
 	nc   Framed
 	held []byte
