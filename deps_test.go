@@ -25,7 +25,7 @@ var layers = map[string][]string{
 	"mqtt/packet":          {},
 	"mqtt/topic":           {},
 	"mqtt/store":           {"mqtt/packet"},
-	"mqtt/store/durable":   {"mqtt/packet", "mqtt/store"},
+	"mqtt/store/durable":   {"mqtt/packet", "mqtt/store", "mqtt/store/durable/disk"},
 	"mqtt/store/storetest": {"mqtt/packet", "mqtt/store"},
 	"mqtt/proxyproto":      {},
 	"mqtt/bench":           {"mqtt/packet"},
@@ -47,6 +47,8 @@ var layers = map[string][]string{
 	"node/control":         {"identity"},
 	"node/trust":           {"identity", "identity/directory", "mqtt/store", "policy"},
 	"console":              {},
+
+	"mqtt/store/durable/disk": {}, // files, and nothing of messages
 }
 
 // homes says which packages may import a third-party module.
@@ -57,7 +59,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/serf":         {"overlay/gossip"},
 	"github.com/hashicorp/memberlist":   {"overlay/gossip"},
 	"golang.zx2c4.com/wireguard":        {"overlay/wg"},
-	"github.com/cockroachdb/pebble":     {"mqtt/store/durable", "mqtt/history"},
+	"github.com/cockroachdb/pebble":     {"mqtt/store/durable", "mqtt/store/durable/disk", "mqtt/history"},
 	"github.com/hashicorp/hcl":          {"policy"},
 	"github.com/fsnotify/fsnotify":      {"policy"},
 	"github.com/fxamacker/cbor":         {"identity", "identity/directory", "identity/authority", "policy/slice"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
 )
 
 const (
@@ -24,23 +25,23 @@ const (
 
 // committer is the state of the one goroutine that writes.
 type committer struct {
-	db       *database
+	db       *disk.Database
 	notices  chan []*tx    // to the goroutine that calls back; closed by Run
 	outage   error         // why nothing can be committed
 	pause    time.Duration // before the next try
-	synced   mark          // where the log ended at the last sync
+	synced   disk.Mark     // where the log ended at the last sync
 	unsynced [][]byte      // batches since then
 	waiting  int           // bytes of unsynced
 	timers   timers
 	room     room
-	makeRoom reclaimer
+	makeRoom *disk.Reclaimer
 }
 
 // timers of [Store.Run].
 type timers struct{ lazy, sync, reopen *time.Timer }
 
-func (c *committer) begin(db *database) {
-	c.db, c.synced = db, db.disk.position()
+func (c *committer) begin(db *disk.Database) {
+	c.db, c.synced = db, db.Position()
 	c.unsynced, c.waiting = nil, 0
 }
 
@@ -60,8 +61,7 @@ func (s *Store) Run(ctx context.Context) error {
 	s.notices = make(chan []*tx, 1)
 	s.tells(true)
 	wg.Go(s.callBack)
-	s.makeRoom.low = make(chan *database, 1)
-	wg.Go(func() { s.makeRoom.run(ctx) })
+	wg.Go(func() { s.makeRoom.Run(ctx) })
 	for ctx.Err() == nil {
 		s.step(ctx)
 	}
@@ -70,7 +70,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	s.sync()
 	close(s.notices)
-	close(s.makeRoom.low)
+	s.makeRoom.End()
 	wg.Wait()
 	s.tells(false)
 	s.refuseLate()
@@ -85,7 +85,7 @@ func stopped() *time.Timer {
 
 // step waits for something to do and does it.
 func (s *Store) step(ctx context.Context) {
-	lost := s.committer.db.disk.lost
+	lost := s.committer.db.Lost()
 	if s.outage != nil {
 		lost = nil
 	}
@@ -105,7 +105,7 @@ func (s *Store) step(ctx context.Context) {
 	case <-s.timers.sync.C:
 		s.sync()
 	case <-lost:
-		s.fail(s.committer.db.disk.err())
+		s.fail(s.committer.db.Err())
 	case <-s.timers.reopen.C:
 		s.reopen()
 	}
@@ -274,7 +274,7 @@ func (s *Store) write(b *pebble.Batch, wanted bool) error {
 	if s.outage != nil {
 		return b.Close()
 	}
-	if err := db.commit(b, o); err != nil {
+	if err := db.Commit(b, o); err != nil {
 		if o == pebble.NoSync {
 			s.forgetLast(size)
 		}
@@ -300,7 +300,7 @@ func (s *Store) sync() {
 	}
 	b := s.committer.db.NewBatch()
 	must(b.LogData(nil, nil))
-	if err := s.committer.db.commit(b, pebble.Sync); err != nil {
+	if err := s.committer.db.Commit(b, pebble.Sync); err != nil {
 		s.fail(err)
 		return
 	}
@@ -310,7 +310,7 @@ func (s *Store) sync() {
 
 // fail begins an outage.
 func (s *Store) fail(err error) {
-	s.outage = diskError(s.dir, err)
+	s.outage = s.files.Failed(err)
 	s.pause = s.options.retry
 	s.timers.reopen.Reset(s.pause)
 	s.log.WithField(logfield.Reason, err.Error()).Error("the disk refuses the store's writes: messages that must be kept are refused until it takes them again")
@@ -321,7 +321,7 @@ func (s *Store) fail(err error) {
 func (s *Store) reopen() {
 	db, err := s.openAgain()
 	if err != nil {
-		if isDamage(err) && !isDamage(s.outage) {
+		if disk.IsDamage(err) && !disk.IsDamage(s.outage) {
 			s.log.WithField(logfield.Reason, err.Error()).Error("the store's files were damaged while it ran: messages that must be kept are refused")
 		}
 		s.outage = err
@@ -332,7 +332,7 @@ func (s *Store) reopen() {
 	old := s.db.Swap(db)
 	s.begin(db)
 	s.outage = nil
-	_ = old.release() // it has failed
+	_ = old.Release() // it has failed
 	s.wakePeers()
 	s.log.Info("the disk takes the store's writes again")
 }
@@ -348,34 +348,14 @@ func (s *Store) wakePeers() {
 
 // openAgain opens the files as they were at the last sync, and repeats what was
 // committed since then without one.
-func (s *Store) openAgain() (*database, error) {
+func (s *Store) openAgain() (*disk.Database, error) {
 	if errors.Is(s.outage, store.ErrFull) {
-		if s.diskRoom() != nil {
+		if s.files.Room() != nil {
 			return nil, s.outage
 		}
 		s.room.used = batchSize // the next commit looks anew
 	}
-	if err := s.recheckManifest(); err != nil {
-		return nil, s.explain(err)
-	}
-	fs := s.options.fs
-	if err := dropLogsAfter(fs, s.dir, s.synced); err != nil {
-		return nil, diskError(s.dir, err)
-	}
-	db, err := openDatabase(fs, s.dir, s.synced, s.log)
-	if err != nil {
-		return nil, err
-	}
-	for _, repr := range s.unsynced {
-		b := db.NewBatch()
-		must(b.SetRepr(append([]byte(nil), repr...)))
-		if err := db.commit(b, pebble.Sync); err != nil {
-			_ = db.release()
-			return nil, diskError(s.dir, err)
-		}
-		_ = b.Close()
-	}
-	return db, nil
+	return s.files.Reopen(s.synced, s.unsynced)
 }
 
 // room watches how much of the disk is left.
@@ -394,7 +374,7 @@ func (r *room) low(s *Store, now time.Time) error {
 	before := r.err
 	r.err = s.roomLeft() // looks at the last one
 	if r.err != nil && s.outage == nil {
-		s.makeRoom.ask(s.committer.db)
+		s.makeRoom.Ask(s.committer.db)
 	}
 	switch {
 	case before == nil && r.err != nil:
@@ -407,22 +387,10 @@ func (r *room) low(s *Store, now time.Time) error {
 
 // roomLeft returns why nothing may be added, or nil.
 func (s *Store) roomLeft() error {
-	if err := s.diskRoom(); err != nil {
+	if err := s.files.Room(); err != nil {
 		return err
 	}
 	return s.withinMax()
-}
-
-// diskRoom is roomLeft for the disk.
-func (s *Store) diskRoom() error {
-	u, err := s.options.fs.GetDiskUsage(s.dir)
-	if err == nil && u.AvailBytes < s.options.reserve(u.TotalBytes) {
-		return fmt.Errorf("store in %s: %w: %d MiB are left on the disk", s.dir, store.ErrNoSpace, u.AvailBytes>>20)
-	}
-	if err == nil {
-		s.keepBallast(u)
-	}
-	return nil
 }
 
 // withinMax is roomLeft for the limit of this store.
@@ -434,7 +402,7 @@ func (s *Store) withinMax() error {
 	if s.room.err != nil { // else each message that fits in again would be refused the next moment
 		most -= most / 16
 	}
-	if _, n := s.committer.db.size(); n > most {
+	if _, n := s.committer.db.Size(); n > most {
 		return fmt.Errorf("store in %s: %w: its files take %d of %d MiB", s.dir, store.ErrNoSpace, n>>20, s.options.MaxDisk>>20)
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -116,81 +115,6 @@ func TestDamagedWhileRunning(t *testing.T) {
 	}
 	if err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(benchKey(0), store.Delivery{Message: numbered(0, 1)}) }); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestTornLog ends the log of a store in the middle of a record.
-func TestTornLog(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "s")
-	s := start(t, dir, Options{})
-	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
-		t.Fatal(err)
-	}
-	for n := range 100 {
-		if err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(alice, store.Delivery{Message: numbered(n, 100)}) }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	torn := filepath.Join(t.TempDir(), "torn")
-	if err := os.CopyFS(torn, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
-	logs, err := filepath.Glob(filepath.Join(torn, "*.log"))
-	if err != nil || len(logs) != 1 {
-		t.Fatal(logs, err)
-	}
-	if err := os.Truncate(logs[0], s.db.Load().disk.position().size-50); err != nil {
-		t.Fatal(err)
-	}
-	again := start(t, torn, Options{})
-	if got := again.QueueStats(alice).Messages; got != 99 {
-		t.Errorf("%d messages are left of 100, of which the last is torn", got)
-	}
-}
-
-// TestRepairCutShort ends a repair between its two renames.
-func TestRepairCutShort(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "s")
-	s := start(t, dir, Options{})
-	if err := storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }); err != nil {
-		t.Fatal(err)
-	}
-	s.stop()
-	if err := os.Rename(dir, dir+repaired); err != nil {
-		t.Fatal(err)
-	}
-	if v, ok := start(t, dir, Options{}).Value("f", "k"); !ok || string(v) != "v" {
-		t.Errorf("got %q", v)
-	}
-}
-
-// TestRepairOfAnother opens a store that another process is repairing, between its
-// two renames: they are left to that one.
-func TestRepairOfAnother(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "s")
-	start(t, dir, Options{})
-	if err := os.Rename(dir, dir+repaired); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), "another process") {
-		t.Errorf("got %v", err)
-	}
-	if err := os.Rename(dir+repaired, dir); err != nil {
-		t.Error(err)
-	}
-}
-
-// alterKeys changes the database of a closed store, as damage and its repair may.
-func alterKeys(t *testing.T, disk vfs.FS, alter func(b *pebble.Batch)) {
-	t.Helper()
-	db, err := openDatabase(disk, "data", mark{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := db.NewBatch()
-	alter(b)
-	if err := errors.Join(db.commit(b, pebble.Sync), db.release()); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -304,5 +228,17 @@ func TestRevivedEntry(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.stop()
+	}
+}
+
+func flipByte(t *testing.T, path string, at int64) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err == nil {
+		content[at] ^= 1 << (at % 8)
+		err = os.WriteFile(path, content, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/go-cmp/cmp"
 
@@ -231,7 +232,7 @@ func TestRecoversUnderLoad(t *testing.T) {
 // linking is a disk that fails while a backup links a table.
 type linking struct {
 	*faulty
-	db func() *database
+	lost func() <-chan struct{}
 }
 
 // MaybeError implements errorfs.Injector.
@@ -240,14 +241,14 @@ func (l linking) MaybeError(op errorfs.Op) error {
 		return l.faulty.MaybeError(op)
 	}
 	l.set(true)
-	<-l.db().disk.lost
+	<-l.lost()
 	return syscall.ENOSPC
 }
 
 // TestDiskFullInBackup ends an outage that began during a backup.
 func TestDiskFullInBackup(t *testing.T) {
 	var s *running
-	fault := linking{&faulty{}, func() *database { return s.db.Load() }}
+	fault := linking{&faulty{}, func() <-chan struct{} { return s.db.Load().Lost() }}
 	recovered, log := newRecovery()
 	s = start(t, "data", Options{Log: log, retry: time.Millisecond, fs: errorfs.Wrap(vfs.NewMem(), fault)})
 	put := func() error { return storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) }) }
@@ -315,7 +316,7 @@ func (d dead) MaybeError(op errorfs.Op) error {
 	d.mu.Lock()
 	on := d.on
 	d.mu.Unlock()
-	if on && op.Kind == errorfs.OpFileReadAt && isTable(op.Path) {
+	if on && op.Kind == errorfs.OpFileReadAt && strings.HasSuffix(op.Path, ".sst") {
 		return syscall.EIO
 	}
 	return d.faulty.MaybeError(op)
@@ -361,5 +362,97 @@ func TestDeadDisk(t *testing.T) {
 	}
 	if got, err := s.Queue(alice, 0, make([]store.Entry, 0, 9)); len(got) != 1 || err != nil {
 		t.Errorf("the queue has %v: %v", got, err)
+	}
+}
+
+// TestManifestDamagedWhileRunning opens the files anew after an outage in which a
+// bit of the manifest flipped.
+func TestManifestDamagedWhileRunning(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		t.Run(fmt.Sprintf("both=%t", both), func(t *testing.T) {
+			disk := vfs.NewMem()
+			fault := &mending{}
+			heard, log := newRecovery()
+			s := start(t, "data", Options{fs: errorfs.Wrap(disk, fault), Log: log, retry: time.Millisecond})
+			if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
+				t.Fatal(err)
+			}
+			for n := range 3 {
+				publish(t, s.Store, n)
+				if err := s.db.Load().Flush(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			manifest := manifestOf(t, disk)
+			fault.refuse(manifest, func() {
+				flipInPlace(t, disk, manifest)
+				if both {
+					flipInPlace(t, disk, manifest+".copy")
+				}
+			})
+			for storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("u")) }) == nil {
+			}
+			if said := <-heard; strings.Contains(said, "damaged while it ran") != both {
+				t.Errorf("said %q", said)
+			}
+			err := storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) })
+			if errors.Is(err, ErrDamaged) != both || (err != nil) != both {
+				t.Errorf("got %v", err)
+			}
+			if got := len(storetest.Entries(s, alice)); got != 3 {
+				t.Errorf("%d messages", got)
+			}
+		})
+	}
+}
+
+// mending is a disk that refuses writes until a file is opened: not earlier, as
+// what was read of the file before would do for the writes that are taken then.
+type mending struct {
+	faulty
+	path string
+	done func() // before the file is opened
+}
+
+func (m *mending) refuse(path string, done func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.path, m.done, m.on = path, done, true
+}
+
+// MaybeError implements errorfs.Injector.
+func (m *mending) MaybeError(op errorfs.Op) error {
+	m.mu.Lock()
+	if m.on && op.Kind == errorfs.OpOpen && op.Path == m.path {
+		m.done()
+		m.on = false
+	}
+	m.mu.Unlock()
+	return m.faulty.MaybeError(op)
+}
+
+// manifestOf returns the path of the manifest that counts.
+func manifestOf(t *testing.T, disk vfs.FS) string {
+	t.Helper()
+	name, err := atomicfs.ReadMarker(disk, "data", "manifest")
+	if err != nil || name == "" {
+		t.Fatalf("manifest %q: %v", name, err)
+	}
+	return disk.PathJoin("data", name)
+}
+
+// flipInPlace flips a bit of a file that a process may have open.
+func flipInPlace(t *testing.T, disk vfs.FS, path string) {
+	t.Helper()
+	f, err := disk.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	if err == nil {
+		b := make([]byte, 1)
+		_, err = f.ReadAt(b, 40)
+		b[0] ^= 1
+		_, err2 := f.WriteAt(b, 40)
+		err = errors.Join(err, err2, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
 )
 
 // loader reads a database into a store's memory.
@@ -22,26 +23,13 @@ type loader struct {
 }
 
 // load fills the memory of s from the database.
-func (s *Store) load(db *database) error {
+func (s *Store) load(db *disk.Database) error {
 	if err := checkFormat(db); err != nil {
 		return err
 	}
 	s.forget()
 	l := loader{s: s}
-	it, err := db.NewIter(nil)
-	if err != nil {
-		return err
-	}
-	for ok := it.First(); ok; ok = it.Next() {
-		value, err := it.ValueAndErr()
-		if err != nil {
-			return errors.Join(err, it.Close())
-		}
-		if err := l.key(it.Key(), slices.Clone(value)); err != nil {
-			l.strange++
-		}
-	}
-	if err := errors.Join(it.Error(), it.Close()); err != nil {
+	if err := db.View(nil, l.keys); err != nil {
 		return err
 	}
 	if l.strange > 0 {
@@ -54,6 +42,20 @@ func (s *Store) load(db *database) error {
 		s.stats.QueuedBytes += x.queue.stats.Bytes
 	}
 	return l.removeRests(db)
+}
+
+// keys takes all keys.
+func (l *loader) keys(it *pebble.Iterator) error {
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		if err := l.key(it.Key(), slices.Clone(value)); err != nil {
+			l.strange++
+		}
+	}
+	return nil
 }
 
 // forget empties the memory of s.
@@ -74,15 +76,16 @@ func (s *Store) forget() {
 
 // checkFormat refuses what another version wrote, and names the format of a new
 // database.
-func checkFormat(db *database) error {
-	value, closer, err := db.Get(metaFormat)
+func checkFormat(db *disk.Database) error {
+	value, err := db.Get(metaFormat)
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
-		return errors.Join(db.Set(metaFormat, []byte{version}, pebble.Sync), db.disk.err())
+		b := db.NewBatch()
+		must(b.Set(metaFormat, []byte{version}, nil))
+		return db.Commit(b, pebble.Sync)
 	case err != nil:
 		return err
 	}
-	defer closer.Close()
 	if len(value) != 1 || value[0] != version {
 		return fmt.Errorf("its format is %x, not %x: another version of this program wrote it", value, version)
 	}
@@ -258,7 +261,7 @@ func (l *loader) outboundKey(key, value []byte) error {
 // removeRests deletes what a repair left of sessions whose record, or whose end, was
 // lost, and of entries that were: the next entry with that number was not sent. And
 // the entries that it brought back.
-func (l *loader) removeRests(db *database) error {
+func (l *loader) removeRests(db *disk.Database) error {
 	b := db.NewBatch()
 	for _, id := range l.orphans {
 		from := binary.BigEndian.AppendUint64([]byte{columnSession}, id)
@@ -284,5 +287,5 @@ func (l *loader) removeRests(db *database) error {
 	if b.Empty() {
 		return b.Close()
 	}
-	return db.commit(b, pebble.Sync)
+	return db.Commit(b, pebble.Sync)
 }

@@ -355,7 +355,7 @@ func (s *Store) inOrder() error {
 }
 
 // lost reports whether the store's disk has failed.
-func (s *Store) lost() bool { return s.db.Load().disk.err() != nil }
+func (s *Store) lost() bool { return s.db.Load().Err() != nil }
 
 func startModel(t *rapid.T, o Options) *running {
 	s, err := Open("data", o)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
 )
 
 // Sessions implements [store.Store].
@@ -200,7 +201,7 @@ func (s *Store) fill(
 		}
 		from += next
 		db := s.db.Load()
-		err := db.fill(entries[from:], prefix, decode, &damaged)
+		err := fillFrom(db, entries[from:], prefix, decode, &damaged)
 		if err == nil {
 			break
 		}
@@ -212,12 +213,12 @@ func (s *Store) fill(
 			break
 		}
 		from += next
-		if db.disk.err() != nil || errors.Is(err, ErrClosed) {
+		if db.Err() != nil || errors.Is(err, ErrClosed) {
 			entries, outage = entries[:from], err
 			break
 		}
 		unread = err
-		if isDamage(err) {
+		if disk.IsDamage(err) {
 			damaged = append(damaged, entries[from].Seq)
 		}
 		from++
@@ -238,43 +239,37 @@ func (s *Store) reportUnread(err error) {
 	s.log.WithField(logfield.Reason, err.Error()).Error("queued messages cannot be read from the store")
 }
 
-// fill reads the messages of entries that have none.
-func (db *database) fill(
-	entries []store.Entry, prefix []byte, decode func([]byte) (store.Delivery, error), damaged *[]uint64,
+// fillFrom reads the messages of entries that have none from one database.
+func fillFrom(
+	db *disk.Database, entries []store.Entry, prefix []byte, decode func([]byte) (store.Delivery, error), damaged *[]uint64,
 ) error {
-	db.readers.RLock()
-	defer db.readers.RUnlock()
-	if db.closed {
-		return ErrClosed
-	}
 	key := func(seq uint64) []byte { return binary.BigEndian.AppendUint64(slices.Clone(prefix), seq) }
 	last := entries[len(entries)-1].Seq
-	it, err := db.iterate(&pebble.IterOptions{LowerBound: key(entries[0].Seq), UpperBound: key(last + 1)})
-	if err != nil {
-		return err
-	}
-	i := 0
-	for ok := it.First(); ok; ok = it.Next() {
-		seq := binary.BigEndian.Uint64(it.Key()[len(prefix):])
-		for i < len(entries) && entries[i].Seq < seq {
-			i++
+	bounds := &pebble.IterOptions{LowerBound: key(entries[0].Seq), UpperBound: key(last + 1)}
+	return db.View(bounds, func(it *pebble.Iterator) error {
+		i := 0
+		for ok := it.First(); ok; ok = it.Next() {
+			seq := binary.BigEndian.Uint64(it.Key()[len(prefix):])
+			for i < len(entries) && entries[i].Seq < seq {
+				i++
+			}
+			if i == len(entries) {
+				break
+			}
+			if entries[i].Seq != seq || entries[i].Message != nil {
+				continue
+			}
+			value, err := it.ValueAndErr()
+			if err != nil {
+				return err
+			}
+			d, err := decode(slices.Clone(value))
+			if err != nil {
+				*damaged = append(*damaged, seq)
+				continue
+			}
+			entries[i].Delivery = d
 		}
-		if i == len(entries) {
-			break
-		}
-		if entries[i].Seq != seq || entries[i].Message != nil {
-			continue
-		}
-		value, err := it.ValueAndErr()
-		if err != nil {
-			return errors.Join(err, it.Close())
-		}
-		d, err := decode(slices.Clone(value))
-		if err != nil {
-			*damaged = append(*damaged, seq)
-			continue
-		}
-		entries[i].Delivery = d
-	}
-	return errors.Join(it.Error(), it.Close())
+		return nil
+	})
 }

@@ -8,14 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"go.uber.org/goleak"
 
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -186,16 +185,7 @@ func TestRefusedInOrder(t *testing.T) {
 func TestAnotherFormat(t *testing.T) {
 	disk := vfs.NewMem()
 	start(t, "data", Options{fs: disk}).stop()
-	db, err := openDatabase(disk, "data", mark{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Set(metaFormat, []byte{version + 1}, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.release(); err != nil {
-		t.Fatal(err)
-	}
+	alterKeys(t, disk, func(b *pebble.Batch) { must(b.Set(metaFormat, []byte{version + 1}, nil)) })
 	if _, err := Open("data", Options{fs: disk}); err == nil || !strings.Contains(err.Error(), "format") {
 		t.Errorf("got %v", err)
 	}
@@ -315,68 +305,6 @@ func TestKilled(t *testing.T) {
 		}
 		if last == 0 || next <= last {
 			t.Errorf("queue %d ends before %d, %d was acknowledged", p, next, last)
-		}
-	}
-}
-
-// snapshots is a disk that keeps what a process leaves behind which is killed at
-// one of its writes.
-type snapshots struct {
-	disk *vfs.MemFS
-
-	mu   sync.Mutex
-	left []*vfs.MemFS
-}
-
-// MaybeError implements errorfs.Injector.
-func (s *snapshots) MaybeError(op errorfs.Op) error {
-	if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.left = append(s.left, clone(s.disk))
-	}
-	return nil
-}
-
-func (s *snapshots) String() string { return "(Snapshots)" }
-
-// TestKilledAtStart kills a process whose log is torn, in its first record or a
-// later one, and then the next process at each write of its start and of a message:
-// nothing more is lost, or said to be.
-func TestKilledAtStart(t *testing.T) {
-	for whole := range 2 {
-		disk := vfs.NewCrashableMem()
-		s := start(t, "data", Options{fs: disk})
-		if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
-			t.Fatal(err)
-		}
-		s.stop()
-		s = start(t, "data", Options{fs: disk})
-		for n := range whole + 1 {
-			publish(t, s.Store, n)
-		}
-		end := s.db.Load().disk.position()
-		disk = clone(disk)
-		if err := replaceFile(disk, end.path, read(t, disk, end.path)[:end.size-5]); err != nil {
-			t.Fatal(err)
-		}
-		kills := &snapshots{disk: disk}
-		s = start(t, "data", Options{fs: errorfs.Wrap(disk, kills)})
-		publish(t, s.Store, whole)
-		kills.mu.Lock()
-		left := append(kills.left, clone(disk))
-		kills.mu.Unlock()
-		for i, left := range left {
-			if err := served(left, whole); err != nil {
-				t.Errorf("%d whole, killed at write %d: %v", whole, i, err)
-			}
-			names, err := left.List("")
-			if err != nil || slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, "damaged") }) {
-				t.Errorf("%d whole, killed at write %d: there are %v: %v", whole, i, names, err)
-			}
-		}
-		if err := served(left[len(left)-1], whole+1); err != nil {
-			t.Error(err)
 		}
 	}
 }

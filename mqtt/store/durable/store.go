@@ -2,27 +2,25 @@ package durable
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
 )
 
 // ErrClosed is the error of a transaction that came after [Store.Run] ended.
-var ErrClosed = errors.New("store is closed")
+var ErrClosed = disk.ErrClosed
 
 // ErrDamaged is wrapped by the error of [Open] if the manifest and its copy are
 // damaged, so that it is not known what the files hold: restore a backup, or begin
 // anew.
-var ErrDamaged = errors.New("files are damaged")
+var ErrDamaged = disk.ErrDamaged
 
 // Options configures a [Store]. Zero values are usable.
 type Options struct {
@@ -54,7 +52,7 @@ type Store struct {
 	options Options
 	limits  store.Limits
 	log     logrus.FieldLogger
-	lock    io.Closer
+	files   *disk.Dir
 
 	jobsMu  sync.Mutex
 	jobs    []*tx         // waiting for the committer
@@ -64,7 +62,7 @@ type Store struct {
 	telling bool          // somebody calls back
 	wake    chan struct{} // capacity 1; taken by the committer
 
-	db atomic.Pointer[database] // set by the committer
+	db atomic.Pointer[disk.Database] // set by the committer
 
 	committer // of the goroutine in Run
 	staging   staging
@@ -119,71 +117,22 @@ func Open(dir string, o Options) (*Store, error) {
 }
 
 func (s *Store) open() (err error) {
-	fs := s.options.fs
-	if err := fs.MkdirAll(fs.PathDir(s.dir), 0o700); err != nil {
-		return diskError(s.dir, err)
-	}
-	// The lock lies beside the directory, which a repair renames.
-	if s.lock, err = fs.Lock(s.dir + ".lock"); err != nil {
-		return fmt.Errorf("lock store in %s, perhaps another process uses it: %w", s.dir, err)
-	}
-	db, err := s.openFiles()
-	if errors.Is(err, store.ErrNoSpace) && s.dropBallast(err) {
-		db, err = s.openFiles()
-	}
+	o := &s.options
+	s.files, err = disk.Lock(s.dir, disk.Options{
+		FS: o.fs, Log: s.log, Reserve: o.Reserve, NoSpace: store.ErrNoSpace, Copied: beginHistory,
+	})
 	if err != nil {
-		_ = s.lock.Close()
+		return err
+	}
+	db, err := s.files.Open(s.load)
+	if err != nil {
+		_ = s.files.Unlock()
 		return err
 	}
 	s.db.Store(db)
 	s.begin(db)
-	s.timers = newTimers()
+	s.timers, s.makeRoom = newTimers(), disk.NewReclaimer()
 	return nil
-}
-
-// openFiles opens the database and reads it into memory, after a repair if need
-// be.
-func (s *Store) openFiles() (*database, error) {
-	if err := s.finishRepair(); err != nil {
-		return nil, err
-	}
-	if err := s.options.fs.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, diskError(s.dir, err)
-	}
-	readable, err := s.checkFiles()
-	if err != nil {
-		return nil, s.explain(err)
-	}
-	db, err := openDatabase(s.options.fs, s.dir, readable, s.log)
-	if err != nil {
-		return nil, s.explain(err)
-	}
-	if err = s.load(db); err == nil {
-		return db, nil
-	}
-	_ = db.release()
-	if !isDamage(err) {
-		return nil, diskError(s.dir, err)
-	}
-	if err := s.repair(err); err != nil {
-		return nil, err
-	}
-	if db, err = openDatabase(s.options.fs, s.dir, mark{}, s.log); err != nil {
-		return nil, s.explain(err)
-	}
-	if err = s.load(db); err != nil {
-		_ = db.release()
-		return nil, diskError(s.dir, err)
-	}
-	return db, nil
-}
-
-// explain marks damage that keeps a database from opening.
-func (s *Store) explain(err error) error {
-	if isDamage(err) {
-		return fmt.Errorf("store in %s: %w: %w", s.dir, ErrDamaged, err)
-	}
-	return err
 }
 
 // Close releases the files. Run must have ended, or never have begun: then what
@@ -195,8 +144,8 @@ func (s *Store) Close() error {
 	s.jobs = nil
 	s.jobsMu.Unlock()
 	s.refuseLate()
-	err := s.db.Load().release()
-	return errors.Join(err, s.lock.Close())
+	err := s.db.Load().Release()
+	return errors.Join(err, s.files.Unlock())
 }
 
 // Update implements [store.Store]. It calls add before it returns, in the
@@ -237,13 +186,7 @@ func (s *Store) submit(t *tx) {
 
 // DiskBytes returns how many bytes the files take.
 func (s *Store) DiskBytes() uint64 {
-	db := s.db.Load()
-	db.readers.RLock()
-	defer db.readers.RUnlock()
-	if db.closed {
-		return 0
-	}
-	all, _ := db.size()
+	all, _ := s.db.Load().Size()
 	return all
 }
 
@@ -261,16 +204,5 @@ func (s *Store) peer(name string) *peer {
 // on the same file system. The store serves on meanwhile; the copy shares its
 // tables until they change. Values of [store.OfHistory] are not in it.
 func (s *Store) Backup(dir string) error {
-	db := s.db.Load()
-	if !db.begin() {
-		return ErrClosed
-	}
-	defer db.working.Done()
-	if err := db.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
-		return fmt.Errorf("back up store to %s: %w", dir, err)
-	}
-	if err := db.disk.err(); err != nil {
-		return fmt.Errorf("back up store to %s: %w", dir, err)
-	}
-	return s.endHistoryIn(dir)
+	return s.files.Backup(s.db.Load(), dir)
 }

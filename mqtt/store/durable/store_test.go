@@ -2,12 +2,16 @@ package durable
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/mqtt/store"
+	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
 	"github.com/hpmq/hpmq/mqtt/store/storetest"
 )
 
@@ -47,6 +51,31 @@ func run(s *Store, failed func(error)) *running {
 		}
 	})
 	return r
+}
+
+func publish(t *testing.T, s *Store, n int) {
+	t.Helper()
+	if err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(alice, store.Delivery{Message: numbered(n, 0)}) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// alterKeys changes the database of a closed store, as damage and its repair may.
+func alterKeys(t *testing.T, fs vfs.FS, alter func(b *pebble.Batch)) {
+	t.Helper()
+	files, err := disk.Lock("data", disk.Options{FS: fs, Log: logrus.New(), NoSpace: store.ErrNoSpace, Copied: beginHistory})
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := files.Open(func(*disk.Database) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := db.NewBatch()
+	alter(b)
+	if err := errors.Join(db.Commit(b, pebble.Sync), db.Release(), files.Unlock()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestDurable(t *testing.T) {

@@ -1,4 +1,4 @@
-package durable
+package disk
 
 import (
 	"bytes"
@@ -19,54 +19,51 @@ import (
 // damaged one.
 const repaired = ".repaired"
 
+// copySize is after how many bytes a batch of a repair is committed.
+const copySize = 1 << 20
+
 // finishRepair finishes a repair that was cut short between its two renames.
-func (s *Store) finishRepair() error {
-	fs := s.options.fs
-	if _, err := fs.Stat(s.dir); !errors.Is(err, os.ErrNotExist) {
+func (d *Dir) finishRepair() error {
+	fs := d.fs
+	if _, err := fs.Stat(d.path); !errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if _, err := fs.Stat(s.dir + repaired); err != nil {
+	if _, err := fs.Stat(d.path + repaired); err != nil {
 		return nil
 	}
-	if err := fs.Rename(s.dir+repaired, s.dir); err != nil {
-		return fmt.Errorf("repair of damaged store: %w", diskError(s.dir, err))
+	if err := fs.Rename(d.path+repaired, d.path); err != nil {
+		return fmt.Errorf("repair of damaged store: %w", d.Failed(err))
 	}
 	return nil
 }
 
-// isDamage reports whether err is about the content of a file.
-func isDamage(err error) bool {
-	_, damaged := errors.AsType[*damagedFile](err)
-	return damaged || errors.Is(err, errNoManifest) || pebble.IsCorruptionError(err)
-}
-
 // asideName returns where damaged files go.
-func (s *Store) asideName() string {
-	return s.dir + ".damaged-" + time.Now().UTC().Format("20060102T150405.000")
+func (d *Dir) asideName() string {
+	return d.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000")
 }
 
 // repair copies what can be read to a new directory and puts that in the place
 // of the damaged one, which stays under another name.
-func (s *Store) repair(cause error) error {
-	fs := s.options.fs
-	aside := s.asideName()
-	fresh := s.dir + repaired
+func (d *Dir) repair(cause error) error {
+	fs := d.fs
+	aside := d.asideName()
+	fresh := d.path + repaired
 	if err := fs.RemoveAll(fresh); err != nil { // of a repair that was cut short
-		return diskError(s.dir, err)
+		return d.Failed(err)
 	}
-	kept, gaps, err := s.copyReadable(fs, fresh)
+	kept, gaps, err := d.copyReadable(fs, fresh)
 	if err != nil {
-		return fmt.Errorf("repair of damaged store: %w (the damage: %w)", diskError(s.dir, err), cause)
+		return fmt.Errorf("repair of damaged store: %w (the damage: %w)", d.Failed(err), cause)
 	}
-	for _, move := range [][2]string{{s.dir, aside}, {fresh, s.dir}} {
+	for _, move := range [][2]string{{d.path, aside}, {fresh, d.path}} {
 		if err := fs.Rename(move[0], move[1]); err != nil {
-			return fmt.Errorf("repair of damaged store: %w", diskError(s.dir, err))
+			return fmt.Errorf("repair of damaged store: %w", d.Failed(err))
 		}
 	}
-	if err := syncDir(fs, fs.PathDir(s.dir)); err != nil {
-		return diskError(s.dir, err)
+	if err := syncDir(fs, fs.PathDir(d.path)); err != nil {
+		return d.Failed(err)
 	}
-	s.log.WithField(logfield.File, aside).WithField(logfield.Reason, cause.Error()).
+	d.log.WithField(logfield.File, aside).WithField(logfield.Reason, cause.Error()).
 		WithField("kept", kept).WithField("gaps", gaps).
 		Error("the store was damaged: what could be read is kept, the damaged files are set aside")
 	return nil
@@ -74,12 +71,12 @@ func (s *Store) repair(cause error) error {
 
 // copyReadable copies all that can be read to a new database, and tells how many
 // keys that were and in how many places something is missing.
-func (s *Store) copyReadable(fs vfs.FS, fresh string) (kept, gaps int, err error) {
-	from, err := openDatabase(fs, s.dir, mark{}, s.log)
+func (d *Dir) copyReadable(fs vfs.FS, fresh string) (kept, gaps int, err error) {
+	from, err := d.openDatabase(d.path, Mark{})
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() { _ = from.release() }()
+	defer func() { _ = from.Release() }()
 	cuts, err := tableBounds(from)
 	if err != nil {
 		return 0, 0, err
@@ -87,11 +84,11 @@ func (s *Store) copyReadable(fs vfs.FS, fresh string) (kept, gaps int, err error
 	if err := fs.MkdirAll(fresh, 0o700); err != nil {
 		return 0, 0, err
 	}
-	to, err := openDatabase(fs, fresh, mark{}, s.log)
+	to, err := d.openDatabase(fresh, Mark{})
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() { _ = to.release() }()
+	defer func() { _ = to.Release() }()
 	for i := range len(cuts) + 1 {
 		o := &pebble.IterOptions{LowerBound: []byte{0}, UpperBound: []byte{0xff}}
 		if i > 0 {
@@ -115,11 +112,11 @@ func (s *Store) copyReadable(fs vfs.FS, fresh string) (kept, gaps int, err error
 			step *= 2
 		}
 	}
-	last := lastBatch(to)
-	if err := endHistory(to, last); err != nil {
+	last := to.NewBatch()
+	if err := d.copied(to, last); err != nil {
 		return kept, gaps, err
 	}
-	return kept, gaps, to.commit(last, pebble.Sync)
+	return kept, gaps, to.Commit(last, pebble.Sync)
 }
 
 // skip returns the key so many behind key, taken as a number, or nil if that is
@@ -142,17 +139,10 @@ func skip(key []byte, step uint64, end []byte) []byte {
 	return next
 }
 
-// lastBatch holds the format, in case the damage took it.
-func lastBatch(db *database) *pebble.Batch {
-	b := db.NewBatch()
-	must(b.Set(metaFormat, []byte{version}, nil))
-	return b
-}
-
 // tableBounds returns the keys at which tables begin or end: behind the next of
 // them reading goes on when a table cannot be read.
-func tableBounds(db *database) ([][]byte, error) {
-	levels, err := db.SSTables()
+func tableBounds(db *Database) ([][]byte, error) {
+	levels, err := db.pebble.SSTables()
 	if err != nil {
 		return nil, err
 	}
@@ -169,9 +159,9 @@ func tableBounds(db *database) ([][]byte, error) {
 
 // copyRange copies keys until one cannot be read, and then returns the last
 // before it. The error is of the copy.
-func copyRange(from, to *database, o *pebble.IterOptions) (n int, last []byte, err error) {
+func copyRange(from, to *Database, o *pebble.IterOptions) (n int, last []byte, err error) {
 	b := to.NewBatch()
-	it, failure := from.NewIter(o)
+	it, failure := from.pebble.NewIter(o)
 	if failure != nil {
 		return 0, o.LowerBound, nil
 	}
@@ -182,21 +172,21 @@ func copyRange(from, to *database, o *pebble.IterOptions) (n int, last []byte, e
 			break
 		}
 		last = append(last[:0], it.Key()...)
-		must(b.Set(last, value, nil))
+		err := b.Set(last, value, nil)
 		n++
-		if b.Len() < batchSize {
-			continue
+		if err == nil && b.Len() >= copySize {
+			err = to.Commit(b, pebble.NoSync)
+			b = to.NewBatch()
 		}
-		if err := to.commit(b, pebble.NoSync); err != nil {
+		if err != nil {
 			return n, nil, errors.Join(err, it.Close())
 		}
-		b = to.NewBatch()
 	}
 	if it.Error() == nil && failure == nil {
 		last = nil
 	}
 	_ = it.Close() // it repeats its error
-	return n, last, to.commit(b, pebble.NoSync)
+	return n, last, to.Commit(b, pebble.NoSync)
 }
 
 func syncDir(fs vfs.FS, dir string) error {

@@ -1,4 +1,4 @@
-package durable
+package disk
 
 import (
 	"bytes"
@@ -111,17 +111,17 @@ func (f *copiedFile) Close() error {
 }
 
 // findManifest returns the name of the manifest, or "" if there is no database yet.
-func (s *Store) findManifest() (string, error) {
-	name, err := atomicfs.ReadMarker(s.options.fs, s.dir, "manifest")
+func (d *Dir) findManifest() (string, error) {
+	name, err := atomicfs.ReadMarker(d.fs, d.path, "manifest")
 	if err != nil {
-		return "", diskError(s.dir, err)
+		return "", d.Failed(err)
 	}
 	if name != "" {
 		return name, nil
 	}
-	names, err := s.options.fs.List(s.dir)
+	names, err := d.fs.List(d.path)
 	if err != nil {
-		return "", diskError(s.dir, err)
+		return "", d.Failed(err)
 	}
 	if slices.ContainsFunc(names, func(name string) bool { return isTable(name) || isLog(name) }) {
 		return "", errNoManifest
@@ -130,12 +130,12 @@ func (s *Store) findManifest() (string, error) {
 }
 
 // recheckManifest is for a database that failed, whose manifest may end early.
-func (s *Store) recheckManifest() error {
-	name, err := s.findManifest()
+func (d *Dir) recheckManifest() error {
+	name, err := d.findManifest()
 	if err != nil {
 		return err
 	}
-	path, r, err := s.readManifest(name)
+	path, r, err := d.readManifest(name)
 	if end := r.end(); err == nil && r.goesOnAfter(end) {
 		return &damagedFile{path, end}
 	}
@@ -144,22 +144,22 @@ func (s *Store) recheckManifest() error {
 
 // readManifest returns what is in the manifest. If its copy has more, and all of
 // what is sound in the manifest, the copy takes its place before.
-func (s *Store) readManifest(name string) (path string, r records, err error) {
-	fs := s.options.fs
-	path = fs.PathJoin(s.dir, name)
+func (d *Dir) readManifest(name string) (path string, r records, err error) {
+	fs := d.fs
+	path = fs.PathJoin(d.path, name)
 	r.content, err = readAll(fs, path)
 	sound := r.content[:r.end()]
 	if whole := readCopy(fs, path); len(whole) >= len(r.content) && len(whole) > len(sound) && bytes.HasPrefix(whole, sound) {
 		if err == nil && !bytes.HasPrefix(whole, r.content) {
 			err = &damagedFile{path, len(sound)}
 		}
-		return path, records{content: whole}, s.useCopy(path, whole, err)
+		return path, records{content: whole}, d.useCopy(path, whole, err)
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		return path, records{}, nil // Pebble says so better
 	}
 	if err != nil {
-		err = diskError(s.dir, err)
+		err = d.Failed(err)
 	}
 	return path, r, err
 }
@@ -177,17 +177,17 @@ func readCopy(fs vfs.FS, path string) []byte {
 
 // useCopy makes whole the manifest. What was there is set aside unless it is the
 // beginning of whole.
-func (s *Store) useCopy(path string, whole []byte, damage error) error {
-	fs := s.options.fs
+func (d *Dir) useCopy(path string, whole []byte, damage error) error {
+	fs := d.fs
 	if damage == nil || errors.Is(damage, os.ErrNotExist) {
 		if err := replaceFile(fs, path, whole); err != nil {
-			return diskError(s.dir, err)
+			return d.Failed(err)
 		}
-		s.log.WithField(logfield.File, path).
+		d.log.WithField(logfield.File, path).
 			Warn("the store's manifest ends early, as after a kill, or is missing: its copy has the rest and takes its place")
 		return nil
 	}
-	aside := s.asideName()
+	aside := d.asideName()
 	err := fs.MkdirAll(aside, 0o700)
 	if err == nil {
 		err = fs.Rename(path, fs.PathJoin(aside, fs.PathBase(path)))
@@ -196,9 +196,9 @@ func (s *Store) useCopy(path string, whole []byte, damage error) error {
 		err = replaceFile(fs, path, whole)
 	}
 	if err != nil {
-		return diskError(s.dir, err)
+		return d.Failed(err)
 	}
-	s.log.WithField(logfield.File, aside).WithField(logfield.Reason, damage.Error()).
+	d.log.WithField(logfield.File, aside).WithField(logfield.Reason, damage.Error()).
 		Error("the store's manifest was damaged: its copy takes its place, nothing is lost, the damaged one is set aside")
 	return nil
 }

@@ -1,4 +1,4 @@
-package durable
+package disk
 
 import (
 	"bytes"
@@ -14,20 +14,30 @@ import (
 // below them. Pebble does that when enough came in, which is never while
 // everything that adds is refused for want of room; so then it is asked to.
 
-// reclaimer makes room when it is asked to.
-type reclaimer struct {
-	low chan *database // capacity 1: which has too little; closed by Run
+// Reclaimer makes room on the disk when it is asked to.
+type Reclaimer struct {
+	low chan *Database // capacity 1: which has too little; closed by End
 }
 
-func (r *reclaimer) ask(db *database) {
+// NewReclaimer returns a Reclaimer that does nothing until Run is called.
+func NewReclaimer() *Reclaimer { return &Reclaimer{low: make(chan *Database, 1)} }
+
+// Ask has Run make room in the database, unless it is busy or rests. It must not
+// be called after End.
+func (r *Reclaimer) Ask(db *Database) {
 	select {
 	case r.low <- db:
-	default: // it is busy, or rests
+	default:
 	}
 }
 
-// run rests for twice as long as it worked: it may have written much for little.
-func (r *reclaimer) run(ctx context.Context) {
+// End ends Run as soon as no request is left.
+func (r *Reclaimer) End() { close(r.low) }
+
+// Run makes room in the databases that it is asked for until End is called. It rests
+// for twice as long as it worked, as it may have written much for little; ctx ends
+// the work and the rest.
+func (r *Reclaimer) Run(ctx context.Context) {
 	for db := range r.low {
 		began := time.Now()
 		db.reclaim(ctx)
@@ -40,21 +50,10 @@ func (r *reclaimer) run(ctx context.Context) {
 	}
 }
 
-// begin reports whether the database is open, and keeps it so until working is
-// done with.
-func (db *database) begin() bool {
-	db.readers.RLock()
-	defer db.readers.RUnlock()
-	if !db.closed {
-		db.working.Add(1)
-	}
-	return !db.closed
-}
-
 // reclaim sorts tables that remove something into those below, a piece after the
 // other: each takes the room of a few tables until it is done. Errors are the
 // disk's, which notes them.
-func (db *database) reclaim(ctx context.Context) {
+func (db *Database) reclaim(ctx context.Context) {
 	if !db.begin() {
 		return
 	}
@@ -66,7 +65,7 @@ func (db *database) reclaim(ctx context.Context) {
 	watch.Go(func() {
 		defer cancel()
 		select {
-		case <-db.disk.lost:
+		case <-db.guard.lost:
 		case <-db.replaced:
 		case <-ctx.Done():
 		}
@@ -74,7 +73,7 @@ func (db *database) reclaim(ctx context.Context) {
 	if !db.flush(ctx) {
 		return
 	}
-	levels, err := db.SSTables()
+	levels, err := db.pebble.SSTables()
 	if err != nil {
 		return
 	}
@@ -82,16 +81,16 @@ func (db *database) reclaim(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		_ = db.Compact(ctx, piece[0], piece[1], false)
+		_ = db.pebble.Compact(ctx, piece[0], piece[1], false)
 	}
 }
 
 // flush writes what is only in the log to tables, and reports whether that is done.
-func (db *database) flush(ctx context.Context) bool {
-	if db.Metrics().WAL.Size == 0 {
+func (db *Database) flush(ctx context.Context) bool {
+	if db.pebble.Metrics().WAL.Size == 0 {
 		return true
 	}
-	flushed, err := db.AsyncFlush()
+	flushed, err := db.pebble.AsyncFlush()
 	if err != nil {
 		return false
 	}

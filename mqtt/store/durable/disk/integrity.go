@@ -1,4 +1,4 @@
-package durable
+package disk
 
 import (
 	"bufio"
@@ -11,11 +11,19 @@ import (
 	"io"
 	"slices"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/record"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/hpmq/hpmq/internal/logfield"
 )
+
+// format is in which format Pebble writes the files. It is pinned because this file
+// reads the chunks of manifests and logs, and fields of the manifest, by itself: a
+// format that has other chunks or fields would pass for damage, or damage for the
+// end. Before it is raised, compare header, chunk and firstLog with Pebble's
+// record and manifest packages at the new format, and raise TestFormat with it.
+const format = pebble.FormatTableFormatV6
 
 // Pebble takes the end of its manifest, and of the last 32 KiB of its log, for
 // where it is damaged first: that is how a write looks which was cut short, and
@@ -34,48 +42,47 @@ func (e *damagedFile) Error() string { return fmt.Sprintf("%s is damaged at byte
 // checkFiles puts a copy in the place of a damaged manifest, and returns a
 // [damagedFile] if there is none. A damaged log is set aside with those after it,
 // and the place is returned up to which it can be read.
-func (s *Store) checkFiles() (readable mark, err error) {
-	fs := s.options.fs
-	manifest, err := s.findManifest()
+func (d *Dir) checkFiles() (readable Mark, err error) {
+	manifest, err := d.findManifest()
 	if err != nil {
-		return mark{}, err
+		return Mark{}, err
 	}
 	if manifest == "" {
-		return mark{}, s.create()
+		return Mark{}, d.create()
 	}
-	path, r, err := s.readManifest(manifest)
+	path, r, err := d.readManifest(manifest)
 	if err == nil {
-		err = s.judge(path, r, true)
+		err = d.judge(path, r, true)
 	}
 	if err != nil {
-		return mark{}, err
+		return Mark{}, err
 	}
-	logs, err := listLogs(fs, s.dir)
+	logs, err := listLogs(d.fs, d.path)
 	if err != nil {
-		return mark{}, diskError(s.dir, err)
+		return Mark{}, d.Failed(err)
 	}
 	first := r.firstLog()
 	logs = slices.DeleteFunc(logs, func(name string) bool { return logNumber(name) < first })
 	for i, name := range logs {
-		err := s.checkLog(name, i == len(logs)-1)
+		err := d.checkLog(name, i == len(logs)-1)
 		if damage, ok := errors.AsType[*damagedFile](err); ok {
-			return mark{damage.path, int64(damage.at)}, s.setLogsAside(logs[i:], damage)
+			return Mark{damage.path, int64(damage.at)}, d.setLogsAside(logs[i:], damage)
 		} else if err != nil {
-			return mark{}, err
+			return Mark{}, err
 		}
 	}
-	return mark{}, nil
+	return Mark{}, nil
 }
 
 // create makes a new database and closes it: the first log of one does not say how
 // far it was synced.
-func (s *Store) create() error {
-	db, err := openDatabase(s.options.fs, s.dir, mark{}, s.log)
+func (d *Dir) create() error {
+	db, err := d.openDatabase(d.path, Mark{})
 	if err != nil {
 		return err
 	}
-	if err := db.release(); err != nil {
-		return diskError(s.dir, err)
+	if err := db.Release(); err != nil {
+		return d.Failed(err)
 	}
 	return nil
 }
@@ -90,12 +97,12 @@ func listLogs(fs vfs.FS, dir string) ([]string, error) {
 
 // setLogsAside keeps copies of the first log, which is damaged, and of those after
 // it, which are removed: what they hold came after what is missing.
-func (s *Store) setLogsAside(logs []string, damage error) error {
-	fs := s.options.fs
-	aside := s.asideName()
+func (d *Dir) setLogsAside(logs []string, damage error) error {
+	fs := d.fs
+	aside := d.asideName()
 	err := fs.MkdirAll(aside, 0o700)
 	for i, name := range logs {
-		path := fs.PathJoin(s.dir, name)
+		path := fs.PathJoin(d.path, name)
 		if err == nil {
 			err = vfs.Copy(fs, path, fs.PathJoin(aside, name))
 		}
@@ -104,39 +111,39 @@ func (s *Store) setLogsAside(logs []string, damage error) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("set damaged log aside: %w (the damage: %w)", diskError(s.dir, err), damage)
+		return fmt.Errorf("set damaged log aside: %w (the damage: %w)", d.Failed(err), damage)
 	}
-	s.log.WithField(logfield.File, aside).WithField(logfield.Reason, damage.Error()).
+	d.log.WithField(logfield.File, aside).WithField(logfield.Reason, damage.Error()).
 		Error("the store's log was damaged: what it holds up to there is kept, what came after is lost, the damaged files are set aside")
 	return nil
 }
 
 // checkLog returns a [damagedFile] if the log is damaged.
-func (s *Store) checkLog(name string, last bool) error {
-	path := s.options.fs.PathJoin(s.dir, name)
-	content, err := readAll(s.options.fs, path)
+func (d *Dir) checkLog(name string, last bool) error {
+	path := d.fs.PathJoin(d.path, name)
+	content, err := readAll(d.fs, path)
 	if err != nil {
-		return diskError(s.dir, err)
+		return d.Failed(err)
 	}
-	return s.judge(path, records{content, uint32(logNumber(name))}, last)
+	return d.judge(path, records{content, uint32(logNumber(name))}, last)
 }
 
 // judge returns a [damagedFile] if what is in a file lost something. Only the last
 // file may end in a record that was cut short.
-func (s *Store) judge(path string, r records, last bool) error {
+func (d *Dir) judge(path string, r records, last bool) error {
 	number, end := r.number, r.end()
 	switch cut := r.cutShort(end); {
 	case r.goesOnAfter(end), cut && !last, cut && number == 0 && r.whole(end):
 		return &damagedFile{path, end}
 	case cut && number == 0:
-		aside := s.asideName()
-		if err := s.linkAside(aside); err != nil {
+		aside := d.asideName()
+		if err := d.linkAside(aside); err != nil {
 			return err
 		}
-		s.log.WithField(logfield.File, aside).WithField("byte", end).
+		d.log.WithField(logfield.File, aside).WithField("byte", end).
 			Error("the store's manifest ends in a record that was cut short or is damaged: what was written last is perhaps missing, all files are set aside as they were")
 	case cut: // also what a process that is killed leaves
-		s.log.WithField(logfield.File, path).WithField("byte", end).
+		d.log.WithField(logfield.File, path).WithField("byte", end).
 			Warn("the store's log ends in a record that was cut short, as by a kill, or is damaged: what was written last is perhaps missing")
 	}
 	return nil
@@ -144,19 +151,19 @@ func (s *Store) judge(path string, r records, last bool) error {
 
 // linkAside gives all files a second name, so that a start which perhaps takes
 // tables for forgotten ones removes nothing.
-func (s *Store) linkAside(aside string) error {
-	fs := s.options.fs
-	names, err := fs.List(s.dir)
+func (d *Dir) linkAside(aside string) error {
+	fs := d.fs
+	names, err := fs.List(d.path)
 	if err == nil {
 		err = fs.MkdirAll(aside, 0o700)
 	}
 	for _, name := range names {
 		if err == nil {
-			err = vfs.LinkOrCopy(fs, fs.PathJoin(s.dir, name), fs.PathJoin(aside, name))
+			err = vfs.LinkOrCopy(fs, fs.PathJoin(d.path, name), fs.PathJoin(aside, name))
 		}
 	}
 	if err != nil {
-		return diskError(s.dir, err)
+		return d.Failed(err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package durable
+package disk
 
 import (
 	"errors"
@@ -26,31 +26,31 @@ func ballastSize(total uint64) int64 {
 	return int64(min(most, total/16))
 }
 
-// reserve returns how much room what adds leaves free: on a small disk a quarter.
-func (o *Options) reserve(total uint64) uint64 {
+// reserveOf returns how much room what adds leaves free: on a small disk a quarter.
+func (d *Dir) reserveOf(total uint64) uint64 {
 	if total == 0 {
-		return o.Reserve
+		return d.reserve
 	}
-	return min(o.Reserve, total/4)
+	return min(d.reserve, total/4)
 }
 
 // dropBallast reports whether there was one to give up.
-func (s *Store) dropBallast(cause error) bool {
-	name := s.dir + ballastSuffix
-	if s.options.fs.Remove(name) != nil {
+func (d *Dir) dropBallast(cause error) bool {
+	name := d.path + ballastSuffix
+	if d.fs.Remove(name) != nil {
 		return false
 	}
-	s.log.WithField(logfield.File, name).WithField(logfield.Reason, cause.Error()).
+	d.log.WithField(logfield.File, name).WithField(logfield.Reason, cause.Error()).
 		Error("the disk is full: the room that was kept for this start is given up; messages that must be kept are refused until there is more")
 	return true
 }
 
 // keepBallast makes the ballast if there is none and plenty of room for it. A
 // file system that cannot set room aside has none.
-func (s *Store) keepBallast(u vfs.DiskUsage) {
-	fs, name := s.options.fs, s.dir+ballastSuffix
+func (d *Dir) keepBallast(u vfs.DiskUsage) {
+	fs, name := d.fs, d.path+ballastSuffix
 	size := ballastSize(u.TotalBytes)
-	if _, err := fs.Stat(name); err == nil || u.AvailBytes < s.options.reserve(u.TotalBytes)+2*uint64(size) {
+	if _, err := fs.Stat(name); err == nil || u.AvailBytes < d.reserveOf(u.TotalBytes)+2*uint64(size) {
 		return
 	}
 	f, err := fs.Create(name, vfs.WriteCategoryUnspecified)

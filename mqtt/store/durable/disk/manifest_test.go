@@ -1,4 +1,4 @@
-package durable
+package disk
 
 import (
 	"bytes"
@@ -10,115 +10,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
-
-	"github.com/hpmq/hpmq/mqtt/store"
-	"github.com/hpmq/hpmq/mqtt/store/storetest"
 )
-
-// clone returns a copy of a simulated disk as a process that is killed leaves it.
-func clone(disk *vfs.MemFS) *vfs.MemFS {
-	return disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
-}
-
-// flushed returns the disk of a store that was killed after it wrote so many
-// tables, with a message in each.
-func flushed(t *testing.T, tables int) *vfs.MemFS {
-	t.Helper()
-	disk := vfs.NewCrashableMem()
-	s := start(t, "data", Options{fs: disk})
-	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
-		t.Fatal(err)
-	}
-	for n := range tables {
-		publish(t, s.Store, n)
-		if err := s.db.Load().Flush(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return clone(disk)
-}
-
-func publish(t *testing.T, s *Store, n int) {
-	t.Helper()
-	if err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(alice, store.Delivery{Message: numbered(n, 0)}) }); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// served opens what is on a disk and looks for the first messages.
-func served(disk vfs.FS, want int) error {
-	s, err := Open("data", Options{fs: disk})
-	if err != nil {
-		return err
-	}
-	got := storetest.Entries(s, alice)
-	for n := range want {
-		if n >= len(got) || !bytes.Equal(got[n].Message.Payload, numbered(n, 0).Payload) {
-			return errors.Join(fmt.Errorf("%d messages, want %d", len(got), want), s.Close())
-		}
-	}
-	return s.Close()
-}
-
-// manifestOf returns the path of the manifest that counts.
-func manifestOf(t *testing.T, disk vfs.FS) string {
-	t.Helper()
-	name, err := atomicfs.ReadMarker(disk, "data", "manifest")
-	if err != nil || name == "" {
-		t.Fatalf("manifest %q: %v", name, err)
-	}
-	return disk.PathJoin("data", name)
-}
-
-func read(t *testing.T, disk vfs.FS, path string) []byte {
-	t.Helper()
-	content, err := readAll(disk, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content
-}
-
-// alter puts what with returns in the place of a file.
-func alter(t *testing.T, disk vfs.FS, path string, with func([]byte) []byte) {
-	t.Helper()
-	if err := replaceFile(disk, path, with(read(t, disk, path))); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func flipAt(at int) func([]byte) []byte {
-	return func(b []byte) []byte {
-		b[at] ^= 1 << (at % 8)
-		return b
-	}
-}
-
-func cutAt(at int) func([]byte) []byte { return func(b []byte) []byte { return b[:at] } }
-
-// aside returns the damaged files that were set aside.
-func aside(t *testing.T, disk vfs.FS) (files []string) {
-	t.Helper()
-	all, err := disk.List("")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range all {
-		if strings.HasPrefix(dir, "data.damaged-") {
-			names, err := disk.List(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			files = append(files, names...)
-		}
-	}
-	return files
-}
 
 // places returns where to damage a manifest: where its records begin, in them, and
 // at its last byte.
@@ -184,7 +79,7 @@ func TestDamagedTwice(t *testing.T) {
 	size := len(content)
 	for _, at := range places(content) {
 		for name, damage := range map[string]func(t *testing.T, disk vfs.FS, copy string){
-			"no copy":   func(t *testing.T, disk vfs.FS, copy string) { must(disk.Remove(copy)) },
+			"no copy":   remove,
 			"the same":  func(t *testing.T, disk vfs.FS, copy string) { alter(t, disk, copy, flipAt(at)) },
 			"elsewhere": func(t *testing.T, disk vfs.FS, copy string) { alter(t, disk, copy, flipAt((at+size/3)%size)) },
 		} {
@@ -235,7 +130,7 @@ func TestLostMarker(t *testing.T) {
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, "marker.manifest.") {
-			must(disk.Remove(disk.PathJoin("data", name)))
+			remove(t, disk, disk.PathJoin("data", name))
 		}
 	}
 	if err := served(disk, 1); !errors.Is(err, ErrDamaged) {
@@ -282,22 +177,19 @@ func (k *killer) String() string { return "(Killer)" }
 // a manifest or its copy, also in a backup.
 func TestKilledInManifest(t *testing.T) {
 	k := &killer{disk: vfs.NewCrashableMem()}
-	s := start(t, "data", Options{fs: errorfs.Wrap(k.disk, k)})
-	if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
-		t.Fatal(err)
-	}
+	o := mustOpen(t, errorfs.Wrap(k.disk, k))
 	for n := range 8 {
-		publish(t, s.Store, n)
+		o.mustPut(t, n)
 		k.acked.Add(1)
-		if err := s.db.Load().Flush(); err != nil {
+		if err := o.Flush(); err != nil {
 			t.Fatal(err)
 		}
 		if n%4 == 3 {
-			s.stop()
-			s = start(t, "data", Options{fs: errorfs.Wrap(k.disk, k)})
+			o.close(t)
+			o = mustOpen(t, errorfs.Wrap(k.disk, k))
 		}
 	}
-	s.stop()
+	o.close(t)
 	if len(k.left) < 100 {
 		t.Errorf("only %d kills", len(k.left))
 	}
@@ -321,33 +213,31 @@ func TestKilledInManifest(t *testing.T) {
 
 // TestCopyRefused is a disk that takes everything but the copies of manifests.
 func TestCopyRefused(t *testing.T) {
-	isCopy := func(path string) bool { return strings.HasSuffix(path, copied) }
+	isCopy := func(op errorfs.Op) bool { return strings.HasSuffix(op.Path, copied) }
 	for _, tt := range []struct {
-		name  string
-		kinds map[errorfs.OpKind]bool
-		left  bool // a copy that is behind
+		name    string
+		refuses func(errorfs.Op) bool
+		left    bool // a copy that is behind
 	}{
-		{"all", nil, true},
-		{"writes", map[errorfs.OpKind]bool{errorfs.OpFileWrite: true}, false},
-		{"syncs", map[errorfs.OpKind]bool{errorfs.OpFileSync: true}, false},
+		{"all", isCopy, true},
+		{"writes", func(op errorfs.Op) bool { return isCopy(op) && op.Kind == errorfs.OpFileWrite }, false},
+		{"syncs", func(op errorfs.Op) bool { return isCopy(op) && op.Kind == errorfs.OpFileSync }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const tables = 6
 			disk := vfs.NewCrashableMem()
-			fault := &faulty{match: isCopy, kinds: tt.kinds}
-			s := start(t, "data", Options{fs: errorfs.Wrap(disk, fault)})
-			if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
-				t.Fatal(err)
-			}
+			fault := &faulty{refuses: tt.refuses}
+			o := mustOpen(t, errorfs.Wrap(disk, fault))
+			defer o.close(t)
 			for n := range tables {
-				fault.set(n >= 3)
-				publish(t, s.Store, n)
-				if err := s.db.Load().Flush(); err != nil {
+				fault.on.Store(n >= 3)
+				o.mustPut(t, n)
+				if err := o.Flush(); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if s.lost() {
-				t.Error("the copy cost the database")
+			if err := o.Err(); err != nil {
+				t.Errorf("the copy cost the database: %v", err)
 			}
 			left := clone(disk)
 			if _, err := left.Stat(manifestOf(t, left) + copied); (err == nil) != tt.left {
@@ -364,93 +254,15 @@ func TestCopyRefused(t *testing.T) {
 	}
 }
 
-// TestManifestDamagedWhileRunning opens the files anew after an outage in which a
-// bit of the manifest flipped.
-func TestManifestDamagedWhileRunning(t *testing.T) {
-	for _, both := range []bool{false, true} {
-		t.Run(fmt.Sprintf("both=%t", both), func(t *testing.T) {
-			disk := vfs.NewMem()
-			fault := &mending{}
-			heard, log := newRecovery()
-			s := start(t, "data", Options{fs: errorfs.Wrap(disk, fault), Log: log, retry: time.Millisecond})
-			if err := storetest.Do(s, func(tx store.Tx) { tx.PutSession(store.Session{Key: alice}) }); err != nil {
-				t.Fatal(err)
-			}
-			for n := range 3 {
-				publish(t, s.Store, n)
-				if err := s.db.Load().Flush(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			manifest := manifestOf(t, disk)
-			fault.refuse(manifest, func() {
-				flipInPlace(t, disk, manifest)
-				if both {
-					flipInPlace(t, disk, manifest+copied)
-				}
-			})
-			for storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("u")) }) == nil {
-			}
-			if said := <-heard; strings.Contains(said, "damaged while it ran") != both {
-				t.Errorf("said %q", said)
-			}
-			err := storetest.Do(s, func(tx store.Tx) { tx.PutValue("f", "k", []byte("v")) })
-			if errors.Is(err, ErrDamaged) != both || (err != nil) != both {
-				t.Errorf("got %v", err)
-			}
-			if got := len(storetest.Entries(s, alice)); got != 3 {
-				t.Errorf("%d messages", got)
-			}
-		})
-	}
-}
-
-// mending is a disk that refuses writes until a file is opened: not earlier, as
-// what was read of the file before would do for the writes that are taken then.
-type mending struct {
-	faulty
-	path string
-	done func() // before the file is opened
-}
-
-func (m *mending) refuse(path string, done func()) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.path, m.done, m.on = path, done, true
-}
-
-// MaybeError implements errorfs.Injector.
-func (m *mending) MaybeError(op errorfs.Op) error {
-	m.mu.Lock()
-	if m.on && op.Kind == errorfs.OpOpen && op.Path == m.path {
-		m.done()
-		m.on = false
-	}
-	m.mu.Unlock()
-	return m.faulty.MaybeError(op)
-}
-
-func flipInPlace(t *testing.T, disk vfs.FS, path string) {
-	t.Helper()
-	content := flipAt(40)(read(t, disk, path))
-	f, err := disk.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
-	if err == nil {
-		_, err = f.WriteAt(content, 0)
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestBackupHasCopy flips a bit in the manifest of a backup.
 func TestBackupHasCopy(t *testing.T) {
 	disk := flushed(t, 3)
-	s, err := Open("data", Options{fs: disk})
-	if err != nil {
+	o := mustOpen(t, disk)
+	if err := o.dir.Backup(o.Database, "backup"); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.Backup("backup"), s.Close(), disk.RemoveAll("data"), disk.Rename("backup", "data")); err != nil {
+	o.close(t)
+	if err := errors.Join(disk.RemoveAll("data"), disk.Rename("backup", "data")); err != nil {
 		t.Fatal(err)
 	}
 	alter(t, disk, manifestOf(t, disk), flipAt(20))
