@@ -19,10 +19,12 @@
 // in its own time.
 //
 // A disk that refuses a write costs the transactions of that batch and those
-// that follow until it takes writes again; see [Store.Run] and disk. Nothing of
-// a refused transaction is ever seen. Damaged tables are set aside and reported,
-// and what is readable in them is kept; see [Open].
+// that follow until it takes writes again; see [Store.Run]. Nothing of a refused
+// transaction is ever seen. Damaged tables are set aside and reported, and what is
+// readable in them is kept; see [Open].
 //
-// The package decides how things lie on disk and in which order they reach it.
-// What fits into a queue, and what a filter finds, is as in [store.Memory].
+// The package decides how messages, sessions and values lie in keys, and in which
+// order they reach the disk. Package disk decides which files count, what becomes
+// of damaged ones, and knows no messages. What fits into a queue, and what a filter
+// finds, is as in [store.Memory].
 package durable

@@ -8,12 +8,13 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 )
 
-// ballast is a file that only takes room. A database that was killed writes its
-// log to tables when it is opened; on a disk that others have filled meanwhile it
-// could not, and nobody could empty the queues. Then the ballast goes.
+// ballastSuffix ends the name of the ballast: a file that only takes room. A
+// database that was killed writes its log to tables when it is opened. On a disk
+// that was filled meanwhile it could not be opened, and nothing could be removed
+// from it. Then the ballast goes.
 //
-// It lies beside the directory of the store, which a repair renames, and is made
-// again once there is plenty of room.
+// The ballast lies beside the directory of the database, which a repair renames, and
+// is made again once there is plenty of room.
 const ballastSuffix = ".ballast"
 
 // ballastSize is as much as the log may hold that is not in tables yet; on a
@@ -26,7 +27,8 @@ func ballastSize(total uint64) int64 {
 	return int64(min(most, total/16))
 }
 
-// reserveOf returns how much room what adds leaves free: on a small disk a quarter.
+// reserveOf returns how many bytes of a disk of this size stay free: a quarter of a
+// small disk. A disk of unknown size, 0, is none.
 func (d *Dir) reserveOf(total uint64) uint64 {
 	if total == 0 {
 		return d.reserve

@@ -30,14 +30,14 @@ type Database struct {
 	pebble   *pebble.DB
 	guard    *guard
 	progress chan struct{} // capacity 1: a table was written
-	written  int           // bytes since the last look at what waits
+	written  int           // bytes since throttle looked
 	replaced chan struct{} // closed when reads go to another database
 	damaged  atomic.Bool
 
 	working sync.WaitGroup // backups and compactions, which do not hold readers
 
 	readers sync.RWMutex     // held for reading by reads, for writing to close
-	before  *pebble.Snapshot // what was there before the commit that failed
+	before  *pebble.Snapshot // of the moment before the commit that failed
 	closed  bool
 }
 
@@ -75,10 +75,10 @@ func openDatabase(fs vfs.FS, dir string, shown Mark, log logrus.FieldLogger) (*D
 	return nil, err
 }
 
-// dropOptions removes what Pebble wrote down of its options. It writes them anew,
-// and would not open the files if a bit of that text had changed.
+// dropOptions removes the files in which Pebble noted its options. It writes them
+// anew, and would not open the database if a bit of that text had changed.
 func dropOptions(fs vfs.FS, dir string) {
-	names, _ := fs.List(dir) // Pebble says better what is wrong
+	names, _ := fs.List(dir) // Pebble reports this error better
 	for _, name := range names {
 		if strings.HasPrefix(name, "OPTIONS-") {
 			_ = fs.Remove(fs.PathJoin(dir, name))
@@ -90,7 +90,7 @@ func dropOptions(fs vfs.FS, dir string) {
 func (db *Database) NewBatch() *pebble.Batch { return db.pebble.NewBatch() }
 
 // Commit writes the batch and returns nil if it is there: on the disk, if o is
-// [pebble.Sync]. After an error reads see what was there before the batch, and the
+// [pebble.Sync]. After an error reads see the keys from before the batch, and the
 // database takes no further commit. Commit waits while tables are written more
 // slowly than batches come, but never for a disk that has failed.
 func (db *Database) Commit(b *pebble.Batch, o *pebble.WriteOptions) error {
@@ -136,7 +136,7 @@ func (db *Database) poke() {
 }
 
 // View calls read with an iterator over the committed keys within the bounds of o;
-// nil is all. The iterator, and what it returns, are read's until it returns. View
+// nil is all. The iterator, its keys and its values are valid until read returns. View
 // keeps the database open, and fails with [ErrClosed] once it is released.
 func (db *Database) View(o *pebble.IterOptions, read func(*pebble.Iterator) error) error {
 	db.readers.RLock()
@@ -186,7 +186,7 @@ func (db *Database) Lost() <-chan struct{} { return db.guard.lost }
 func (db *Database) Position() Mark { return db.guard.position() }
 
 // Size returns how many bytes the files take, and how many of them are in use: the
-// others are logs that will be written over. A database that is released has none.
+// rest are logs that wait to be written over. A database that is released has none.
 func (db *Database) Size() (all, used uint64) {
 	db.readers.RLock()
 	defer db.readers.RUnlock()
@@ -200,7 +200,7 @@ func (db *Database) Size() (all, used uint64) {
 	return all, m.DiskSpaceUsage() - log + m.WAL.Size
 }
 
-// Flush writes what is only in the log to tables.
+// Flush writes the keys that are only in the log to tables.
 func (db *Database) Flush() error { return db.pebble.Flush() }
 
 // Release gives the database up, after readers were sent to another one, if there
@@ -237,8 +237,7 @@ func (db *Database) corrupted(i pebble.DataCorruptionInfo, log logrus.FieldLogge
 	}
 }
 
-// logger takes what Pebble has to say. It tells its successes too; those are
-// left out.
+// logger takes Pebble's messages. Its successes are left out.
 type logger struct {
 	log   logrus.FieldLogger
 	guard *guard
@@ -253,5 +252,5 @@ func (l logger) Errorf(format string, args ...any) {
 }
 
 // Fatalf is called where Pebble expects the process to end. Instead the database
-// counts as lost; what it does until it is closed reaches no file.
+// counts as lost, and none of its writes until it is closed reaches a file.
 func (l logger) Fatalf(format string, args ...any) { l.guard.fail(fmt.Errorf(format, args...)) }

@@ -16,7 +16,7 @@ import (
 var ErrClosed = errors.New("store is closed")
 
 // ErrDamaged is wrapped by the error of [Dir.Open] and [Dir.Reopen] if the manifest
-// and its copy are damaged, so that it is not known what the files hold: restore a
+// and its copy are damaged, so that it is not known which tables count: restore a
 // backup, or begin anew.
 var ErrDamaged = errors.New("files are damaged")
 
@@ -27,13 +27,13 @@ type Options struct {
 	Reserve uint64             // bytes of the disk that stay free; at most a quarter of the disk
 	NoSpace error              // wrapped, beside the cause, by each error for want of room
 
-	// Copied adds to the batch what turns a copy of the database into a database
-	// of its own. The batch is the last that a repair or a backup writes.
+	// Copied adds to the batch the changes that turn a copy of the database into a
+	// database of its own. The batch is the last that a repair or a backup writes.
 	Copied func(db *Database, b *pebble.Batch) error
 }
 
 // Dir is the directory of a database, which is in use by one process. Its methods
-// are for one goroutine at a time, except Backup, which may run beside the others.
+// are for one goroutine at a time, except Backup and Failed.
 type Dir struct {
 	path    string
 	fs      vfs.FS
@@ -140,8 +140,8 @@ func (d *Dir) Reopen(synced Mark, batches [][]byte) (*Database, error) {
 	return db, nil
 }
 
-// Backup writes a copy of what db holds to a directory, which must not exist and is
-// on the same file system. The copy shares the tables of db until they change. It
+// Backup writes a copy of the committed keys of db to a directory, which must not
+// exist and is on the same file system. The copy shares the tables of db until they change. It
 // may run beside the use of db, and a failure of it costs db nothing.
 func (d *Dir) Backup(db *Database, to string) error {
 	if !db.begin() {
@@ -214,7 +214,7 @@ func IsDamage(err error) bool {
 	return damaged || errors.Is(err, errNoManifest) || pebble.IsCorruptionError(err)
 }
 
-// openDatabase opens the files in dir, without what the log got after shown.
+// openDatabase opens the files in dir, without the end of the log behind shown.
 func (d *Dir) openDatabase(dir string, shown Mark) (*Database, error) {
 	dir = filepath.Clean(dir) // as it is in the names of files
 	db, err := openDatabase(d.fs, dir, shown, d.log)

@@ -2,8 +2,8 @@
 // returns other bytes than were written.
 //
 // A [Dir] is the directory of the database. It decides which files count when
-// the database is opened, what is set aside as damaged, what of a damaged
-// database is copied to a new one, and how much room the disk must have. A
+// the database is opened, which are set aside as damaged, which keys of a damaged
+// database are copied to a new one, and whether the disk has room to grow. A
 // [Database] is one opening of these files. The first write that the disk
 // refuses costs the Database, not the process: the data stay readable as they
 // were before that write, and [Dir.Reopen] opens the files anew with all that
@@ -21,10 +21,10 @@
 // at their end for a write that was cut short. It knows their format up to
 // [pebble.FormatTableFormatV6], at which the format is pinned.
 //
-// The package does not know what the keys and values mean, and nothing of
+// The package does not know the meaning of keys and values, and nothing of
 // messages, sessions or transactions. It assumes that keys begin with a byte from
 // 0x00 to 0xfe, and that most end in a big-endian counter: that only makes a repair
-// faster. When to commit, when to look at the room, and what to do during an
-// outage is the caller's decision. What the log tells the operator speaks of a
-// store of messages, for that is what the files are to the operator.
+// faster. The caller decides when to commit, when to look at the room, and how to
+// live through an outage. The lines for the operator speak of a store of messages,
+// because that is the use of these files in the product.
 package disk

@@ -14,17 +14,18 @@ import (
 
 // guard stands between a database and its file system, because Pebble ends the
 // process when its log or manifest cannot be written, in places where that
-// cannot be caught. From the first write that fails, what Pebble writes goes
+// cannot be caught. From the first write that fails, all writes of Pebble go
 // nowhere, so that the files stay as a lost power supply would leave them, and
-// the writers of tables are held up until the database is given up; reading goes
+// the writers of tables are held up until the database is released; reading goes
 // on. (A database that is just being opened would try to write its tables for
-// ever. It gets to write them to memory, and is closed then.) [Database.Commit] asks
-// err before it believes in a commit, and opens the files anew with another guard.
+// ever. It writes them to memory, and is closed then.) [Database.Commit] asks err
+// before it believes in a commit, and [Dir.Reopen] opens the files with another
+// guard.
 //
 // It keeps a copy of each manifest too; see copiedFile.
 //
-// What the log got after the last acknowledged commit was refused to those who
-// sent it. So the next guard shows the log only up to there.
+// A batch that reached the log after the last acknowledged commit was refused. So
+// the next guard shows the log only up to that commit.
 type guard struct {
 	vfs.FS
 	dir   string
@@ -36,7 +37,7 @@ type guard struct {
 	log      Mark          // how far the log was written
 	serving  bool          // the database is open
 	released chan struct{} // closed when the database is given up
-	tables   *vfs.MemFS    // those of a database that failed to open
+	tables   *vfs.MemFS    // tables of a database that failed to open
 }
 
 // Mark is a place in the log: so many bytes of the file with this path.
@@ -66,7 +67,7 @@ func (g *guard) err() error {
 	return g.failure
 }
 
-// serve ends the opening of the database. Until then nobody is held up.
+// serve ends the opening of the database. Until then no writer is held up.
 func (g *guard) serve() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -81,7 +82,7 @@ func (g *guard) position() Mark {
 }
 
 // wrote notes the outcome of a write to a file, or to a directory, and returns
-// what the writer is told.
+// the error for the writer.
 func (g *guard) wrote(name string, err error) error {
 	if !g.owns(name) {
 		return cmp.Or(err, g.err())
@@ -98,8 +99,8 @@ func (g *guard) wrote(name string, err error) error {
 	return err
 }
 
-// owns reports whether a file, or a directory, is the database's. Others are a
-// backup's, which copes with errors.
+// owns reports whether a file, or a directory, is the database's. Else it
+// is a backup's, and Pebble copes with errors of a backup.
 func (g *guard) owns(name string) bool { return name == g.dir || g.PathDir(name) == g.dir }
 
 func (g *guard) isServing() bool {
@@ -138,7 +139,7 @@ func (g *guard) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 		}
 		return g.file(name, nil, nil)
 	}
-	if isMarker(g.PathBase(name)) { // what it names is to be there if it is
+	if isMarker(g.PathBase(name)) { // a marker must not outlive the file that it names
 		if err := syncDir(g.FS, g.PathDir(name)); err != nil {
 			return g.file(name, nil, err)
 		}

@@ -25,11 +25,11 @@ import (
 // record and manifest packages at the new format, and raise TestFormat with it.
 const format = pebble.FormatTableFormatV6
 
-// Pebble takes the end of its manifest, and of the last 32 KiB of its log, for
-// where it is damaged first: that is how a write looks which was cut short, and
-// as if what follows had never been there. What follows tells the two apart. The
-// manifest is synced with every record, so a sound record behind a damaged one
-// proves the damage; and a record of the log says how far the log was synced.
+// Pebble takes the first damaged record in its manifest, and in the last 32 KiB of
+// its log, for the end of the file: a write that was cut short looks like that. The
+// records behind it tell the two apart. The manifest is synced with every record,
+// so a sound record behind a damaged one proves the damage; and a record of the log
+// says how far the log was synced.
 
 // damagedFile is the error of a file that lost something which was synced.
 type damagedFile struct {
@@ -40,7 +40,7 @@ type damagedFile struct {
 func (e *damagedFile) Error() string { return fmt.Sprintf("%s is damaged at byte %d", e.path, e.at) }
 
 // checkFiles puts a copy in the place of a damaged manifest, and returns a
-// [damagedFile] if there is none. A damaged log is set aside with those after it,
+// [damagedFile] if there is none. A damaged log is set aside with all later logs,
 // and the place is returned up to which it can be read.
 func (d *Dir) checkFiles() (readable Mark, err error) {
 	manifest, err := d.findManifest()
@@ -95,8 +95,8 @@ func listLogs(fs vfs.FS, dir string) ([]string, error) {
 	return names, err
 }
 
-// setLogsAside keeps copies of the first log, which is damaged, and of those after
-// it, which are removed: what they hold came after what is missing.
+// setLogsAside keeps copies of all logs, of which the first is damaged. The later
+// logs are removed: their records came after a record that is missing.
 func (d *Dir) setLogsAside(logs []string, damage error) error {
 	fs := d.fs
 	aside := d.asideName()
@@ -128,8 +128,8 @@ func (d *Dir) checkLog(name string, last bool) error {
 	return d.judge(path, records{content, uint32(logNumber(name))}, last)
 }
 
-// judge returns a [damagedFile] if what is in a file lost something. Only the last
-// file may end in a record that was cut short.
+// judge returns a [damagedFile] if a file lost a record. Only the last file may end
+// in a record that was cut short.
 func (d *Dir) judge(path string, r records, last bool) error {
 	number, end := r.number, r.end()
 	switch cut := r.cutShort(end); {
@@ -142,7 +142,7 @@ func (d *Dir) judge(path string, r records, last bool) error {
 		}
 		d.log.WithField(logfield.File, aside).WithField("byte", end).
 			Error("the store's manifest ends in a record that was cut short or is damaged: what was written last is perhaps missing, all files are set aside as they were")
-	case cut: // also what a process that is killed leaves
+	case cut: // a process that is killed leaves that too
 		d.log.WithField(logfield.File, path).WithField("byte", end).
 			Warn("the store's log ends in a record that was cut short, as by a kill, or is damaged: what was written last is perhaps missing")
 	}
@@ -249,8 +249,8 @@ func (r records) end() int {
 	}
 }
 
-// goesOnAfter reports whether something behind a place proves that what is there
-// was whole once.
+// goesOnAfter reports whether a chunk behind a place proves that the chunk at the
+// place was whole once.
 func (r records) goesOnAfter(place int) bool {
 	for at := place + 1; at < len(r.content); at++ {
 		if _, synced, ok := r.chunk(at); ok && (r.number == 0 || synced > uint64(place)) {
@@ -261,7 +261,7 @@ func (r records) goesOnAfter(place int) bool {
 }
 
 // cutShort reports whether there is an unsound chunk of this file at a place, and
-// not what an earlier file left where this one was written.
+// not the rest of an earlier file that this one was written over.
 func (r records) cutShort(place int) bool {
 	rest := r.content[place:]
 	if r.number == 0 {
@@ -284,7 +284,7 @@ const (
 )
 
 // firstLog returns the number of the first log that is not in tables, as the
-// manifest has it. Those before wait to be written over.
+// manifest has it. Earlier logs wait to be written over.
 func (r records) firstLog() (number uint64) {
 	all := record.NewReader(bytes.NewReader(r.content), 0)
 	fields := bufio.NewReader(nil)

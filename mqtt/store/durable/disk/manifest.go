@@ -13,10 +13,10 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 )
 
-// Without its manifest nobody knows which of the database's tables count, and what
-// Pebble does not count it removes. So there is a copy of it, which is written and
-// synced first: no record that the database ever relied on is missing there. A
-// copy that could not be written is removed.
+// Without the manifest it is not known which of the database's tables count, and
+// Pebble removes tables that do not count. So there is a copy of the manifest, which
+// is written and synced first: no record that the database ever relied on is missing
+// there. A copy that could not be written is removed.
 
 // copied ends the name of a manifest's copy. Pebble takes no such file for its own.
 const copied = ".copy"
@@ -53,7 +53,7 @@ func withCopy(fs vfs.FS, name string, f vfs.File, c vfs.DiskWriteCategory) vfs.F
 	return d
 }
 
-// first does to the copy what the manifest is about to see.
+// first does a write or sync of the manifest to its copy, before the manifest.
 func (f *copiedFile) first(do func(vfs.File) error) {
 	if f.copy == nil || do(f.copy) == nil {
 		return
@@ -129,7 +129,8 @@ func (d *Dir) findManifest() (string, error) {
 	return "", nil
 }
 
-// recheckManifest is for a database that failed, whose manifest may end early.
+// recheckManifest returns a [damagedFile] if the manifest of a database that failed
+// is damaged. It may end early.
 func (d *Dir) recheckManifest() error {
 	name, err := d.findManifest()
 	if err != nil {
@@ -142,8 +143,8 @@ func (d *Dir) recheckManifest() error {
 	return err
 }
 
-// readManifest returns what is in the manifest. If its copy has more, and all of
-// what is sound in the manifest, the copy takes its place before.
+// readManifest returns the records of the manifest. If its copy has more, and begins
+// with all sound records of the manifest, the copy takes its place before.
 func (d *Dir) readManifest(name string) (path string, r records, err error) {
 	fs := d.fs
 	path = fs.PathJoin(d.path, name)
@@ -164,7 +165,7 @@ func (d *Dir) readManifest(name string) (path string, r records, err error) {
 	return path, r, err
 }
 
-// readCopy returns what the copy of a manifest has, or nothing if it is damaged.
+// readCopy returns the records of a manifest's copy, or nothing if it is damaged.
 func readCopy(fs vfs.FS, path string) []byte {
 	content, err := readAll(fs, path+copied)
 	r := records{content: content}
@@ -175,8 +176,8 @@ func readCopy(fs vfs.FS, path string) []byte {
 	return content[:end]
 }
 
-// useCopy makes whole the manifest. What was there is set aside unless it is the
-// beginning of whole.
+// useCopy makes whole the content of the manifest. The old manifest is set aside
+// unless it is the beginning of whole.
 func (d *Dir) useCopy(path string, whole []byte, damage error) error {
 	fs := d.fs
 	if damage == nil || errors.Is(damage, os.ErrNotExist) {
@@ -203,8 +204,8 @@ func (d *Dir) useCopy(path string, whole []byte, damage error) error {
 	return nil
 }
 
-// renewCopy makes the copy of the manifest in dir what the manifest is, which is
-// in order, and removes copies of others.
+// renewCopy makes the copy of the manifest in dir equal to the manifest, which is in
+// order, and removes copies of other manifests.
 func renewCopy(fs vfs.FS, dir string) {
 	manifest, err := atomicfs.ReadMarker(fs, dir, "manifest")
 	if err != nil || manifest == "" {
@@ -229,7 +230,7 @@ func renewCopy(fs vfs.FS, dir string) {
 	}
 }
 
-// replaceFile puts a file with this content in the place of what is there.
+// replaceFile puts a file with this content at the path, all at once.
 func replaceFile(fs vfs.FS, path string, content []byte) error {
 	dir := fs.PathDir(path)
 	fresh := fs.PathJoin(dir, freshManifest)

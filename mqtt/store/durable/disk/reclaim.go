@@ -10,9 +10,9 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// What is removed takes room until the tables that say so are sorted into those
-// below them. Pebble does that when enough came in, which is never while
-// everything that adds is refused for want of room; so then it is asked to.
+// A removed key takes room until the table that removes it is sorted into the tables
+// below. Pebble does that when enough keys came in: never while all that adds is
+// refused for want of room. So a Reclaimer asks it to.
 
 // Reclaimer makes room on the disk when it is asked to.
 type Reclaimer struct {
@@ -50,7 +50,7 @@ func (r *Reclaimer) Run(ctx context.Context) {
 	}
 }
 
-// reclaim sorts tables that remove something into those below, a piece after the
+// reclaim sorts tables that remove keys into the tables below, a piece after the
 // other: each takes the room of a few tables until it is done. Errors are the
 // disk's, which notes them.
 func (db *Database) reclaim(ctx context.Context) {
@@ -85,7 +85,8 @@ func (db *Database) reclaim(ctx context.Context) {
 	}
 }
 
-// flush writes what is only in the log to tables, and reports whether that is done.
+// flush writes the keys that are only in the log to tables, and reports whether that
+// is done.
 func (db *Database) flush(ctx context.Context) bool {
 	if db.pebble.Metrics().WAL.Size == 0 {
 		return true

@@ -42,8 +42,8 @@ func (d *Dir) asideName() string {
 	return d.path + ".damaged-" + time.Now().UTC().Format("20060102T150405.000")
 }
 
-// repair copies what can be read to a new directory and puts that in the place
-// of the damaged one, which stays under another name.
+// repair copies all keys that can be read to a new directory and puts that in the
+// place of the damaged one, which stays under another name.
 func (d *Dir) repair(cause error) error {
 	fs := d.fs
 	aside := d.asideName()
