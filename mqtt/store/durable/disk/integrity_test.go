@@ -177,7 +177,7 @@ func TestKilledAtStart(t *testing.T) {
 		o = mustOpen(t, errorfs.Wrap(left, kills))
 		o.mustPut(t, whole)
 		kills.mu.Lock()
-		all := append(kills.left, clone(left))
+		all := append(slices.Clone(kills.left), clone(left)) // Pebble still removes old files
 		kills.mu.Unlock()
 		for i, left := range all {
 			if err := served(left, whole); err != nil {
