@@ -8,8 +8,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/sirupsen/logrus"
 
+	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
 	"github.com/hpmq/hpmq/mqtt/store/storetest"
@@ -63,7 +63,7 @@ func publish(t *testing.T, s *Store, n int) {
 // alterKeys changes the database of a closed store, as damage and its repair may.
 func alterKeys(t *testing.T, fs vfs.FS, alter func(b *pebble.Batch)) {
 	t.Helper()
-	files, err := disk.Lock("data", disk.Options{FS: fs, Log: logrus.New(), NoSpace: store.ErrNoSpace, Copied: beginHistory})
+	files, err := disk.Lock("data", disk.Options{FS: fs, Log: logfield.OrSilent(nil), NoSpace: store.ErrNoSpace, Copied: beginHistory})
 	if err != nil {
 		t.Fatal(err)
 	}

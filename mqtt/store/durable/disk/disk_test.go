@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"strings"
 	"sync/atomic"
@@ -15,7 +14,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
-	"github.com/sirupsen/logrus"
+
+	"github.com/hpmq/hpmq/internal/logfield"
 )
 
 var errNoSpace = errors.New("no room")
@@ -24,9 +24,7 @@ var errNoSpace = errors.New("no room")
 const copiedKey = "copied"
 
 func newOptions(fs vfs.FS) Options {
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	return Options{FS: fs, Log: log, Reserve: 128 << 20, NoSpace: errNoSpace, Copied: func(_ *Database, b *pebble.Batch) error {
+	return Options{FS: fs, Log: logfield.OrSilent(nil), Reserve: 128 << 20, NoSpace: errNoSpace, Copied: func(_ *Database, b *pebble.Batch) error {
 		return b.Set([]byte(copiedKey), []byte("yes"), nil)
 	}}
 }
