@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/hpmq/hpmq/internal/logfield"
+	"github.com/hpmq/hpmq/internal/wake"
 )
 
 const (
@@ -29,7 +30,7 @@ const (
 type Database struct {
 	pebble   *pebble.DB
 	guard    *guard
-	progress chan struct{} // capacity 1: a table was written
+	progress wake.Token    // a table was written
 	written  int           // bytes since throttle looked
 	replaced chan struct{} // closed when reads go to another database
 	damaged  atomic.Bool
@@ -44,7 +45,7 @@ type Database struct {
 // openDatabase opens the files in dir, which is as [filepath.Clean] returns it.
 func openDatabase(fs vfs.FS, dir string, shown Mark, log logrus.FieldLogger) (*Database, error) {
 	g := newGuard(fs, dir, shown)
-	db := &Database{guard: g, progress: make(chan struct{}, 1), replaced: make(chan struct{})}
+	db := &Database{guard: g, progress: wake.NewToken(), replaced: make(chan struct{})}
 	o := &pebble.Options{
 		FS: g, Logger: logger{log, g}, FormatMajorVersion: format,
 		MemTableSize: memTableSize, L0CompactionThreshold: 4,
@@ -54,8 +55,8 @@ func openDatabase(fs vfs.FS, dir string, shown Mark, log logrus.FieldLogger) (*D
 		MemTableStopWritesThreshold: 8 * queuedTables, L0StopWritesThreshold: 50 * queuedSublevel,
 	}
 	o.EventListener = &pebble.EventListener{
-		FlushEnd:       func(pebble.FlushInfo) { db.poke() },
-		CompactionEnd:  func(pebble.CompactionInfo) { db.poke() },
+		FlushEnd:       func(pebble.FlushInfo) { db.progress.Wake() },
+		CompactionEnd:  func(pebble.CompactionInfo) { db.progress.Wake() },
 		DataCorruption: func(i pebble.DataCorruptionInfo) { db.corrupted(i, log) },
 	}
 	renewCopy(fs, dir)
@@ -125,13 +126,6 @@ func (db *Database) throttle(size int) {
 		case <-db.guard.lost:
 			return
 		}
-	}
-}
-
-func (db *Database) poke() {
-	select {
-	case db.progress <- struct{}{}:
-	default:
 	}
 }
 
