@@ -92,8 +92,9 @@ func (db *Database) NewBatch() *pebble.Batch { return db.pebble.NewBatch() }
 
 // Commit writes the batch and returns nil if it is there: on the disk, if o is
 // [pebble.Sync]. After an error reads see the keys from before the batch, and the
-// database takes no further commit. Commit waits while tables are written more
-// slowly than batches come, but never for a disk that has failed.
+// database takes no further commit. The caller closes a batch that is there. Commit
+// waits while tables are written more slowly than batches come, but never for a disk
+// that has failed.
 func (db *Database) Commit(b *pebble.Batch, o *pebble.WriteOptions) error {
 	db.throttle(b.Len())
 	before := db.pebble.NewSnapshot() // Pebble shows a batch before it is synced
@@ -131,7 +132,8 @@ func (db *Database) throttle(size int) {
 
 // View calls read with an iterator over the committed keys within the bounds of o;
 // nil is all. The iterator, its keys and its values are valid until read returns. View
-// keeps the database open, and fails with [ErrClosed] once it is released.
+// keeps the database open, and fails with [ErrClosed] once it is released. Beside a
+// Commit it may see the batch before Commit returns.
 func (db *Database) View(o *pebble.IterOptions, read func(*pebble.Iterator) error) error {
 	db.readers.RLock()
 	defer db.readers.RUnlock()
@@ -197,8 +199,9 @@ func (db *Database) Size() (all, used uint64) {
 // Flush writes the keys that are only in the log to tables.
 func (db *Database) Flush() error { return db.pebble.Flush() }
 
-// Release gives the database up, after readers were sent to another one, if there
-// is one. It waits for the calls that are under way.
+// Release closes the database, once, after reads were sent to another one, if there
+// is one. It waits for the calls that are under way. Its error means nothing after a
+// write was refused.
 func (db *Database) Release() error {
 	close(db.replaced)
 	close(db.guard.released)
