@@ -223,11 +223,11 @@ func (n *Node) namesOf(id identity.ID) []string {
 }
 
 func (n *Node) openReplica(s *settings) (err error) {
-	n.directory, err = directory.Open(n.directoryPath(), s.Signer, directory.Options{Log: n.log})
+	n.directory, err = directory.Open(directoryPath(n.cfg.DataDir), s.Signer, directory.Options{Log: n.log})
 	return err
 }
 
-func (n *Node) directoryPath() string { return filepath.Join(n.cfg.DataDir, "directory.log") }
+func directoryPath(dir string) string { return filepath.Join(dir, "directory.log") }
 
 // openAuthority opens or makes the CA's keys, the writable directory, and the
 // identities that live in this data directory.
@@ -239,7 +239,7 @@ func (n *Node) openAuthority(ctx context.Context, s *settings) error {
 	if err != nil {
 		return err
 	}
-	n.directory, err = directory.Open(n.directoryPath(), keys.SignerKey(), directory.Options{Signer: keys.Signer(), Log: n.log})
+	n.directory, err = directory.Open(directoryPath(n.cfg.DataDir), keys.SignerKey(), directory.Options{Signer: keys.Signer(), Log: n.log})
 	if err != nil {
 		return err
 	}
