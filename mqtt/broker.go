@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/hlc"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/packet"
 	"github.com/hpmq/hpmq/mqtt/store"
@@ -68,7 +69,7 @@ type Broker struct {
 	opts            Options
 	log             logrus.FieldLogger
 	start           time.Time
-	clock           hlc
+	clock           hlc.Clock
 	memory          memoryBudget
 	routes          routeBudget
 	count           counts

@@ -12,7 +12,7 @@ import (
 func (b *Broker) Publish(m *store.Message, done func(error)) {
 	n := *m
 	if n.HLC == 0 {
-		n.HLC = b.clock.now()
+		n.HLC = b.clock.Now()
 	}
 	if err := validTopic(n.Topic); err != nil {
 		if done != nil {
@@ -40,7 +40,7 @@ func (b *Broker) Inject(m *store.Message, replayed bool, tx func(store.Tx), done
 		return
 	}
 	b.count.injected.Add(1)
-	b.clock.observe(m.HLC)
+	b.clock.Observe(m.HLC)
 	lane := maphash.Comparable(laneSeed, laneKey{m.Origin.Site, m.Origin.Lane})
 	p := &b.lanes[1+lane%uint64(len(b.lanes)-1)]
 	p.push(&entry{stage: filtered, m: m, replayed: replayed, tx: tx, done: done})

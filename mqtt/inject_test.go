@@ -193,19 +193,6 @@ func TestInjectReplayed(t *testing.T) {
 	})
 }
 
-func TestClock(t *testing.T) {
-	var h hlc
-	first := h.now()
-	h.observe(first + 1<<20)
-	if got := h.now(); got <= first+1<<20 {
-		t.Error("a clock that saw a later one is behind it")
-	}
-	h.observe(1 << 63)
-	if got := h.now(); got > physical()+2*maxAhead {
-		t.Error("one wrong clock pulled ours away")
-	}
-}
-
 // A clear goes to all sites, since any may have a copy. One that a site tells late
 // is nobody's news where there was nothing to clear.
 func TestClearsAreForwarded(t *testing.T) {

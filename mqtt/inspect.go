@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/hlc"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
@@ -29,7 +30,7 @@ func (b *Broker) Retained(filter string) iter.Seq[RetainedInfo] {
 	return func(yield func(RetainedInfo) bool) {
 		for _, m := range b.retained(filter) {
 			i := RetainedInfo{
-				Topic: m.Topic, Size: len(m.Payload), QoS: m.QoS, Published: time.UnixMilli(int64(m.HLC >> 16)), Publisher: m.Publisher,
+				Topic: m.Topic, Size: len(m.Payload), QoS: m.QoS, Published: hlc.Time(m.HLC), Publisher: m.Publisher,
 			}
 			if m.Expires != 0 {
 				i.Expires = time.Unix(0, m.Expires)

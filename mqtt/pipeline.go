@@ -127,7 +127,7 @@ func (b *Broker) completeEmitted(em Emitted, m *store.Message) *store.Message {
 	n := *em.Message
 	n.QoS = min(n.QoS, 2)
 	n.Publisher, n.ClientID = m.Publisher, m.ClientID
-	n.HLC = b.clock.now()
+	n.HLC = b.clock.Now()
 	n.Props = n.Props.Forwarded()
 	n.Props.Clear(packet.PropMessageExpiryInterval)
 	if n.Expires == 0 {

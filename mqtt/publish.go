@@ -192,7 +192,7 @@ func (s *session) message(p *packet.Publish, name string) *store.Message {
 		Props:     p.Properties.Forwarded(),
 		Publisher: s.key.Identity,
 		ClientID:  s.key.ClientID,
-		HLC:       s.b.clock.now(),
+		HLC:       s.b.clock.Now(),
 	}
 	m.Expires = expires(&p.Properties)
 	m.Props.Clear(packet.PropMessageExpiryInterval)

@@ -114,7 +114,7 @@ func (s *session) postponeWill(w *store.Message, change func(store.Tx)) bool {
 // did before; done tells the outcome.
 func (s *session) publishWill(w *store.Message, change func(store.Tx), done func(error)) bool {
 	m := *w
-	m.HLC = s.b.clock.now()
+	m.HLC = s.b.clock.Now()
 	m.Expires = expires(&m.Props)
 	m.Props.Clear(packet.PropMessageExpiryInterval)
 	if v := s.mayPublish(&m, true); !v.Allowed {

@@ -53,7 +53,7 @@ type Directory struct {
 	// writing serializes appends. Whoever holds it may also read what mu guards.
 	writing sync.Mutex
 	file    *logFile
-	clock   hlc
+	clock   uint64 // hybrid clock of the last record
 
 	mu      sync.RWMutex // guards what follows; taken for writing only with writing held
 	index   index
@@ -68,7 +68,7 @@ type Directory struct {
 	replicas replicas      // nodes that follow this one
 	sources  sources       // nodes that this one follows
 	stampMu  sync.Mutex    // guards stamped
-	stamped  hlc           // the last of Stamp
+	stamped  uint64        // the last of Stamp
 }
 
 // Open opens the directory log at path, or begins one, and checks it. root is
@@ -174,7 +174,7 @@ func (d *Directory) advance(e *entry, p Payload, s span) {
 	d.index.apply(&e.Record, p)
 	d.spans = append(d.spans, s)
 	d.tip = Point{e.Seq, e.hash()}
-	d.clock = hlc(e.HLC)
+	d.clock = e.HLC
 }
 
 // staged is a record that was checked and waits to be durable.

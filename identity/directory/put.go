@@ -3,6 +3,8 @@ package directory
 import (
 	"errors"
 	"fmt"
+
+	"github.com/hpmq/hpmq/internal/hlc"
 )
 
 // maxBatch is the size at which a commit stops to gather more.
@@ -98,7 +100,7 @@ func (d *Directory) compose(s *stage, payloads []Payload) error {
 		at := content.slot()
 		e := entry{Record: Record{
 			Seq: s.tip.Count + 1, Kind: at.Kind, Key: at.Key, Version: s.index.version(at) + 1,
-			HLC: uint64(s.clock.next(d.now())), Payload: raw, Prev: s.tip.Hash,
+			HLC: hlc.Next(s.clock, d.now()), Payload: raw, Prev: s.tip.Hash,
 		}}
 		if err := e.checkSize(); err != nil {
 			return err

@@ -6,8 +6,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/hpmq/hpmq/internal/hlc"
 )
 
 // The limits of one record. A peer or a file that exceeds them is refused
@@ -33,12 +36,15 @@ type Record struct {
 	Kind      Kind     `cbor:"2,keyasint"`
 	Key       string   `cbor:"3,keyasint"`
 	Version   uint64   `cbor:"4,keyasint"` // counts the records of this kind and key, from 1
-	HLC       uint64   `cbor:"5,keyasint"` // hybrid logical clock of the writer: 48 bits of ms, 16 of counter
+	HLC       uint64   `cbor:"5,keyasint"` // of the writer's clock, see package hlc
 	Payload   []byte   `cbor:"6,keyasint"` // deterministic CBOR, see [Record.Decode]
 	Signer    [8]byte  `cbor:"7,keyasint"` // first bytes of SHA-256 of the signer's key
 	Prev      [32]byte `cbor:"8,keyasint"` // SHA-256 of the record before; zero in the first
 	Signature []byte   `cbor:"9,keyasint,omitempty"`
 }
+
+// Time returns the wall time of the record's clock.
+func (r *Record) Time() time.Time { return hlc.Time(r.HLC).UTC() }
 
 var (
 	encoding = newEncoding()

@@ -12,7 +12,7 @@ import (
 type stage struct {
 	index index // a draft on top of the directory's
 	tip   Point
-	clock hlc
+	clock uint64
 	all   []staged
 	size  int
 }
@@ -35,14 +35,14 @@ func (s *stage) join(fork *stage) {
 func (s *stage) add(e entry, p Payload) {
 	s.index.apply(&e.Record, p)
 	s.tip = Point{e.Seq, e.hash()}
-	s.clock = hlc(e.HLC)
+	s.clock = e.HLC
 	s.all = append(s.all, staged{e, p})
 	s.size += len(e.raw)
 }
 
 // admit checks a record that somebody else made against what x holds and
 // returns its content.
-func (x *index) admit(e *entry, tip Point, clock hlc, signature bool) (Payload, error) {
+func (x *index) admit(e *entry, tip Point, clock uint64, signature bool) (Payload, error) {
 	key, ok := x.signer(e.Signer)
 	if !ok {
 		return nil, fmt.Errorf("record %d: signer %x is not in the chain of signers", e.Seq, e.Signer)
@@ -59,7 +59,7 @@ func (x *index) admit(e *entry, tip Point, clock hlc, signature bool) (Payload, 
 	if want := x.version(slot{e.Kind, e.Key}) + 1; e.Version != want {
 		return nil, fmt.Errorf("record %d: version %d of %s %q, want %d", e.Seq, e.Version, e.Kind, e.Key, want)
 	}
-	if hlc(e.HLC) <= clock {
+	if e.HLC <= clock {
 		return nil, fmt.Errorf("record %d: its clock does not follow the record before", e.Seq)
 	}
 	p, err := e.Decode()

@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+
+	"github.com/hpmq/hpmq/internal/hlc"
 )
 
 // A statement is what the writer says to a device, which holds no directory. It
@@ -31,12 +33,12 @@ func statementMessage(purpose string, payload []byte) []byte {
 // stamp before it, also those of earlier runs whose clock was ahead.
 func (d *Directory) Stamp() uint64 {
 	d.mu.RLock()
-	heard := max(d.clock, hlc(d.head.Head.UnixMilli)<<16) //nolint:gosec // a head's time is positive
+	heard := max(d.clock, hlc.At(d.head.Head.Time()))
 	d.mu.RUnlock()
 	d.stampMu.Lock()
 	defer d.stampMu.Unlock()
-	d.stamped = max(d.stamped, heard).next(d.now())
-	return uint64(d.stamped)
+	d.stamped = hlc.Next(max(d.stamped, heard), d.now())
+	return d.stamped
 }
 
 // Sign returns payload as a statement. purpose separates statements of one sort

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/internal/hlc"
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
@@ -16,7 +17,7 @@ type clearing struct {
 
 // lateClear is how much later than a message with a higher clock one is committed, at
 // most, as the hybrid logical clock reckons.
-const lateClear = uint64(time.Minute/time.Millisecond) << 16
+var lateClear = hlc.Span(time.Minute)
 
 // readTombstones reads what this site's publishers cleared and the peer was not yet
 // told. Those that the log brought are among them, since the log may have lost some.

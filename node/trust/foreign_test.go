@@ -16,6 +16,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/hlc"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/policy"
 )
@@ -109,7 +110,7 @@ type recordedPolicy struct {
 }
 
 // clockNow is a hybrid clock's reading.
-func clockNow() uint64 { return uint64(time.Now().UnixMilli()) << 16 }
+func clockNow() uint64 { return hlc.At(time.Now()) }
 
 // from is a message that site sends in the name of publisher.
 func from(site, publisher, topic string) *store.Message {
@@ -222,7 +223,7 @@ func TestForeignAfterAChange(t *testing.T) {
 					changed := time.Now()
 					at := func(d time.Duration, topic string) *store.Message {
 						m := from("lyon", "device/pump-6", topic)
-						m.HLC = uint64(changed.Add(d).UnixMilli()) << 16
+						m.HLC = hlc.At(changed.Add(d))
 						return m
 					}
 					if restarted {
@@ -291,7 +292,7 @@ func TestPastPoliciesAreBounded(t *testing.T) {
 // of today, and one from far ahead excuses nothing after a restart.
 func TestPastPolicyOfAWrongClock(t *testing.T) {
 	now := time.Now()
-	clock := func(d time.Duration) uint64 { return uint64(now.Add(d).UnixMilli()) << 16 }
+	clock := func(d time.Duration) uint64 { return hlc.At(now.Add(d)) }
 	if p := newPastSet(nil, clock(time.Hour), now); !p.counts(clock(0), now.Add(pastPolicyTime-time.Second)) || p.counts(clock(0), now.Add(pastPolicyTime)) {
 		t.Errorf("counts until %v, want a day from %v", p.until, now)
 	}

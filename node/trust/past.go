@@ -6,6 +6,7 @@ import (
 
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
+	"github.com/hpmq/hpmq/internal/hlc"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/policy"
 )
@@ -20,7 +21,7 @@ import (
 // older: the bounds are the stamps that it sent before, and pastPolicyTime on our
 // own clock. Messages of a site with a fast clock count as newer: beyond
 // clockTolerance they are refused. A site can pull the clocks of its peers ahead by
-// up to a day (mqtt/hlc.go), which excuses less and never more.
+// up to a day (hlc.MaxAhead), which excuses less and never more.
 
 const (
 	pastPolicyTime = 24 * time.Hour
@@ -42,7 +43,7 @@ type pastSet struct {
 // newPastSet bounds how long a policy excuses. A record from ahead of our clock
 // counts from now.
 func newPastSet(set *policy.Set, replaced uint64, now time.Time) pastSet {
-	from := clockTime(replaced)
+	from := hlc.Time(replaced)
 	if now.Before(from) {
 		from = now
 	}
@@ -54,11 +55,8 @@ func (p *pastSet) counts(stamp uint64, now time.Time) bool {
 	return !olderThan(p.replaced, stamp) && now.Before(p.until)
 }
 
-// clockTime is the wall time of a hybrid clock.
-func clockTime(clock uint64) time.Time { return time.UnixMilli(int64(clock >> 16)) }
-
 // olderThan reports whether a lies before b by more than clocks may differ.
-func olderThan(a, b uint64) bool { return clockTime(a).Add(clockTolerance).Before(clockTime(b)) }
+func olderThan(a, b uint64) bool { return hlc.Time(a).Add(clockTolerance).Before(hlc.Time(b)) }
 
 // stamps keeps the highest stamp of each sending node, so that a node which has
 // sent a new message cannot claim that the next one is old. A restart of this node
@@ -123,7 +121,7 @@ func (o *ForeignOptions) pastPolicies(now time.Time) []pastSet {
 			past = append(past, newPastSet(set, replaced, now))
 		}
 		replaced = clock
-		age := now.Sub(clockTime(replaced))
+		age := now.Sub(hlc.Time(replaced))
 		if len(past) == maxPastPolicy || age >= pastPolicyTime || age < -pastPolicyTime {
 			break // before a clock that far ahead nothing can be told apart
 		}
