@@ -63,6 +63,8 @@ func TestErrors(t *testing.T) {
 		"authority":     {&identity.APIError{Status: 409, Message: "taken", Hint: "another name"}, 409, Error{Conflict, errors.New("taken"), "another name"}},
 		"authority 403": {&identity.APIError{Status: 403, Message: "no"}, 403, Error{Denied, errors.New("no"), ""}},
 		"authority 401": {&identity.APIError{Status: 401, Message: "no"}, 403, Error{Denied, errors.New("no"), ""}},
+		"authority 404": {&identity.APIError{Status: 404, Message: "no"}, 404, Error{NotFound, errors.New("no"), ""}},
+		"authority 503": {&identity.APIError{Status: 503, Message: "no"}, 500, Error{Failed, errors.New("no"), ""}},
 		"authority 502": {&identity.APIError{Status: 502, Message: "no"}, 500, Error{Failed, errors.New("no"), ""}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -62,15 +62,16 @@ func FailEnrolment(err error) error {
 	return Fail(Failed, "", err)
 }
 
-// codeOf is the code of an HTTP status.
+// codeOf is the code of a status of the enrolment API. What a command can do about
+// other statuses, the hint says.
 func codeOf(status int) Code {
-	if status == http.StatusUnauthorized {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return Denied
-	}
-	for code, s := range statuses {
-		if s == status {
-			return code
-		}
+	case http.StatusNotFound:
+		return NotFound
+	case http.StatusConflict:
+		return Conflict
 	}
 	return Failed
 }
