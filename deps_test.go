@@ -37,7 +37,7 @@ var layers = map[string][]string{
 	"mqtt/history":         {"mqtt/packet", "mqtt/topic"},
 	"mqtt/bridge":          {"mqtt/packet", "mqtt/topic"},
 	"funcs/wasm":           {},
-	"funcs":                {"funcs/wasm"},
+	"funcs":                {"funcs/wasm", "mqtt/topic"},
 	"funcs/artifact":       {"identity"},
 	"overlay":              {"identity"},
 	"overlay/gossip":       {"identity", "overlay"},

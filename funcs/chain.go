@@ -2,7 +2,8 @@ package funcs
 
 import (
 	"fmt"
-	"strings"
+
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // OnError says what becomes of a message whose function failed.
@@ -39,16 +40,21 @@ func (b *Binding) check() error {
 	if b.Function == "" {
 		return fmt.Errorf("binding %q names no function", b.Name)
 	}
+	for _, f := range b.Topics { // one that is not valid would match nothing
+		if err := topic.ValidFilter(f); err != nil {
+			return fmt.Errorf("binding %q: topic filter %q %w", b.Name, f, err)
+		}
+	}
 	return nil
 }
 
-// sees reports whether the binding's function gets messages on topic.
-func (b *Binding) sees(topic string) bool {
+// sees reports whether the binding's function gets messages on name.
+func (b *Binding) sees(name string) bool {
 	if len(b.Topics) == 0 {
 		return true
 	}
 	for _, f := range b.Topics {
-		if matches(f, topic) {
+		if topic.Match(f, name) {
 			return true
 		}
 	}
@@ -77,43 +83,16 @@ func NewChain(d Direction, bindings []Binding) (*Chain, error) {
 	return c, nil
 }
 
-// Bound reports whether a message on topic must be submitted. A nil chain binds
-// nothing.
-func (c *Chain) Bound(topic string) bool {
+// Bound reports whether a message on the topic name must be submitted. A nil
+// chain binds nothing.
+func (c *Chain) Bound(name string) bool {
 	if c == nil {
 		return false
 	}
 	for i := range c.bindings {
-		if c.bindings[i].sees(topic) {
+		if c.bindings[i].sees(name) {
 			return true
 		}
 	}
 	return false
-}
-
-// matches reports whether a topic name matches a topic filter (MQTT 5.0 §4.7).
-// Only a filter that begins with $ sees the topics that do.
-func matches(filter, topic string) bool {
-	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
-		return false
-	}
-	for {
-		f, fRest, fMore := strings.Cut(filter, "/")
-		if f == "#" {
-			return true
-		}
-		t, tRest, tMore := strings.Cut(topic, "/")
-		if f != "+" && f != t {
-			return false
-		}
-		switch {
-		case !fMore && !tMore:
-			return true
-		case !tMore:
-			return fRest == "#" // "a/#" matches its parent "a"
-		case !fMore:
-			return false
-		}
-		filter, topic = fRest, tRest
-	}
 }

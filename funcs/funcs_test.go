@@ -358,6 +358,8 @@ func TestNewChainRefuses(t *testing.T) {
 	for name, b := range map[string]Binding{
 		"pass of a required function": {Function: "f", OnError: OnErrorPass},
 		"unknown on_error":            {Function: "f", OnError: "explode"},
+		"# before the end":            {Function: "f", Topics: []string{"a/b", "a/#/b"}},
+		"+ beside a word":             {Function: "f", Topics: []string{"a/b+"}},
 		"no function":                 {},
 	} {
 		if _, err := NewChain(Upstream, []Binding{b}); err == nil {
@@ -626,30 +628,12 @@ func TestStats(t *testing.T) {
 	}
 }
 
-func TestMatches(t *testing.T) {
-	for _, tt := range []struct {
-		filter, topic string
-		want          bool
-	}{
-		{"a/b", "a/b", true},
-		{"a/b", "a/c", false},
-		{"a/b", "a", false},
-		{"a", "a/b", false},
-		{"+/b", "a/b", true},
-		{"+", "/", false},
-		{"+/+", "/", true},
-		{"/+", "/x", true},
-		{"a/#", "a", true},
-		{"a/#", "a/b/c", true},
-		{"a/#", "ab", false},
-		{"a/+/c/#", "a/b/c", true},
-		{"#", "a/b", true},
-		{"#", "$hpmq/x", false},
-		{"+/x", "$hpmq/x", false},
-		{"$hpmq/#", "$hpmq/x", true},
-	} {
-		if got := matches(tt.filter, tt.topic); got != tt.want {
-			t.Errorf("matches(%q, %q) = %t", tt.filter, tt.topic, got)
+// The rules of topics are MQTT's: see package topic.
+func TestBound(t *testing.T) {
+	c := chain(t, Upstream, Binding{Function: "f", Topics: []string{"+/#", "$hpmq/x/#"}})
+	for name, want := range map[string]bool{"a": true, "a/b": true, "$hpmq": false, "$hpmq/x": true, "$hpmq/x/y": true, "$SYS/x": false} {
+		if got := c.Bound(name); got != want {
+			t.Errorf("Bound(%q) = %t", name, got)
 		}
 	}
 }
