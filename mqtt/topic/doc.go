@@ -1,6 +1,8 @@
 // Package topic decides how Topic Names and Topic Filters relate: whether they
-// are valid, whether a filter matches a name, whether one filter covers or
-// overlaps another, and which entries of a [Tree] of subscriptions match.
+// are valid, whether a filter matches a name, and whether one filter covers or
+// overlaps another. [Match], [Covers] and [Overlaps] compare two. [Tree] holds the
+// subscriptions that a name is matched with, [Filters] the filters of a policy,
+// [Names] the retained messages that a filter asks for.
 //
 // The rules are those of MQTT 5 section 4.7 in both protocol versions: `+` takes
 // one whole level, `#` the rest including the level above it, and a filter that
