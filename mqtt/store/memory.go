@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // QueueLimit bounds one queue.
@@ -68,7 +70,7 @@ type Memory struct {
 
 	mu       sync.Mutex // guards all below; held for one transaction or one read
 	sessions map[SessionKey]*memSession
-	retained RetainedTree
+	retained topic.Names[Message]
 	tombs    Tombstones
 	peers    map[string]*memPeer
 	floors   map[laneKey]Origin
@@ -206,10 +208,10 @@ func (m *Memory) Tombstones() []*Message {
 }
 
 // Tombstone implements [Store].
-func (m *Memory) Tombstone(topic string) *Message {
+func (m *Memory) Tombstone(name string) *Message {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.tombs.Get(topic)
+	return m.tombs.Get(name)
 }
 
 // Outbound implements [Store].

@@ -152,7 +152,7 @@ func TestRetained(t *testing.T) {
 	for _, topic := range []string{"a", "a/b/c", "a//c", "/a", "$SYS/x", "b"} {
 		put(topic, "", 9)
 	}
-	if got := m.Stats(); got.Retained != 0 || got.RetainedBytes != 0 || len(m.retained.children) != 0 {
+	if got := m.Stats(); got.Retained != 0 || got.RetainedBytes != 0 || m.retained.Len() != 0 {
 		t.Errorf("something stays: %+v", got)
 	}
 }

@@ -266,7 +266,7 @@ func (m *Memory) retain(r *Message) {
 		return
 	}
 	m.tombs.Remove(r.Topic)
-	m.retained.Put(r)
+	m.retained.Put(r.Topic, r)
 	m.stats.Retained++
 	m.stats.RetainedBytes += r.Size()
 }

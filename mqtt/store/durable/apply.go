@@ -139,7 +139,7 @@ func (s *Store) putRetained(topic string, m *store.Message) {
 	if m == nil {
 		old = s.retained.Remove(topic)
 	} else {
-		old = s.retained.Put(m)
+		old = s.retained.Put(topic, m)
 	}
 	if m != nil && m.Expires != 0 {
 		s.retainedExpires++

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // loader reads a database into a store's memory.
@@ -69,7 +70,7 @@ func (s *Store) forget() {
 	s.staging.values = make(map[valueKey][]byte)
 	s.staging.acked = make(map[*queue]uint64)
 	s.tombs = make(map[string]*store.Message)
-	s.retained, s.retainedExpires = store.RetainedTree{}, 0
+	s.retained, s.retainedExpires = topic.Names[store.Message]{}, 0
 	s.totals, s.stats, s.held, s.sessionID = totals{}, store.Stats{}, 0, 0
 	s.cache = cache{limit: s.options.Cache}
 }

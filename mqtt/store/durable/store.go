@@ -12,6 +12,7 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/mqtt/store"
 	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // ErrClosed is the error of a transaction that came after [Store.Run] ended.
@@ -69,7 +70,7 @@ type Store struct {
 
 	mu              sync.Mutex // guards all below
 	sessions        map[store.SessionKey]*session
-	retained        store.RetainedTree
+	retained        topic.Names[store.Message]
 	tombs           map[string]*store.Message // by topic
 	retainedExpires int                       // how many retained messages ever expire
 	peers           map[string]*peer
