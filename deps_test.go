@@ -20,7 +20,7 @@ var layers = map[string][]string{
 	"identity/directory":   {"identity"},
 	"identity/authority":   {"identity", "identity/directory"},
 	"identity/password":    {},
-	"policy":               {"identity", "policy/slice"},
+	"policy":               {"identity", "mqtt/topic", "policy/slice"},
 	"policy/slice":         {"identity", "identity/directory"},
 	"mqtt/packet":          {},
 	"mqtt/topic":           {},

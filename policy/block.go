@@ -9,6 +9,8 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 func (r *reader) group(b *hclsyntax.Block) {
@@ -173,17 +175,18 @@ func (r *reader) filters(b *hclsyntax.Body, name string, a action) []template {
 // value.
 func checkFilter(t *template, a action) error {
 	sample := t.sample("x")
-	share, filter, err := cutShare(sample)
-	if err != nil {
-		return err
-	}
-	if share != "" && a != subscribe {
+	share, filter := topic.CutShare(sample)
+	switch {
+	case share == "":
+		return validFilter(sample)
+	case a != subscribe:
 		return fmt.Errorf("a $share filter can only be subscribed to")
-	}
-	if share != "" && (share != "+" && strings.ContainsAny(share, "+#")) {
+	case share == "+":
+		return validFilter("$share/any/" + filter)
+	case strings.ContainsAny(share, "+#"):
 		return fmt.Errorf("the group of a $share filter is a name, or + for any")
 	}
-	return validFilter(filter)
+	return validFilter(sample)
 }
 
 var (

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // test is a test block.
@@ -123,11 +124,8 @@ func (s *Set) newQuestion(action, object string) (question, error) {
 	if action == "connect" {
 		return q, s.parseTarget(&q)
 	}
-	shared, filter, err := cutShare(object)
-	if err == nil {
-		err = validFilter(filter)
-	}
-	if err == nil && action != "subscribe" && (shared != "" || hasWildcard(object)) {
+	err := validFilter(object)
+	if share, _ := topic.CutShare(object); err == nil && action != "subscribe" && (share != "" || hasWildcard(object)) {
 		err = errors.New("a topic has no wildcards")
 	}
 	if err != nil {
@@ -136,7 +134,7 @@ func (s *Set) newQuestion(action, object string) (question, error) {
 	return q, nil
 }
 
-func hasWildcard(topic string) bool { return strings.ContainsAny(topic, "+#") }
+func hasWildcard(name string) bool { return strings.ContainsAny(name, "+#") }
 
 // parseTarget reads "device:x tcp/22", "x:22" or "device:x:22/udp".
 func (s *Set) parseTarget(q *question) error {

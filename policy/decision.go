@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // Decision answers one question. It refers to the question's topic or filter,
@@ -91,7 +93,7 @@ func (d Decision) noGrant() string {
 	switch {
 	case near == nil && refused == nil:
 		tail = d.x.unknown()
-	case near == nil || refused != nil && nearness(refused.filter, d.object) > nearness(near.filter, d.object):
+	case near == nil || refused != nil && topic.Common(refused.filter, d.object) > topic.Common(near.filter, d.object):
 		tail = fmt.Sprintf("%s is not given: %s", refused.rule.cite, refused.problem)
 	case d.exceeds(near) != "":
 		return clip(d.exceeds(near)+" of "+near.rule.cite, maxReason)
@@ -124,15 +126,15 @@ func (x *Session) unknown() string {
 
 // exceeds says which bound the question breaks though filter matches, or "".
 func (d Decision) exceeds(f *rightFilter) string {
-	if d.action == subscribe || !covers(f.filter, d.object) {
+	if d.action == subscribe || !topic.Covers(f.filter, d.object) {
 		return ""
 	}
-	topic := clip(d.object, 60)
+	name := clip(d.object, 60)
 	if d.qos > f.maxQoS {
-		return fmt.Sprintf("%s %s with QoS %d is above max_qos %d", d.action, topic, d.qos, f.maxQoS)
+		return fmt.Sprintf("%s %s with QoS %d is above max_qos %d", d.action, name, d.qos, f.maxQoS)
 	}
 	if f.maxSize > 0 && int64(d.size) > f.maxSize {
-		return fmt.Sprintf("%s %s with %d bytes is above max_size %d", d.action, topic, d.size, f.maxSize)
+		return fmt.Sprintf("%s %s with %d bytes is above max_size %d", d.action, name, d.size, f.maxSize)
 	}
 	return ""
 }
@@ -143,7 +145,7 @@ func (d Decision) nearest() (given, refused *rightFilter) {
 	if d.x == nil {
 		return nil, nil
 	}
-	_, object, _ := cutShare(d.object)
+	_, object := topic.CutShare(d.object)
 	d.x.each(func(f rightFilter) {
 		if f.rule.deny || f.action != d.action {
 			return
@@ -152,8 +154,8 @@ func (d Decision) nearest() (given, refused *rightFilter) {
 		if f.problem != "" {
 			best = &refused
 		}
-		_, filter, _ := cutShare(f.filter)
-		if *best == nil || nearness(filter, object) > nearness((*best).filter, object) {
+		_, filter := topic.CutShare(f.filter)
+		if *best == nil || topic.Common(filter, object) > topic.Common((*best).filter, object) {
 			*best = &f
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // Explanation says how the policy decides one question and why. Its JSON form
@@ -111,7 +112,7 @@ func (s *Set) cited(cite string) *rule {
 }
 
 func (s *Set) explainTopic(e *Explanation, x *Session, a action, object string) {
-	_, object, _ = cutShare(object)
+	_, object = topic.CutShare(object)
 	x.each(func(f rightFilter) {
 		if f.rule.deny || f.action != a {
 			return
@@ -124,11 +125,11 @@ func (s *Set) explainTopic(e *Explanation, x *Session, a action, object string) 
 			e.NotGiven = append(e.NotGiven, n)
 			return
 		}
-		_, filter, _ := cutShare(f.filter)
-		n.Overlap = overlap(filter, object)
-		n.weight = nearness(filter, object)
+		_, filter := topic.CutShare(f.filter)
+		n.Overlap = topic.Overlaps(filter, object)
+		n.weight = topic.Common(filter, object)
 		if n.Overlap {
-			n.weight += maxLevels
+			n.weight += topic.MaxLevels
 		}
 		e.Nearest = append(e.Nearest, n)
 	})
@@ -150,12 +151,12 @@ func (s *Set) explainTopic(e *Explanation, x *Session, a action, object string) 
 // given to sub, or "".
 func (r *rule) wouldGrant(x *Session, a action, object string) string {
 	for i := range r.topics {
-		if r.topics[i].functions || slices.ContainsFunc(x.exceptions(&r.topics[i]), func(f string) bool { return covers(f, object) }) {
+		if r.topics[i].functions || slices.ContainsFunc(x.exceptions(&r.topics[i]), func(f string) bool { return topic.Covers(f, object) }) {
 			continue
 		}
 		for k := range r.topics[i].filters[a] {
 			f, problem := r.topics[i].filters[a][k].expand(&x.member.Subject)
-			if problem == "" && !strings.HasPrefix(f, "$share/") && covers(f, object) {
+			if problem == "" && !strings.HasPrefix(f, "$share/") && topic.Covers(f, object) {
 				return f
 			}
 		}
@@ -202,13 +203,6 @@ func (e *Explanation) trim() {
 	slices.SortStableFunc(e.Nearest, func(a, b Near) int { return b.weight - a.weight })
 	e.Nearest = e.Nearest[:min(len(e.Nearest), maxNear)]
 	e.NotGiven = e.NotGiven[:min(len(e.NotGiven), maxNear)]
-}
-
-// overlap reports whether some topic is matched by both filters.
-func overlap(a, b string) bool {
-	var t tree
-	t.insert(a, leaf{})
-	return t.overlaps(b, asked{}) >= 0
 }
 
 // site reports whether the explanation is about a site.

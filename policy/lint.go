@@ -3,6 +3,7 @@ package policy
 import (
 	"slices"
 
+	"github.com/hpmq/hpmq/mqtt/topic"
 	"github.com/hpmq/hpmq/policy/slice"
 )
 
@@ -96,13 +97,13 @@ func (d *rule) takes(g *rule) bool {
 // takesFilter compares templates by their text: the same ${} has the same value
 // on both sides, and a wildcard takes any.
 func (d *rule) takesFilter(a action, t *template) bool {
-	share, filter, err := cutShare(t.text)
-	if err != nil || share != "" {
+	share, filter := topic.CutShare(t.text)
+	if share != "" {
 		return false
 	}
 	for i := range d.topics {
 		for _, f := range d.topics[i].filters[a] {
-			if !d.topics[i].functions && covers(f.text, filter) {
+			if !d.topics[i].functions && topic.Covers(f.text, filter) {
 				return true
 			}
 		}

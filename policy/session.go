@@ -4,8 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // Session is what one identity may do with topics: the filters of its grants
@@ -83,10 +84,7 @@ func (x *Session) add(rule int32, deny bool, t *topics) {
 			if problem != "" {
 				continue
 			}
-			share, filter, err := cutShare(f)
-			if err != nil {
-				continue
-			}
+			share, filter := topic.CutShare(f)
 			trees[a].insert(filter, leaf{rule: rule, share: share, maxQoS: t.maxQoS, maxSize: t.maxSize})
 		}
 	}
@@ -107,18 +105,18 @@ func (x *Session) expand(t *template, deny bool) (filter, problem string) {
 // Subject returns whom the session was compiled for.
 func (x *Session) Subject() Subject { return x.member.Subject }
 
-// Publish decides a PUBLISH to topic, which must be a valid topic name. With
+// Publish decides a PUBLISH to name, which must be a valid topic name. With
 // the retain flag it needs a retain grant as well.
-func (x *Session) Publish(topic string, qos byte, retained bool, size int) Decision {
-	return x.send(publish, topic, qos, retained, size)
+func (x *Session) Publish(name string, qos byte, retained bool, size int) Decision {
+	return x.send(publish, name, qos, retained, size)
 }
 
 // Will decides a will: at CONNECT, and again when it fires. What may not be
 // published may not be left behind either.
-func (x *Session) Will(topic string, qos byte, retained bool, size int) Decision {
-	d := x.send(will, topic, qos, retained, size)
+func (x *Session) Will(name string, qos byte, retained bool, size int) Decision {
+	d := x.send(will, name, qos, retained, size)
 	if d.rule == nil {
-		if r := x.deny[publish].match(topic, anyPublish); r >= 0 {
+		if r := x.deny[publish].match(name, anyPublish); r >= 0 {
 			return d.deniedBy(r)
 		}
 	}
@@ -130,21 +128,21 @@ var anyPublish = asked{}
 
 // send looks for denies first, so that [Decision.Denied] tells of them where no
 // grant is wanted.
-func (x *Session) send(a action, topic string, qos byte, retained bool, size int) Decision {
-	d := Decision{x: x, action: a, object: topic, qos: qos, size: size}
-	if r := x.deny[a].match(topic, anyPublish); r >= 0 {
+func (x *Session) send(a action, name string, qos byte, retained bool, size int) Decision {
+	d := Decision{x: x, action: a, object: name, qos: qos, size: size}
+	if r := x.deny[a].match(name, anyPublish); r >= 0 {
 		return d.deniedBy(r)
 	}
 	if retained {
-		if r := x.deny[retain].match(topic, anyPublish); r >= 0 {
+		if r := x.deny[retain].match(name, anyPublish); r >= 0 {
 			return d.deniedBy(r)
 		}
 	}
-	granted := x.allow[a].match(topic, asked{qos: qos, size: size})
+	granted := x.allow[a].match(name, asked{qos: qos, size: size})
 	if granted < 0 {
 		return d
 	}
-	if retained && x.allow[retain].match(topic, asked{qos: qos, size: size}) < 0 {
+	if retained && x.allow[retain].match(name, asked{qos: qos, size: size}) < 0 {
 		d.action = retain
 		return d
 	}
@@ -156,7 +154,7 @@ func (x *Session) send(a action, topic string, qos byte, retained bool, size int
 // $share/group/filter among them.
 func (x *Session) Subscribe(filter string) Decision {
 	d := Decision{x: x, action: subscribe, object: filter}
-	share, inner, err := cutShare(filter)
+	share, inner, _, err := topic.ParseShared(filter)
 	if err != nil {
 		return d
 	}
@@ -179,17 +177,17 @@ func (x *Session) Subscribe(filter string) Decision {
 	return d
 }
 
-// Receive decides the delivery of a message on topic to a subscription of the
+// Receive decides the delivery of a message on the topic name to a subscription of the
 // session. Only subscriptions whose [Decision.Filtered] was set need to ask.
-func (x *Session) Receive(topic string) Decision {
+func (x *Session) Receive(name string) Decision {
 	if x.member.ID.Kind == siteKind {
-		return x.siteReceive(topic)
+		return x.siteReceive(name)
 	}
-	d := Decision{x: x, action: subscribe, object: topic, delivery: true}
-	if r := x.deny[subscribe].match(topic, asked{}); r >= 0 {
+	d := Decision{x: x, action: subscribe, object: name, delivery: true}
+	if r := x.deny[subscribe].match(name, asked{}); r >= 0 {
 		return d.deniedBy(r)
 	}
-	if r := x.allow[subscribe].match(topic, asked{share: anyShare}); r >= 0 {
+	if r := x.allow[subscribe].match(name, asked{share: anyShare}); r >= 0 {
 		d.Allowed, d.Rule = true, x.set.rules[r].cite
 	}
 	return d
@@ -290,25 +288,4 @@ func (x *Session) NotGiven() []string {
 		}
 	})
 	return out
-}
-
-// nearness is how many leading levels of filter the asked topic or filter runs
-// along; "" levels and wildcards count as they match.
-func nearness(filter, object string) int {
-	n := 0
-	for {
-		a, restA, moreA := strings.Cut(filter, "/")
-		b, restB, moreB := strings.Cut(object, "/")
-		if a == "#" {
-			return n + 1
-		}
-		if a != b && a != "+" {
-			return n
-		}
-		n++
-		if !moreA || !moreB {
-			return n
-		}
-		filter, object = restA, restB
-	}
 }

@@ -134,6 +134,8 @@ func TestSession(t *testing.T) {
 		"receive own":                     plc.Receive("cmd/plc-1/go"),
 		"receive other":                   deny(plc.Receive("cmd/plc-2/go")),
 		"malformed share":                 deny(plc.Subscribe("$share/x")),
+		"wildcard as a share name":        deny(plc.Subscribe("$share/+/cmd/plc-1/x")), // [MQTT-4.8.2-2]
+		"wildcards of a share too late":   deny(plc.Subscribe("$share/any/cmd/plc-1/#/x")),
 		"wildcard and $":                  deny(ann.Subscribe("$SYS/broker")),
 		"wildcard and $, delivery":        deny(ann.Receive("$SYS/broker")),
 		"deny overlaps":                   ann.Subscribe("site/#"),

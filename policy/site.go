@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 
 	"github.com/hpmq/hpmq/identity"
+	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
 // A site is a subject too, `site:NAME`. It has no certificate of its own: its nodes
@@ -59,9 +60,9 @@ func (s *Set) SiteReceives(site string) *SiteRights {
 	return &SiteRights{s.Session(sub)}
 }
 
-// Receive decides whether the site may receive a message on topic. It does not
+// Receive decides whether the site may receive a message on the topic name. It does not
 // allocate when it allows.
-func (r *SiteRights) Receive(topic string) Decision { return r.session.siteReceive(topic) }
+func (r *SiteRights) Receive(name string) Decision { return r.session.siteReceive(name) }
 
 // Covers reports that the site may receive every message that filter matches, so
 // that there is no need to ask Receive. It may be false of a filter that several
@@ -102,8 +103,8 @@ type excepting struct {
 	left            []string // filters of except
 }
 
-func (e *excepting) match(topic string) bool {
-	return e.receive.match(topic, asked{}) >= 0 && e.except.match(topic, asked{}) < 0
+func (e *excepting) match(name string) bool {
+	return e.receive.match(name, asked{}) >= 0 && e.except.match(name, asked{}) < 0
 }
 
 // everything reports whether x is of a site under a policy that bounds none.
@@ -111,21 +112,21 @@ func (x *Session) everything() bool {
 	return x.set.version < boundSites && x.member.ID.Kind == siteKind
 }
 
-func (x *Session) siteReceive(topic string) Decision {
-	d := Decision{x: x, action: receive, object: topic, delivery: true}
+func (x *Session) siteReceive(name string) Decision {
+	d := Decision{x: x, action: receive, object: name, delivery: true}
 	if x.everything() {
 		d.Allowed, d.Rule = true, unboundSites
 		return d
 	}
-	if r := x.deny[receive].match(topic, asked{}); r >= 0 {
+	if r := x.deny[receive].match(name, asked{}); r >= 0 {
 		return d.deniedBy(r)
 	}
-	if r := x.allow[receive].match(topic, asked{}); r >= 0 {
+	if r := x.allow[receive].match(name, asked{}); r >= 0 {
 		d.Allowed, d.Rule = true, x.set.rules[r].cite
 		return d
 	}
 	for i := range x.excepting {
-		if e := &x.excepting[i]; e.match(topic) {
+		if e := &x.excepting[i]; e.match(name) {
 			d.Allowed, d.Rule = true, x.set.rules[e.rule].cite
 			return d
 		}
@@ -159,16 +160,16 @@ func (x *Session) exceptions(t *topics) []string {
 	return left
 }
 
-// leftOut names the grant that would give the site topic but for an exception, and
+// leftOut names the grant that would give the site the topic name but for an exception, and
 // the exception.
-func (x *Session) leftOut(topic string) (rule *rule, except string) {
+func (x *Session) leftOut(name string) (rule *rule, except string) {
 	for i := range x.excepting {
 		e := &x.excepting[i]
-		if e.receive.match(topic, asked{}) < 0 {
+		if e.receive.match(name, asked{}) < 0 {
 			continue
 		}
 		for _, f := range e.left {
-			if covers(f, topic) {
+			if topic.Covers(f, name) {
 				return x.set.rules[e.rule], f
 			}
 		}

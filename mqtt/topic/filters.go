@@ -23,6 +23,9 @@ func (f *Filters[V]) Add(filter string, value V) {
 	*end = int32(len(f.values))
 }
 
+// Len returns how many values there are.
+func (f *Filters[V]) Len() int { return len(f.values) }
+
 // Match calls visit with the values whose filters match name, in no particular
 // order, until visit returns false.
 func (f *Filters[V]) Match(name string, visit func(*V) bool) {

@@ -222,10 +222,10 @@ func TestNamesAgainstMap(t *testing.T) {
 // A store that once had many retained messages does not keep their memory.
 func TestNamesShrink(t *testing.T) {
 	var names Names[int]
-	for i := range 5000 {
+	for i := range 2 * pageLen {
 		names.Put(fmt.Sprintf("a/%d/x", i), &i)
 	}
-	for i := 10; i < 5000; i++ {
+	for i := 10; i < 2*pageLen; i++ {
 		names.Remove(fmt.Sprintf("a/%d/x", i))
 	}
 	if nodes, values := names.levels.nodes.size(), names.values.size(); nodes > 1024 || values > 1024 || names.Len() != 10 {

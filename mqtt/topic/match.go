@@ -67,6 +67,29 @@ func Overlaps(a, b string) bool {
 	return true
 }
 
+// Common returns how many leading levels of filter go with those of object, a name
+// or a filter: each is the same, or filter has a wildcard there. `#` counts once.
+// It does not allocate.
+func Common(filter, object string) int {
+	if hidden(filter, object) {
+		return 0
+	}
+	for n := 0; ; n++ {
+		if filter == "#" {
+			return n + 1
+		}
+		want, filterRest, filterMore := strings.Cut(filter, "/")
+		got, objectRest, objectMore := strings.Cut(object, "/")
+		switch {
+		case want != "+" && want != got:
+			return n
+		case !filterMore || !objectMore:
+			return n + 1
+		}
+		filter, object = filterRest, objectRest
+	}
+}
+
 // pattern is a filter as its levels before `#` and whether `#` follows: the
 // names with those levels and, if open, any more after them. A name has at
 // least one level, and a single one is not empty; so `#` is the pattern `+/#`

@@ -121,10 +121,35 @@ func TestMatchSpecification(t *testing.T) {
 	}
 }
 
+func TestCommon(t *testing.T) {
+	for _, tt := range []struct {
+		filter, object string
+		want           int
+	}{
+		{"a/b/c", "a/b/d", 2},
+		{"a/b", "a/b/c", 2},
+		{"a/b/c", "a", 1},
+		{"b", "a", 0},
+		{"a/+/c", "a/b/c", 3},
+		{"a/#", "a/b/c/d", 2},
+		{"a/#", "a", 1},
+		{"#", "a/b", 1},
+		{"a//", "a//", 3},
+		{"a/b", "a/+", 1},
+		{"a/+", "a/#", 2},
+		{"#", "$SYS/a", 0}, // [MQTT-4.7.2-1]
+		{"+/a", "$SYS/a", 0},
+	} {
+		if got := Common(tt.filter, tt.object); got != tt.want {
+			t.Errorf("Common(%q, %q) = %d, want %d", tt.filter, tt.object, got, tt.want)
+		}
+	}
+}
+
 func TestCompareDoesNotAllocate(t *testing.T) {
 	a, b, name := "site/+/pump/#", "site/a/pump/+/temp", "site/a/pump/7/temp"
 	if n := testing.AllocsPerRun(100, func() {
-		if !Match(a, name) || !Covers(a, b) || !Overlaps(b, a) {
+		if !Match(a, name) || !Covers(a, b) || !Overlaps(b, a) || Common(a, b) != 4 {
 			t.Error("no match")
 		}
 	}); n != 0 {

@@ -1,7 +1,12 @@
 package topic
 
-// pageLen is the number of values in a page of a slab.
-const pageLen = 1024
+const (
+	// pageLen is the number of values in a page of a slab.
+	pageLen = 1 << 14
+
+	// sparseFrom is the size from which a nearly empty slab gives memory back.
+	sparseFrom = 1024
+)
 
 // slab holds values by their index. It grows by pages, so that adding to a large
 // slab does not copy it. The first value, of index 0, is there from the first add on
@@ -86,7 +91,7 @@ func (s *slab[T]) remove(i int32) {
 // sparse reports whether s is large and nearly empty: it should be copied, to give
 // memory back. The copy is at most a seventh of what was removed to get there.
 func (s *slab[T]) sparse() bool {
-	return s.rest != nil && s.size() >= pageLen && s.used() <= s.size()/8
+	return s.rest != nil && s.size() >= sparseFrom && s.used() <= s.size()/8
 }
 
 // move copies the value of index i to another slab and returns its index there.

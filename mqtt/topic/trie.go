@@ -50,9 +50,8 @@ func (n *node) empty() bool {
 	return n.plus == 0 && n.child == 0 && n.exact == 0 && n.open == 0
 }
 
-// child returns the child of at for a literal level, or 0.
-func (t *trie) child(at int32, level string) int32 {
-	n := t.nodes.at(at)
+// child returns the child of n, the node at, for a literal level, or 0.
+func (t *trie) child(at int32, n *node, level string) int32 {
 	if n.children > longList {
 		return t.edges[edge{at, level}]
 	}
@@ -68,10 +67,11 @@ func (t *trie) child(at int32, level string) int32 {
 
 // step returns the child of at for a level of a filter, or 0.
 func (t *trie) step(at int32, level string) int32 {
+	n := t.nodes.at(at)
 	if level == "+" {
-		return t.nodes.at(at).plus
+		return n.plus
 	}
-	return t.child(at, level)
+	return t.child(at, n, level)
 }
 
 // find returns the node where filter ends and whether # follows. ok is false when
@@ -224,24 +224,35 @@ func (t *trie) covering(filter string, visit func(int32) bool) {
 // root for a filter that begins with $, which no wildcard there covers
 // [MQTT-4.7.2-1].
 func (t *trie) coveringAt(at int32, rest string, more, dollar bool, visit func(int32) bool) bool {
-	n := t.nodes.at(at)
-	if n.open != 0 && !dollar && !visit(n.open) { // a/# matches a too
-		return false
-	}
-	if !more {
-		return n.exact == 0 || visit(n.exact)
-	}
-	level, rest, more := strings.Cut(rest, "/")
-	switch level {
-	case "#":
-		return true // only # covers #
-	case "+":
-	default:
-		if c := t.child(at, level); c != 0 && !t.coveringAt(c, rest, more, false, visit) {
+	for {
+		n := t.nodes.at(at)
+		if n.open != 0 && !dollar && !visit(n.open) { // a/# matches a too
 			return false
 		}
+		if !more {
+			return n.exact == 0 || visit(n.exact)
+		}
+		var level string
+		level, rest, more = strings.Cut(rest, "/")
+		next := int32(0)
+		switch level {
+		case "#":
+			return true // only # covers #
+		case "+":
+		default:
+			next = t.child(at, n, level)
+		}
+		if n.plus != 0 && !dollar {
+			if next != 0 && !t.coveringAt(next, rest, more, false, visit) {
+				return false
+			}
+			next = n.plus
+		}
+		if next == 0 {
+			return true
+		}
+		at, dollar = next, false
 	}
-	return n.plus == 0 || dollar || t.coveringAt(n.plus, rest, more, false, visit)
 }
 
 // overlapping visits the filters that match at least one name that filter matches.
@@ -264,7 +275,7 @@ func (t *trie) overlappingAt(at int32, rest string, more, dollar bool, visit fun
 	}
 	level, rest, more := strings.Cut(rest, "/")
 	if level != "+" {
-		if c := t.child(at, level); c != 0 && !t.overlappingAt(c, rest, more, false, visit) {
+		if c := t.child(at, n, level); c != 0 && !t.overlappingAt(c, rest, more, false, visit) {
 			return false
 		}
 	} else {

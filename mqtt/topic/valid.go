@@ -102,9 +102,9 @@ func ParseShared(s string) (group, filter string, ok bool, err error) {
 	if len(s) > MaxLen {
 		return "", "", true, errLong
 	}
-	group, filter, found := strings.Cut(s[len(sharePrefix):], "/")
+	group, filter = CutShare(s)
 	switch {
-	case group == "" || !found || filter == "": // [MQTT-4.8.2-1]
+	case group == "": // [MQTT-4.8.2-1]
 		return "", "", true, errShare
 	case strings.ContainsAny(group, "+#"): // [MQTT-4.8.2-2]
 		return "", "", true, errGroup
@@ -117,4 +117,17 @@ func ParseShared(s string) (group, filter string, ok bool, err error) {
 		return "", "", true, err
 	}
 	return group, filter, true, nil
+}
+
+// CutShare is ParseShared for a filter whose parts the caller checks, or has
+// checked. group is empty, and filter is s, for one that is not shared.
+func CutShare(s string) (group, filter string) {
+	if !isShared(s) {
+		return "", s
+	}
+	group, filter, _ = strings.Cut(s[len(sharePrefix):], "/")
+	if group == "" || filter == "" {
+		return "", s
+	}
+	return group, filter
 }

@@ -78,6 +78,12 @@ func TestParseShared(t *testing.T) {
 		if group != tt.group || filter != tt.filter || ok != tt.shared || !errors.Is(err, tt.err) {
 			t.Errorf("ParseShared(%.20q) = %q, %q, %v, %v", tt.s, group, filter, ok, err)
 		}
+		if err != nil {
+			continue
+		}
+		if g, f := CutShare(tt.s); g != group || f != filter {
+			t.Errorf("CutShare(%.20q) = %q, %q", tt.s, g, f)
+		}
 	}
 }
 
