@@ -104,12 +104,13 @@ func TestRenewerRunRefused(t *testing.T) {
 			}
 			return a.send(ctx, req)
 		}, OnRenew: func(*identity.SVID) { cancel() }}
-		start := time.Now()
+		due := identity.RenewAt(s.SVID()) // the renewal has jitter
 		if err := r.Run(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if got := time.Since(start); asked != 5 || got < 3*time.Hour || got > 4*time.Hour {
-			t.Errorf("asked %d times in %v", asked, got)
+		const pauses = 4 * 6 * time.Hour / 20 // a twentieth of the life after each refusal
+		if got := time.Since(due); asked != 5 || got < pauses || got > pauses+time.Minute {
+			t.Errorf("asked %d times, for the last time %v after the certificate was due, want %v", asked, got, pauses)
 		}
 	})
 }
