@@ -36,7 +36,7 @@ const (
 	maxRuleMessage = 1 << 10
 )
 
-// ruleQuestion says that a node serves a device and what it holds for it.
+// ruleQuestion says that a node serves a device and which slice it holds for it.
 type ruleQuestion struct {
 	ID   identity.ID `json:"id"`
 	Drop bool        `json:"drop,omitempty"` // it serves the device no more
@@ -83,7 +83,7 @@ func readBlock(r io.Reader, limit uint32) ([]byte, error) {
 	if n > limit {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", errLargeBlock, n, limit)
 	}
-	var b bytes.Buffer // grows with what comes, not with what was announced
+	var b bytes.Buffer // grows with the bytes that arrive, not with the announced size
 	if _, err := io.CopyN(&b, r, int64(n)); err != nil {
 		return nil, err
 	}
@@ -100,12 +100,12 @@ type agentRules struct {
 	asked   wake.Broadcast // other agents are served
 	refused slice.Refusals
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards held and space
 	held  map[identity.ID]*servedAgent
 	space keptSpace
 }
 
-// servedAgent is an agent that is connected to this node, and what it is given.
+// servedAgent is an agent that is connected to this node, with its slice.
 type servedAgent struct {
 	heldSlice
 
@@ -219,7 +219,7 @@ func (r *agentRules) keep(raw []byte) error {
 	return nil
 }
 
-// warning says what other nodes brought that no honest one does, or "".
+// warning reports slices from other nodes that no honest node sends, "" for none.
 func (r *agentRules) warning() string {
 	counts := r.refused.Counts()
 	for _, honest := range []slice.Reason{slice.Earlier, refusedByAgent} {
@@ -323,7 +323,7 @@ type keptSpace struct {
 	bytes int64
 }
 
-// measure counts what is there.
+// measure counts the slices on disk.
 func (k *keptSpace) measure() error {
 	k.count, k.bytes = 0, 0
 	entries, err := os.ReadDir(k.dir)

@@ -8,7 +8,7 @@ import (
 	"github.com/hpmq/hpmq/overlay"
 )
 
-// addresses is what the directory shall say about this node.
+// addresses returns this node's record for the directory.
 func (n *Node) addresses() directory.Node {
 	rec := directory.Node{
 		ID: n.id, Site: n.site,

@@ -79,7 +79,7 @@ func listed[A any](all func() []A) func(control.None) (iter.Seq[A], error) {
 	return func(control.None) (iter.Seq[A], error) { return slices.Values(all()), nil }
 }
 
-// onCA refuses what only a node with the directory's writer can do.
+// onCA refuses requests that need the node with the directory's writer.
 func (n *api) onCA() error {
 	if n.authority != nil {
 		return nil
@@ -96,7 +96,7 @@ func (n *api) onCA() error {
 	}
 }
 
-// authorityError gives what the authority refuses its code.
+// authorityError gives a refusal of the authority its code.
 func authorityError(err error) error {
 	if errors.Is(err, authority.ErrUnknown) {
 		return control.Fail(control.NotFound, "see: hpmq device list", err)
@@ -267,8 +267,8 @@ func (n *api) addFunction(r *http.Request, q control.FunctionRequest) (*control.
 	return nil, errors.New("the function was recorded but is not listed")
 }
 
-// serveAccess turns the request into a carrier to a device: after 101 the
-// connection is the device's, and what flows is TLS between the caller and it.
+// serveAccess turns the request into a carrier to a device. After status 101 the
+// connection is the device's: it carries TLS between the caller and the device.
 func (n *api) serveAccess(w http.ResponseWriter, r *http.Request) {
 	target, err := n.pathID(r)
 	if err != nil {

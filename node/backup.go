@@ -87,10 +87,10 @@ func inBackup(name string) bool {
 	return !strings.HasPrefix(name, messagesName) && !strings.HasPrefix(name, stagingPrefix)
 }
 
-// linkFiles links the files below from, without those that leave names at the
-// top and without hidden ones, into to. Files are replaced, not written to, so
-// that a link keeps what was there; and as a key and its certificate are two
-// files, it does so again until none was replaced meanwhile.
+// linkFiles links the files below from into to. It leaves out hidden files, and the
+// files at the top that leave names. The node replaces its files and never writes
+// into them, so a link keeps the old content. A key and its certificate are two
+// files: linkFiles starts again until no file was replaced meanwhile.
 func linkFiles(from, to string, leave func(name string) bool) error {
 	for range 5 {
 		linked, err := linkOnce(from, to, leave)
@@ -142,7 +142,7 @@ func linkOnce(from, to string, leave func(name string) bool) (map[string]string,
 	})
 }
 
-// same reports whether each file still is what was linked.
+// same reports whether each file is still the one that was linked.
 func same(linked map[string]string) bool {
 	for path, link := range linked {
 		now, err := os.Lstat(path)

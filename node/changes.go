@@ -13,7 +13,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// What a change of policy or directory means for those who are connected.
+// A change of policy or directory, and its effect on connected clients and nodes.
 
 // changes wakes up the work that follows a change; many changes wake it once.
 type changes struct {
@@ -72,8 +72,8 @@ func (n *Node) watchDirectory(ctx context.Context, from uint64) error {
 	return nil
 }
 
-// identityChanged acts on the record of an identity. Most are of renewals, which
-// change no rights and wake nobody.
+// identityChanged acts on the record of an identity. Most records are renewals: they
+// change no rights and wake no goroutine.
 func (n *Node) identityChanged(rec *directory.Identity, rights bool) {
 	if rights {
 		n.rightsChanged()
@@ -93,7 +93,7 @@ func (n *Node) identityChanged(rec *directory.Identity, rights bool) {
 	}
 }
 
-// rightsChanged has everybody judged anew.
+// rightsChanged has the rights of all sessions and slices judged again.
 func (n *Node) rightsChanged() {
 	n.foreign.IdentitiesChanged()
 	n.filter.reset()
@@ -101,8 +101,8 @@ func (n *Node) rightsChanged() {
 	n.changes.sites.Fire()
 }
 
-// standings remember what policy and the fabric know of each identity, to tell a
-// renewal from a change of rights.
+// standings remember the labels, site and state of each identity, to tell a renewal
+// from a change of rights.
 type standings map[identity.ID]standing
 
 type standing struct {
@@ -144,8 +144,9 @@ func (n *Node) end(rec directory.Revocation) {
 		WithField("connections", ended.Connections).WithField("took", time.Since(began).String()).Warn("identity revoked")
 }
 
-// applyRights judges everybody anew when policy or labels have changed. Nothing
-// slow may run here: a right that was taken away holds until it is its turn.
+// applyRights judges all sessions and slices again when policy or labels have
+// changed. Nothing slow may run here: until it runs, a right that was taken away
+// still holds.
 func (n *Node) applyRights(ctx context.Context) error {
 	for {
 		select {
@@ -159,8 +160,8 @@ func (n *Node) applyRights(ctx context.Context) error {
 	}
 }
 
-// applyFunctions loads what the directory names when that has changed, which may
-// wait for other nodes to send a module.
+// applyFunctions loads the functions that the directory names when they have
+// changed. It may wait for other nodes to send a module.
 func (n *Node) applyFunctions(ctx context.Context) error {
 	retry := time.NewTicker(5 * time.Second) // a module may become reachable later
 	defer retry.Stop()

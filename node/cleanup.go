@@ -17,7 +17,7 @@ const cleanUpRetry = 10 * time.Second
 
 // cleaner does work that records ask for and that takes time.
 type cleaner struct {
-	self      identity.ID // in whose name messages are cleared
+	self      identity.ID // the publisher of the messages that clear
 	directory *directory.Directory
 	broker    *mqtt.Broker
 	links     *link.Links
@@ -33,9 +33,9 @@ func (n *Node) cleaner() *cleaner {
 	}
 }
 
-// run does what records ask for that takes time: it clears the retained
-// messages of revoked identities and forgets removed sites. It looks at all records
-// when the node starts, since an earlier run may have ended before it was done.
+// run does slow work that records ask for: it clears the retained messages of
+// revoked identities and forgets removed sites. When the node starts it looks at all
+// records, since an earlier run may have ended before its work was done.
 func (c *cleaner) run(ctx context.Context) error {
 	cleared, forgotten := map[identity.ID]bool{}, map[string]bool{}
 	for {
@@ -61,8 +61,8 @@ func (c *cleaner) run(ctx context.Context) error {
 	}
 }
 
-// clearRetainedOf reports whether it is done. An identity that was enrolled again
-// since keeps what it has published.
+// clearRetainedOf reports whether it is done. An identity that has been enrolled
+// again keeps its retained messages.
 func (c *cleaner) clearRetainedOf(ctx context.Context, id identity.ID) bool {
 	if p, _ := c.directory.Identity(id); p.State == directory.Active {
 		return true

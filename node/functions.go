@@ -24,8 +24,8 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// functions loads the fabric's functions on this node: it fetches their modules,
-// and gives the runtime those that compile, with the rights that policy grants.
+// functions loads the fabric's functions on this node. It fetches their modules and
+// gives the runtime the modules that compile, with the rights that policy grants.
 type functions struct {
 	domain, site string
 	modules      *modules
@@ -83,8 +83,9 @@ func (f *functions) fetch(ctx context.Context, source identity.ID, rec directory
 	return code, nil
 }
 
-// swap loads what the directory names, with what policy grants. A
-// function that cannot be loaded is left out: its bindings' on_error decides.
+// swap loads the functions that the directory names, with the rights that policy
+// grants. It leaves out a function that cannot be loaded: the on_error of the
+// function's bindings then decides.
 func (f *functions) swap(ctx context.Context) {
 	f.swapping.Lock()
 	defer f.swapping.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// Limits are what an operator changed of the broker's limits. Zero fields keep
+// Limits are the broker's limits that an operator has changed. Zero fields keep
 // the defaults, which docs/broker.md lists.
 type Limits struct {
 	Broker  mqtt.Options // its limits only

@@ -12,18 +12,18 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// What is made of the memory that the node may use: the broker holds a third of
-// it for others at most, since the collector needs as much again until it is due
-// and everything else has to fit too; and the collector works harder before the
-// rest is gone.
+// How the memory that the node may use is divided. The broker holds messages in a
+// third of it at most: the garbage collector needs as much again before it runs, and
+// the rest of the node has to fit too. The collector works harder before all memory
+// is in use.
 const (
 	heldPart      = 3
 	heldUnknown   = 1 << 30 // where the system does not tell
 	collectorPart = 0.85
 )
 
-// memoryCeiling returns how many bytes the broker may hold for others, if nobody
-// said so, and makes the garbage collector know of the limit.
+// memoryCeiling returns how many bytes the broker may hold for its clients: asked,
+// or a default when asked is 0. It also sets the garbage collector's limit.
 func memoryCeiling(asked int64, log logrus.FieldLogger) int64 {
 	total := availableMemory("/")
 	if total == 0 {

@@ -16,7 +16,8 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// What nodes say to each other about the directory, one protocol a question.
+// The protocols with which nodes ask each other about the directory, one for each
+// question.
 const (
 	protocolDirectory = "hpmq-directory/2" // records and heads, from a node that has them
 	protocolEnrol     = "hpmq-enrol/1"     // enrolments, renewals and node addresses, to a CA
@@ -36,8 +37,8 @@ func (m *mesh) serveDirectory(ctx context.Context, s *overlay.Stream) {
 	}
 }
 
-// mesh is this node's connections to other nodes: it stays connected to them, and
-// finds those that answer a question. It is the mesh of the directory, too.
+// mesh is this node's connections to other nodes: it keeps them up, and finds a
+// node that answers a question. It is also the mesh of the directory.
 type mesh struct {
 	id        identity.ID
 	overlay   *overlay.Node
@@ -81,8 +82,8 @@ func (m *mesh) connectedNodes() []identity.ID {
 	return append(cas, others...)
 }
 
-// isCA reports whether id issues certificates. Before the first record has
-// arrived nobody is known to, and everybody may be asked.
+// isCA reports whether id issues certificates. Before the first record has arrived
+// no node is known to be a CA, and any node may be asked.
 func (m *mesh) isCA(id identity.ID) bool {
 	rec, ok := m.directory.Node(id)
 	return ok && slices.Contains(rec.Roles, roleCA)
@@ -141,7 +142,7 @@ func (m *mesh) keepPeer(ctx context.Context, id identity.ID) {
 	err := m.overlay.Keep(ctx, overlay.Target{ID: id, Addrs: func() []string {
 		rec, _ := m.directory.Node(id)
 		if known, ok := m.directory.Identity(id); ok && known.State != directory.Active {
-			return nil // revoked: nobody to dial until it is enrolled again
+			return nil // revoked: not dialled until it is enrolled again
 		}
 		return rec.Mesh
 	}})

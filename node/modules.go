@@ -17,7 +17,7 @@ import (
 // protocolModule is the mesh protocol that fetches a function's module by hash.
 const protocolModule = "hpmq-module/1"
 
-// modules keeps the functions' WebAssembly modules by hash and fetches those
+// modules keeps the functions' WebAssembly modules by hash. It fetches the modules
 // that the directory names and this node lacks.
 type modules struct {
 	dir string

@@ -35,7 +35,7 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// Node is one running node: every part, and what they share.
+// Node is one running node: every part, and the state that the parts share.
 type Node struct {
 	cfg     *Options
 	log     logrus.FieldLogger
@@ -148,7 +148,8 @@ func (n *Node) listen() (err error) {
 	if n.control, err = listenSocket(n.cfg.DataDir, control.SocketName, 0o600); err != nil {
 		return err
 	}
-	// The directory says who reaches it, and whose socket it is what they may do.
+	// The permissions of the data directory say which users reach the socket. The user at
+	// the other end says which rights a connection has.
 	n.unix, err = listenSocket(n.cfg.DataDir, MQTTSocketName, 0o666)
 	return err
 }
@@ -355,15 +356,15 @@ func (n *Node) serveClients(run func(string, func(context.Context) error)) error
 	return nil
 }
 
-// openPort makes the TLS of a port that others reach.
+// openPort makes the TLS of a port that other machines reach.
 func (n *Node) openPort(l net.Listener, name string, o port.Options, alpn ...string) *port.Port {
 	conf := identity.ServerConfig(n.store, alpn, tls.RequestClientCert, identity.Revoked(n.revoked), identity.ServeEnded(n.offline.serves), identity.AllowTLS12)
-	conf.DynamicRecordSizingDisabled = true // whole records: a flush is what has gathered
+	conf.DynamicRecordSizingDisabled = true // whole records: a flush is already large
 	o.Log, o.Proxies, o.Admits = n.log, n.cfg.Proxies[name], n.broker.NewGate().Admits
 	return port.New(l, conf, o)
 }
 
-// Close gives back what New opened. Run must have ended.
+// Close releases everything that New opened. Run must have ended.
 func (n *Node) Close() {
 	for _, l := range []net.Listener{n.plain, n.unix, n.tlsPort, n.webSocket, n.web, n.control} {
 		if l != nil {
@@ -390,7 +391,7 @@ func (n *Node) Close() {
 	n.lock.Close()
 }
 
-// listeners says what listens where.
+// listeners lists the listeners and their addresses.
 func (n *Node) listeners() []control.Listener {
 	return []control.Listener{
 		{Name: control.ListenerPlain, Address: n.plain.Addr().String(), Note: "plain, this machine only: you are service:local"},

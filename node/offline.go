@@ -16,7 +16,7 @@ import (
 
 const (
 	// DefaultOfflineMax is how long peers whose certificates have ended are served
-	// while no CA is heard of.
+	// while no CA is heard.
 	DefaultOfflineMax = 14 * 24 * time.Hour
 
 	// cutAfter is how far apart two heads are that have a cut between them.
@@ -27,14 +27,17 @@ const (
 	maxSettle = 24 * time.Hour
 )
 
-// offline is the rule by which a node outlives its CA. A certificate that has ended
-// is served when it had not ended at the time of the newest directory head that is
-// held here, the directory has its identity as active and with its very key, and
-// that head is not older than max, or than max_stale of a grant if that is less. So
-// what was valid when the CA was last heard of goes on, and what had ended before
-// stays out. When the CA is heard of again, the certificates that ended meanwhile
-// are served for as long again as it was away, at most a day: their owners need the
-// time to renew.
+// offline is the rule by which a node works without its CA. A certificate that has
+// ended is served on three conditions:
+//
+//   - it was still valid at the time of the newest directory head that this node has;
+//   - the directory has its identity as active, with the same key;
+//   - that head is not older than max, or than max_stale of a grant if that is less.
+//
+// So a certificate that was valid when the CA was last heard goes on, and one that
+// had ended before stays out. When the CA is heard again, the certificates that
+// ended meanwhile are served for as long again as the CA was away, at most a day:
+// their owners need the time to renew.
 //
 // The rule holds for nodes, devices and services. A user's certificate ends.
 type offline struct {
@@ -43,7 +46,7 @@ type offline struct {
 	maxOf     func(directory.Identity) time.Duration // zero means max, and no more counts
 	now       func() time.Time
 
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards last and cut
 	last time.Time  // of the newest head seen
 	cut  cut        // the last one
 }
@@ -126,7 +129,7 @@ func (o *offline) run(ctx context.Context) error {
 	}
 }
 
-// outlives is the rule for an MQTT connection whose certificate has ended.
+// outlives is the rule for an MQTT connection with a certificate that has ended.
 func (o *offline) outlives(nc net.Conn, _ mqtt.Principal) bool {
 	conn, ok := nc.(interface{ ConnectionState() tls.ConnectionState })
 	if !ok {

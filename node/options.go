@@ -42,22 +42,22 @@ const Never time.Duration = -1
 // Options say which node to run. Only DataDir is needed.
 type Options struct {
 	DataDir     string
-	Site        string                    // "" means what the data directory or the ticket says, else home
+	Site        string                    // "" takes the site of the data directory or the ticket, else home
 	Join        string                    // site ticket, only for a new data directory
 	TrustDomain string                    // of a new fabric; "" makes one up
 	Shift       int                       // added to every port
-	Advertise   string                    // host that others reach this node by
-	Proxies     map[string][]netip.Prefix // by listener: who sends PROXY headers
-	Origins     []string                  // web origins whose pages may use MQTT over WebSocket
+	Advertise   string                    // host by which other machines reach this node
+	Proxies     map[string][]netip.Prefix // by listener: the addresses that send PROXY headers
+	Origins     []string                  // web origins with pages that may use MQTT over WebSocket
 	Log         logrus.FieldLogger        // nil is silent
 	Version     string                    // of the program, for status and $SYS
 	Limits      Limits
 
 	Lifetimes authority.Lifetimes // of the certificates that a CA issues
 	Grace     time.Duration       // after the end of a certificate, in which a CA still renews it
-	// OfflineMax is how old the directory's newest head may be for peers whose
-	// certificates have ended since to be served; zero is [DefaultOfflineMax], and
-	// [Never] serves none.
+	// OfflineMax bounds the age of the directory's newest head: up to this age, peers
+	// are served although their certificates have ended since. Zero is
+	// [DefaultOfflineMax], and [Never] serves no such peer.
 	OfflineMax time.Duration
 
 	// ServerReference is where MQTT 5 clients are sent that this node cannot serve.
@@ -68,8 +68,8 @@ var sitePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)
 
 const defaultSite = "home"
 
-// check completes c and refuses what cannot work, in words for the person who
-// typed it.
+// check completes c and refuses values that cannot work. The errors address the
+// person at the command line.
 func (c *Options) check() error {
 	c.Log = logfield.OrSilent(c.Log)
 	if c.Site != "" && !sitePattern.MatchString(c.Site) {
@@ -102,8 +102,8 @@ func (c *Options) check() error {
 	return nil
 }
 
-// The bounds on what a CA issues. A minute is for labs and tests. A certificate
-// longer than a quarter of a year would outlive what anybody remembers of it.
+// The bounds on the certificates that a CA issues. A minute is for labs and tests. A
+// certificate longer than a quarter of a year would outlive the operator's memory.
 const (
 	minLifetime = 30 * time.Second
 	maxLifetime = 90 * 24 * time.Hour
@@ -132,8 +132,8 @@ func (c *Options) checkLifetimes() error {
 	return nil
 }
 
-// defaultAddress is the address of the default route's interface: what another
-// machine most likely reaches this one by. Nothing is sent to find it out.
+// defaultAddress is the address of the default route's interface: most likely the
+// one by which other machines reach this machine. It sends no packet to find out.
 func defaultAddress() string {
 	for _, probe := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // documentation prefixes, RFC 5737 and RFC 3849
 		conn, err := net.Dial("udp", probe)
@@ -170,15 +170,15 @@ func interfaceAddresses() []netip.Addr {
 	return ips
 }
 
-// hostPattern is what a certificate may carry as a DNS name.
+// hostPattern matches the DNS names that a certificate may carry.
 var hostPattern = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // maxServerNames is how many names and addresses one certificate may carry.
 const maxServerNames = 32
 
-// serverNames are the names and addresses in id's certificate on a machine that
-// is called host and has these addresses, those that are dialled most first. Of
-// the names inside the trust domain a node may have only its own.
+// serverNames are the names and addresses in id's certificate on a machine that is
+// called host and has these addresses. The names that are dialled most stand first.
+// Inside the trust domain a node may have only its own name.
 func (c *Options) serverNames(id identity.ID, host string, addrs []netip.Addr) []string {
 	own := id.Name + ".node." + id.TrustDomain
 	names := []string{"localhost"}
@@ -203,7 +203,7 @@ func (c *Options) serverNames(id identity.ID, host string, addrs []netip.Addr) [
 	return names
 }
 
-// advertised is host:port of one of this node's ports as others dial it.
+// advertised is host:port of one of this node's ports as other machines dial it.
 func (c *Options) advertised(port int) string {
 	return net.JoinHostPort(c.Advertise, strconv.Itoa(port+c.Shift))
 }
@@ -219,7 +219,7 @@ func (c *Options) probeOverlay() error {
 	return l.Close()
 }
 
-// listenError explains a listen that failed by what to do about it.
+// listenError adds to a listen that failed how to mend it.
 func (c *Options) listenError(name string, port int, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -236,7 +236,7 @@ func (c *Options) listenError(name string, port int, err error) error {
 	return fmt.Errorf("listen for %s on port %d: %w", name, port, err)
 }
 
-// checkReference refuses what MQTT 5 clients cannot read as a Server Reference:
+// checkReference refuses a Server Reference that MQTT 5 clients cannot read. It is
 // one or more of HOST, HOST:PORT and [IPV6]:PORT with spaces between (§4.11).
 func checkReference(flag, reference string) error {
 	for one := range strings.FieldsSeq(reference) {

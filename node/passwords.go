@@ -59,8 +59,8 @@ func (n *api) setPassword(r *http.Request, q control.PasswordRequest) (*control.
 	return n.passwordReply(id, e), nil
 }
 
-// registered returns the identity that a password shall stand for, and records
-// it if nobody has the name.
+// registered returns the identity for which a password shall stand. It records the
+// identity if the name is free.
 func (n *api) registered(id identity.ID, q control.PasswordRequest) (directory.Identity, error) {
 	if n.authority != nil {
 		return n.authority.Register(id, q.Labels, q.Site)
@@ -148,8 +148,8 @@ func (l logins) Login(ctx context.Context, name string, given []byte, from strin
 	return id, nil
 }
 
-// limitedAddress is what failed logins are counted for: one IPv4 address, or one
-// IPv6 network of 64 bits, which a single host can fill.
+// limitedAddress is the key under which failed logins are counted: one IPv4 address,
+// or one IPv6 network of 64 bits, since a single host can use all of its addresses.
 func limitedAddress(host string) string {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt"
 )
 
-// acceptPeer decides who may connect to the mesh port: nodes, and the agents of
-// devices. What they may say there, protocols decides.
+// acceptPeer decides which identities may connect to the mesh port: nodes, and the
+// agents of devices. Which protocols they may open there, protocols decides.
 func (n *Node) acceptPeer(id identity.ID) error {
 	switch id.Kind {
 	case identity.Node:
@@ -26,7 +26,7 @@ func (n *Node) acceptPeer(id identity.ID) error {
 	return errors.New("only nodes and devices connect to the mesh")
 }
 
-// protocols lets nodes speak everything and everybody else nothing: agents only
+// protocols lets nodes open every protocol and other peers none: agents only
 // answer.
 type protocols struct{}
 

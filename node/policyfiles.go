@@ -72,8 +72,8 @@ func (n *Node) policyRejected(found policy.Diagnostics) {
 	n.log.WithField(logfield.Reason, text).Error("policy files not put in force; the policy before them stays")
 }
 
-// ReloadPolicy reads the policy files again, for file systems that do not tell of
-// changes. The log says what came of it.
+// ReloadPolicy reads the policy files again, for file systems that do not report
+// changes. The log has the result.
 func (n *Node) ReloadPolicy() {
 	if n.authority == nil {
 		n.log.Info("nothing to reload here, the policy comes from the CA node")

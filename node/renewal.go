@@ -13,7 +13,7 @@ import (
 
 // How the certificates of this data directory are renewed.
 
-// renew keeps this node's certificate fresh, and that of the operator who
+// renew keeps two certificates fresh: this node's, and that of the operator who
 // logged in here.
 func (n *Node) renew(ctx context.Context) error {
 	send := n.renewal()
@@ -31,7 +31,8 @@ func (n *Node) renew(ctx context.Context) error {
 	return g.Wait()
 }
 
-// renewUser renews whoever hpmq login put there, also while the node runs.
+// renewUser renews the operator that hpmq login put there, also when the login comes
+// while the node runs.
 func (n *Node) renewUser(ctx context.Context, send identity.Renewal) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
@@ -68,9 +69,9 @@ func (n *Node) renewOperator(ctx context.Context, send identity.Renewal) error {
 	return r.Renew(ctx)
 }
 
-// renewal is this node's way to a CA. The mesh is the nearest, but refuses a node
-// whose certificate has ended. HTTPS does not, at a CA or at any node that
-// reaches one.
+// renewal is this node's way to a CA. The mesh is the nearest, but it refuses a node
+// with a certificate that has ended. HTTPS does not refuse it, neither at a CA nor at
+// a node that reaches a CA.
 func (n *Node) renewal() identity.Renewal {
 	if n.authority != nil {
 		return n.authority.Renew
@@ -89,9 +90,9 @@ func (n *Node) crl() []identity.CRLSource {
 // maxRenewalAddrs bounds how many addresses one renewal tries.
 const maxRenewalAddrs = 32
 
-// renewalAddrs are where this node may renew: what the directory says of CAs,
-// nodes of its site and other nodes, then what the last answer and the site ticket
-// said.
+// renewalAddrs are the addresses where this node may renew. First come the
+// directory's: CAs, nodes of its site, other nodes. Then come the addresses in the
+// last answer and in the site ticket.
 func (n *Node) renewalAddrs() []string {
 	addrs := authority.AddressesOf(authority.Nearest(n.directory, n.id, n.site), maxRenewalAddrs).API
 	if e, err := n.store.Enrolment(); err == nil && e != nil {

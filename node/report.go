@@ -15,7 +15,7 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// Status tells what the node is, serves and sees.
+// Status reports what the node is, what it serves and which peers it sees.
 func (n *Node) Status() *control.Status {
 	head := n.directory.Head()
 	s := &control.Status{
@@ -46,7 +46,8 @@ func (n *Node) Status() *control.Status {
 // clockSkew is how far two clocks may be apart before it is worth a word.
 const clockSkew = 5 * time.Minute
 
-// quietWarning says since when the writer is not heard, and what that means, or "".
+// quietWarning says since when the writer is not heard and what follows from it, ""
+// when it is heard.
 func (n *Node) quietWarning() string {
 	if !n.mesh.quiet() {
 		return ""
@@ -67,9 +68,9 @@ func (n *Node) quietWarning() string {
 	return text
 }
 
-// certificateWarning says what becomes of a node's certificate that was not
-// renewed in time, or "". Nodes and agents follow the offline rule; stock clients
-// go by their own clocks.
+// certificateWarning says what happens to a node with a certificate that was not
+// renewed in time, "" when there is no danger. Nodes and agents follow the offline
+// rule; stock clients go by their own clocks.
 func certificateWarning(svid *identity.SVID, now time.Time) string {
 	end := svid.NotAfter()
 	life := end.Sub(identity.Issued(svid.Leaf()))

@@ -110,7 +110,7 @@ func writeNew(path string, perm fs.FileMode, from io.Reader) error {
 	return errors.Join(err, f.Close())
 }
 
-// moveInto moves what is in staged up into dir. The settings come last: without
+// moveInto moves the files in staged up into dir. The settings come last: without
 // them a directory is not a node's.
 func moveInto(staged, dir string) error {
 	settings := filepath.Base(settingsPath(dir))

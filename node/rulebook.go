@@ -31,8 +31,8 @@ const (
 	rulesTimeout = 30 * time.Second       // for a node to take one slice
 	maxRuleWants = 16384                  // devices that one node may ask about
 
-	// A node's new key is worth new slices within this part of what its
-	// certificate has left, see rulebook.nodeRenewed.
+	// A node's new key is worth new slices only in this last part of its certificate's
+	// life, see rulebook.nodeRenewed.
 	keyPatience = 64
 	// maxFine bounds the versions of the fabric that differ in keys only.
 	maxFine = 256
@@ -40,7 +40,7 @@ const (
 
 // rulebook compiles and signs the slices of agents, on the node that holds the
 // directory's writer. Other nodes ask it for the slices of their agents. It
-// compiles when it is asked and only what has changed since.
+// compiles only when a node asks, and only the parts that have changed.
 type rulebook struct {
 	directory *directory.Directory
 	policy    func() *policy.Set
@@ -51,7 +51,7 @@ type rulebook struct {
 	newsMu sync.Mutex // guards news, and is never held for long
 	news   ruleNews
 
-	mu      sync.Mutex // guards what follows, while slices are compiled
+	mu      sync.Mutex // guards the fields below; held while slices are compiled
 	set     *policy.Set
 	inbound *policy.Inbound
 	fabric  slice.Part
@@ -60,7 +60,7 @@ type rulebook struct {
 	fine map[[32]byte]struct{}
 }
 
-// ruleNews is what has changed since slices were compiled.
+// ruleNews lists the changes since slices were last compiled.
 type ruleNews struct {
 	identities map[identity.ID]struct{}
 	fabric     bool      // more than keys
@@ -75,8 +75,8 @@ func newRulebook(d *directory.Directory, set func() *policy.Set, log logrus.Fiel
 	}
 }
 
-// identityChanged says that rights of id may be others: its labels, its site or
-// its state.
+// identityChanged says that the rights of id may have changed: its labels, its site
+// or its state.
 func (b *rulebook) identityChanged(id identity.ID) {
 	b.newsMu.Lock()
 	b.news.identities[id] = struct{}{}
@@ -92,11 +92,11 @@ func (b *rulebook) fabricChanged() {
 	b.changed.Fire()
 }
 
-// nodeRenewed says that a node has a new key. An agent judges a node whose
-// certificate is valid by that, and needs the key from its slice only when the
-// certificate has ended. So a new key waits for the next slice that an agent gets
-// anyway, unless the certificate ends before the slices in force do. Even then it
-// waits for a while, so that the keys of several nodes come together.
+// nodeRenewed says that a node has a new key. While a node's certificate is valid an
+// agent judges the node by the certificate. It needs the key from its slice only when
+// the certificate has ended. So a new key waits for the agent's next slice, unless
+// the certificate ends before the slices in force do. Even then it waits for a
+// while, so that the keys of several nodes come together.
 func (b *rulebook) nodeRenewed(notAfter time.Time) {
 	now := b.now()
 	b.newsMu.Lock()
@@ -112,8 +112,8 @@ func (b *rulebook) nodeRenewed(notAfter time.Time) {
 	}
 }
 
-// takeNews returns what has changed since the last call. Keys that are not due yet
-// stay due.
+// takeNews returns the changes since the last call. Keys that are not due yet stay
+// in news.
 func (b *rulebook) takeNews() (news ruleNews, keysDue bool) {
 	b.newsMu.Lock()
 	defer b.newsMu.Unlock()
@@ -126,7 +126,7 @@ func (b *rulebook) takeNews() (news ruleNews, keysDue bool) {
 	return news, keysDue
 }
 
-// refresh takes in what has changed. The caller holds mu.
+// refresh compiles the parts that have changed. The caller holds mu.
 func (b *rulebook) refresh() error {
 	news, keysDue := b.takeNews()
 	if set := b.policy(); set != b.set {
@@ -164,8 +164,8 @@ func subjectOf(known *directory.Identity) policy.Subject {
 	return policy.Subject{ID: known.ID, Labels: known.Labels, Site: known.Site}
 }
 
-// nodes lists the active nodes, and the revoked ones whose certificates could still
-// be valid by a clock that is a day behind.
+// nodes lists the active nodes, and the revoked nodes with certificates that could
+// still be valid by a clock that is a day behind.
 func (b *rulebook) nodes() (nodes []slice.Node, revoked []slice.Revoked) {
 	for _, rec := range b.directory.Nodes() {
 		known, ok := b.directory.Identity(rec.ID)
@@ -186,7 +186,7 @@ func (b *rulebook) nodes() (nodes []slice.Node, revoked []slice.Revoked) {
 	return nodes, revoked
 }
 
-// heldSlice is what a node holds of one device; zero for nothing.
+// heldSlice describes the slice that a node holds of one device; zero is no slice.
 type heldSlice struct {
 	Issued        uint64
 	Until         time.Time
@@ -199,8 +199,9 @@ func heldOf(s *slice.Slice) heldSlice {
 	return heldSlice{Issued: s.Issued, Until: s.Until, Rules: s.RulesSum, Fabric: s.FabricSum}
 }
 
-// slice returns a new slice of device and what its node holds then; the new slice
-// is nil when held will do or device is not active.
+// slice returns a new slice of device, and the description of the slice that its
+// node holds then. The new slice is nil when held is good enough or device is not
+// active.
 func (b *rulebook) slice(device identity.ID, held heldSlice) ([]byte, heldSlice, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -222,7 +223,7 @@ func (b *rulebook) slice(device identity.ID, held heldSlice) ([]byte, heldSlice,
 	if held.Rules == part.Sum && fine && now.Before(held.renewAt) && !held.Until.After(now.Add(span)) {
 		return nil, held, nil
 	}
-	until := now.Add(span).UTC().Truncate(time.Millisecond) // what the agent reads
+	until := now.Add(span).UTC().Truncate(time.Millisecond) // the precision that the agent reads
 	raw, issued, err := slice.Sign(b.directory, device, until, part, b.fabric)
 	return raw, heldSlice{issued, until, part.Sum, b.fabric.Sum, renewSliceAt(device, until, span)}, err
 }
@@ -281,7 +282,7 @@ func (b *rulebook) serve(ctx context.Context, conn net.Conn) error {
 	}
 }
 
-var longAgo = time.Unix(1, 0) // a deadline that ends what is under way
+var longAgo = time.Unix(1, 0) // as a deadline it ends reads and writes in progress
 
 // untilLook is when a stream looks again although nothing has changed. renewAt is
 // when the first of its slices is due, zero for never.
@@ -297,8 +298,8 @@ func (b *rulebook) untilLook(renewAt time.Time) time.Duration {
 	return next
 }
 
-// sendDue sends what a node lacks, and returns when the first slice is due, zero
-// for never.
+// sendDue sends the slices that a node lacks. It returns when the first slice is
+// due, zero for never.
 func (b *rulebook) sendDue(ctx context.Context, conn net.Conn, w *ruleWants) (renewAt time.Time, err error) {
 	for device, held := range w.all() {
 		if ctx.Err() != nil {
@@ -331,7 +332,7 @@ func (b *rulebook) sendDue(ctx context.Context, conn net.Conn, w *ruleWants) (re
 
 // ruleWants are the devices that a node asks about on one stream.
 type ruleWants struct {
-	woken wake.Token // there are others; drained by serve
+	woken wake.Token // the devices in held have changed; drained by serve
 
 	mu   sync.Mutex // guards held
 	held map[identity.ID]heldSlice

@@ -92,7 +92,7 @@ func (n *api) clearRetained(r *http.Request, q control.FilterRequest) (*control.
 	if err := checkFilter(q.Filter); err != nil {
 		return nil, err
 	}
-	// What takes longer than a request may is still done to its end.
+	// Clearing may outlast the request's timeout. It still runs to its end.
 	cleared, err := n.broker.ClearRetained(context.WithoutCancel(r.Context()), q.Filter, n.id)
 	if err != nil {
 		return nil, fmt.Errorf("cleared %d, then: %w", cleared, err)

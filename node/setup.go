@@ -23,7 +23,7 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// settings is what a data directory remembers of how it began.
+// settings are the facts of its start that a data directory remembers.
 type settings struct {
 	TrustDomain string            `json:"trust_domain"`
 	Node        string            `json:"node"` // name
@@ -137,7 +137,7 @@ func readSettings(dir string) (*settings, error) {
 	return s, nil
 }
 
-// TrustDomain returns the trust domain of the node whose data directory is dir, or ""
+// TrustDomain returns the trust domain of the node with the data directory dir, or ""
 // when there is none yet.
 func TrustDomain(dir string) (string, error) {
 	s, err := readSettings(dir)
@@ -156,7 +156,7 @@ func writeSettings(dir string, s *settings) error {
 }
 
 // found decides the names of a new fabric. Its keys and certificates follow in
-// openAuthority, which does again what a crash left undone.
+// openAuthority, which repeats the steps that a crash left undone.
 func (n *Node) found() (*settings, error) {
 	store, err := identity.OpenStore(filepath.Join(n.cfg.DataDir, "identity"))
 	if err != nil {
@@ -214,11 +214,11 @@ func (n *Node) join(ctx context.Context) (*settings, error) {
 	return s, writeSettings(n.cfg.DataDir, s)
 }
 
-// names are what this node's certificate shall say beside its SPIFFE ID.
+// names are the names that this node's certificate has beside its SPIFFE ID.
 func (n *Node) names() []string { return n.namesOf(n.id) }
 
 func (n *Node) namesOf(id identity.ID) []string {
-	host, _ := os.Hostname() // "" names nobody
+	host, _ := os.Hostname() // "" adds no name
 	return n.cfg.serverNames(id, host, interfaceAddresses())
 }
 
@@ -266,8 +266,8 @@ func (n *Node) openAuthority(ctx context.Context, s *settings) error {
 }
 
 // issueAdmin certifies the administrator, unless another operator has logged in
-// here: nobody has to invite who holds the CA's keys. Of an administrator who was
-// revoked the expired certificate stays.
+// here. It needs no ticket: this process holds the CA's keys. The expired certificate
+// of an administrator that was revoked stays.
 func (n *Node) issueAdmin(ctx context.Context) error {
 	admin := identity.ID{TrustDomain: n.id.TrustDomain, Kind: identity.User, Name: adminName}
 	if held := n.user.SVID(); held != nil && (held.ID != admin || time.Now().Before(held.NotAfter())) {
@@ -277,8 +277,8 @@ func (n *Node) issueAdmin(ctx context.Context) error {
 	return n.issueLocal(ctx, n.user, authority.Local{ID: admin, Labels: known.Labels, Site: known.Site})
 }
 
-// issueLocal certifies a key of this data directory; on a CA node there is
-// nobody to ask.
+// issueLocal certifies a key of this data directory. A CA node needs no other node
+// for that.
 func (n *Node) issueLocal(ctx context.Context, store *identity.Store, l authority.Local) error {
 	var err error
 	if l.Key, err = identity.NewKey(); err != nil {

@@ -22,9 +22,9 @@ type slicePusher struct {
 	rules *agentRules
 }
 
-// run gives each agent that is connected here its rules, and
-// gives them again when they change. Each connection has a goroutine, so that
-// an agent that does not answer holds up nobody.
+// run sends each agent that is connected here its slice, and sends it again when
+// it changes. Each connection has a goroutine, so that an agent that does not
+// answer holds up no other agent.
 func (p *slicePusher) run(ctx context.Context) error {
 	var pushing sync.WaitGroup
 	defer pushing.Wait()

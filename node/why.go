@@ -24,7 +24,7 @@ func (n *api) lookup(id identity.ID) (policy.Subject, bool) {
 	return sub, known || err == nil
 }
 
-// why tells what the broker and the agents decide, and explains it by the policy.
+// why gives the decision of the broker and the agents, and explains it by the policy.
 func (n *api) why(q control.WhyRequest) (*policy.Explanation, error) {
 	if name, ok := strings.CutPrefix(q.Who, "site:"); ok {
 		return n.whySite(name, q)
@@ -63,7 +63,7 @@ func (n *api) why(q control.WhyRequest) (*policy.Explanation, error) {
 	return &e, nil
 }
 
-// barred says why id may not act here whatever policy grants, or "".
+// barred gives the reason why id may not act here even with a grant, or "".
 func (n *api) barred(id identity.ID, action string) string {
 	subject := n.trust.Subject
 	if action == "connect" {

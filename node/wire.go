@@ -142,8 +142,8 @@ func verdict(d policy.Decision) mqtt.Verdict {
 type filter struct {
 	n *Node
 
-	// chains holds *boundChain by chainKey. A new policy brings a new map, so
-	// that what was compiled from the old one meanwhile is not found again.
+	// chains holds *boundChain by chainKey. A new policy brings a new map, so that a
+	// chain compiled from the old policy meanwhile is not found again.
 	chains atomic.Pointer[sync.Map]
 }
 
@@ -152,7 +152,7 @@ type chainKey struct {
 	direction mqtt.Direction
 }
 
-// boundChain is a chain, or why there is none: then what it would have seen is
+// boundChain is a chain, or the reason why there is none: then its messages are
 // refused.
 type boundChain struct {
 	chain *funcs.Chain // nil when nothing is bound
@@ -240,7 +240,7 @@ func (f *filter) answer(m *store.Message, r funcs.Result) mqtt.FilterResult {
 	return out
 }
 
-// written is what functions remember of a message, for its transaction.
+// written holds the writes of functions for one message, for its transaction.
 type written struct{ funcs.Result }
 
 func (w written) Keep(tx store.Tx) {
@@ -252,7 +252,7 @@ func (w written) Keep(tx store.Tx) {
 // Discard implements mqtt.State.
 func (w written) Discard() { w.Result.Discard() }
 
-// remembered is where functions find what they remember.
+// remembered is the store from which functions read their values.
 type remembered struct{ store.Store }
 
 func (r remembered) Load(scope string) (map[string][]byte, error) { return r.Values(scope), nil }
@@ -262,7 +262,7 @@ func (f *filter) verdict(m *store.Message, r funcs.Result) mqtt.FilterResult {
 	case funcs.Pass:
 		return mqtt.FilterResult{Outcome: mqtt.Pass}
 	case funcs.Publish:
-		props := m.Props // of the original, but for what described its payload
+		props := m.Props // of the original, without the two that described its payload
 		props.Clear(packet.PropContentType)
 		props.Clear(packet.PropPayloadFormatIndicator)
 		out := mqtt.FilterResult{Outcome: mqtt.Publish}
@@ -312,7 +312,7 @@ func (n *Node) admitTLS(nc net.Conn) (mqtt.Principal, error) {
 	return mqtt.Principal{ID: id, Remote: nc.RemoteAddr().String(), Generation: generation, Until: leaf.NotAfter}, nil
 }
 
-// admitPlain takes the identity from the user who owns the other end of a
+// admitPlain takes the identity from the user that owns the other end of a
 // loopback connection or unix socket, unless CONNECT has a user name.
 func (n *Node) admitPlain(nc net.Conn) (mqtt.Principal, error) {
 	name := trust.GuestName

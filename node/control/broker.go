@@ -118,7 +118,7 @@ const BackupPath = "/v1/backup"
 // BackupNameHeader names the file that the reply of [BackupPath] suggests.
 const BackupNameHeader = "Hpmq-Backup-Name"
 
-// BackupRequest says what a backup leaves out.
+// BackupRequest says which files a backup leaves out.
 type BackupRequest struct {
 	WithoutCA bool `json:"without_ca"`
 }

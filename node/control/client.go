@@ -52,8 +52,8 @@ func (c *Client) Stream(ctx context.Context, path string, q any) (*http.Response
 	return c.send(ctx, http.MethodPost, path, q)
 }
 
-// send asks a question. The caller closes the body of the response, whose status is
-// 2xx.
+// send asks a question. It returns a response with a 2xx status only; the caller
+// closes its body.
 func (c *Client) send(ctx context.Context, method, path string, q any) (*http.Response, error) {
 	var body bytes.Buffer
 	if method == http.MethodPost {
@@ -77,7 +77,7 @@ func (c *Client) send(ctx context.Context, method, path string, q any) (*http.Re
 }
 
 // Access asks the node for a byte stream to the agent of target, a short name such
-// as pump-7. What flows in it is TLS between the caller and the agent.
+// as pump-7. The stream carries TLS between the caller and the agent.
 func (c *Client) Access(ctx context.Context, target string) (net.Conn, error) {
 	conn, err := dial(c.dir)
 	if err != nil {

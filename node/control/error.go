@@ -25,8 +25,7 @@ const (
 	Conflict    Code = "conflict" // the state of the node or of the fabric forbids it now
 )
 
-// Error is an error with its code and, where there is one, a hint that says what to
-// do about it.
+// Error is an error with its code and, where there is one, a hint how to mend it.
 type Error struct {
 	Code Code
 	Err  error
@@ -62,8 +61,8 @@ func FailEnrolment(err error) error {
 	return Fail(Failed, "", err)
 }
 
-// codeOf is the code of a status of the enrolment API. What a command can do about
-// other statuses, the hint says.
+// codeOf is the code of a status of the enrolment API. For other statuses the hint
+// says how a command can go on.
 func codeOf(status int) Code {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
@@ -81,8 +80,8 @@ func Invalidf(format string, args ...any) error {
 	return &Error{Code: Invalid, Err: fmt.Errorf(format, args...)}
 }
 
-// errorReply is the body of a reply whose status is not 2xx, and the form that an
-// error has in JSON.
+// errorReply is the body of a reply with a status other than 2xx, and the JSON form
+// of an error.
 type errorReply struct {
 	Error string `json:"error"`
 	Hint  string `json:"hint,omitempty"`

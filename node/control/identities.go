@@ -57,7 +57,7 @@ type Voided struct {
 // Revoke ends an identity everywhere.
 var Revoke = Endpoint[RevokeRequest, Revoked]{http.MethodPost, "/v1/identities/{id}/revoke"}
 
-// RevokeRequest says why, and what ends with the identity.
+// RevokeRequest gives the reason, and what ends with the identity.
 type RevokeRequest struct {
 	Reason        string `json:"reason"`
 	ClearRetained bool   `json:"clear_retained"`

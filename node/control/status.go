@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// GetStatus tells what a node is, serves and sees.
+// GetStatus reports what a node is, what it serves and which peers it sees.
 var GetStatus = Endpoint[None, Status]{http.MethodGet, "/v1/status"}
 
 // Status is the state of a node.
@@ -23,7 +23,7 @@ type Status struct {
 	Broker      map[string]int64 `json:"broker"`
 	Policy      PolicyStatus     `json:"policy"`
 	Directory   DirectoryStatus  `json:"directory"`
-	Nodes       []NodeRecords    `json:"nodes"` // the others, as far as they told this one
+	Nodes       []NodeRecords    `json:"nodes"` // the other nodes, by what they told this node
 	Peers       []Peer           `json:"peers"`
 	Links       []Link           `json:"links"`
 	Functions   []Function       `json:"functions"`
@@ -87,7 +87,7 @@ type Link struct {
 	Sent     uint64    `json:"sent"`
 	Received uint64    `json:"received"`
 	Dropped  uint64    `json:"dropped"`
-	Withheld uint64    `json:"withheld"` // what the site may not receive
+	Withheld uint64    `json:"withheld"` // messages that the site may not receive
 	Missing  uint64    `json:"missing"`  // dropped over there, for us
 
 	Nodes []NodeRecords `json:"nodes"`

@@ -13,17 +13,17 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// A message of another site is judged a second time where it arrives, as a
-// message that its publisher sent at that site: a site in foreign hands can do
-// no more than policy lets somebody do there. Whether the publisher is there only
-// that site knows, so who may roam is policy's to say, with session.site.
+// A message of another site is judged a second time where it arrives, as if its
+// publisher had sent it at that other site. So a site in foreign hands can do only
+// what policy lets some publisher do there. Only the other site knows whether the
+// publisher is there. So policy says with session.site which publishers may roam.
 //
-// That site acknowledged the message by the policy and the directory that it had.
-// Where ours are older the message waits for them (ErrUnsettled). Where they
-// are newer, a deny holds at once, and a grant that is gone is excused for messages
-// sent before it went: see pastpolicy.go.
+// The other site accepted the message by the policy and the directory that it had.
+// Where ours are older the message waits for them (ErrUnsettled). Where ours are
+// newer, a deny holds at once. A grant that is gone still counts for messages sent
+// before it went: see pastpolicy.go.
 
-const maxPublishers = 4096 // publishers whose rights are kept; then all are compiled anew
+const maxPublishers = 4096 // publishers with compiled rights in memory; beyond it all are compiled anew
 
 // Foreign decides which messages other sites may send. It is safe for concurrent use.
 type Foreign struct {
@@ -34,14 +34,14 @@ type Foreign struct {
 	since      uint64    // hybrid clock of the record of set; 0 is long ago
 	past       []pastSet // newest first
 	rights     map[publisherAt]*foreignRights
-	generation uint64 // of rights: what was compiled from older ones is not kept
+	generation uint64 // of rights: rights compiled in an older generation are not kept
 	stamps     stamps
 }
 
 // publisherAt is a publisher at the site where it published.
 type publisherAt struct{ publisher, site string }
 
-// foreignRights are what a publisher may do at a site, and might before.
+// foreignRights are a publisher's rights at a site, now and under past policies.
 type foreignRights struct {
 	subject policy.Subject
 	now     *policy.Session
@@ -180,9 +180,9 @@ func (x *foreignRights) excused(m *store.Message, stamp uint64, now time.Time) b
 	return false
 }
 
-// Stays reports whether m, which was published here, is for this site alone: the user
-// who runs the node may publish more here than the grants say, and the node clears
-// what came from elsewhere. Other sites would refuse that.
+// Stays reports whether m, which was published here, is for this site alone. The user
+// that runs the node may publish more here than the grants say, and the node clears
+// messages of other sites. Other sites would refuse both.
 func (r *Foreign) Stays(m *store.Message) bool {
 	id, err := identity.ParseID(m.Publisher)
 	if err != nil || !IsMachine(id) && !r.clearsForeign(id, m) {
@@ -218,8 +218,8 @@ func clears(id identity.ID, m *store.Message) bool {
 	return id.Kind == identity.Node && m.Retain && len(m.Payload) == 0
 }
 
-// clearsOwn reports whether m is a node's order to remove what came from its own
-// site; no grant is needed for that.
+// clearsOwn reports whether m is a node's order to remove a message of its own
+// site; it needs no grant.
 func (r *Foreign) clearsOwn(id identity.ID, m *store.Message) bool {
 	if !clears(id, m) {
 		return false
@@ -228,8 +228,8 @@ func (r *Foreign) clearsOwn(id identity.ID, m *store.Message) bool {
 	return len(kept) == 1 && kept[0].Origin.Site == m.Origin.Site
 }
 
-// clearsForeign reports whether m is our node's order to remove what other sites
-// do not have from here.
+// clearsForeign reports whether m is our node's order to remove a message that
+// other sites did not get from here.
 func (r *Foreign) clearsForeign(id identity.ID, m *store.Message) bool {
 	if !clears(id, m) {
 		return false

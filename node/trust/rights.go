@@ -4,8 +4,8 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// Rights are what a subject may do with topics at its site's broker: what the policy
-// says, and for the user who runs the node more. It never changes and is safe for
+// Rights are what a subject may do with topics at its site's broker: the policy's
+// grants, and more for the user that runs the node. It never changes and is safe for
 // concurrent use.
 type Rights struct {
 	session *policy.Session
@@ -17,9 +17,9 @@ func NewRights(session *policy.Session) Rights {
 	return Rights{session, IsLocal(session.Subject().ID)}
 }
 
-// Publish decides a PUBLISH. The user who runs the node may publish on all topics
+// Publish decides a PUBLISH. The user that runs the node may publish on all topics
 // that no deny forbids, so that any client and any test tool works on its machine.
-// What no grant covers stays at the site: see [Foreign.Stays].
+// Messages that no grant covers stay at the site: see [Foreign.Stays].
 func (r Rights) Publish(topic string, qos byte, retain bool, size int) policy.Decision {
 	return r.here(r.session.Publish(topic, qos, retain, size))
 }
@@ -35,7 +35,7 @@ func (r Rights) Subscribe(filter string) policy.Decision { return r.session.Subs
 // Receive decides a delivery to a subscription that a deny overlaps.
 func (r Rights) Receive(topic string) policy.Decision { return r.session.Receive(topic) }
 
-// Limits are the bounds on what the subject publishes.
+// Limits are the bounds on the messages that the subject publishes.
 func (r Rights) Limits() policy.Limits { return r.session.Limits() }
 
 func (r Rights) here(d policy.Decision) policy.Decision {

@@ -12,7 +12,7 @@ import (
 // The names of the services of the plain listener. Each site has its own, and the
 // directory has none of them.
 const (
-	LocalName = "local" // the user who runs the node, and root
+	LocalName = "local" // the user that runs the node, and root
 	GuestName = "guest" // every other user of the machine
 )
 
@@ -21,7 +21,7 @@ func IsMachine(id identity.ID) bool {
 	return id.Kind == identity.Service && (id.Name == LocalName || id.Name == GuestName)
 }
 
-// IsLocal reports whether id is the user who runs a node.
+// IsLocal reports whether id is the user that runs a node.
 func IsLocal(id identity.ID) bool { return id.Kind == identity.Service && id.Name == LocalName }
 
 // ErrUnsettled is an answer that a newer record of the directory may change.
