@@ -101,7 +101,7 @@ func saveBackup(cmd *cobra.Command, resp *http.Response, path string) (*backupRe
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(f.Name()) // what is there of it is worth nothing
+		_ = os.Remove(f.Name()) // a partial backup is worth nothing
 		return nil, err
 	}
 	return newBackupReply(path, m), atomicfile.SyncDir(filepath.Dir(path))
@@ -128,7 +128,7 @@ func writeBackup(cmd *cobra.Command, from io.Reader, w io.Writer) (*archive.Mani
 	return m, nil
 }
 
-// progress counts what is written to it, and shows it on a terminal.
+// progress counts the bytes written to it, and shows the count on a terminal.
 type progress struct {
 	out   io.Writer // nil elsewhere
 	what  string

@@ -34,7 +34,7 @@ type benchFlags struct {
 	mqttFlags
 	url, version, prefix string
 	pid                  int
-	load                 bench.Load // what the flags say, where they were given
+	load                 bench.Load // from the flags that were given
 	qos                  int
 }
 
@@ -136,7 +136,7 @@ func (f *benchFlags) loads(cmd *cobra.Command, args []string) ([]bench.Load, err
 	return chosen, nil
 }
 
-// change sets what flags say in l.
+// change sets the values of given flags in l.
 func (f *benchFlags) change(cmd *cobra.Command, l *bench.Load) {
 	from := &f.load
 	for name, set := range map[string]func(){
@@ -349,7 +349,7 @@ func printBench(w io.Writer, r benchReply) {
 		known("%.2f", r.BrokerCores), fmt.Sprintf("%.0f", r.Delay.P50), fmt.Sprintf("%.0f", r.Delay.P99), checked(r.Result))
 }
 
-// checked says in words what the check of every delivery found.
+// checked describes the result of the check of every delivery.
 func checked(r *bench.Result) string {
 	var found []string
 	for _, f := range []struct {

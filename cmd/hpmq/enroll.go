@@ -110,8 +110,8 @@ func labelFlags(cmd *cobra.Command) (map[string]string, error) {
 	return labels, nil
 }
 
-// mintTicket asks the node for a ticket and prints it alone on stdout; what to
-// do with it goes to stderr, so that the output can be piped.
+// mintTicket asks the node for a ticket and prints it alone on stdout, so that the
+// output can be piped. The advice on its use goes to stderr.
 func mintTicket(cmd *cobra.Command, q control.TicketRequest, next string) error {
 	if site, err := cmd.Flags().GetString("site"); err == nil && q.Site == "" {
 		q.Site = site

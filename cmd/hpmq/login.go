@@ -77,7 +77,7 @@ func enrolInto(ctx context.Context, t *identity.Ticket, dir string, progress fun
 			return err
 		}
 	}
-	// What is left of dir holds no identity.
+	// A dir that is still there holds no identity.
 	if err := errors.Join(os.RemoveAll(dir), os.Rename(fresh, dir)); err != nil {
 		return err
 	}

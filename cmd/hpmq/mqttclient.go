@@ -219,8 +219,8 @@ func disconnected(d *paho.Disconnect) error {
 	return refusedByBroker("the connection", d.ReasonCode, reason)
 }
 
-// refusedByBroker says what was refused and why; "not authorized" becomes the
-// exit code for a denial.
+// refusedByBroker names the refused request and the reason; "not authorized" becomes
+// the exit code for a denial.
 func refusedByBroker(what string, code byte, reason string) error {
 	if reason == "" {
 		reason = "no reason given"

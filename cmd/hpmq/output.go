@@ -37,7 +37,7 @@ func (f *outputFormat) Set(s string) error {
 // addOutputFlag gives cmd the -o flag that every command with an answer has.
 func addOutputFlag(cmd *cobra.Command) { addFormatFlag(cmd, "table") }
 
-// addFormatFlag gives cmd a -o flag whose default is the form human.
+// addFormatFlag gives cmd a -o flag with the default human.
 func addFormatFlag(cmd *cobra.Command, human string) {
 	cmd.Flags().VarP(&outputFormat{human, human}, "output", "o", "output `format`: "+human+" or json")
 }
@@ -149,8 +149,8 @@ func ago(t, now time.Time) string {
 	return fmt.Sprintf("%ds%s", int(d.Seconds()), suffix)
 }
 
-// plainText is what a client chose, fit for a terminal: quoted when it holds what
-// a terminal would obey.
+// plainText makes text from a client safe for a terminal: it is quoted when it has
+// control characters that a terminal would obey.
 func plainText(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)

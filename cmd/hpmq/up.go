@@ -89,8 +89,8 @@ func terminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// libraryLog takes what libraries print through the standard logger, such as
-// quic-go's remark on UDP buffer sizes: it helps in a search for a fault only.
+// libraryLog logs the lines that libraries print through the standard logger, such
+// as quic-go's remark on UDP buffer sizes. They only help in a search for a fault.
 type libraryLog struct{ log logrus.FieldLogger }
 
 func (l libraryLog) Write(line []byte) (int, error) {
@@ -98,7 +98,7 @@ func (l libraryLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// runNode starts a node, says what it serves, and runs it until ctx is done.
+// runNode starts a node, prints its addresses, and runs it until ctx is done.
 func runNode(ctx context.Context, o node.Options, out io.Writer, log *logrus.Logger) error {
 	began := time.Now()
 	stdlog.SetFlags(0)

@@ -1,7 +1,7 @@
 // Package archive is the format of a backup: a tar archive with the files of a data
 // directory under their names there, then a manifest that lists them with their
-// checksums, and the manifest's own checksum. Thereby a reader finds whatever is cut
-// short or altered.
+// checksums, and the manifest's own checksum. Thereby a reader notices any part that
+// is cut short or altered.
 //
 // The package knows no data directory: its callers decide which files belong to a
 // backup, and where they go.
@@ -32,7 +32,7 @@ const (
 	maxManifest     = 64 << 20
 )
 
-// Manifest says what a backup is of, and what is in it.
+// Manifest says which node a backup is of, and lists its files.
 type Manifest struct {
 	Format      int       `json:"format"`
 	Created     time.Time `json:"created"` // when it began
@@ -158,7 +158,7 @@ func Read(r io.Reader, keep func(name string, perm fs.FileMode, body io.Reader) 
 			if sum := sha256.Sum256(text); strings.TrimSpace(string(line)) != hex.EncodeToString(sum[:]) {
 				return nil, damaged(manifestName, errors.New("its checksum differs"))
 			}
-			_, err = io.Copy(io.Discard, r) // so that whoever sends it can end
+			_, err = io.Copy(io.Discard, r) // so that the sender can end
 			return finishArchive(text, sums, err)
 		default:
 			sum := sha256.New()
@@ -191,7 +191,7 @@ func damaged(name string, err error) error {
 	}
 }
 
-// finishArchive compares what was read with the manifest.
+// finishArchive compares the files that were read with the manifest.
 func finishArchive(text []byte, got map[string]File, err error) (*Manifest, error) {
 	if err != nil {
 		return nil, damaged(manifestSumName, err)

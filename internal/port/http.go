@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// maxHTTP bounds the HTTP connections of one listener. WebSockets are not among
-// them: the broker counts those.
+// maxHTTP bounds the HTTP connections of one listener. WebSockets do not count: the
+// broker counts them.
 const maxHTTP = 512
 
 // The longest that a client may take to send a request, and to take the answer
@@ -37,7 +37,7 @@ func ServeHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: requestTimeout, WriteTimeout: answerTimeout,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    stdlog.New(io.Discard, "", 0), // what net/http says of connections that clients broke off
+		ErrorLog:    stdlog.New(io.Discard, "", 0), // drops net/http's remarks on connections that clients broke off
 	}
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {

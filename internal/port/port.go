@@ -22,8 +22,9 @@ import (
 	"github.com/hpmq/hpmq/mqtt/socket"
 )
 
-// Port is a TCP port that other machines reach. It finds out what a connection is in a goroutine per connection and under a deadline, so that a silent
-// client holds up nobody; then it hands the connection to who serves that.
+// Port is a TCP port that other machines reach. It finds out what a connection
+// carries, then hands the connection to its server. Each connection has a goroutine
+// and a deadline meanwhile, so that a silent client holds up no other.
 type Port struct {
 	inner net.Listener
 	conf  *tls.Config
@@ -36,25 +37,25 @@ type Port struct {
 	mqtt, http *handedListener // mqtt is nil where all connections go to http
 
 	waiting *waitingRoom
-	told    *rate.Limiter // bounds what is logged of refused connections
+	told    *rate.Limiter // bounds the log lines on refused connections
 }
 
 const (
 	handshakeTimeout = 10 * time.Second
-	// maxHandshakes bounds the connections of a port that have not shown yet what
-	// they are.
+	// maxHandshakes bounds the connections of a port that have not shown their protocol
+	// yet.
 	maxHandshakes = 512
 )
 
 // Options say which connections a [Port] takes.
 type Options struct {
 	Log logrus.FieldLogger
-	// MQTT hands connections over TLS with no ALPN, or "mqtt", to [Port.MQTT]. Else
-	// they go to [Port.HTTP] like all others.
+	// MQTT hands connections over TLS with no ALPN, or "mqtt", to [Port.MQTT].
+	// Without it they go to [Port.HTTP] as all other connections do.
 	MQTT bool
 	// PlainHTTP hands connections without TLS to [Port.HTTP], from this machine only.
 	PlainHTTP bool
-	// Proxies are believed, and have to say, whose connections theirs are.
+	// Proxies are the addresses whose PROXY header is required and believed.
 	Proxies []netip.Prefix
 	// Admits is asked before a handshake costs anything; nil admits all.
 	Admits func(remote, local net.Addr) bool
@@ -78,7 +79,7 @@ func (p *Port) HTTP() net.Listener { return p.http }
 // MQTT listens for the connections that speak MQTT; see [Options].
 func (p *Port) MQTT() net.Listener { return p.mqtt }
 
-// Run accepts connections until ctx is done; then nobody gets one any more.
+// Run accepts connections until ctx is done. After that MQTT and HTTP get none.
 func (p *Port) Run(ctx context.Context) error {
 	var handshakes sync.WaitGroup
 	defer handshakes.Wait()
@@ -132,7 +133,7 @@ var (
 func (p *Port) serve(ctx context.Context, raw net.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Unix(1, 0)) })() // ends what waits for raw
+	defer context.AfterFunc(ctx, func() { _ = raw.SetReadDeadline(time.Unix(1, 0)) })() // ends a pending read of raw
 	conn, err := p.unwrap(raw)
 	if err == nil {
 		err = p.sort(ctx, conn)
@@ -146,7 +147,7 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 	}
 }
 
-// sort finds out what conn is and hands it on.
+// sort finds out the protocol of conn and hands conn to its server.
 func (p *Port) sort(ctx context.Context, conn net.Conn) error {
 	if p.admits != nil && !p.admits(conn.RemoteAddr(), conn.LocalAddr()) {
 		return errTooMany
@@ -211,8 +212,8 @@ func (p *Port) unwrap(raw net.Conn) (net.Conn, error) {
 	return conn, nil
 }
 
-// local reports whether a program of this machine is at the other end. One that
-// comes through a proxy is not, whatever the proxy says.
+// local reports whether a program of this machine is at the other end. A connection
+// through a proxy is never local, also when the proxy says so.
 func local(conn net.Conn) bool {
 	_, proxied := conn.(*proxyproto.Conn)
 	return !proxied && address(conn).IsLoopback()
@@ -227,7 +228,7 @@ func address(conn net.Conn) netip.Addr {
 	return tcp.AddrPort().Addr().Unmap()
 }
 
-// begunConn is a connection whose first bytes have been read already.
+// begunConn is a connection with its first bytes already read.
 type begunConn struct {
 	net.Conn
 	begin []byte // of the reader alone
@@ -243,8 +244,8 @@ func (c *begunConn) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// SyscallConn implements [syscall.Conn]: the broker writes to the socket, whatever
-// was read before.
+// SyscallConn implements [syscall.Conn]: the broker writes to the socket. Writing is
+// not affected by the bytes that were read already.
 func (c *begunConn) SyscallConn() (syscall.RawConn, error) {
 	sc, ok := c.Conn.(syscall.Conn)
 	if !ok {
@@ -253,7 +254,7 @@ func (c *begunConn) SyscallConn() (syscall.RawConn, error) {
 	return sc.SyscallConn()
 }
 
-// handedListener is a net.Listener whose connections somebody else accepted.
+// handedListener is a net.Listener for connections that the port has accepted.
 type handedListener struct {
 	addr   net.Addr
 	conns  chan net.Conn // never closed; hand gives up with closed

@@ -7,10 +7,10 @@ import (
 	"sync"
 )
 
-// waitingRoom bounds the connections that have not done yet what they came for.
-// When it is full, one is closed for each newcomer: the oldest of the address
-// that has the most. So neither many silent clients nor one busy stranger keep
-// out a client that does its part at once.
+// waitingRoom bounds connections that are not done: with their handshake, or with
+// HTTP. When it is full, each newcomer closes one: the oldest of the address that has
+// the most. So a client that does its part at once gets in, in spite of many silent
+// clients or one busy stranger.
 type waitingRoom struct {
 	size int
 
