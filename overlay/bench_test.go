@@ -73,7 +73,7 @@ func TestIdleConnectionIsCheap(t *testing.T) {
 	ca := testca.New(t, "lab.test")
 	calm := func(o *Options) {
 		o.MaxConns = 64
-		o.settle = time.Hour // to ask on a replaced connection starts a sender there
+		o.replacedInterval = time.Hour // to ask on a replaced connection starts a sender there
 	}
 	paris, lyon := start(t, ca, "paris", calm), start(t, ca, "lyon", calm)
 	dial(t, lyon, paris)

@@ -18,8 +18,8 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 )
 
-// welcome is the byte that tells a dialer that it was accepted. It is the
-// version of what may follow on the connection.
+// welcome is the byte that tells a dialer that it was accepted. It is also the
+// version of the protocol on the connection.
 const welcome = 1
 
 // Why a connection was closed, as the other end sees it.
@@ -44,8 +44,8 @@ type conn struct {
 	since    time.Time
 
 	answers   atomic.Uint64 // to our pings
-	streams   atomic.Int64  // open, whoever opened them
-	accepted  int           // of those, opened by the peer; guarded by node.mu
+	streams   atomic.Int64  // open, from either end
+	accepted  int           // open, from the peer; guarded by node.mu
 	warned    atomic.Bool   // a refused stream was logged
 	datagrams chan []byte   // drained by sendDatagrams; full means the path is congested
 	sending   bool          // sendDatagrams runs; guarded by node.mu
@@ -73,8 +73,8 @@ func (n *Node) newConn(qc *quic.Conn, dialled bool) (*conn, error) {
 	return c, nil
 }
 
-// verify says why c may not exist. Who dialled a peer by name wants it, whatever
-// sort of identity it is.
+// verify gives the reason why c may not exist. A peer that was dialled by name is
+// wanted: Options.Accept is not asked about it.
 func (n *Node) verify(c *conn) error {
 	if c.peer == n.ID() {
 		return errors.New("connection to ourselves")
@@ -143,7 +143,7 @@ func (n *Node) refused(remote net.Addr, peer string, err error) {
 // serveAccepted judges a connection that a peer made, welcomes it and serves it
 // to its end.
 func (n *Node) serveAccepted(qc *quic.Conn) {
-	settled(qc)
+	endHandshake(qc)
 	c, err := n.newConn(qc, false)
 	if err != nil {
 		n.refused(qc.RemoteAddr(), "", err)
@@ -228,7 +228,7 @@ func (c *conn) serve() {
 	c.node.remove(c)
 	if forgotten := (*quic.StatelessResetError)(nil); errors.As(context.Cause(ctx), &forgotten) {
 		for _, other := range c.node.conns(c.peer) {
-			other.ping() // the peer began anew: it knows none of those from before
+			other.ping() // the peer began anew: it has lost its earlier connections too
 		}
 	}
 	c.entry().WithField(logfield.Reason, endReason(context.Cause(ctx))).Info("overlay connection down")

@@ -11,10 +11,10 @@ type Counters struct {
 	StreamsAccepted   uint64
 	StreamsRefused    uint64 // unknown protocol, denied, over a limit or malformed header
 	DatagramsSent     uint64
-	DatagramsDropped  uint64 // the connection's queue was full, or nobody handles the channel
+	DatagramsDropped  uint64 // the connection's queue was full, or the channel has no handler
 	WireGuardPackets  uint64 // WireGuard packets, dropped: nothing serves them yet
 	ProbePackets      uint64 // path probes that came
-	GarbagePackets    uint64 // neither of those nor QUIC
+	GarbagePackets    uint64 // neither WireGuard nor probe nor QUIC
 	UnsendablePackets uint64 // refused by the kernel, as when an interface is down
 }
 

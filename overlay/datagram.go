@@ -17,15 +17,15 @@ const datagramQueue = 64
 // channelPing is the overlay's own.
 const channelPing = 0
 
-// What is in a datagram of channelPing.
+// The first byte of a datagram of channelPing.
 const (
 	pingNothing = 0 // makes the peer acknowledge it
 	pingAsk     = 1
 	pingAnswer  = 2
 )
 
-// pingSize makes the packet of a ping larger than a stateless reset, which is
-// what a peer that lost the connection must answer with something smaller.
+// pingSize makes a ping's packet larger than a stateless reset: a peer that lost the
+// connection answers with a reset, which must be smaller than the packet.
 const pingSize = 32
 
 // A DatagramHandler receives the datagrams of one channel. It must not block; b
@@ -78,9 +78,9 @@ func (c *conn) queueDatagram(packet []byte) {
 // ping makes the peer speak, or tell that it does not know the connection.
 func (c *conn) ping() { c.sendPing(pingNothing) }
 
-// ask makes the peer send an answer, which conn.answers counts. Unlike other
-// packets that come from the peer, it tells that what we send arrives, though
-// our congestion window may have held it up.
+// ask makes the peer send an answer, which conn.answers counts. An answer proves that
+// our packets arrive. Other packets of the peer do not prove it: our congestion window
+// may hold up everything that we send.
 func (c *conn) ask() { c.sendPing(pingAsk) }
 
 func (c *conn) sendPing(kind byte) {

@@ -157,8 +157,8 @@ func awaitWelcome(ctx context.Context, qc *quic.Conn) error {
 	return nil
 }
 
-// welcomeError puts the refusal first: what the peer said is the reason, that
-// QUIC carried it is not.
+// welcomeError puts the peer's refusal first: it is the reason. That QUIC carried it
+// is not.
 func welcomeError(err error) error {
 	if app := (*quic.ApplicationError)(nil); errors.As(err, &app) && app.Remote {
 		return errors.New(app.ErrorMessage)

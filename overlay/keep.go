@@ -52,7 +52,7 @@ func (n *Node) Keep(ctx context.Context, t Target) error {
 				continue
 			}
 		}
-		// It ended as soon as it was made: whatever ends it may do so again.
+		// It ended as soon as it was made, and the next one may end in the same way.
 		n.pause(ctx, t, nil, n.Changed(), pauseFor(time.Since(lost)))
 	}
 }
@@ -98,10 +98,11 @@ func (n *Node) watch(ctx context.Context, t Target, c *conn) time.Time {
 	}
 }
 
-// succeed dials beside a silent connection until it answers again or has a
-// successor. Then the path works, so a connection that does not answer is stuck
-// behind its congestion window: it ends, for its streams to be opened anew. What
-// the peer says there of itself is no sign: it may not be stuck while we are.
+// succeed dials beside a silent connection until that answers again or has a
+// successor. A successor shows that the path works, so a connection that does not
+// answer is stuck behind its congestion window. succeed ends it, so that its streams
+// are opened anew. Packets that the peer sends by itself are no sign of life: our
+// direction may be stuck while the peer's is not.
 func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 	entry := c.entry()
 	entry.Info("overlay peer silent")
@@ -129,7 +130,7 @@ func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 	}
 }
 
-// succession is a connection that was replaced, and what is known of it since.
+// succession is a connection that was replaced, and its answers since then.
 type succession struct {
 	since  time.Time // the newest has answered at every look
 	old    *pulse
@@ -138,13 +139,12 @@ type succession struct {
 	alive  bool   // it has answered since, and nothing was sent there without
 }
 
-// settle looks after the connections that were replaced. One that does not
-// answer while its successor does is ended: a peer that was killed and is back
-// does not say that what it had before is dead, and the streams there would wait
-// for nobody until the idle timeout. While neither answers the path is cut,
-// which ends nothing.
-func (n *Node) settle(ctx context.Context) {
-	tick := time.NewTicker(n.opts.settle)
+// endReplaced looks after the connections that were replaced. It ends one that does not
+// answer while its successor does: a peer that was killed and restarted does not
+// report its earlier connections as dead, and their streams would wait in vain until
+// the idle timeout. While neither answers the path is cut, and endReplaced ends neither.
+func (n *Node) endReplaced(ctx context.Context) {
+	tick := time.NewTicker(n.opts.replacedInterval)
 	defer tick.Stop()
 	open := map[*conn]*succession{}
 	for {
@@ -213,7 +213,7 @@ func (n *Node) redial(ctx context.Context, t Target, before *conn, lost time.Tim
 			default:
 				continue // enough under way
 			}
-			addr := addrs[next%len(addrs)] // those that do not answer keep nobody from his turn
+			addr := addrs[next%len(addrs)] // each address in turn: a silent address does not block the next
 			next++
 			attempts.Go(func() {
 				defer func() { <-slots }()

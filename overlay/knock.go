@@ -6,10 +6,11 @@ import (
 )
 
 // Knock makes peers look after their connections to us. A node that was killed
-// knocks when it runs again where its peers were: those that only answer, as
-// agents do, would find out when they next say something, and behind a NAT they
-// cannot be dialled. With [Options.ResetKey] they connect anew within a round trip
-// or two. Nobody else takes notice, and a knock that is lost is not repeated.
+// knocks when it runs again at the addresses where its peers were. Peers that only
+// answer, as agents do, would otherwise find out when they next send something, and
+// behind a NAT they cannot be dialled. With [Options.ResetKey] they connect anew
+// within a round trip or two. Other machines ignore a knock, and a lost knock is not
+// repeated.
 func (n *Node) Knock(addrs []netip.AddrPort) {
 	for _, addr := range addrs {
 		// A packet that cannot be sent is a lost one.

@@ -40,7 +40,7 @@ type Node struct {
 	stopped   chan struct{}            // closed by Run when nothing may start any more
 	work      sync.WaitGroup           // everything Run waits for
 
-	mu      sync.Mutex // guards what follows, and work.Go against Run's end
+	mu      sync.Mutex // guards the fields below, and work.Go against Run's end
 	closed  bool
 	peers   map[identity.ID][]*conn // oldest first, never empty
 	changed wake.Broadcast          // peers changed
@@ -73,7 +73,7 @@ func newNode(opts Options, listen func(addr string, c *counters) (*socket, error
 	n.sock.knocked = n.knocked
 	n.transport = &quic.Transport{
 		Conn: n.sock, StatelessResetKey: (*quic.StatelessResetKey)(n.opts.ResetKey),
-		ConnContext: n.arrive, VerifySourceAddress: n.crowded,
+		ConnContext: n.beginHandshake, VerifySourceAddress: n.crowded,
 	}
 	return n, nil
 }
@@ -110,7 +110,7 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	close(n.running)
 	n.work.Go(func() { n.sweep(ctx) })
-	n.work.Go(func() { n.settle(ctx) })
+	n.work.Go(func() { n.endReplaced(ctx) })
 	for {
 		var qc *quic.Conn
 		if qc, err = listener.Accept(ctx); err != nil {
@@ -138,21 +138,21 @@ type acceptor interface {
 
 func (n *Node) listener() (acceptor, error) {
 	if n.opts.DialOnly {
-		return nobody{}, nil
+		return noAcceptor{}, nil
 	}
 	return n.transport.Listen(n.serverConfig(), n.opts.quicConfig(-1))
 }
 
-// nobody never connects. The QUIC transport drops what is for no connection of
-// ours unless it listens.
-type nobody struct{}
+// noAcceptor accepts no connection. A QUIC transport that does not listen drops the
+// packets that belong to no connection of ours.
+type noAcceptor struct{}
 
-func (nobody) Accept(ctx context.Context) (*quic.Conn, error) {
+func (noAcceptor) Accept(ctx context.Context) (*quic.Conn, error) {
 	<-ctx.Done()
 	return nil, context.Cause(ctx)
 }
 
-func (nobody) Close() error { return nil }
+func (noAcceptor) Close() error { return nil }
 
 // stop ends every connection and lets none begin.
 func (n *Node) stop() {
@@ -196,8 +196,8 @@ func (n *Node) Disconnect(peer identity.ID, reason string) {
 }
 
 // Recheck asks [Options.Revoked] and [Options.Accept] again about every live
-// connection and ends those that would be refused now. Call it when the answer
-// may have changed.
+// connection and ends the connections that would be refused now. Call it when the
+// answer may have changed.
 func (n *Node) Recheck() {
 	for _, c := range n.every() {
 		if err := n.verify(c); err != nil {

@@ -25,12 +25,12 @@ const packetSize = 1232
 
 // Flow control; the package comment says how the three fit together.
 const (
-	streamWindow    = 256 << 10 // of a stream nobody reads
-	streamWindowMax = 1 << 20   // of a stream whose reader keeps up
+	streamWindow    = 256 << 10 // of a stream without a reader
+	streamWindowMax = 1 << 20   // of a stream with a reader that keeps up
 	connWindow      = 32 << 20
 )
 
-// An Authorizer says who may open a stream of which protocol. It is asked by
+// An Authorizer says which peer may open a stream of which protocol. It is asked by
 // the receiving end, once per stream, and must be quick.
 type Authorizer interface {
 	Allow(peer identity.ID, protocol string) error
@@ -48,7 +48,7 @@ type Options struct {
 	Log    logrus.FieldLogger // nil discards
 
 	// Revoked reports whether a peer's certificate was revoked. It is asked when
-	// a connection is made and again by [Node.Recheck]. Nil revokes nobody.
+	// a connection is made and again by [Node.Recheck]. Nil means no revocations.
 	Revoked func(leaf *x509.Certificate) bool
 
 	// ServeEnded reports whether a peer is served although its certificate, genuine
@@ -56,7 +56,7 @@ type Options struct {
 	// seconds of one whose certificate has ended. Nil serves none.
 	ServeEnded func(leaf *x509.Certificate) bool
 
-	// DialOnly answers nobody who dials us: every connection is one that we made.
+	// DialOnly refuses incoming connections: every connection is one that we made.
 	DialOnly bool
 
 	// Accept says whether an identity of the trust domain may connect to us.
@@ -68,8 +68,8 @@ type Options struct {
 	Authorizer Authorizer
 
 	// ResetKey lets a node that was killed and runs again tell its peers at once
-	// that their connections are gone, which they would otherwise find out by
-	// silence. It is a secret and the same in every run. Nil tells nobody.
+	// that their connections are gone. Without it, they find out only by silence.
+	// It is a secret and the same in every run. Nil sends no resets.
 	ResetKey *[32]byte
 
 	KeepAlive        time.Duration // between packets on a silent connection; default 15 s
@@ -80,7 +80,7 @@ type Options struct {
 	MaxStreams        int // concurrent streams a peer may open per connection; default 128
 	MaxStreamsPerPeer int // the same over all connections of an identity; default 256
 
-	settle time.Duration // between looks at connections that were replaced; default watchInterval
+	replacedInterval time.Duration // between looks at connections that were replaced; default watchInterval
 }
 
 func (o *Options) setDefaults() error {
@@ -90,7 +90,7 @@ func (o *Options) setDefaults() error {
 	if o.Listen == "" {
 		return errors.New("overlay: no UDP address to listen on")
 	}
-	o.settle = cmp.Or(o.settle, watchInterval)
+	o.replacedInterval = cmp.Or(o.replacedInterval, watchInterval)
 	o.Log = logfield.OrSilent(o.Log)
 	if o.Revoked == nil {
 		o.Revoked = func(*x509.Certificate) bool { return false }
@@ -120,8 +120,8 @@ func nodesOnly(peer identity.ID) error {
 	return nil
 }
 
-// quicConfig returns the QUIC parameters of either side; uniStreams is what the
-// peer may open, one for the side that waits to be welcomed.
+// quicConfig returns the QUIC parameters of either side. uniStreams is the number of
+// streams that the peer may open: one for the side that waits to be welcomed.
 func (o *Options) quicConfig(uniStreams int64) *quic.Config {
 	return &quic.Config{
 		HandshakeIdleTimeout:           o.HandshakeTimeout,

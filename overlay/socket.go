@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// socketBuffer is asked of the kernel in both directions; it grants what its
-// limits allow and quic-go is not told to complain about the rest.
+// socketBuffer is the buffer size requested in both directions. The kernel grants as
+// much as its limits allow, and quic-go is told not to complain about the rest.
 const socketBuffer = 4 << 20
 
 // A socket owns the overlay's one UDP port and tells its users apart by the
@@ -17,7 +17,7 @@ const socketBuffer = 4 << 20
 // QUIC. A probe is a knock, see [Node.Knock]; nothing serves WireGuard yet.
 //
 // It is a plain net.PacketConn for quic-go and has no SyscallConn on purpose:
-// quic-go would set the don't-fragment bit on the port for everybody.
+// quic-go would set the don't-fragment bit on the port for all its users.
 type socket struct {
 	net.PacketConn
 	counters *counters
@@ -82,7 +82,7 @@ func (s *socket) WriteTo(b []byte, to net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// explain adds to a failed dial what the kernel said about the address.
+// explain adds to a failed dial the kernel's error for the address.
 func (s *socket) explain(to net.Addr, err error) error {
 	if last := s.lastErr.Load(); last != nil && last.to == to.String() {
 		return fmt.Errorf("%w (%w)", err, last.err)

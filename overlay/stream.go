@@ -22,7 +22,7 @@ const maxProtocol = 64
 // Why a stream was reset, as the other end sees it.
 const (
 	codeClosed  quic.StreamErrorCode = 0 // the reader needs no more
-	codeAborted quic.StreamErrorCode = 1 // what was written is not complete
+	codeAborted quic.StreamErrorCode = 1 // the stream ends before its data is complete
 	codeUnknown quic.StreamErrorCode = 2
 	codeDenied  quic.StreamErrorCode = 3
 	codeBusy    quic.StreamErrorCode = 4
@@ -64,7 +64,7 @@ func (s *Stream) RemoteAddr() net.Addr { return s.conn.qc.RemoteAddr() }
 // Done returns a channel that is closed when this end closes the stream.
 func (s *Stream) Done() <-chan struct{} { return s.done }
 
-// Read reads what the peer wrote; io.EOF means that it wrote no more.
+// Read reads the peer's bytes; io.EOF means that the peer ended its half.
 func (s *Stream) Read(b []byte) (int, error) {
 	n, err := s.qs.Read(b)
 	return n, s.explain(err)
@@ -78,14 +78,14 @@ func (s *Stream) Write(b []byte) (int, error) {
 	return n, s.explain(err)
 }
 
-// CloseWrite ends our half after what was written; the peer reads io.EOF.
+// CloseWrite ends our half after the written bytes; the peer reads io.EOF.
 func (s *Stream) CloseWrite() error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	return s.explain(s.qs.Close())
 }
 
-// Close ends both halves. What was written is still delivered; a Write in
+// Close ends both halves. Bytes already written are still delivered; a Write in
 // progress fails and the peer learns that it was cut short.
 func (s *Stream) Close() error {
 	s.closing.Do(func() {
@@ -101,8 +101,8 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// Reset ends both halves at once. What was written may be lost, and the peer
-// learns that it was.
+// Reset ends both halves at once. Bytes already written may be lost, and the peer
+// learns that the stream was reset.
 func (s *Stream) Reset() { s.reset(codeAborted) }
 
 func (s *Stream) reset(code quic.StreamErrorCode) {
@@ -127,7 +127,7 @@ func (s *Stream) SetReadDeadline(t time.Time) error { return s.qs.SetReadDeadlin
 // SetWriteDeadline bounds present and future calls of Write.
 func (s *Stream) SetWriteDeadline(t time.Time) error { return s.qs.SetWriteDeadline(t) }
 
-// explain turns QUIC's errors into those that callers branch on.
+// explain turns QUIC's errors into the errors on which callers branch.
 func (s *Stream) explain(err error) error {
 	if err == nil || err == io.EOF { //nolint:errorlint // Read must return io.EOF itself
 		return err
@@ -233,7 +233,7 @@ func (c *conn) accept(ctx context.Context, qs *quic.Stream) {
 	h(ctx, s)
 }
 
-// handler reads the header of s and returns who serves it.
+// handler reads the header of s and returns the handler of its protocol.
 func (c *conn) handler(s *Stream) (Handler, quic.StreamErrorCode, error) {
 	if err := s.SetReadDeadline(time.Now().Add(c.node.opts.HandshakeTimeout)); err != nil {
 		return nil, codeHeader, err

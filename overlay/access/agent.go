@@ -29,21 +29,20 @@ type Decider interface {
 // AgentOptions configures an [Agent]. Zero values are usable unless a comment
 // says otherwise.
 type AgentOptions struct {
-	Source  identity.Source    // who we are and whom we trust; required
+	Source  identity.Source    // our identity and the roots that we trust; required
 	Expose  []uint16           // TCP ports of the loopback address to offer
-	Revoked identity.Revoked   // reports whether a caller was revoked; nil revokes nobody
+	Revoked identity.Revoked   // reports whether a caller was revoked; nil means no revocations
 	Log     logrus.FieldLogger // every flow and refusal; nil discards
 
-	// OnChange is called when a flow began or ended. It must not block. Nil is
-	// nobody.
+	// OnChange is called when a flow began or ended. It must not block. Nil is no call.
 	OnChange func()
 
 	MaxFlows          int // flows at a time; default 96, three quarters of a connection's streams
-	MaxFlowsPerCaller int // of those, one identity's; default 48
+	MaxFlowsPerCaller int // flows of one identity; default 48
 }
 
-// How long a caller may take until it has said what it wants, and the service
-// on the device until it has accepted.
+// How long a caller may take to send its request, and the service on the device to
+// accept.
 const (
 	handshakeTimeout = 10 * time.Second
 	dialTimeout      = 5 * time.Second
@@ -52,11 +51,11 @@ const (
 
 var errExpired = errors.New("the caller's certificate has expired")
 
-// maxHandshakes bounds the carriers on which nobody has proved anything yet.
+// maxHandshakes bounds the carriers on which the caller has not proved its identity.
 const maxHandshakes = 16
 
 // An Agent serves the ports of one identity to the callers that its [Decider]
-// allows. Until it has one it refuses everybody.
+// allows. Until it has a Decider it refuses every caller.
 type Agent struct {
 	opts       AgentOptions
 	log        logrus.FieldLogger
@@ -83,8 +82,8 @@ func NewAgent(o AgentOptions) *Agent {
 	return a
 }
 
-// SetDecider makes d decide from now on, nil to refuse everybody, and ends the
-// open flows that it does not allow.
+// SetDecider makes d decide from now on, nil to refuse every caller. It ends the
+// open flows that d does not allow.
 func (a *Agent) SetDecider(d Decider) {
 	if d == nil {
 		a.decider.Store(nil)
@@ -116,7 +115,7 @@ func (a *Agent) Flows() []Flow {
 }
 
 // Counters returns how many connections were allowed and how many refused, for
-// whatever reason, since the agent was made.
+// any reason, since the agent was made.
 func (a *Agent) Counters() (allowed, denied uint64) {
 	return a.counters.allowed.Load(), a.counters.denied.Load()
 }
@@ -131,8 +130,8 @@ func (a *Agent) Handle(ctx context.Context, s *overlay.Stream) {
 	a.serve(ctx, s)
 }
 
-// serve takes a carrier, learns who calls and what for, decides, and joins the
-// carrier to the port.
+// serve takes a carrier, learns the caller's identity and request, decides, and
+// joins the carrier to the port.
 func (a *Agent) serve(ctx context.Context, carrier net.Conn) {
 	defer abort(carrier) // does nothing to one that was closed in order
 	defer context.AfterFunc(ctx, func() { abort(carrier) })()
@@ -219,7 +218,7 @@ func (a *Agent) identify(ctx context.Context, carrier net.Conn) (*flow, error) {
 }
 
 // linger ends our half of c and waits for the other end to leave: closing c with
-// something unread in it would discard what we wrote.
+// unread bytes in it would discard the bytes that we wrote.
 func linger(c net.Conn) {
 	closeWrite(c)
 	if err := c.SetReadDeadline(time.Now().Add(lingerTimeout)); err == nil {

@@ -11,9 +11,10 @@ import (
 )
 
 // Dial asks the target's agent, at the other end of carrier, for a connection to
-// one of its ports, as the identity of src. What comes back proved to be the
-// target and has a CloseWrite method. A refusal is a *[Denied], or wraps
-// [ErrNoService] or [ErrBusy]. Dial owns carrier and closes it on error.
+// one of its ports, as the identity of src. The far end of the returned connection
+// has proved to be the target, and the connection has a CloseWrite method. A refusal
+// is a *[Denied], or wraps [ErrNoService] or [ErrBusy]. Dial owns carrier and closes
+// it on error.
 func Dial(ctx context.Context, carrier net.Conn, src identity.Source, target identity.ID, network string, port uint16) (net.Conn, error) {
 	conn := tls.Client(carrier, identity.ClientConfig(src, []string{Protocol}, target))
 	stop := context.AfterFunc(ctx, func() { abort(carrier) })
@@ -33,7 +34,7 @@ func ask(ctx context.Context, conn *tls.Conn, target identity.ID, req *request) 
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
 	}
-	// In TLS 1.3 the client is done before the server has judged it, so what ends
+	// In TLS 1.3 the client is done before the server has judged it. So an error of
 	// the request may be the verdict on our certificate.
 	sent := writeFrame(conn, req)
 	var a answer

@@ -17,7 +17,7 @@ var (
 	ErrNoService   = errors.New("nothing listens on that port")
 )
 
-// carrierError says in full what the error that it wraps says in general.
+// carrierError adds details to the general error that it wraps.
 type carrierError struct {
 	text string
 	is   error
@@ -30,7 +30,7 @@ func (e *carrierError) Unwrap() error { return e.is }
 type Denied struct {
 	Target identity.ID
 	Rule   string // the rule that denied, empty when no rule allows
-	Reason string // for people; names the rule or what is missing
+	Reason string // for people; names the rule or the missing grant
 }
 
 func (d *Denied) Error() string { return d.Reason }

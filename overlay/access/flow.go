@@ -27,7 +27,7 @@ type Flow struct {
 	Sent     int64       `json:"sent"`     // bytes to the caller
 }
 
-// flow is a caller that proved who it is, from its request to its end.
+// flow is a caller with a proven identity, from its request to its end.
 type flow struct {
 	conn     *tls.Conn
 	caller   identity.ID
@@ -43,8 +43,7 @@ type flow struct {
 
 func (f *flow) port() string { return fmt.Sprintf("%s/%d", f.request.Network, f.request.Port) }
 
-// answer tells the caller what was decided; the deadline of the handshake ends
-// with it.
+// answer sends the caller the decision; the deadline of the handshake ends with it.
 func (f *flow) answer(ans *answer) error {
 	if err := f.conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return err

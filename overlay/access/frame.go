@@ -21,8 +21,8 @@ const Protocol = "hpmq-access/1"
 // many times.
 const maxFrame = 4 << 10
 
-// status is what the opener of a carrier hears about it. Of several failures the
-// highest says most.
+// status is the reply to the opener of a carrier. Of several failures the highest
+// says most.
 type status byte
 
 const (
@@ -48,7 +48,7 @@ func (h *header) check() error {
 	return nil
 }
 
-// unanswered returns what it means that the peer that got h gave no status.
+// unanswered returns the error for a peer that got h and gave no status.
 func (h *header) unanswered(err error) status {
 	switch {
 	case errors.Is(err, overlay.ErrBusy):
@@ -59,7 +59,7 @@ func (h *header) unanswered(err error) status {
 	return statusNotHere
 }
 
-// request is what a caller asks of an agent.
+// request is a caller's request to an agent.
 type request struct {
 	Network string `json:"network"`
 	Port    uint16 `json:"port"`
@@ -93,7 +93,7 @@ const (
 	codeInvalid   code = "invalid" // the request makes no sense to this agent
 )
 
-// answer is what an agent says to a request.
+// answer is an agent's reply to a request.
 type answer struct {
 	Code   code   `json:"code"`
 	Rule   string `json:"rule,omitempty"`
@@ -118,7 +118,7 @@ func clip(text string) string {
 	return strings.ToValidUTF8(text[:maxText], "") + "…"
 }
 
-// printable makes what a peer says fit for a terminal.
+// printable makes text from a peer safe for a terminal.
 func printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -18,7 +18,7 @@ import (
 // How long a carrier may take.
 const (
 	answerTimeout = 5 * time.Second        // for one hop to take it, and for its header to come
-	headStart     = 300 * time.Millisecond // of the agent connected here before others are asked
+	headStart     = 300 * time.Millisecond // for the agent connected here, before other nodes are asked
 )
 
 // RelayOptions configures a [Relay].

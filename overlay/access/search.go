@@ -8,9 +8,9 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
-// search looks for one target's agent: first on our own connections, and unless
-// that answers at once on those of all connected nodes together. The first that
-// takes the carrier wins.
+// search looks for one target's agent. It asks first on our own connections. If none
+// answers at once it asks all connected nodes together. The first that takes the
+// carrier wins.
 type search struct {
 	relay  *Relay
 	target identity.ID

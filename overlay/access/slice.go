@@ -26,7 +26,7 @@ const maxDeliveries = 4
 // sliceTimeout bounds a delivery, the agent's fsync included.
 const sliceTimeout = 10 * time.Second
 
-// receipt is what an agent says to a slice.
+// receipt is an agent's reply to a slice.
 type receipt struct {
 	Refused string `json:"refused,omitempty"` // why it does not act by it
 }
@@ -117,7 +117,7 @@ func readSlice(r io.Reader) ([]byte, error) {
 	if n > MaxSlice {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", errLargeSlice, n, MaxSlice)
 	}
-	var b bytes.Buffer // grows with what comes, not with what was announced
+	var b bytes.Buffer // grows with the bytes that arrive, not with the announced size
 	if _, err := io.CopyN(&b, r, int64(n)); err != nil {
 		return nil, noEOF(err)
 	}

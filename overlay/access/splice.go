@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 )
 
-// spliceBuffer is what one direction of a splice reads at once: two TLS records.
+// spliceBuffer is the size of one read in one direction of a splice: two TLS records.
 const spliceBuffer = 32 << 10
 
 var buffers = sync.Pool{New: func() any { return new([spliceBuffer]byte) }}
@@ -18,7 +18,7 @@ var buffers = sync.Pool{New: func() any { return new([spliceBuffer]byte) }}
 // Splice copies between a and b both ways until both have ended, and closes
 // them. The end of one direction is passed on as a half close. An error in
 // either direction, or the end of ctx, aborts both at once, so that neither end
-// takes what it got for all there was.
+// takes a part of the data for all of it.
 func Splice(ctx context.Context, a, b net.Conn) error {
 	return splice(ctx, a, b, new(atomic.Int64), new(atomic.Int64))
 }
@@ -66,7 +66,7 @@ func pass(dst, src net.Conn, count *atomic.Int64) error {
 	for {
 		n, err := src.Read(buf[:])
 		if n > 0 {
-			count.Add(int64(n)) // before somebody has it and asks
+			count.Add(int64(n)) // counted before the receiver has the bytes and can ask for the count
 			if w, err := dst.Write(buf[:n]); err != nil {
 				count.Add(int64(w - n))
 				return err
@@ -83,9 +83,9 @@ func pass(dst, src net.Conn, count *atomic.Int64) error {
 }
 
 // closeWrite ends our half of c. Where only both halves can be closed, the other
-// direction ends by itself and Splice closes c then. It fails for an end that
-// has gone, or reads no more: what was written is with it, or the other
-// direction sees the fault.
+// direction ends by itself and Splice closes c then. closeWrite fails for an end that
+// has gone or reads no more. That is no loss: either the end has the written bytes, or
+// the other direction sees the fault.
 func closeWrite(c net.Conn) {
 	if h, ok := c.(interface{ CloseWrite() error }); ok {
 		_ = h.CloseWrite()

@@ -25,10 +25,9 @@ const (
 	MaxEventPayload = 512
 )
 
-// How long leaving may take: each of the two messages that announce it, the
-// first of which is sent four times, 200 ms apart, among up to nine nodes (more
-// often among more, as far as the time goes), then the time in which we still
-// answer the probes of those who have not heard.
+// How long leaving may take. Two messages announce it. The first is sent four
+// times, 200 ms apart, among up to nine nodes (more often among more, as far as the
+// time goes). Then we still answer the probes of nodes that have not heard.
 const (
 	leaveTimeout = time.Second
 	leaveLinger  = 200 * time.Millisecond
@@ -47,21 +46,21 @@ var ErrNotRunning = errors.New("gossip is not running")
 // Options configures a [Gossip].
 type Options struct {
 	Node *overlay.Node      // carries everything; required
-	Site string             // told to the others
+	Site string             // sent to the other members
 	Log  logrus.FieldLogger // nil discards
 
-	// Known vouches for a node: what others say about it is ignored while Known
-	// is false. Nil knows every node of the trust domain.
+	// Known vouches for a node: claims of other members about it are ignored while
+	// Known is false. Nil knows every node of the trust domain.
 	Known func(identity.ID) bool
 
-	// OnMember is told of every change of a member, one at a time and in order;
-	// the member's Status says what happened. OnEvent is told of every event,
-	// our own included. Both must not block: gossip waits for them.
+	// OnMember is called with every change of a member, one at a time and in order;
+	// the member's Status says which change. OnEvent is called with every event, our
+	// own included. Both must not block: gossip waits for them.
 	OnMember func(Member)
 	OnEvent  func(name string, payload []byte)
 }
 
-// Status is what gossip believes of a member.
+// Status is a member's state as gossip believes it.
 type Status string
 
 // The statuses of a member.
@@ -87,7 +86,7 @@ type Gossip struct {
 	run  atomic.Pointer[running] // nil unless Run serves
 }
 
-// running is what exists only while Run does.
+// running is the state that exists only while Run does.
 type running struct {
 	serf      *serf.Serf
 	transport *transport
@@ -110,10 +109,9 @@ func New(opts Options) (*Gossip, error) {
 	return g, nil
 }
 
-// Run takes part until ctx is done, which is not an error, and then leaves the
+// Run takes part until ctx is done, which is not an error. Then it leaves the
 // group, in a second as a rule and two and a half at most. The overlay must
-// outlive it: a node whose connections are gone cannot say goodbye and is taken
-// for failed.
+// outlive it: a node without connections cannot say goodbye and counts as failed.
 func (g *Gossip) Run(ctx context.Context) error {
 	r := &running{events: make(chan serf.Event, 256)}
 	r.transport = newTransport(g.opts.Node, g.self.TrustDomain, func(peer identity.ID, timeout time.Duration) (*overlay.Stream, error) {
@@ -177,7 +175,7 @@ func (g *Gossip) config(r *running) *serf.Config {
 	return c
 }
 
-// vouch refuses what others say about nodes that nobody vouches for.
+// vouch refuses claims of other members about nodes that are not known.
 type vouch struct{ g *Gossip }
 
 // NotifyAlive judges one claim that a node is up.
@@ -253,8 +251,8 @@ func (g *Gossip) Join(ids ...identity.ID) error {
 }
 
 // Broadcast spreads an event to every member, ourselves included, at most once
-// each and in no order. Receivers must treat it as a hint: nothing says who
-// sent it.
+// each and in no order. Receivers must treat it as a hint: it has no proof of its
+// sender.
 func (g *Gossip) Broadcast(name string, payload []byte) error {
 	if len(name) > MaxEventName || len(payload) > MaxEventPayload {
 		return fmt.Errorf("gossip event %q of %d bytes, at most %d", name, len(payload), MaxEventPayload)
@@ -269,8 +267,8 @@ func (g *Gossip) Broadcast(name string, payload []byte) error {
 	return nil
 }
 
-// Members returns everybody who is or recently was a member, ourselves
-// included, in the order of their names.
+// Members returns all present and recent members, ourselves included, in the order
+// of their names.
 func (g *Gossip) Members() []Member {
 	r := g.run.Load()
 	if r == nil {

@@ -7,9 +7,9 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// newLogger routes serf's and memberlist's messages to log at the debug level:
-// what they warn of is an operator's concern only once a member's status
-// changes, and that is reported elsewhere.
+// newLogger routes serf's and memberlist's messages to log at the debug level.
+// Their warnings concern an operator only when a member's status changes, and
+// that is reported elsewhere.
 func newLogger(l logrus.FieldLogger) *log.Logger {
 	return log.New(debugWriter{l}, "", 0)
 }

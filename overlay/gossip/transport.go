@@ -19,7 +19,7 @@ const (
 	// Channel is the overlay datagram channel of gossip's packets.
 	Channel = 1
 
-	fakePort = 7844 // memberlist wants one; nobody dials it
+	fakePort = 7844 // memberlist wants an address; it is never dialled
 )
 
 var (
@@ -89,11 +89,12 @@ func (e *exchange) Close() error {
 	return e.Stream.Close()
 }
 
-// seal breaks the exchanges that are under way off, admits no more and returns
-// when memberlist has let go of all of them. Serf's whole state carries the
-// Lamport time of a member's last status but not that the status is "leaving":
-// whoever gets ours while we leave takes that time for a join's, then drops the
-// leave message, whose time is the same, and ends with us as failed.
+// seal breaks off the exchanges under way and admits no more. It returns when
+// memberlist has let go of all of them. The reason is a fault of serf's state
+// exchange: the state has the Lamport time of a member's last status, but not that
+// the status is "leaving". A member that gets our state while we leave takes that
+// time for a join's. It then drops our leave message, which has the same time, and
+// ends with us as failed.
 func (t *transport) seal() {
 	t.mu.Lock()
 	t.sealed = true
