@@ -6,7 +6,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// OnError says what becomes of a message whose function failed.
+// OnError says what happens to a message when its function failed.
 type OnError string
 
 // The choices of [Binding.OnError].
@@ -26,7 +26,7 @@ type Binding struct {
 	Optional bool     // the message may go on without this function
 }
 
-// check refuses what would let a failing filter open by mistake.
+// check refuses a binding that would let a failing filter open by mistake.
 func (b *Binding) check() error {
 	switch b.OnError {
 	case "", OnErrorDeadLetter, OnErrorDrop, OnErrorReject:

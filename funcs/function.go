@@ -14,7 +14,7 @@ import (
 type Function struct {
 	Name         string
 	Code         []byte   // the module
-	Capabilities []string // what policy grants it, see [wasm.ParseCapabilities]
+	Capabilities []string // granted by policy, see [wasm.ParseCapabilities]
 	Limits       wasm.Limits
 	Init         []byte // its configuration, if its module takes one
 }
@@ -25,7 +25,7 @@ type LoadError struct {
 	Err      error
 }
 
-// Error names the function and what to change in it.
+// Error names the function and the change that it needs.
 func (e *LoadError) Error() string { return fmt.Sprintf("function %s: %v", e.Function, e.Err) }
 
 // Unwrap gives the cause.
@@ -74,9 +74,9 @@ func (l *loaded) same(f Function) bool {
 		bytes.Equal(l.Init, f.Init) && slices.Equal(l.Capabilities, f.Capabilities)
 }
 
-// leave is called by each worker once it has closed its instance of l; the last
+// release is called by each worker once it has closed its instance of l; the last
 // one frees the code.
-func (l *loaded) leave(ctx context.Context) {
+func (l *loaded) release(ctx context.Context) {
 	if l.workers.Add(-1) == 0 {
 		l.module.Close(ctx)
 	}

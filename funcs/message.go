@@ -11,7 +11,7 @@ const (
 	Downstream = wasm.Downstream
 )
 
-// Verdict is what a chain decided about a message.
+// Verdict is a chain's decision about a message.
 type Verdict = wasm.Verdict
 
 // The verdicts.
@@ -39,7 +39,7 @@ type Origin struct {
 	// other. It is unique to a session.
 	Client string
 
-	Identity string // the scope of what functions keep
+	Identity string // the scope of the functions' state
 	ClientID string
 	Site     string
 }
@@ -52,7 +52,7 @@ type Output struct {
 	Function string
 }
 
-// Result is what a chain made of one message.
+// Result is the outcome of a chain for one message.
 type Result struct {
 	Verdict  Verdict
 	Messages []Output // of verdict Publish, in order
@@ -62,8 +62,8 @@ type Result struct {
 	Code     byte   // MQTT 5 reason code of Reject
 	Reason   string // text of Reject, or why a failed message was dropped
 
-	// DeadLetters are to be published here, on this site only, whatever the
-	// verdict and whatever the origin may do.
+	// DeadLetters are to be published here, on this site only. Neither the verdict
+	// nor the rights of the origin matter.
 	DeadLetters []Output
 
 	// Writes belong in the transaction of the message.
@@ -76,8 +76,8 @@ type Result struct {
 	touched []*scope
 }
 
-// Discard forgets what the message's functions wrote. Call it when Writes could
-// not be stored: the next call reads what is in the store.
+// Discard forgets the writes of the message's functions. Call it when Writes could
+// not be stored: the next call then reads the state from the store.
 func (r *Result) Discard() {
 	for _, s := range r.touched {
 		s.discard()

@@ -19,7 +19,7 @@ import (
 // logRate bounds a function's log lines per second, over all its instances.
 const logRate = 100
 
-// Stats counts what one function did since the process started, over all its
+// Stats are the counters of one function since the process started, over all its
 // versions.
 type Stats struct {
 	Function string
@@ -60,7 +60,7 @@ const (
 	faultBackoff wasm.Fault = "backoff" // not run: the client broke it too often
 	faultStart   wasm.Fault = "start"   // no instance could be started
 	faultMissing wasm.Fault = "missing" // there is no such function
-	faultState   wasm.Fault = "state"   // what it keeps could not be read
+	faultState   wasm.Fault = "state"   // its state could not be read
 	faultLimit   wasm.Fault = "limit"   // the chain's output grew too large
 )
 
@@ -69,14 +69,14 @@ var faultNames = [...]wasm.Fault{
 	faultBackoff, faultStart, faultMissing, faultState, faultLimit,
 }
 
-// called counts one call that gave a verdict.
-func (m *meter) called(v Verdict, took time.Duration) {
+// countCall counts one call that gave a verdict.
+func (m *meter) countCall(v Verdict, took time.Duration) {
 	m.verdicts[v].Add(1)
-	m.spent(took)
+	m.countTime(took)
 }
 
-// spent counts the time of one call, whatever came of it.
-func (m *meter) spent(took time.Duration) {
+// countTime counts the time of one call, failed or not.
+func (m *meter) countTime(took time.Duration) {
 	n := max(took.Nanoseconds(), 0)
 	m.nanos.Add(uint64(n))
 	m.buckets[bits.Len64(uint64(n))].Add(1)
@@ -88,7 +88,7 @@ func (m *meter) spent(took time.Duration) {
 	}
 }
 
-func (m *meter) failed(f wasm.Fault) {
+func (m *meter) countFailure(f wasm.Fault) {
 	if i := slices.Index(faultNames[:], f); i >= 0 {
 		m.faults[i].Add(1)
 	}

@@ -16,8 +16,8 @@ type task struct {
 	functions map[string]*loaded
 }
 
-// queue holds what waits for one worker. Its length is bounded and it has one
-// reader.
+// queue holds the tasks that wait for one worker. Its length is bounded and it has
+// one reader.
 type queue struct {
 	limit int
 	ready wake.Token // lies there while there may be tasks to take
@@ -59,8 +59,8 @@ func (q *queue) append(t task) {
 	q.ready.Wake()
 }
 
-// take swaps the waiting tasks for an empty slice.
-func (q *queue) take(empty []task) []task {
+// takeAll swaps the waiting tasks for an empty slice.
+func (q *queue) takeAll(empty []task) []task {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	tasks := q.tasks
@@ -68,10 +68,10 @@ func (q *queue) take(empty []task) []task {
 	return tasks
 }
 
-// stop refuses further messages and gives what still waits.
+// stop refuses further messages and returns the tasks that still wait.
 func (q *queue) stop() []task {
 	q.mu.Lock()
 	q.stopped = true
 	q.mu.Unlock()
-	return q.take(nil)
+	return q.takeAll(nil)
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/hpmq/hpmq/funcs/wasm"
 )
 
-// Bounds of what a chain may make of one message, since each function may give
-// 16 for every one that it gets.
+// Bounds on the output of a chain for one message: each function may emit 16
+// messages for every one that it gets.
 const (
 	maxChainOutputs = 64
 	maxChainBytes   = 4 << 20
@@ -54,8 +54,8 @@ func (w *worker) conclude(res *Result) {
 	}
 }
 
-// step puts one message through one binding and appends what comes out to
-// w.next. It returns false if the message as a whole was rejected.
+// step puts one message through one binding and appends the output to w.next. It
+// returns false if the message as a whole was rejected.
 func (w *worker) step(ctx context.Context, t *task, b *Binding, m *Output, res *Result) bool {
 	if !b.sees(m.Topic) {
 		w.next = append(w.next, *m)
@@ -103,11 +103,11 @@ func (w *worker) fits(more []wasm.Message) bool {
 	return len(w.next)+len(more) <= maxChainOutputs && size <= maxChainBytes
 }
 
-// fail does what the binding says about a message whose function failed; l is
+// fail follows the binding's on_error for a message when its function failed; l is
 // nil if there is no such function.
 func (w *worker) fail(t *task, b *Binding, l *loaded, m *Output, res *Result, err error) bool {
 	fault := faultOf(err)
-	w.runtime.meters.of(b.Function, w.runtime.log).failed(fault)
+	w.runtime.meters.of(b.Function, w.runtime.log).countFailure(fault)
 	reason := strings.ToValidUTF8(err.Error(), "�")
 	if b.OnError == OnErrorPass {
 		w.next = append(w.next, *m)

@@ -20,7 +20,7 @@ var (
 	ErrBusy    = errors.New("too many messages wait for functions")
 )
 
-// KV is the store behind what functions keep. Writes reach it through
+// KV is the store of the functions' state. Writes reach it through
 // [Result.Writes], in the caller's transaction.
 type KV interface {
 	// Load gives every entry of a scope. It is called when a scope is first
@@ -32,7 +32,7 @@ type KV interface {
 // otherwise.
 type Options struct {
 	Engine *wasm.Engine // runs the functions; required
-	KV     KV           // nil keeps what functions keep in memory only
+	KV     KV           // nil keeps the functions' state in memory only
 	Log    logrus.FieldLogger
 
 	// Workers run functions in parallel. Zero means one for each processor.
@@ -42,8 +42,8 @@ type Options struct {
 	// 16,384; past it a message ends with [ErrBusy].
 	QueueLength int
 
-	// StateBytes bounds what is kept in memory for all functions and
-	// identities; past it the least recently used is dropped and read from KV
+	// StateBytes bounds the state in memory, for all functions and identities
+	// together. Past it the least recently used state is dropped, and read from KV
 	// when needed. Zero means 64 MiB.
 	StateBytes int
 }

@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// Bounds of what one function keeps for one identity.
+// Bounds of the state of one function for one identity.
 const (
 	maxKVBytes     = 64 << 10 // keys and values of kv_put
 	maxPrevEntries = 1024     // topics with a previous payload
@@ -15,10 +15,10 @@ const (
 	maxPrevPayload = 64 << 10 // a larger payload is not kept
 	maxCallWrites  = 64       // keys written by one call
 
-	entryOverhead = 128 // what a map entry and its list element take, about
+	entryOverhead = 128 // about the size of a map entry and its list element
 )
 
-// Write is one change of what a function keeps.
+// Write is one change of a function's state.
 type Write struct {
 	Scope string
 	Key   string
@@ -54,7 +54,7 @@ func newStates(kv KV, limit int) *states {
 	return &states{kv: kv, limit: limit, scopes: map[string]*scope{}, order: list.New()}
 }
 
-// scope is what one function keeps for one identity.
+// scope is the state of one function for one identity.
 type scope struct {
 	name  string
 	owner *states
@@ -184,8 +184,8 @@ func (s *scope) set(key string, value []byte) {
 	e.place = s.prev.PushFront(e)
 }
 
-// apply makes a call's writes and the message's payload part of the scope, and
-// appends to out what the store must learn.
+// apply makes a call's writes and the message's payload part of the scope. It
+// appends to out the writes for the store.
 func (s *scope) apply(out, staged []Write, prev string, payload []byte) []Write {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -225,7 +225,7 @@ func (s *scope) remember(out []Write, key string, payload []byte) []Write {
 	return out
 }
 
-// view is one call's sight of its scope: its own writes over what was there. It
+// view is the state as one call sees it: its own writes over the scope. It
 // implements [wasm.State].
 type view struct {
 	scope     *scope
@@ -269,7 +269,7 @@ func (v *view) stage(key string, value []byte) bool {
 	if value != nil {
 		growth += len(kvPrefix) + len(key) + len(value)
 	}
-	if growth > v.growth && !v.scope.room(growth) {
+	if growth > v.growth && !v.scope.hasRoom(growth) {
 		return false
 	}
 	key = kvPrefix + key
@@ -287,7 +287,7 @@ func (v *view) stage(key string, value []byte) bool {
 	return true
 }
 
-func (s *scope) room(growth int) bool {
+func (s *scope) hasRoom(growth int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.kvBytes+growth <= maxKVBytes

@@ -9,8 +9,8 @@ import (
 	"github.com/hpmq/hpmq/funcs/wasm"
 )
 
-// A client whose messages break a function time and again is not worth an
-// instance each: after patience failures in a row its messages fail at once, for
+// A client with messages that break a function time and again is not worth an
+// instance each. After patience failures in a row its messages fail at once, for
 // firstPause and then twice as long each time. Other clients are not affected,
 // and one success forgives all.
 const (
@@ -61,7 +61,7 @@ func (w *worker) run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-w.queue.ready:
 		}
-		tasks = w.queue.take(tasks[:0])
+		tasks = w.queue.takeAll(tasks[:0])
 		for i := range tasks {
 			if ctx.Err() != nil {
 				refuse(tasks[i:])
@@ -72,7 +72,7 @@ func (w *worker) run(ctx context.Context) {
 		clear(tasks)
 	}
 	refuse(w.queue.stop())
-	w.adopt(calls, nil)
+	w.setFunctions(calls, nil)
 }
 
 // refuse ends messages that will not be handled.
@@ -86,7 +86,7 @@ func refuse(tasks []task) {
 
 func (w *worker) handle(ctx context.Context, t *task) {
 	if t.done == nil {
-		w.adopt(ctx, t.functions)
+		w.setFunctions(ctx, t.functions)
 		return
 	}
 	t.done(w.runChain(ctx, t))
@@ -94,22 +94,23 @@ func (w *worker) handle(ctx context.Context, t *task) {
 	clear(w.next[:cap(w.next)])
 }
 
-// adopt makes functions the worker's set and leaves those that are not in it.
-func (w *worker) adopt(ctx context.Context, functions map[string]*loaded) {
+// setFunctions makes functions the worker's set and releases the functions that are
+// not in it.
+func (w *worker) setFunctions(ctx context.Context, functions map[string]*loaded) {
 	for name, l := range w.functions {
 		if functions[name] != l {
 			if s := w.slots[l]; s != nil {
 				w.retire(ctx, l, s)
 				delete(w.slots, l)
 			}
-			l.leave(ctx)
+			l.release(ctx)
 		}
 	}
 	w.functions = functions
 }
 
 // call runs one message through one function. The error says which counter it
-// belongs to; what the function wrote is in res only if there is none.
+// belongs to. The function's writes are in res only if there is no error.
 func (w *worker) call(ctx context.Context, l *loaded, d Direction, from *Origin, m *Message, res *Result) (wasm.Response, error) {
 	s := w.slots[l]
 	if s == nil {
@@ -138,22 +139,22 @@ func (w *worker) call(ctx context.Context, l *loaded, d Direction, from *Origin,
 		delete(s.offenders, from.Client)
 	}
 	if err != nil {
-		l.meter.spent(took)
+		l.meter.countTime(took)
 		return wasm.Response{}, err
 	}
 	if s.instance != nil {
-		l.measure(s)
+		l.measureMemory(s)
 	}
-	l.meter.called(answer.Verdict, took)
+	l.meter.countCall(answer.Verdict, took)
 	w.commit(l, d, m, res)
 	return answer, nil
 }
 
-// prepare fills the request and opens what the function keeps.
+// prepare fills the request and opens the function's state.
 func (w *worker) prepare(d Direction, l *loaded, from *Origin, m *Message) error {
 	w.view.reset(nil, d, "")
 	var prev []byte
-	if l.keeps() {
+	if l.hasState() {
 		identity := from.Identity
 		if identity == "" {
 			identity = from.Client
@@ -184,8 +185,8 @@ func (w *worker) prepare(d Direction, l *loaded, from *Origin, m *Message) error
 	return nil
 }
 
-// keeps reports whether the function may keep anything.
-func (l *loaded) keeps() bool {
+// hasState reports whether the function may keep state.
+func (l *loaded) hasState() bool {
 	return l.caps&(wasm.CapPrev|wasm.CapKVRead|wasm.CapKVWrite) != 0
 }
 
@@ -213,7 +214,7 @@ func (w *worker) launch(ctx context.Context, l *loaded, s *slot) error {
 	}
 	s.instance = inst
 	l.meter.instances.Add(1)
-	l.measure(s)
+	l.measureMemory(s)
 	return nil
 }
 
@@ -229,8 +230,8 @@ func (w *worker) retire(ctx context.Context, l *loaded, s *slot) {
 	s.memory = 0
 }
 
-// measure brings the function's memory gauge up to date.
-func (l *loaded) measure(s *slot) {
+// measureMemory brings the function's memory gauge up to date.
+func (l *loaded) measureMemory(s *slot) {
 	if now := s.instance.Memory(); now != s.memory {
 		l.meter.memory.Add(int64(now) - int64(s.memory))
 		s.memory = now

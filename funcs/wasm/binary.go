@@ -109,8 +109,9 @@ func (r *reader) u32() uint32 {
 	return uint32(v)
 }
 
-// count reads the length of a vector whose elements take at least one byte
-// each, so that a bad count cannot ask for more memory than the module has.
+// count reads the length of a vector. Each element takes at least one byte, so a
+// length above the remaining bytes is refused: a bad count cannot ask for more memory
+// than the module has.
 func (r *reader) count() uint32 {
 	n := r.u32()
 	if uint64(n) > uint64(len(r.b)) {

@@ -22,7 +22,7 @@ const (
 // Options configures an [Engine]. The zero value is usable.
 type Options struct {
 	// CacheDir keeps compiled code between runs, so that a restart does not
-	// compile again. It must be writable by this process only: what is in it is
+	// compile again. It must be writable by this process only: the files in it are
 	// executed. Empty keeps nothing.
 	CacheDir string
 
@@ -95,7 +95,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	return err
 }
 
-// addImports gives the runtime what guests may import.
+// addImports gives the runtime the functions that guests may import.
 func (e *Engine) addImports(ctx context.Context) error {
 	if _, err := wasi_snapshot_preview1.Instantiate(ctx, e.runtime); err != nil {
 		return fmt.Errorf("host module WASI: %w", err)

@@ -8,12 +8,12 @@ import (
 
 // wazero stops a guest only at loop headers, so a tree of calls without a loop
 // would run for ever, and it lets the call stack grow to 400 MB. The guard
-// closes both holes by rewriting the module before it is compiled: every
-// function becomes a small wrapper, which counts the depth, traps at
-// [maxDepth], holds one empty loop (whose header is a termination check) and
-// calls the original body, moved behind the last function. Indices of functions
-// stay what they were, so all that changes inside the bodies is a like loop
-// before each instruction that can take long by itself.
+// closes both holes by rewriting the module before it is compiled. Every function
+// becomes a small wrapper, which counts the depth, traps at [maxDepth], holds one
+// empty loop (whose header is a termination check) and calls the original body,
+// moved behind the last function. Indices of functions do not change. So inside the
+// bodies there is only one change: a like loop before each instruction that can take
+// long by itself.
 //
 // The guard is one half of the time limit and the deadline of instance.go the
 // other; metering by instructions can replace both without touching the rest.
@@ -46,9 +46,9 @@ type guarded struct {
 	imports []imported
 }
 
-// guard rewrites code, whatever it is, and checks its structure; the caller must
-// still validate guarded.plain, because an invalid module could name the depth
-// counter, whose index is the first that the original does not have.
+// guard rewrites code, valid or not, and checks its structure. The caller must
+// still validate guarded.plain: an invalid module could name the depth counter,
+// which has the first index that the original does not have.
 //
 // Custom sections are left out: offsets in debug sections no longer hold.
 func guard(code []byte) (*guarded, error) {
@@ -71,7 +71,7 @@ func guard(code []byte) (*guarded, error) {
 	return &guarded{plain: plain, code: g.write(sections), imports: g.imports}, nil
 }
 
-// rewriter holds what the wrappers are made from.
+// rewriter holds the parts of the module from which the wrappers are made.
 type rewriter struct {
 	params    []uint32 // parameters of each type
 	imports   []imported
@@ -137,7 +137,7 @@ func (g *rewriter) readCode(r *reader) {
 	}
 }
 
-// check returns a body whose instructions begin at from with checkpoints.
+// check returns body with checkpoints. Its instructions begin at from.
 func (g *rewriter) check(body []byte, from int) ([]byte, error) {
 	checked, n, err := appendChecked(slices.Clone(body[:from]), body[from:])
 	if g.branches += n * n; err == nil && g.branches > maxBranchSquares {

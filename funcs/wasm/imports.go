@@ -13,7 +13,7 @@ const (
 	wasiModule = "wasi_snapshot_preview1"
 )
 
-// Bounds of what crosses in host calls.
+// Bounds on the data that crosses in host calls.
 const (
 	MaxKey   = 256
 	MaxValue = 64 << 10
@@ -21,10 +21,10 @@ const (
 	maxTopic = 65535
 )
 
-// State is what a call may keep between messages. The caller of
+// State is the memory of a function between messages. The caller of
 // [Instance.Call] stages the writes and applies them only if the call succeeds.
-// Values handed out must not change afterwards; values handed in are the
-// implementation's to keep.
+// A value that State returns must not change afterwards. A value given to State is
+// the implementation's to keep.
 type State interface {
 	Get(key string) ([]byte, bool)
 	Put(key string, value []byte) bool // false: over a quota
@@ -102,8 +102,8 @@ func known(imp imported) bool {
 	}
 }
 
-// host wraps f with what every host call needs: the instance that called, and
-// the checks of its capability and its time.
+// host wraps f with the parts that every host call needs: the instance that called,
+// and the checks of its capability and its time.
 func host(need Capabilities, f func(i *Instance, m api.Memory, args []uint64) Status) api.GoModuleFunc {
 	return func(ctx context.Context, mod api.Module, stack []uint64) {
 		i, ok := ctx.Value(instanceKey{}).(*Instance)

@@ -25,9 +25,8 @@ type Limits struct {
 	Init   time.Duration // wall time of each step of starting; 2 s
 }
 
-// The defaults of [Limits]. A call of a warm function takes microseconds; the
-// time is what a machine that is busy with something else may add before an
-// innocent function is blamed.
+// The defaults of [Limits]. A call of a warm function takes microseconds. The time
+// limit is so much longer because a busy machine delays innocent functions too.
 const (
 	DefaultMemory = 32 << 20
 	DefaultTime   = 100 * time.Millisecond
@@ -70,7 +69,7 @@ type Instance struct {
 
 	spent   bool
 	state   State  // of the call that runs
-	failure string // what the guest said through hpmq.error
+	failure string // the guest's text for hpmq.error
 	buf     []byte // the request, before it is copied in
 	ptr     uint32 // the guest's buffer for requests
 	size    uint32
@@ -128,7 +127,7 @@ func (m *Module) start(ctx context.Context, c Config) (*Instance, error) {
 	return i, nil
 }
 
-// config keeps a guest's world deterministic except for what it is granted.
+// config keeps a guest's world deterministic except for the granted capabilities.
 func (i *Instance) config(c Config) wazero.ModuleConfig {
 	mc := wazero.NewModuleConfig().WithName("").WithStartFunctions().
 		WithStdout(i.lines(LevelInfo)).WithStderr(i.lines(LevelWarning))

@@ -6,7 +6,7 @@ import "fmt"
 // over.
 var checkpoint = []byte{0x03, 0x40, 0x0b}
 
-// longBranches is what an instruction counts as that works on as many bytes or
+// longBranches is the weight of an instruction that works on as many bytes or
 // entries as the guest likes: wazero makes loops of it. 4,000 in one function took
 // 26 s to compile where as many loops took 1.1 s, and both grow with the square.
 const longBranches = 5

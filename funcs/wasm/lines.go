@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// lines turns what a guest writes to a standard stream into log lines. What it
-// writes when its time is over is dropped: one call can write all its memory.
+// lines turns a guest's writes to a standard stream into log lines. Writes after the
+// end of its time are dropped: one call can write all its memory.
 type lines struct {
 	level    Level
 	log      func(Level, string)

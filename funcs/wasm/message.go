@@ -25,7 +25,7 @@ func (d Direction) String() string {
 	return "upstream"
 }
 
-// Verdict is what a function decided about a message.
+// Verdict is a function's decision about a message.
 type Verdict uint32
 
 // The verdicts, numbered as in ABI hpmq/1.
@@ -82,7 +82,7 @@ type Response struct {
 	Reason   string    // text of VerdictReject
 }
 
-// Bounds of a response, whatever the guest's memory holds.
+// Bounds of a response; the guest's memory may claim more.
 const (
 	MaxOutputs       = 16      // messages in one response
 	MaxResponseBytes = 1 << 20 // its whole length

@@ -22,7 +22,7 @@ const abiVersion = 1
 // entryNames are the exports that a message enters by, for each [Direction].
 var entryNames = [2]string{Upstream: "hpmq_upstream", Downstream: "hpmq_downstream"}
 
-// signature is what an export must look like.
+// signature is the type that an export must have.
 type signature struct{ params, results []api.ValueType }
 
 var (
@@ -53,10 +53,9 @@ type Module struct {
 // the processors from the messages.
 const compileWorkers = 2
 
-// Load checks code and compiles it, without running any of it. An error says what
-// to change in the module. The end of ctx ends Load after the functions that are
-// being compiled then: nearly all take milliseconds, and [maxBranchSquares] bounds
-// them.
+// Load checks code and compiles it, without running any of it. An error names the
+// change that the module needs. When ctx ends, Load ends after the functions in
+// compilation: nearly all take milliseconds, and [maxBranchSquares] bounds them.
 // Compiling a large guest takes a second; do it before messages depend on it.
 func (e *Engine) Load(ctx context.Context, code []byte) (*Module, error) {
 	if len(code) > MaxModuleBytes {
@@ -113,7 +112,7 @@ func (m *Module) checkExports(c wazero.CompiledModule) error {
 	return nil
 }
 
-// checkImports refuses what the host does not offer, naming all of it.
+// checkImports refuses imports that the host does not offer, and names all of them.
 func checkImports(imports []imported) error {
 	var bad []string
 	for _, imp := range imports {

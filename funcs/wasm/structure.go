@@ -2,10 +2,10 @@ package wasm
 
 import "fmt"
 
-// wazero's decoder allocates what a module's counts ask for before it reads the
+// wazero's decoder allocates as much as a module's counts ask for before it reads the
 // elements, and counts locals up to 2^32: forty bytes of nonsense can ask for
-// gigabytes. So every count is held against the bytes behind it before wazero
-// sees the module. What the instructions mean is left to wazero.
+// gigabytes. So every count is compared with the bytes behind it before wazero
+// sees the module. The meaning of the instructions is left to wazero.
 
 // Bounds of local variables, which take memory without taking room in a module.
 const (
