@@ -27,7 +27,7 @@ const (
 // ticket and public key with the same certificate, however often it is asked.
 type EnrolRequest struct {
 	Ticket string `json:"ticket"` // without its secret
-	CSR    []byte `json:"csr"`    // DER, see NewCSR; its DNS names and addresses are what a node asks for
+	CSR    []byte `json:"csr"`    // DER, see NewCSR; with the DNS names and addresses that a node asks for
 	Proof  []byte `json:"proof"`  // Ed25519 signature of the ticket's secret over both, see Ticket.Request
 }
 
@@ -52,7 +52,7 @@ func (r *EnrolRequest) digest() []byte {
 	return digest("hpmq enrolment 1", r.Ticket, string(r.CSR))
 }
 
-// EnrolResponse is a new certificate and what its owner needs to use it.
+// EnrolResponse is a new certificate with everything that its owner needs to use it.
 type EnrolResponse struct {
 	ID          ID        `json:"id"`
 	Site        string    `json:"site"`        // home site
@@ -122,7 +122,7 @@ func (r *RenewRequest) digest() []byte {
 	return digest("hpmq renewal 1", r.Certificate, string(r.CSR), r.ID, r.Time.UTC().Format(time.RFC3339Nano))
 }
 
-// digest hashes fields, each behind its length; the first says what they are.
+// digest hashes fields, each behind its length; the first field says their purpose.
 func digest(fields ...string) []byte {
 	h := sha256.New()
 	for _, field := range fields {
@@ -136,7 +136,7 @@ func digest(fields ...string) []byte {
 type APIError struct {
 	Status  int    `json:"-"` // HTTP status
 	Message string `json:"error"`
-	Hint    string `json:"hint,omitempty"` // what to do about it
+	Hint    string `json:"hint,omitempty"` // how to mend it
 
 	retryAfter time.Duration // as the answer asks, else zero
 	date       time.Time     // the server's clock, zero when unknown

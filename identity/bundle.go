@@ -49,8 +49,8 @@ func (b *Bundle) Verify(chain []*x509.Certificate, now time.Time, usage x509.Ext
 		return ID{}, fmt.Errorf("%s is outside trust domain %q", id, b.trustDomain)
 	}
 	// A stranger chooses these keys. One RSA key that fits into a request keeps a
-	// core busy for many seconds, so what our authorities never issue is refused
-	// before a signature is looked at.
+	// core busy for many seconds. So kinds of keys that our authorities never certify
+	// are refused before a signature is looked at.
 	for _, c := range chain {
 		if !isP256(c.PublicKey) {
 			return ID{}, fmt.Errorf("certificate of %s: chain with a key that is not ECDSA P-256", id.Short())
@@ -95,7 +95,7 @@ func (e *TimeError) Error() string {
 	return fmt.Sprintf("it has expired at %s, and this machine's clock says %s", e.Cert.NotAfter.UTC().Format(time.RFC3339), day)
 }
 
-// Unwrap returns what crypto/x509 said.
+// Unwrap returns the error of crypto/x509.
 func (e *TimeError) Unwrap() error { return e.err }
 
 // Early reports whether the certificate had not begun, which means that the clock
@@ -103,8 +103,8 @@ func (e *TimeError) Unwrap() error { return e.err }
 func (e *TimeError) Early() bool { return e.Now.Before(e.Cert.NotBefore) }
 
 // WithinValidity returns the instant nearest to now at which every certificate
-// of chain is valid: now itself unless a clock or a certificate is off. Those
-// who may accept an expired chain verify it at that instant.
+// of chain is valid: now itself unless a clock or a certificate is off. A caller
+// that may accept an expired chain verifies it at that instant.
 func WithinValidity(chain []*x509.Certificate, now time.Time) time.Time {
 	for _, c := range chain {
 		if now.After(c.NotAfter) {

@@ -71,10 +71,9 @@ func apiTLS(verify func(tls.ConnectionState) error) *tls.Config {
 	}
 }
 
-// verifyServer accepts a node of the bundle's trust domain whatever the local
-// clock says: a device without a battery wakes in 1970. All that the holder of
-// an old certificate gains is to refuse or to delay, since request and answer
-// prove themselves.
+// verifyServer accepts a node of the bundle's trust domain and ignores the local
+// clock: a device without a battery wakes in 1970. The holder of an old certificate
+// gains little: it can refuse or delay, but request and answer prove themselves.
 func verifyServer(b *Bundle) func(tls.ConnectionState) error {
 	return func(state tls.ConnectionState) error {
 		if b == nil {

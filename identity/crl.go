@@ -125,7 +125,7 @@ func (c *CRL) of(keyID []byte) *x509.RevocationList {
 	return nil
 }
 
-// Encode returns the lists alone as PEM, which is what stock clients read.
+// Encode returns the lists alone as PEM, the form that stock clients read.
 func (c *CRL) Encode() []byte {
 	var text []byte
 	for _, list := range c.lists {
@@ -134,8 +134,8 @@ func (c *CRL) Encode() []byte {
 	return text
 }
 
-// NextUpdate returns when the first of the lists ends. Stock clients refuse what its
-// issuer certified from then on.
+// NextUpdate returns when the first of the lists ends. From then on stock clients
+// refuse all certificates of its issuer.
 func (c *CRL) NextUpdate() time.Time {
 	end := c.lists[0].NextUpdate
 	for _, list := range c.lists[1:] {
@@ -176,8 +176,8 @@ func (c *CRL) follow(was *CRL, now time.Time) error {
 	return nil
 }
 
-// CRLSource brings revocation lists in the form of [ParseCRL]. What it brings need
-// not be genuine.
+// CRLSource brings revocation lists in the form of [ParseCRL]. They need not be
+// genuine.
 type CRLSource func(context.Context) ([]byte, error)
 
 // HTTPCRL returns the sources at the addresses (host:port of the enrolment API),
@@ -210,8 +210,8 @@ const (
 // begins a day before it is signed and is signed every day; a day is for clocks.
 const staleCRL = 3 * 24 * time.Hour
 
-// UpdateCRL writes [CRLFile] from the first source whose lists are genuine, not
-// older than those that are there, and fresh. Where none is fresh the newest is
+// UpdateCRL writes [CRLFile] from the first source with lists that are genuine, fresh
+// and not older than the lists on disk. Where none is fresh the newest is
 // taken. On an error the file is as it was.
 func (s *Store) UpdateCRL(ctx context.Context, sources ...CRLSource) (*CRL, error) {
 	if s.Bundle() == nil {

@@ -1,11 +1,10 @@
-// Package identity says who a peer is and lets a process prove who it is
-// itself.
+// Package identity says which identity a peer has, and lets a process prove its own.
 //
 // Everything that takes part in the fabric has one SPIFFE [ID] and one X.509
 // certificate for it. An [SVID] is that certificate with its key, a [Bundle]
-// the roots that judge the certificates of others, a [Store] the directory that
+// the roots that judge the certificates of peers, a [Store] the directory that
 // keeps both on disk. [ServerConfig] and [ClientConfig] turn them into TLS
-// configurations whose peers are checked by SPIFFE ID. A [Ticket] is the one
+// configurations with peers that are checked by SPIFFE ID. A [Ticket] is the one
 // string that lets a new device in: [Enrol] trades it for a certificate, and a
 // [Renewer] keeps that certificate fresh.
 //

@@ -16,7 +16,7 @@ import (
 // EnrolOptions adjusts [Enrol]. The zero value is usable.
 type EnrolOptions struct {
 	Names    []string          // DNS names and IP addresses that a node wants in its certificate
-	Progress func(line string) // told each stage, "[2/5] CA pinned by ticket", and each wait; nil tells nobody
+	Progress func(line string) // called with each stage, "[2/5] CA pinned by ticket", and each wait; nil is no call
 	Dial     Dialer
 }
 
@@ -46,7 +46,7 @@ func Enrol(ctx context.Context, t *Ticket, s *Store, o EnrolOptions) (*EnrolResp
 		return tryEach(t.Addrs, func(addr string) (*EnrolResponse, error) { return e.try(ctx, addr) })
 	})
 	if late := t.CheckTime(time.Now()); late != nil && errors.Is(err, ErrUnreachable) {
-		return nil, fmt.Errorf("%w; %w", late, err) // likely why nobody is there
+		return nil, fmt.Errorf("%w; %w", late, err) // likely why no authority answered
 	}
 	if err != nil {
 		return nil, err
@@ -182,7 +182,7 @@ func (e *enrolment) save(svid *SVID, bundle *Bundle, answer *EnrolResponse) erro
 	return e.store.Save(svid, bundle)
 }
 
-// update takes over what an answer says about the fabric.
+// update takes over an answer's facts about the fabric.
 func (e *Enrolment) update(answer *EnrolResponse) {
 	e.Site, e.MQTT, e.Mesh, e.Heard = answer.Site, answer.MQTT, answer.Mesh, Addresses{}
 	if len(answer.API) > 0 {

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Kind is the first path segment of an [ID]: what sort of thing it names.
+// Kind is the first path segment of an [ID]: the sort of thing that it names.
 type Kind string
 
 // The kinds of identity there are.
@@ -21,7 +21,7 @@ const (
 )
 
 // ID is a SPIFFE ID of the form spiffe://<trust-domain>/<kind>/<name>. It is
-// comparable; the zero ID names nobody.
+// comparable; the zero ID is no identity.
 type ID struct {
 	TrustDomain string
 	Kind        Kind
@@ -86,7 +86,7 @@ func (id ID) check() error {
 	return nil
 }
 
-// IsZero reports whether id names nobody.
+// IsZero reports whether id is no identity.
 func (id ID) IsZero() bool { return id == ID{} }
 
 // String returns the SPIFFE URI, or "" for the zero ID.
@@ -113,7 +113,7 @@ func (id ID) URL() *url.URL {
 // MarshalText returns the SPIFFE URI.
 func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// UnmarshalText reads what MarshalText wrote; an empty text is the zero ID.
+// UnmarshalText reads the text of MarshalText; an empty text is the zero ID.
 func (id *ID) UnmarshalText(b []byte) error {
 	if len(b) == 0 {
 		*id = ID{}

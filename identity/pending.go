@@ -10,8 +10,8 @@ import (
 	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
-// pending is what must be on disk before an enrolment or renewal is sent, so
-// that a crash repeats the same request instead of making a second one.
+// pending is the state that must be on disk before an enrolment or renewal is sent,
+// so that a crash repeats the same request instead of making a second one.
 type pending struct {
 	Identity ID     `json:"identity"`
 	Replaces string `json:"replaces,omitempty"` // hex SHA-256 of the leaf that a renewal replaces

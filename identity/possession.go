@@ -16,8 +16,8 @@ import (
 )
 
 // A proof of possession shows a certificate on a TLS connection that was made with
-// another one: its key signs what nobody but the two ends of that very connection
-// can compute, the tls-exporter of RFC 9266. It is
+// another one. The certificate's key signs a value that only the two ends of that
+// connection can compute, the tls-exporter of RFC 9266. The proof is
 //
 //	length of the signature (2 bytes, big endian), signature,
 //	certificates in DER, the leaf first, one after another
@@ -27,12 +27,13 @@ import (
 //	"hpmq-certificate", 0, 32 bytes of exporter, SHA-256 of the leaf in DER.
 const possessionContext = "hpmq-certificate\x00"
 
-// maxProof bounds what is parsed: two certificates and a signature are about 2 KiB.
+// maxProof bounds the proof before it is parsed: two certificates and a signature
+// are about 2 KiB.
 const maxProof = 16 << 10
 
 var errProof = errors.New("malformed proof of possession")
 
-// Prove returns the proof that s is of who holds this end of the connection.
+// Prove returns the proof that the owner of s holds this end of the connection.
 func (s *SVID) Prove(state *tls.ConnectionState) ([]byte, error) {
 	chain := s.Chain
 	signed, err := possessed(state, chain[0])
@@ -59,7 +60,7 @@ func (s *SVID) Prove(state *tls.ConnectionState) ([]byte, error) {
 }
 
 // Proven returns the identity and leaf of a proof that the other end of a
-// connection sent, whose certificate b has to vouch for at now.
+// connection sent. At now, b has to vouch for the certificate.
 func (b *Bundle) Proven(state *tls.ConnectionState, proof []byte, now time.Time) (ID, *x509.Certificate, error) {
 	if len(proof) < 2 || len(proof) > maxProof {
 		return ID{}, nil, errProof
@@ -96,7 +97,7 @@ func (b *Bundle) Proven(state *tls.ConnectionState, proof []byte, now time.Time)
 	return id, chain[0], nil
 }
 
-// possessed is what the leaf's key signs.
+// possessed is the text that the leaf's key signs.
 func possessed(state *tls.ConnectionState, leaf *x509.Certificate) ([]byte, error) {
 	if state.Version < tls.VersionTLS13 {
 		return nil, errors.New("proof of possession needs TLS 1.3")

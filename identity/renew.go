@@ -67,7 +67,7 @@ func Due(s *SVID, now time.Time) bool {
 type Renewer struct {
 	Store *Store             // must hold an identity
 	Send  Renewal            // required
-	Names func() []string    // what a node wants in its certificate, asked each time; nil for none
+	Names func() []string    // names for a node's certificate, asked each time; nil for none
 	Log   logrus.FieldLogger // nil discards
 
 	// CRL returns the sources of revocation lists. They are asked after each renewal,
@@ -75,7 +75,7 @@ type Renewer struct {
 	CRL func() []CRLSource
 
 	// OnRenew is called with each new identity, after it is on disk and before
-	// Run or Renew goes on. Nil is nobody.
+	// Run or Renew goes on. Nil is no call.
 	OnRenew func(*SVID)
 }
 
@@ -126,7 +126,7 @@ func (r *Renewer) Run(ctx context.Context) error {
 			continue
 		}
 		crlAt = time.Time{}
-		notBefore = time.Now().Add(lifetime(r.Store.SVID()) / 4) // before RenewAt, whatever its jitter
+		notBefore = time.Now().Add(lifetime(r.Store.SVID()) / 4) // before RenewAt, for any jitter
 	}
 }
 

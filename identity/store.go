@@ -34,12 +34,12 @@ const (
 var ErrBusy = errors.New("another process is enrolling or renewing here")
 
 // Store keeps one identity in a directory: key, certificate and roots. It is a
-// [Source] of what it has last read or saved, and safe for concurrent use.
+// [Source] of the identity that it last read or saved, and safe for concurrent use.
 //
 // Key and certificate are two files because stock clients want two, so they
-// cannot change at once on disk. A new key is therefore kept in a third file
-// until both are in place: whichever of them a crash leaves behind, reading the
-// directory finds the key that fits the certificate and finishes the change.
+// cannot change at once on disk. A new key is therefore kept in a third file until
+// both are in place. After a crash between the steps, reading the directory finds
+// the key that fits the certificate and finishes the change.
 type Store struct {
 	dir     string
 	replace func(path string, data []byte, perm fs.FileMode) error // atomicfile.Write; the tests' disk may be full
@@ -48,14 +48,14 @@ type Store struct {
 	cur  atomic.Pointer[material]
 }
 
-// material is what a Source gives, swapped as one.
+// material is the content of a Source, swapped as one.
 type material struct {
 	svid   *SVID
 	bundle *Bundle
 }
 
-// Enrolment is what an enrolled directory knows besides its certificate: whom
-// to ask for the next one and where to connect.
+// Enrolment is the knowledge of an enrolled directory besides its certificate: the
+// addresses for the next certificate and for connections.
 type Enrolment struct {
 	ID     ID       `json:"id"`
 	Site   string   `json:"site"`
@@ -65,8 +65,8 @@ type Enrolment struct {
 	Mesh   []string `json:"mesh,omitempty"`
 
 	Ticket []string `json:"ticket,omitempty"` // the addresses of the ticket, for when no other answers
-	// Heard is what a node said since, which may not be true: it never takes the
-	// place of the others.
+	// Heard is a node's later answer, which may not be true: it never takes the place
+	// of the other fields.
 	Heard Addresses `json:"heard,omitzero"`
 }
 
@@ -126,11 +126,12 @@ func (s *Store) Bundle() *Bundle {
 }
 
 // Reload reads the directory again, for the case that another process renewed
-// the certificate. On an error the store keeps what it had.
+// the certificate. On an error the store keeps its content.
 func (s *Store) Reload() error { return s.reload(false) }
 
-// reload is Reload. A change of key that a crash interrupted is finished by
-// those who hold the lock: another's may be under way.
+// reload is Reload. With locked, the caller holds the directory's lock, and reload
+// finishes a change of key that a crash interrupted. Without the lock another process
+// may be making that change.
 func (s *Store) reload(locked bool) error {
 	s.disk.Lock()
 	defer s.disk.Unlock()
@@ -225,8 +226,8 @@ func (s *Store) Save(svid *SVID, bundle *Bundle) error {
 	return s.dropPending()
 }
 
-// read returns what the directory holds, nil for nothing. With errUnfinished it
-// returns what will be there.
+// read returns the content of the directory, nil for nothing. With errUnfinished it
+// returns the content after the change.
 func (s *Store) read(locked bool) (*material, error) {
 	certs, err := os.ReadFile(s.path(CertFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -263,8 +264,8 @@ func (s *Store) readRoots() ([]*x509.Certificate, error) {
 }
 
 // pairKey finds the key of the certificate on disk: the one in its place, or
-// the pending one when a crash came between the two. Who holds the directory's
-// lock then finishes the change.
+// the pending one when a crash came between the two. With locked, the caller holds
+// the directory's lock, and pairKey finishes the change.
 func (s *Store) pairKey(chain []*x509.Certificate, locked bool) (*SVID, error) {
 	text, err := s.readSecret(KeyFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -299,8 +300,8 @@ func (s *Store) pairKey(chain []*x509.Certificate, locked bool) (*SVID, error) {
 	return nil, fmt.Errorf("%s and %s %w", s.path(CertFile), KeyFile, errMixed)
 }
 
-// Enrolment returns what was saved with the certificate, nil for a store that
-// was filled without a ticket.
+// Enrolment returns the Enrolment that was saved with the certificate, nil for a
+// store that was filled without a ticket.
 func (s *Store) Enrolment() (*Enrolment, error) {
 	text, err := os.ReadFile(s.path(EnrolmentFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -316,9 +317,8 @@ func (s *Store) Enrolment() (*Enrolment, error) {
 	return e, nil
 }
 
-// ChangeEnrolment lets change alter what was saved with the certificate, and
-// writes it if it did. A store that was filled without a ticket has nothing to
-// alter.
+// ChangeEnrolment lets change alter the saved Enrolment, and writes it if it
+// changed. A store that was filled without a ticket has nothing to alter.
 func (s *Store) ChangeEnrolment(change func(*Enrolment)) error {
 	s.disk.Lock()
 	defer s.disk.Unlock()
@@ -347,7 +347,8 @@ func (s *Store) saveEnrolment(e *Enrolment) error {
 
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
 
-// readSecret reads a file that holds a private key, if nobody else can.
+// readSecret reads a file that holds a private key. It refuses a file that other
+// users can read.
 func (s *Store) readSecret(name string) ([]byte, error) {
 	info, err := os.Stat(s.path(name))
 	if err != nil {

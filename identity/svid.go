@@ -24,14 +24,13 @@ const (
 	UserLifetime   = 8 * time.Hour // people
 )
 
-// NotBefore lies this far before the time of issue, for peers whose clocks are
-// slow.
+// NotBefore lies this far before the time of issue, for peers with slow clocks.
 const (
 	Backdate     = 24 * time.Hour
 	UserBackdate = time.Hour
 )
 
-// Bounds on what a peer may send as a certificate chain or signing request.
+// Bounds on a certificate chain or signing request from a peer.
 const (
 	maxChain    = 6
 	maxCSRBytes = 8 << 10
@@ -59,7 +58,7 @@ type SVID struct {
 }
 
 // NewSVID checks that chain begins with a well-formed leaf and that key is the
-// leaf's. It does not judge who signed the chain: see [Bundle.Verify].
+// leaf's. It does not judge the signer of the chain: see [Bundle.Verify].
 func NewSVID(chain []*x509.Certificate, key crypto.Signer) (*SVID, error) {
 	if len(chain) == 0 {
 		return nil, errors.New("empty certificate chain")
@@ -91,7 +90,7 @@ func (s *SVID) TLSCertificate() tls.Certificate {
 
 // LeafID returns the identity that a leaf certificate names: it has exactly one
 // URI SAN, a SPIFFE ID of ours, its common name is the ID's name, and it is no
-// CA. Who signed it is for [Bundle.Verify].
+// CA. [Bundle.Verify] judges its signer.
 func LeafID(leaf *x509.Certificate) (ID, error) {
 	if leaf.IsCA {
 		return ID{}, errors.New("certificate of a CA presented as an identity")
@@ -99,7 +98,7 @@ func LeafID(leaf *x509.Certificate) (ID, error) {
 	return namedID(leaf.URIs, leaf.Subject.CommonName, "certificate")
 }
 
-// Generation returns the number of a leaf certificate among those issued to its
+// Generation returns the number of a leaf certificate among the certificates of its
 // identity: the first is 1, each new one counts up, and a revocation names the
 // highest that it covers. It is false for a certificate without one.
 func Generation(leaf *x509.Certificate) (uint64, bool) {

@@ -18,7 +18,7 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// What can be wrong with a ticket besides what the authority knows of it.
+// The faults of a ticket that are seen without the authority.
 var (
 	ErrNotTicket     = errors.New("not an enrolment ticket")
 	ErrTicketDamaged = errors.New("ticket damaged")
@@ -56,15 +56,16 @@ type Ticket struct {
 	Uses        int               `cbor:"11,keyasint"`          // how many keys may enrol with it
 	Signature   []byte            `cbor:"12,keyasint,omitempty"`
 
-	// Whoever enrols proves to hold Secret, an Ed25519 seed, and keeps it: Key is
-	// its public half. So a node that passes a request on cannot use the ticket.
+	// Secret is an Ed25519 seed. The new device proves that it has it, and does not
+	// send it: Key is its public half. So a node that passes a request on cannot use
+	// the ticket.
 	Key    []byte `cbor:"14,keyasint"`
 	Secret []byte `cbor:"15,keyasint,omitempty"`
 }
 
-// sealedTicket is the ticket as it is printed: with the first bytes of its own
-// hash, which tell a slip in copying from a ticket that the authority refuses.
-// The signature cannot, since a device does not know who may sign.
+// sealedTicket is the ticket as it is printed, with the first bytes of its own
+// hash. They tell a slip in copying from a ticket that the authority refuses. The
+// signature cannot tell that: a device does not know the key of the signer.
 type sealedTicket struct {
 	Ticket
 	Sum [4]byte `cbor:"13,keyasint"`

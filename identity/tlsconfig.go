@@ -40,8 +40,8 @@ type minVersion uint16
 
 func (v minVersion) apply(o *tlsOptions) { o.min = uint16(v) }
 
-// aeadSuites are those of TLS 1.2 that our ECDSA certificates can use with
-// forward secrecy and an AEAD cipher. TLS 1.3 has no others.
+// aeadSuites are the cipher suites of TLS 1.2 that our ECDSA certificates can use with
+// forward secrecy and an AEAD cipher. TLS 1.3 has no other suites.
 var aeadSuites = []uint16{
 	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
 	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
@@ -85,7 +85,7 @@ func (o tlsOptions) check(src Source, chain []*x509.Certificate, usage x509.ExtK
 // src's certificate of the moment and judges clients by src's roots of the
 // moment. With tls.RequireAnyClientCert or tls.RequireAndVerifyClientCert a
 // client needs a certificate, with tls.RequestClientCert or
-// tls.VerifyClientCertIfGiven it may have one, and whatever it shows is
+// tls.VerifyClientCertIfGiven it may have one. Any certificate that it shows is
 // verified: no mode lets an unverified certificate in.
 func ServerConfig(src Source, alpn []string, clientAuth tls.ClientAuthType, opts ...TLSOption) *tls.Config {
 	o := newTLSOptions(opts)

@@ -11,7 +11,7 @@ import (
 	"github.com/hpmq/hpmq/identity/directory"
 )
 
-// Bounds on what a node may announce.
+// Bounds on a node's announcement.
 const (
 	maxAnnounced    = 16
 	maxAnnouncedLen = 256

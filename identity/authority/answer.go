@@ -12,7 +12,7 @@ import (
 // maxListed bounds the addresses of each sort in an answer.
 const maxListed = 16
 
-// answer is what an identity hears on enrolment and renewal.
+// answer is the reply to an enrolment or a renewal.
 func (a *Authority) answer(p directory.Identity) (*identity.EnrolResponse, error) {
 	chain, err := a.chainOf(p)
 	if err != nil {
@@ -46,7 +46,7 @@ func (a *Authority) refusal(p directory.Identity) *identity.APIError {
 	return refuse(http.StatusForbidden, hint, "%s is %s", p.ID.Short(), p.State)
 }
 
-// tooOften is the answer to who has its own records changed again and again.
+// tooOften is the answer to an identity whose records change too often.
 func tooOften(id identity.ID) *identity.APIError {
 	return refuse(http.StatusTooManyRequests, "try again in ten minutes", "%s asks too often", id.Short())
 }

@@ -18,14 +18,14 @@ import (
 )
 
 // DefaultGrace is how long after its end a certificate may still be renewed
-// with the same key, unless [Options] says otherwise. There is none for users:
-// theirs ends so that somebody logs in again.
+// with the same key, unless [Options] says otherwise. Users have no grace: their
+// certificate ends so that the person logs in again.
 const DefaultGrace = 30 * 24 * time.Hour
 
 // Options configures an [Authority].
 type Options struct {
 	Node identity.ID // this node, which cannot be revoked here; required
-	Site string      // home site of identities whose ticket names none
+	Site string      // home site of identities with a ticket that names none
 
 	Lifetimes Lifetimes
 	Grace     time.Duration // zero means DefaultGrace
@@ -53,20 +53,20 @@ var ErrUnknown = errors.New("unknown identity")
 // Authority issues, renews and revokes. Its methods may be called from any
 // goroutine. It starts nothing and needs no closing.
 type Authority struct {
-	keys  *Keys
-	dir   *directory.Directory
-	node  identity.ID
-	site  string
-	life  Lifetimes
-	grace time.Duration
-	own   func(directory.Identity) (lifetime, grace time.Duration)
-	now   func() time.Time
-	log   logrus.FieldLogger
-	step  *authority.Authority
-	db    *database
-	names nameLocks
-	kept  *limiter[identity.ID] // what identities have recorded about themselves
-	crl   crl
+	keys         *Keys
+	dir          *directory.Directory
+	node         identity.ID
+	site         string
+	life         Lifetimes
+	grace        time.Duration
+	own          func(directory.Identity) (lifetime, grace time.Duration)
+	now          func() time.Time
+	log          logrus.FieldLogger
+	step         *authority.Authority
+	db           *database
+	names        nameLocks
+	recordLimits *limiter[identity.ID] // bounds the records that identities cause about themselves
+	crl          crl
 
 	clones atomic.Uint64
 }
@@ -89,7 +89,7 @@ func New(keys *Keys, d *directory.Directory, opts Options) (*Authority, error) {
 			User:   cmp.Or(opts.Lifetimes.User, identity.UserLifetime),
 		},
 	}
-	a.kept = newLimiter[identity.ID](recordLimit)
+	a.recordLimits = newLimiter[identity.ID](recordLimit)
 	if a.grace == 0 {
 		a.grace = DefaultGrace
 	}
@@ -153,7 +153,7 @@ func (a *Authority) graceOf(p directory.Identity) time.Duration {
 // mayRecord counts one record that p asks for about itself and reports whether it
 // may be made.
 func (a *Authority) mayRecord(p directory.Identity) bool {
-	return a.kept.takeAt(p.ID, a.now(), recordsFor(a.lifetimeOf(p)).rate)
+	return a.recordLimits.allowAt(p.ID, a.now(), recordsFor(a.lifetimeOf(p)).rate)
 }
 
 // Roots returns the root certificates that clients pin.
@@ -162,6 +162,6 @@ func (a *Authority) Roots() []*x509.Certificate { return []*x509.Certificate{a.k
 // Bundle returns the trust bundle of the domain.
 func (a *Authority) Bundle() *identity.Bundle { return a.keys.Bundle() }
 
-// Clones returns how many renewals were refused because the certificate had
-// been renewed before by somebody else with the same key.
+// Clones returns how many renewals were refused because the certificate had been
+// renewed before by another party with the same key.
 func (a *Authority) Clones() uint64 { return a.clones.Load() }

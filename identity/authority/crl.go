@@ -19,8 +19,8 @@ import (
 	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
-// A revocation list lasts crlLife. One that is older than crlAge is signed anew
-// when somebody asks.
+// A revocation list lasts crlLife. One that is older than crlAge is signed anew at
+// the next request.
 const (
 	crlLife = 30 * 24 * time.Hour
 	crlAge  = 24 * time.Hour
@@ -28,7 +28,7 @@ const (
 
 // crl is the newest revocation list.
 type crl struct {
-	signing sync.Mutex // one at a time; guards what follows
+	signing sync.Mutex // one at a time; guards the fields below
 
 	number *big.Int // of the newest, nil until it is known
 	text   []byte   // nil until this process has signed one
@@ -38,14 +38,13 @@ type crl struct {
 }
 
 // CRL returns revocation lists for stock TLS clients, as identity.ParseCRL reads
-// them: one of each issuer whose certificates may still be in use, and the root's
+// them: one of each issuer with certificates that may still be in use, and the root's
 // own. They name each certificate that was revoked, or whose key was given up,
 // before its end.
 //
-// They are signed when somebody asks and the ones at hand are a day old or lack a
-// revocation, so the first answer after a revocation has it and a hundred
-// revocations in a row cost one signature. A signature that nobody fetches would
-// help nobody.
+// They are signed at a request, when the lists at hand are a day old or lack a
+// revocation. So the first answer after a revocation has it, a hundred revocations
+// in a row cost one signature, and no list is signed that no client fetches.
 func (a *Authority) CRL(context.Context) ([]byte, error) {
 	c := &a.crl
 	c.signing.Lock()
@@ -70,9 +69,9 @@ func sameIssuer(a, b issuer) bool { return a.cert.Equal(b.cert) }
 
 // signCRL makes the next lists the newest. The caller holds crl.signing.
 func (a *Authority) signCRL(by []issuer, now time.Time) error {
-	// As far back as certificates begin: a client whose clock is slow enough to
-	// need that for a certificate needs it for the list. What had ended by then is
-	// left out.
+	// As far back as certificates begin: a client with a clock so slow that it needs
+	// this for a certificate needs it for the list too. Certificates that had ended by
+	// then are left out.
 	since := now.Add(-identity.Backdate)
 	leaves, upTo, err := a.dir.RevokedLeaves(since)
 	if err != nil {
@@ -107,7 +106,7 @@ func (a *Authority) signCRL(by []issuer, now time.Time) error {
 
 func (a *Authority) crlPath() string { return filepath.Join(a.keys.dir, crlFile) }
 
-// nextCRLNumber is the time in milliseconds, so that it also grows past what was
+// nextCRLNumber is the time in milliseconds. So it is also higher than numbers
 // signed after a backup that was restored since. The number on disk covers a clock
 // that went back.
 func (a *Authority) nextCRLNumber(now time.Time) *big.Int {

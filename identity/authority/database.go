@@ -16,8 +16,8 @@ import (
 )
 
 // database is smallstep's view of the directory. Smallstep stores each
-// certificate between signing it and handing it out; here that step is what
-// makes the certificate exist, so one that was not asked for, or that cannot be
+// certificate between signing it and handing it out. Here that step makes the
+// certificate exist. So a certificate that was not asked for, or that cannot be
 // recorded, never leaves.
 type database struct {
 	dir *directory.Directory
@@ -71,7 +71,7 @@ func (s *database) StoreCertificate(leaf *x509.Certificate) error {
 }
 
 // Certificates are revoked by [Authority.Revoke], under the name's lock, and
-// judged by identity and generation. Nobody asks by serial number.
+// judged by identity and generation. Serial numbers do not matter.
 
 // GetCertificate refuses.
 func (s *database) GetCertificate(string) (*x509.Certificate, error) {
@@ -87,7 +87,7 @@ func (s *database) Revoke(*db.RevokedCertificateInfo) error { return db.ErrNotIm
 // UseToken refuses: there are no provisioner tokens, tickets are ours.
 func (s *database) UseToken(string, string) (bool, error) { return false, db.ErrNotImplemented }
 
-// Shutdown leaves the directory open; it belongs to others.
+// Shutdown leaves the directory open; its opener closes it.
 func (s *database) Shutdown() error { return nil }
 
 // The authority signs no SSH certificates.

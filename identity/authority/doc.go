@@ -1,11 +1,11 @@
 // Package authority issues the certificates of a trust domain.
 //
-// An [Authority] decides who gets which certificate: a ticket holder on
+// An [Authority] decides which party gets which certificate: a ticket holder on
 // enrolment, the holder of the current key on renewal, this process for its own
 // identities. It decides whether an identity is still good, and records every
-// certificate in the directory before anybody else sees it. Signing itself is
+// certificate in the directory before any other party sees it. Signing itself is
 // done by an embedded smallstep authority that runs no listener, knows no
-// provisioner and refuses to sign what this package did not ask for.
+// provisioner and refuses to sign a certificate that this package did not ask for.
 //
 // Issuing is idempotent: the same ticket and key, or the same renewal id, get
 // the certificate that they got before, however often a lost answer makes a
@@ -13,6 +13,6 @@
 // parties hold one key; it is refused and counted as a clone alarm.
 //
 // The package serves the enrolment API for authorities and, through [Relay],
-// for nodes that have none. It does not know policy: what an identity may do,
-// and who may have tickets, is decided elsewhere.
+// for nodes that have none. It does not know policy: the rights of an identity,
+// and of ticket holders, are decided elsewhere.
 package authority

@@ -19,8 +19,8 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 )
 
-// Backend answers what the enrolment API asks: an [Authority], or a [Relay] on
-// a node without one.
+// Backend answers the requests of the enrolment API. It is an [Authority], or a
+// [Relay] on a node without one.
 type Backend interface {
 	Roots() []*x509.Certificate
 	Enrol(context.Context, *identity.EnrolRequest) (*identity.EnrolResponse, error)
@@ -93,7 +93,7 @@ func writePEM(w http.ResponseWriter, text []byte) {
 // mayAsk counts a request of this address that needs the CA, and refuses it when
 // there are too many.
 func (h *handler) mayAsk(w http.ResponseWriter, r *http.Request) bool {
-	if h.limit.take(source(r.RemoteAddr), time.Now()) {
+	if h.limit.allow(source(r.RemoteAddr), time.Now()) {
 		return true
 	}
 	w.Header().Set("Retry-After", "2")
@@ -101,7 +101,7 @@ func (h *handler) mayAsk(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// answer reads one request, asks do, and writes what it says.
+// answer reads one request, gives it to do, and writes the result.
 func answer[Q any](h *handler, w http.ResponseWriter, r *http.Request, do func(context.Context, *Q) (*identity.EnrolResponse, error)) {
 	if !h.mayAsk(w, r) {
 		return

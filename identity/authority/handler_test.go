@@ -238,9 +238,9 @@ func TestHandlerLimitsRates(t *testing.T) {
 func TestLimiterIsBounded(t *testing.T) {
 	l := newLimiter[netip.Prefix](requestLimit)
 	for i := range 2 * maxLimited {
-		l.take(source(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255)), time.Now())
+		l.allow(source(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255)), time.Now())
 	}
-	l.take(source("not an address"), time.Now())
+	l.allow(source("not an address"), time.Now())
 	if got := len(l.keys); got > maxLimited {
 		t.Errorf("%d addresses remembered", got)
 	}

@@ -33,9 +33,8 @@ type Local struct {
 	Site   string // empty means Options.Site
 }
 
-// Issue certifies a local identity, whatever key it had before: who can call
-// this holds the CA's keys. A name that was revoked is refused until it is
-// replaced.
+// Issue certifies a local identity. Its earlier key does not matter: the caller of
+// Issue holds the CA's keys. A name that was revoked is refused until it is replaced.
 func (a *Authority) Issue(ctx context.Context, l Local) (*identity.SVID, error) {
 	der, err := identity.NewCSR(l.Key, l.ID, l.Names...)
 	if err != nil {
@@ -81,8 +80,8 @@ func (a *Authority) issue(ctx context.Context, p directory.Identity, csr *x509.C
 	}
 	g := &grant{record: p, along: along}
 	defer a.db.ask(g)()
-	// Everything in the certificate comes from our template; of the request only
-	// the key is used, whose possession smallstep checks once more.
+	// Everything in the certificate comes from our template. Only the key comes from
+	// the request, and smallstep checks its possession once more.
 	_, err = a.step.SignWithContext(ctx, csr, provisioner.SignOptions{},
 		provisioner.CertificateEnforcerFunc(func(c *x509.Certificate) error {
 			*c = *leaf
@@ -94,7 +93,7 @@ func (a *Authority) issue(ctx context.Context, p directory.Identity, csr *x509.C
 	return g.record, nil
 }
 
-// template is what the certificate of p at its generation will say.
+// template is the content of the certificate of p at its generation.
 func (a *Authority) template(p directory.Identity, csr *x509.CertificateRequest) (*x509.Certificate, error) {
 	i, err := a.keys.current()
 	if err != nil {

@@ -29,7 +29,7 @@ const (
 	intermediateLifetime = 365 * 24 * time.Hour
 )
 
-// maxEarlier is how many earlier intermediates are kept for what they issued.
+// maxEarlier bounds the earlier intermediates kept for the certificates they issued.
 const maxEarlier = 4
 
 // The files of a key directory, all of mode 0600. root.key may be taken away
@@ -60,8 +60,8 @@ type Keys struct {
 }
 
 // issuer is a certificate that issues, and its key. The key of an earlier one is
-// nil where a version before revocation lists renewed it: nothing can be revoked in
-// a list for what it issued.
+// nil where a version before revocation lists renewed it: then its certificates
+// cannot be revoked in a list.
 type issuer struct {
 	cert *x509.Certificate
 	key  crypto.Signer
@@ -300,7 +300,7 @@ func (k *Keys) chain(leaf *x509.Certificate) ([]*x509.Certificate, error) {
 }
 
 // listSigners returns the issuers that sign revocation lists, the current one
-// first: all whose certificates may be in use and whose key is here.
+// first: all issuers with certificates that may be in use and a key that is here.
 func (k *Keys) listSigners() ([]issuer, error) {
 	if _, err := k.current(); err != nil {
 		return nil, err

@@ -13,13 +13,13 @@ import (
 // it is there to keep one stranger from taking all of a small machine.
 var requestLimit = limit{rate: 20, burst: 100}
 
-// What an identity may have recorded about itself is bounded: each renewal and
+// The records about itself that an identity may cause are bounded: each renewal and
 // each new address of a node stays in every node's directory for ever. Honest
-// ones renew every few days.
+// identities renew every few days.
 var recordLimit = limit{rate: rate.Every(10 * time.Minute), burst: 10}
 
-// recordsFor returns recordLimit for certificates that last for life or longer:
-// those of a lab end within minutes and are renewed more often.
+// recordsFor returns recordLimit for certificates that last for life or longer.
+// Certificates of a lab end within minutes and are renewed more often.
 func recordsFor(life time.Duration) limit {
 	l := recordLimit
 	l.rate = max(l.rate, rate.Every(life/10))
@@ -45,16 +45,16 @@ func newLimiter[K comparable](l limit) *limiter[K] {
 	return &limiter[K]{limit: l, keys: map[K]*rate.Limiter{}}
 }
 
-// take counts one request of key at now and reports whether it may go on.
-func (l *limiter[K]) take(key K, now time.Time) bool { return l.takeAt(key, now, l.rate) }
+// allow counts one request of key at now and reports whether it may go on.
+func (l *limiter[K]) allow(key K, now time.Time) bool { return l.allowAt(key, now, l.rate) }
 
-// takeAt is take where key has a rate of its own.
-func (l *limiter[K]) takeAt(key K, now time.Time, own rate.Limit) bool {
+// allowAt is allow where key has a rate of its own.
+func (l *limiter[K]) allowAt(key K, now time.Time, own rate.Limit) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.keys[key]
 	if r == nil {
-		for old := range l.keys { // any will do: who is forgotten starts afresh
+		for old := range l.keys { // any will do: a forgotten key starts afresh
 			if len(l.keys) < maxLimited {
 				break
 			}
@@ -69,9 +69,9 @@ func (l *limiter[K]) takeAt(key K, now time.Time, own rate.Limit) bool {
 	return r.AllowN(now, 1)
 }
 
-// source is the address that a limit is kept for: one IPv4 address or one IPv6
-// network of 64 bits, which a single host can fill. What is no address shares
-// one limit.
+// source is the key of a limit for an address: one IPv4 address, or one IPv6
+// network of 64 bits, since a single host can use all of its addresses. Remotes that
+// are no address share one limit.
 func source(remote string) netip.Prefix {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {

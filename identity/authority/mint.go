@@ -19,9 +19,9 @@ const DefaultTicketLifetime = 24 * time.Hour
 const ticketAddrs = 8
 
 // Mint completes t, signs it and returns the string to hand out. Kind and Name
-// must be set; what else is empty gets a default, and the id, the trust domain and
-// the pins are always ours. The default of Addrs is what the directory says of
-// nodes: those of the home site first, since each passes an enrolment on.
+// must be set. The id, the trust domain and the pins are always ours; any other empty
+// field gets a default. The default of Addrs is the nodes in the directory, the home
+// site's first, since each node passes an enrolment on.
 func (a *Authority) Mint(t *identity.Ticket) (string, error) {
 	t.TrustDomain = a.keys.trustDomain
 	t.ID = a.ticketID(t.Identity())
@@ -50,8 +50,8 @@ func (a *Authority) Mint(t *identity.Ticket) (string, error) {
 	return t.String(), nil
 }
 
-// ticketID makes the id of a new ticket for id. The time in it tells which
-// tickets are void, so it lies after those.
+// ticketID makes the id of a new ticket for id. The id's time tells which tickets
+// are void, so it lies after the time of the void ones.
 func (a *Authority) ticketID(id identity.ID) string {
 	at := ulid.Timestamp(a.now())
 	if v, ok := a.dir.Void(id); ok {

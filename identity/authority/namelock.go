@@ -6,8 +6,8 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
-// nameLocks lets one change of an identity happen at a time, while others'
-// changes share the disk's sync.
+// nameLocks lets one change of an identity happen at a time. Changes of different
+// identities share the disk's sync.
 type nameLocks struct {
 	mu   sync.Mutex
 	held map[identity.ID]*nameLock
@@ -19,7 +19,7 @@ type nameLock struct {
 	users int // holder and waiters; guarded by nameLocks.mu
 }
 
-// lock waits for id and returns what lets it go.
+// lock waits for id and returns the function that unlocks it.
 func (n *nameLocks) lock(id identity.ID) (unlock func()) {
 	n.mu.Lock()
 	if n.held == nil {

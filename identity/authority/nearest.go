@@ -8,8 +8,8 @@ import (
 	"github.com/hpmq/hpmq/identity/directory"
 )
 
-// Nearest returns the active nodes of d in the order in which id, whose site is
-// home, should try them: those of its site, CAs, the others. A node tries CAs
+// Nearest returns the active nodes of d in the order in which id, of the site home,
+// should try them: nodes of its site, CAs, other nodes. A node tries CAs
 // first. Itself is not among them.
 func Nearest(d *directory.Directory, id identity.ID, home string) []directory.Node {
 	nodes := slices.DeleteFunc(d.Nodes(), func(n directory.Node) bool {

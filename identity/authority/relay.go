@@ -28,8 +28,8 @@ type Relay struct {
 	crl atomic.Pointer[[]byte] // the newest revocation lists that came by
 }
 
-// question is what goes over a mesh stream, one per stream: a little-endian
-// 32-bit length and JSON.
+// question is a request on a mesh stream, one per stream: a little-endian 32-bit
+// length and JSON.
 type question struct {
 	Enrol    *identity.EnrolRequest `json:"enrol,omitempty"`
 	Renew    *identity.RenewRequest `json:"renew,omitempty"`
@@ -45,7 +45,7 @@ type announcement struct {
 	Roles []string `json:"roles,omitempty"`
 }
 
-// reply is what comes back, in the same form.
+// reply is the answer, in the same form.
 type reply struct {
 	Status int                     `json:"status"`
 	Answer *identity.EnrolResponse `json:"answer,omitempty"`
@@ -177,7 +177,7 @@ func (a *Authority) serve(ctx context.Context, peer identity.ID, q *question) (g
 	return got, err
 }
 
-// answeredBy reports whether got holds what q asks for.
+// answeredBy reports whether got has the parts that q asks for.
 func (q *question) answeredBy(got *reply) bool {
 	switch {
 	case q.CRL:

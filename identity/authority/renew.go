@@ -14,7 +14,7 @@ import (
 )
 
 // Renew gives the holder of a current certificate the next one. The request
-// proves itself, so it does not matter who brings it. A refusal is an
+// proves itself: any party may deliver it. A refusal is an
 // *[identity.APIError].
 func (a *Authority) Renew(ctx context.Context, req *identity.RenewRequest) (*identity.EnrolResponse, error) {
 	chain, csr, err := req.Verify()
@@ -41,7 +41,7 @@ func (a *Authority) Renew(ctx context.Context, req *identity.RenewRequest) (*ide
 	return a.answer(p)
 }
 
-// renewal is a request whose signature and chain were verified.
+// renewal is a request with a signature and chain that were verified.
 type renewal struct {
 	id         identity.ID
 	generation uint64

@@ -22,19 +22,19 @@ type RevokeOptions struct {
 // were not to be cleared before. The node that this authority runs on cannot
 // revoke itself.
 func (a *Authority) Revoke(id identity.ID, o RevokeOptions) error {
-	return a.end(id, o, func(p *directory.Identity) { p.State = directory.Revoked })
+	return a.endIdentity(id, o, func(p *directory.Identity) { p.State = directory.Revoked })
 }
 
 // Replace gives up the key of an identity, revoked or not, so that a new ticket
 // may enrol the name with another key.
 func (a *Authority) Replace(id identity.ID) error {
-	return a.end(id, RevokeOptions{Reason: "replaced"}, func(p *directory.Identity) {
+	return a.endIdentity(id, RevokeOptions{Reason: "replaced"}, func(p *directory.Identity) {
 		p.State, p.SPKI, p.Leaf, p.Request = directory.Replaced, [32]byte{}, nil, ""
 	})
 }
 
-// end revokes what id has and records its next state.
-func (a *Authority) end(id identity.ID, o RevokeOptions, change func(*directory.Identity)) error {
+// endIdentity revokes the certificates of id and records its next state.
+func (a *Authority) endIdentity(id identity.ID, o RevokeOptions, change func(*directory.Identity)) error {
 	if id == a.node {
 		return fmt.Errorf("%s runs this CA and cannot be revoked by it", id.Short())
 	}
@@ -43,7 +43,7 @@ func (a *Authority) end(id identity.ID, o RevokeOptions, change func(*directory.
 	if !ok {
 		return fmt.Errorf("%w: %s", ErrUnknown, id.Short())
 	}
-	all := a.ending(p, o, change)
+	all := a.endRecords(p, o, change)
 	if len(all) == 0 {
 		return nil
 	}
@@ -54,9 +54,9 @@ func (a *Authority) end(id identity.ID, o RevokeOptions, change func(*directory.
 	return nil
 }
 
-// ending returns the records that end p and give it the state that change makes,
+// endRecords returns the records that end p and give it the state that change makes,
 // the revocation first: connections end with its reason.
-func (a *Authority) ending(p directory.Identity, o RevokeOptions, change func(*directory.Identity)) (all []directory.Payload) {
+func (a *Authority) endRecords(p directory.Identity, o RevokeOptions, change func(*directory.Identity)) (all []directory.Payload) {
 	old, _ := a.dir.Revocation(p.ID)
 	if !a.dir.Revoked(p.ID, p.Generation) || o.ClearRetained && !old.ClearRetained {
 		all = append(all, directory.Revocation{
@@ -87,7 +87,7 @@ func (a *Authority) RemoveSite(site string) (ended []identity.ID, err error) {
 			continue
 		}
 		o := RevokeOptions{Reason: "site " + site + " was removed"}
-		all = append(all, a.ending(p, o, func(p *directory.Identity) { p.State = directory.Revoked })...)
+		all = append(all, a.endRecords(p, o, func(p *directory.Identity) { p.State = directory.Revoked })...)
 		ended = append(ended, id)
 	}
 	if _, err := a.dir.Put(append(all, directory.Site{Name: site, Removed: true})...); err != nil {

@@ -50,12 +50,12 @@ type Directory struct {
 	queueMu sync.Mutex
 	queue   []*put // waiting for the next commit, oldest first
 
-	// writing serializes appends. Whoever holds it may also read what mu guards.
+	// writing serializes appends. Its holder may also read the fields that mu guards.
 	writing sync.Mutex
 	file    *logFile
 	clock   uint64 // hybrid clock of the last record
 
-	mu      sync.RWMutex // guards what follows; taken for writing only with writing held
+	mu      sync.RWMutex // guards the fields below; locked for writing only with writing held
 	index   index
 	spans   []span // spans[i] is where record i+1 lies
 	tip     Point
@@ -101,8 +101,8 @@ func newDirectory(path string, root ed25519.PublicKey, opts Options) *Directory 
 func (d *Directory) load() error {
 	var last entry
 	file, torn, err := openLog(d.path, func(e entry, s span) error {
-		// The chain of hashes carries the last signature back to the first
-		// record; only those of new signers are needed to judge it.
+		// The chain of hashes carries the last signature back to the first record. So
+		// only the signatures of new signers are checked besides it.
 		if e.Seq != d.tip.Count+1 || e.Prev != d.tip.Hash {
 			return fmt.Errorf("record %d does not follow record %d", e.Seq, d.tip.Count)
 		}

@@ -4,7 +4,7 @@
 //
 // The facts are signed records in one append-only log. One node, the writer,
 // holds the signer key and appends with [Directory.Put]; every other node is a
-// replica whose log is a verified prefix of the writer's. Records form a hash
+// replica with a log that is a verified prefix of the writer's. Records form a hash
 // chain, so that the signature of the newest vouches for all before it, and
 // the chain of signers begins with the key that every enrolment ticket pins.
 // Every [HeadInterval], and after each change, the writer signs a [Head]; its age
@@ -17,9 +17,9 @@
 // replicas that had chosen each other heard nothing of the writer any more.
 //
 // A record is on disk, synced, before [Directory.Put] returns, before a replica
-// counts it, and before anybody is told. What a log holds is never given up to
-// a peer: a writer that was restored from an old backup, or that forked, is
-// refused with both positions named, and an operator decides.
+// counts it, and before it is sent to any node. A node never gives up a record of
+// its log for a peer's: a writer that was restored from an old backup, or that
+// forked, is refused with both positions named, and an operator decides.
 //
 // The package decides what is a valid record and in which order records apply.
 // It knows no certificates, no policy language, and the network only as a [Mesh]

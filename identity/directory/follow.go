@@ -16,7 +16,7 @@ import (
 // from a backup older than its replicas.
 type DivergedError struct{ Here, There Point }
 
-// Error names both positions and says what to do.
+// Error names both positions and the way out.
 func (e *DivergedError) Error() string {
 	return fmt.Sprintf("directory here at %v and the peer's at %v contradict each other: if the writer was restored from an old backup, stop it and give it the log of the replica that has most", e.Here, e.There)
 }
@@ -25,8 +25,8 @@ func (e *DivergedError) Error() string {
 // [Directory.Serve] at the other end of rw. A replica follows several nodes at
 // once: each tells heads and new records, and one at a time is asked for the
 // history that is missing here. Follow returns nil when ctx is done, an error
-// when the stream ends or the peer sends anything wrong, and closes rw. What was
-// stored by then stays.
+// when the stream ends or the peer sends anything wrong, and closes rw. Records
+// that were stored by then stay.
 func (d *Directory) Follow(ctx context.Context, peer identity.ID, rw io.ReadWriteCloser) error {
 	defer rw.Close()
 	if d.Writable() {
@@ -84,7 +84,7 @@ func (d *Directory) talk(ctx context.Context, s *source, w io.Writer) error {
 	return ctx.Err()
 }
 
-// listen takes in what the source sends until the stream ends.
+// listen handles the messages of the source until the stream ends.
 func (d *Directory) listen(s *source, r io.Reader) error {
 	for {
 		t, body, err := readMessage(r)
@@ -166,9 +166,9 @@ func (d *Directory) acceptTold(s *source) error {
 }
 
 // acceptRecords verifies a batch as a whole and stores it as one frame. Records
-// that this node has already, from another peer, are skipped; those that do not
-// follow the log directly are left out, they come with a fetch. It reports
-// whether the log grew.
+// that this node has already, from another peer, are skipped. Records that do not
+// follow the log directly are left out: a fetch brings them. It reports whether the
+// log grew.
 func (d *Directory) acceptRecords(body []byte) (grew bool, err error) {
 	all, err := decodeEntries(body)
 	if err != nil {

@@ -85,8 +85,8 @@ func (d *Directory) Head() Head {
 	return d.head.Head
 }
 
-// Stale returns how long ago the writer last vouched for what this node holds:
-// an upper bound on the age of a fact that it may have missed. It counts across
+// Stale returns how long ago the writer last vouched for this node's log: an upper
+// bound on the age of a fact that the node may have missed. It counts across
 // restarts. On the writer it is zero, and without any head it is the longest
 // time there is.
 func (d *Directory) Stale() time.Duration {

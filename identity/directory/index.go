@@ -10,10 +10,10 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
-// index is what the records add up to. It keeps no record itself, only the
+// index is the state that the records add up to. It keeps no record itself, only the
 // newest content of each slot.
 type index struct {
-	parent        *index // what a draft falls through to, see [index.draft]
+	parent        *index // asked for entries that a draft lacks, see [index.draft]
 	versions      map[slot]uint64
 	signers       map[signerID]ed25519.PublicKey
 	signerRecords map[signerID]uint64 // the record that added a signer; the root has none
@@ -30,7 +30,7 @@ type index struct {
 	policy        *Policy
 }
 
-// newIndex returns the index of an empty log whose first signer is root.
+// newIndex returns the index of an empty log with root as its first signer.
 func newIndex(root ed25519.PublicKey) index {
 	x := emptyIndex()
 	x.signers[keyID(root)] = root
@@ -98,8 +98,8 @@ func (x *index) applyIdentity(p Identity) {
 	}
 }
 
-// forgetKey makes a key nobody's. A draft has to say so, what is under it must
-// not change.
+// forgetKey removes a key's owner. A draft needs an entry that says so, since the
+// index under it must not change.
 func (x *index) forgetKey(spki [32]byte) {
 	if x.parent != nil {
 		x.keys[spki] = identity.ID{}
@@ -108,7 +108,8 @@ func (x *index) forgetKey(spki [32]byte) {
 	delete(x.keys, spki)
 }
 
-// conflict says why p may not follow what the index holds, if it may not.
+// conflict gives the reason why p may not follow the records in the index, nil when
+// it may.
 func (x *index) conflict(p Payload) error {
 	switch p := p.(type) {
 	case Signer:
@@ -130,7 +131,7 @@ func (x *index) conflict(p Payload) error {
 	return nil
 }
 
-// Identity returns what is known about id.
+// Identity returns the newest record of id.
 func (d *Directory) Identity(id identity.ID) (Identity, bool) {
 	d.mu.RLock()
 	p := d.index.identities[id]
@@ -141,7 +142,7 @@ func (d *Directory) Identity(id identity.ID) (Identity, bool) {
 	return p.clone(), true
 }
 
-// ByKey returns the identity whose current key has this SHA-256 of its
+// ByKey returns the identity with this current key, given as the SHA-256 of its
 // SubjectPublicKeyInfo.
 func (d *Directory) ByKey(spki [32]byte) (Identity, bool) {
 	d.mu.RLock()
@@ -181,7 +182,7 @@ func (d *Directory) Node(id identity.ID) (Node, bool) {
 	return p.clone(), true
 }
 
-// Nodes returns all nodes, in no order, those revoked among them.
+// Nodes returns all nodes, in no order, with the revoked ones.
 func (d *Directory) Nodes() []Node {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -265,7 +266,7 @@ func (d *Directory) RemovedSites() []string {
 	return names
 }
 
-// Signers returns the keys whose signatures are accepted, in no order.
+// Signers returns the keys that may sign, in no order.
 func (d *Directory) Signers() []ed25519.PublicKey {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

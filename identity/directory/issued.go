@@ -11,7 +11,7 @@ import (
 )
 
 // issued is a record with a certificate. The certificate stays in the log: only
-// those of revoked identities are read again.
+// the certificates of revoked identities are read again.
 type issued struct {
 	seq        uint64
 	generation uint64
@@ -41,8 +41,9 @@ func (x *index) noteIssued(seq uint64, p Identity) {
 	x.issued[p.ID] = append(all, next)
 }
 
-// dropEnded drops what had ended a day before leaf was issued. The record's own
-// clock does not tell: it stays ahead for years after a wall clock that once was.
+// dropEnded drops certificates that had ended a day before leaf was issued. The
+// record's own clock cannot tell: after a wall clock that was once ahead it stays
+// ahead for years.
 func dropEnded(all []issued, leaf []byte) []issued {
 	c, err := x509.ParseCertificate(leaf)
 	if err != nil {
@@ -59,8 +60,8 @@ type RevokedLeaf struct {
 }
 
 // LastRevocation returns the number of the newest record of a revocation, 0 when
-// there is none. What [Directory.RevokedLeaves] returns for one time changes with
-// it only: an identity gets no certificate of a generation that is revoked.
+// there is none. While it stays the same, [Directory.RevokedLeaves] returns the same
+// for one time: an identity gets no certificate of a generation that is revoked.
 func (d *Directory) LastRevocation() uint64 {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

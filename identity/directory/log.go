@@ -13,10 +13,10 @@ import (
 	"github.com/hpmq/hpmq/internal/atomicfile"
 )
 
-// On disk a log is logMagic and then frames. A frame is what one sync made
-// durable: a header of three little-endian 32-bit words (body length, CRC-32C
-// of the body, CRC-32C of the first two words) and a body of one or more
-// records, back to back. Only the last frame can be torn by a crash.
+// On disk a log is logMagic and then frames. A frame is the data of one sync: a
+// header of three little-endian 32-bit words (body length, CRC-32C of the body,
+// CRC-32C of the first two words) and a body of one or more records, back to back.
+// Only the last frame can be torn by a crash.
 const (
 	logMagic    = "hpmqdir1"
 	frameHeader = 12
@@ -29,7 +29,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // acknowledged to anybody.
 var errTorn = errors.New("torn frame")
 
-// storage is what a log asks of its file.
+// storage is the part of a file that a log needs.
 type storage interface {
 	io.ReaderAt
 	io.WriterAt
@@ -51,8 +51,8 @@ type span struct {
 	len uint32
 }
 
-// openLog opens or makes the log at path, gives every record to visit in order
-// and cuts off a torn tail, whose size it returns.
+// openLog opens or makes the log at path and gives every record to visit in order.
+// It cuts off a torn tail and returns the tail's size.
 func openLog(path string, visit func(entry, span) error) (*logFile, int64, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -110,8 +110,8 @@ func (l *logFile) begin(path string) error {
 }
 
 // scanLog reads size bytes of r and returns the end of the last whole frame. A
-// frame that is incomplete or damaged is an error that wraps errTorn when it is
-// the last, and one that tells an operator what to do when it is not.
+// frame that is incomplete or damaged is an error. When it is the last frame the
+// error wraps errTorn; else it tells an operator how to mend the log.
 func scanLog(r io.ReaderAt, size int64, visit func(entry, span) error) (int64, error) {
 	magic := make([]byte, len(logMagic))
 	if _, err := r.ReadAt(magic, 0); err != nil {
@@ -204,7 +204,7 @@ func (l *logFile) append(body []byte) (int64, error) {
 		}
 		return 0, fmt.Errorf("write directory log: %w", err)
 	}
-	// After a failed sync nobody knows what the disk holds, and a second try
+	// After a failed sync the content of the disk is unknown, and a second try
 	// may report success for pages that were dropped.
 	if err := l.file.Sync(); err != nil {
 		l.broken = errors.Join(err, l.file.Truncate(l.size))

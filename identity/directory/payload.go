@@ -14,7 +14,7 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
-// Kind says what a record is about and how its payload reads.
+// Kind says which fact a record states and how its payload reads.
 type Kind string
 
 // The kinds of record there are. A replica stores and passes on a kind that it
@@ -46,7 +46,7 @@ type slot struct {
 	Key  string
 }
 
-// Signer adds a key whose records and heads are accepted from then on. Its
+// Signer adds a key. Records and heads that it signs are accepted from then on. Its
 // record is signed by an earlier signer.
 type Signer struct {
 	Key ed25519.PublicKey `cbor:"1,keyasint"`
@@ -62,8 +62,8 @@ const (
 	Replaced State = "replaced" // its key was given up; a new ticket may enrol the name again
 )
 
-// Identity is what the trust domain knows about one identity: the attributes
-// that never go into certificates, and the certificate that is current.
+// Identity is the trust domain's knowledge of one identity: the attributes that
+// never go into certificates, and the certificate that is current.
 type Identity struct {
 	ID     identity.ID       `cbor:"1,keyasint"`
 	Labels map[string]string `cbor:"2,keyasint,omitempty"`
@@ -77,7 +77,7 @@ type Identity struct {
 	NotAfter   time.Time `cbor:"7,keyasint"` // of the current certificate
 
 	// Leaf is the current certificate (DER), and Request the id of the ticket or
-	// renewal that it answered: whoever repeats the question gets the same answer.
+	// renewal that it answered: a repeated request gets the same answer.
 	Leaf    []byte `cbor:"8,keyasint,omitempty"`
 	Request string `cbor:"9,keyasint,omitempty"`
 }
@@ -144,7 +144,7 @@ type Site struct {
 // Time returns up to when tickets are void, by the writer's clock.
 func (p Void) Time() time.Time { return time.UnixMilli(p.UnixMilli).UTC() }
 
-// Opaque is the payload of a record whose kind this version does not know.
+// Opaque is the payload of a record of a kind that this version does not know.
 type Opaque struct {
 	Kind Kind
 	Key  string

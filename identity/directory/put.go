@@ -10,8 +10,8 @@ import (
 // maxBatch is the size at which a commit stops to gather more.
 const maxBatch = 1 << 20
 
-// put is one call of Put on its way to the disk. Whoever holds writing owns it
-// once it left the queue.
+// put is one call of Put on its way to the disk. Once it has left the queue the
+// holder of writing owns it.
 type put struct {
 	payloads []Payload
 	records  []Record
@@ -108,7 +108,7 @@ func (d *Directory) compose(s *stage, payloads []Payload) error {
 		if e.raw, err = e.sign(d.signer); err != nil {
 			return fmt.Errorf("sign %s record: %w", at.Kind, err)
 		}
-		// What is applied is what replicas will read, not what the caller holds.
+		// Apply the content that replicas will read, not the caller's value.
 		stored, err := e.Decode()
 		if err != nil {
 			return err

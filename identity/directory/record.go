@@ -117,7 +117,7 @@ type entry struct {
 
 func (e *entry) hash() [32]byte { return sha256.Sum256(e.raw) }
 
-// decodeEntry reads the first record of b and returns what follows it. Only
+// decodeEntry reads the first record of b and returns the bytes behind it. Only
 // the deterministic encoding is accepted: a fact has one form and one hash.
 func decodeEntry(b []byte) (e entry, rest []byte, err error) {
 	rest, err = decoding.UnmarshalFirst(b, &e.Record)

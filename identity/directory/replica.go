@@ -126,7 +126,7 @@ func (d *Directory) SetPolicyInForce(version uint64) {
 	}
 }
 
-// Report returns what this node tells of itself to others.
+// Report returns this node's report for other nodes.
 func (d *Directory) Report() Report {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

@@ -18,7 +18,7 @@ type Mesh interface {
 	// Sources returns the nodes that are connected now, and a channel that is
 	// closed when that changes.
 	Sources() (nodes []identity.ID, changed <-chan struct{})
-	// Open opens a stream to a node, whose identity it has proven.
+	// Open opens a stream to a node that has proven its identity.
 	Open(ctx context.Context, node identity.ID) (io.ReadWriteCloser, error)
 }
 
@@ -31,9 +31,9 @@ const (
 	followSteady   = 5 * time.Second
 )
 
-// Replicate follows every connected node until ctx is done. No choice among
-// them is made here: a node that lags, is silent or lies takes nothing away from
-// what the others send.
+// Replicate follows every connected node until ctx is done. It makes no choice among
+// them: a node that lags, is silent or lies takes nothing away from the records of
+// the other nodes.
 func (d *Directory) Replicate(ctx context.Context, m Mesh) error {
 	var following sync.WaitGroup
 	defer following.Wait()

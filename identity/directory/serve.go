@@ -18,7 +18,7 @@ const streamBatch = 64 << 10
 // Serve answers the node follower: it tells the newest head and each new record
 // as they come, and sends older records one batch for each fetch. It returns
 // when ctx is done or the follower leaves, nil in both cases, and closes rw. A
-// follower whose log contradicts this one is told so and gets nothing: see
+// follower with a log that contradicts this one hears that and gets nothing: see
 // [DivergedError].
 func (d *Directory) Serve(ctx context.Context, follower identity.ID, rw io.ReadWriteCloser) error {
 	defer rw.Close()

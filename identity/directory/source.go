@@ -26,12 +26,12 @@ type source struct {
 	turned  time.Time // when its last turn began
 }
 
-// sources are the nodes that this replica follows, and whose turn it is to be
-// asked for missing records.
+// sources are the nodes that this replica follows. One of them at a time has the
+// turn to be asked for missing records.
 type sources struct {
 	mu      sync.Mutex // guards all below
 	all     map[*source]struct{}
-	turn    *source        // whose turn it is; nil is none
+	turn    *source        // the source that has the turn; nil for none
 	changed wake.Broadcast // the turn may be free
 }
 
@@ -81,8 +81,8 @@ func (t *sources) newest(count uint64) (by *source, h Head) {
 
 // ask reports whether s is to be asked now for the records behind tip. If not,
 // the caller asks again when changed is closed, the log has grown, or wait is
-// over. The turn is given by whichever source looks first: one whose goroutine
-// is stuck in a write holds up the others for its turn only.
+// over. The first source to look gives the turn. A source with a goroutine that is
+// stuck in a write holds up the other sources for its turn only.
 func (t *sources) ask(s *source, tip uint64, now time.Time) (ask bool, changed <-chan struct{}, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,9 +115,9 @@ func (t *sources) pause(now time.Time) time.Duration {
 	return wait
 }
 
-// best returns the source to ask next: one that has records which are missing
-// here and did not fail just now; of those the one with the newest proven head,
-// and of several the one that was asked longest ago. The caller holds mu.
+// best returns the source to ask next. It has records that are missing here and did
+// not fail just now. Among several, the newest proven head wins, then the source
+// that was asked longest ago. The caller holds mu.
 func (t *sources) best(tip uint64, now time.Time) (best *source) {
 	for s := range t.all {
 		if s.head.Point.Count <= tip || s.failed && now.Before(s.turned.Add(fetchTurn)) {

@@ -8,7 +8,7 @@ import (
 )
 
 // stage collects records that follow one another but are not durable yet, so
-// that each is judged as if those before it had been applied.
+// that each is judged as if the records before it had been applied.
 type stage struct {
 	index index // a draft on top of the directory's
 	tip   Point
@@ -40,8 +40,8 @@ func (s *stage) add(e entry, p Payload) {
 	s.size += len(e.raw)
 }
 
-// admit checks a record that somebody else made against what x holds and
-// returns its content.
+// admit checks a record that was made elsewhere against the content of x and returns the
+// record's content.
 func (x *index) admit(e *entry, tip Point, clock uint64, signature bool) (Payload, error) {
 	key, ok := x.signer(e.Signer)
 	if !ok {
@@ -104,7 +104,7 @@ func (x *index) identity(id identity.ID) *Identity {
 	return nil
 }
 
-// owner returns whose current key this is, or the zero ID.
+// owner returns the identity with this current key, or the zero ID.
 func (x *index) owner(spki [32]byte) identity.ID {
 	for ; x != nil; x = x.parent {
 		if id, ok := x.keys[spki]; ok {

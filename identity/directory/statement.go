@@ -9,9 +9,9 @@ import (
 	"github.com/hpmq/hpmq/internal/hlc"
 )
 
-// A statement is what the writer says to a device, which holds no directory. It
+// A statement is a message of the writer to a device, which holds no directory. It
 // carries the signer records that lead from the root key to the key of its
-// signature, so that the root key is all that a reader needs.
+// signature. So the root key is all that a reader needs.
 
 const (
 	statementDomain     = "hpmq directory statement 1\n"
@@ -29,8 +29,8 @@ func statementMessage(purpose string, payload []byte) []byte {
 	return append([]byte(statementDomain+purpose+"\n"), payload...)
 }
 
-// Stamp returns a position in the writer's time: behind every record, head and
-// stamp before it, also those of earlier runs whose clock was ahead.
+// Stamp returns a position in the writer's time. It is behind every record, head and
+// stamp before it, also of earlier runs with a clock that was ahead.
 func (d *Directory) Stamp() uint64 {
 	d.mu.RLock()
 	heard := max(d.clock, hlc.At(d.head.Head.Time()))
@@ -42,7 +42,7 @@ func (d *Directory) Stamp() uint64 {
 }
 
 // Sign returns payload as a statement. purpose separates statements of one sort
-// from all others.
+// from all other sorts.
 func (d *Directory) Sign(purpose string, payload []byte) ([]byte, error) {
 	if !d.Writable() {
 		return nil, ErrReplica
@@ -85,8 +85,8 @@ func (d *Directory) signerChain() ([][]byte, error) {
 	}
 }
 
-// OpenStatement returns what a writer of the directory that began with root said
-// for purpose.
+// OpenStatement returns the payload of a statement for purpose by a writer of the
+// directory that began with root.
 func OpenStatement(raw []byte, root ed25519.PublicKey, purpose string) ([]byte, error) {
 	if len(raw) > maxStatement {
 		return nil, fmt.Errorf("statement of %d bytes, at most %d", len(raw), maxStatement)

@@ -5,10 +5,10 @@ import (
 	"iter"
 )
 
-// Watch returns every record behind position from, in order: those that the
-// log holds, then each new one as it is applied, until ctx is done. A watcher
-// is a position in the log, not a queue: a slow one delays nobody and costs no
-// memory. To see only what is new, begin at [Directory.Tip]. An error ends it;
+// Watch returns every record behind position from, in order: first the records in
+// the log, then each new one as it is applied, until ctx is done. A watcher
+// is a position in the log, not a queue: a slow one delays nothing and costs no
+// memory. To see only new records, begin at [Directory.Tip]. An error ends it;
 // the end of ctx is none.
 func (d *Directory) Watch(ctx context.Context, from uint64) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {

@@ -11,8 +11,8 @@ type limit struct {
 	refill float64 // per second
 }
 
-// The limits on failed logins. That per pair keeps one client with an old
-// password from using up what others behind the same address have.
+// The limits on failed logins. The limit per pair keeps one client with an old
+// password from using up the guesses of other clients at the same address.
 var (
 	perPair    = limit{burst: 5, refill: 0.1}
 	perAddress = limit{burst: 100, refill: 2}
@@ -25,7 +25,7 @@ const maxBuckets = 16 << 10
 type attempts struct {
 	mu      sync.Mutex
 	buckets map[bucketKey]*bucket
-	known   map[bucketKey]bool // pairs that were right once: others cannot lock them out
+	known   map[bucketKey]bool // pairs that were right once: failures from other addresses cannot lock them out
 }
 
 // bucketKey has an address, a name or both.
@@ -53,13 +53,13 @@ func newAttempts() *attempts {
 	return &attempts{buckets: make(map[bucketKey]*bucket), known: make(map[bucketKey]bool)}
 }
 
-// take counts an attempt as failed, until giveBack says that it was not. It
+// charge counts an attempt as failed, until giveBack says that it was not. It
 // reports false, and counts nothing, when there were too many.
-func (a *attempts) take(name, from string, now time.Time) (giveBack func(), ok bool) {
+func (a *attempts) charge(name, from string, now time.Time) (giveBack func(), ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	// The address comes first: one that has no guess left makes no buckets for
-	// ever new names, which would push others' out.
+	// The address comes first: an address without a guess left makes no buckets for
+	// ever new names, which would push out the buckets of other addresses.
 	all := []*bucket{a.bucket(bucketKey{scope: address, address: from}, perAddress, now)}
 	if all[0].tokens < 1 {
 		return nil, false

@@ -73,8 +73,8 @@ func same(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size()
 }
 
-// Open reads the file at path; one that does not exist holds no passwords. What
-// changes in it later is read before the next login.
+// Open reads the file at path; a file that does not exist holds no passwords. A
+// later change of the file is read before the next login.
 func Open(path string, log logrus.FieldLogger) (*Book, error) {
 	b := &Book{
 		path: path, log: log, cost: defaultCost,
@@ -120,7 +120,7 @@ func (b *Book) reload() error {
 	return nil
 }
 
-// refresh is reload for those who go on with what was read before.
+// refresh is reload for callers that go on with the earlier passwords when it fails.
 func (b *Book) refresh() {
 	err := b.reload()
 	if err != nil && !b.broken {
@@ -166,11 +166,11 @@ func (b *Book) Delete(name string) (had bool, err error) {
 	return had, err
 }
 
-// change writes the file with what edit makes of the passwords.
+// change lets edit alter the passwords and writes the file.
 func (b *Book) change(edit func(map[string]entry)) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.reload(); err != nil { // not to overwrite what somebody else wrote there
+	if err := b.reload(); err != nil { // not to overwrite the change of another process
 		return err
 	}
 	all := maps.Clone(b.entries)
@@ -215,7 +215,7 @@ func (b *Book) Check(ctx context.Context, name string, password []byte, from str
 	if len(name) > maxName {
 		name = ""
 	}
-	giveBack, ok := b.failed.take(name, from, time.Now())
+	giveBack, ok := b.failed.charge(name, from, time.Now())
 	if !ok {
 		return Entry{}, ErrOften
 	}
@@ -244,7 +244,7 @@ func (b *Book) Check(ctx context.Context, name string, password []byte, from str
 	giveBack()
 	b.failed.succeeded(name, from)
 	b.mu.Lock()
-	b.memories.keep(e, password)
+	b.memories.remember(e, password)
 	b.mu.Unlock()
 	return e.Entry, nil
 }
@@ -291,8 +291,8 @@ func (m memories) digest(e entry, password []byte) []byte {
 	return mac.Sum(nil)
 }
 
-func (m memories) keep(e entry, password []byte) {
-	for old := range m.digests { // any will do: who is forgotten takes a little longer once
+func (m memories) remember(e entry, password []byte) {
+	for old := range m.digests { // any will do: a forgotten name costs one full hash
 		if len(m.digests) < maxMemories {
 			break
 		}

@@ -214,18 +214,18 @@ func TestFailuresAreBounded(t *testing.T) {
 func TestScannerIsNotForgotten(t *testing.T) {
 	a, now := newAttempts(), time.Now()
 	for range int(perName.burst) {
-		a.take("device:pump-7", fmt.Sprint(clients.Add(1)), now)
+		a.charge("device:pump-7", fmt.Sprint(clients.Add(1)), now)
 	}
 	guesses := 0
 	for n := range 4 * maxBuckets {
-		if _, ok := a.take(fmt.Sprint("device:", n), "scanner", now); ok {
+		if _, ok := a.charge(fmt.Sprint("device:", n), "scanner", now); ok {
 			guesses++
 		}
 	}
 	if guesses != int(perAddress.burst) {
 		t.Errorf("%d guesses from one address, want %.0f", guesses, perAddress.burst)
 	}
-	if _, ok := a.take("device:pump-7", "elsewhere", now); ok {
+	if _, ok := a.charge("device:pump-7", "elsewhere", now); ok {
 		t.Error("the name's failures were forgotten")
 	}
 }
@@ -233,7 +233,7 @@ func TestScannerIsNotForgotten(t *testing.T) {
 func TestLimitsForget(t *testing.T) {
 	a := newAttempts()
 	for n := range 2 * maxBuckets {
-		a.take(fmt.Sprint(n), fmt.Sprint(n), time.Now())
+		a.charge(fmt.Sprint(n), fmt.Sprint(n), time.Now())
 		a.succeeded(fmt.Sprint(n), "x")
 	}
 	if len(a.buckets) > maxBuckets || len(a.known) > maxBuckets {
@@ -241,7 +241,7 @@ func TestLimitsForget(t *testing.T) {
 	}
 	m := newMemories()
 	for n := range 2 * maxMemories {
-		m.keep(entry{Entry: Entry{Name: fmt.Sprint(n)}}, nil)
+		m.remember(entry{Entry: Entry{Name: fmt.Sprint(n)}}, nil)
 	}
 	if len(m.digests) > maxMemories {
 		t.Errorf("%d memories, at most %d", len(m.digests), maxMemories)

@@ -12,8 +12,8 @@ import (
 // Entry is one name that has a password.
 type Entry struct {
 	Name string // of the caller's choosing, without white space
-	// Generation is the caller's: it tells a password from those that the same
-	// name had before it was given to somebody else.
+	// Generation is the caller's: it separates a password from the passwords of an
+	// earlier identity with the same name.
 	Generation uint64
 	Set        time.Time // when, to the second
 }
@@ -46,7 +46,7 @@ func parseLine(line string) (e entry, err error) {
 	return e, err
 }
 
-// parse reads a file. Empty lines and those that begin with # say nothing.
+// parse reads a file. It skips empty lines and lines that begin with #.
 func parse(text string) (map[string]entry, error) {
 	all := make(map[string]entry)
 	number := 0

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// cost is what computing one argon2id hash takes.
+// cost is the memory and time that one argon2id hash takes.
 type cost struct {
 	memory uint32 // KiB
 	passes uint32
@@ -24,7 +24,7 @@ type cost struct {
 // number under way bounds the cores that logins can take.
 var defaultCost = cost{memory: 64 << 10, passes: 3, lanes: 1}
 
-// What a file may ask of this machine, however it got there.
+// Bounds on the cost of a hash in a file, since another program may have written it.
 const (
 	maxMemory = 256 << 10 // KiB
 	maxPasses = 16
@@ -56,7 +56,7 @@ func (h hash) compute(password []byte, size int) []byte {
 }
 
 // matches reports whether password is the one behind h. It takes the same time
-// whatever the answer.
+// for either answer.
 func (h hash) matches(password []byte) bool {
 	return subtle.ConstantTimeCompare(h.compute(password, len(h.key)), h.key) == 1
 }
@@ -68,7 +68,7 @@ func (h hash) String() string {
 
 var errHash = errors.New("not a hash of the form $argon2id$v=19$m=…,t=…,p=…$salt$key")
 
-// parseHash reads what String wrote, or another program that follows the format.
+// parseHash reads the text of String, or of another program in the same format.
 func parseHash(s string) (hash, error) {
 	part := strings.Split(s, "$")
 	if len(part) != 6 || part[0] != "" || part[1] != "argon2id" || part[2] != fmt.Sprintf("v=%d", argon2.Version) {

@@ -12,7 +12,7 @@ import (
 // Reason is why a slice is not taken, in one word for counters.
 type Reason string
 
-// The reasons. [Open] gives the first four; the others are for its callers to find.
+// The reasons. [Open] gives the first four; its callers find the rest.
 const (
 	Forged      Reason = "forged"       // the directory's writer did not sign it, or not this content
 	Malformed   Reason = "malformed"    // torn, or signed and not in the form of a slice

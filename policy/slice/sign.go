@@ -12,7 +12,7 @@ import (
 	"github.com/hpmq/hpmq/identity/directory"
 )
 
-// purpose separates these statements of the writer from all others.
+// purpose separates slices from all other statements of the writer.
 const purpose = "policy slice 2"
 
 // Part is one encoded half of a slice, which many slices share.
@@ -86,7 +86,7 @@ func Open(raw []byte, root ed25519.PublicKey, target identity.ID) (*Slice, error
 	return s, nil
 }
 
-// open checks the signature and the hashes before it reads what they cover.
+// open checks the signature and the hashes before it reads the parts that they cover.
 func open(raw []byte, root ed25519.PublicKey) (*Slice, error) {
 	if len(raw) > MaxBytes {
 		return nil, Refuse(TooLarge, fmt.Errorf("%d bytes, at most %d", len(raw), MaxBytes))

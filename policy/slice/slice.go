@@ -13,7 +13,7 @@ import (
 // MaxStale is how long a slice holds at most after it was issued.
 const MaxStale = 14 * 24 * time.Hour
 
-// Slice is what one target goes by. It must not be changed; the zero slice allows
+// Slice holds the rules of one target. It must not be changed; the zero slice allows
 // nothing.
 type Slice struct {
 	Target identity.ID
@@ -24,7 +24,7 @@ type Slice struct {
 	Rules  []Rule
 
 	Nodes   []Node    // the active nodes of the fabric, by name
-	Revoked []Revoked // nodes whose certificates could still be valid, by name
+	Revoked []Revoked // nodes with certificates that could still be valid, by name
 
 	// RulesSum and FabricSum are the hashes of the signed parts.
 	RulesSum, FabricSum [32]byte
@@ -127,7 +127,7 @@ func (s *Slice) NodeKey(node identity.ID, key [32]byte) bool {
 }
 
 // Nearest returns the nodes in the order in which a device of site home should try
-// them: those of its site, CAs, the others.
+// them: nodes of its site, CAs, other nodes.
 func (s *Slice) Nearest(home string) []Node {
 	if s == nil {
 		return nil

@@ -79,7 +79,7 @@ type wireRevoked struct {
 	Generation uint64
 }
 
-// wireSigned is what travels and is kept on disk.
+// wireSigned is the form of a slice on the wire and on disk.
 type wireSigned struct {
 	Statement []byte `cbor:"1,keyasint"` // over a wireHeader
 	Rules     []byte `cbor:"2,keyasint"` // a wireRules
