@@ -39,7 +39,7 @@ const (
 // ruleQuestion says that a node serves a device and which slice it holds for it.
 type ruleQuestion struct {
 	ID   identity.ID `json:"id"`
-	Drop bool        `json:"drop,omitempty"` // it serves the device no more
+	Drop bool        `json:"drop,omitempty"` // the node no longer serves the device
 	heldSlice
 }
 
@@ -97,7 +97,7 @@ type agentRules struct {
 	root    ed25519.PublicKey
 	log     logrus.FieldLogger
 	arrived wake.Broadcast // a slice has come
-	asked   wake.Broadcast // other agents are served
+	asked   wake.Broadcast // the set of served agents has changed
 	refused slice.Refusals
 
 	mu    sync.Mutex // guards held and space
@@ -109,7 +109,7 @@ type agentRules struct {
 type servedAgent struct {
 	heldSlice
 
-	conns  int    // that it has here
+	conns  int    // its connections to this node
 	unkept []byte // the slice, if it could not be written
 }
 
@@ -124,8 +124,9 @@ func newAgentRules(dir string, root ed25519.PublicKey, log logrus.FieldLogger) (
 
 func sliceFile(device identity.ID) string { return string(device.Kind) + "." + device.Name }
 
-// serve says that a connection of device is served here from now on, until drop.
-func (r *agentRules) serve(device identity.ID) {
+// startServing counts a connection of device that is served here from now on, until
+// stopServing.
+func (r *agentRules) startServing(device identity.ID) {
 	r.mu.Lock()
 	if a := r.held[device]; a != nil {
 		a.conns++
@@ -146,8 +147,8 @@ func (r *agentRules) serve(device identity.ID) {
 	r.asked.Fire()
 }
 
-// drop takes serve back.
-func (r *agentRules) drop(device identity.ID) {
+// stopServing undoes startServing.
+func (r *agentRules) stopServing(device identity.ID) {
 	r.mu.Lock()
 	a := r.held[device]
 	if a.conns--; a.conns == 0 {
@@ -192,8 +193,8 @@ func (r *agentRules) issued(device identity.ID) uint64 {
 	return 0
 }
 
-// keep takes a slice that came from the writer.
-func (r *agentRules) keep(raw []byte) error {
+// storeSlice checks and keeps a slice that came from the writer.
+func (r *agentRules) storeSlice(raw []byte) error {
 	s, err := slice.Open(raw, r.root, identity.ID{})
 	if err != nil {
 		r.refused.Count(slice.ReasonOf(err))
@@ -274,7 +275,7 @@ func (r *agentRules) followOnce(ctx context.Context, conn net.Conn) error {
 			r.refused.Count(slice.TooLarge)
 		}
 		if err == nil {
-			err = r.keep(raw)
+			err = r.storeSlice(raw)
 		}
 		if err != nil {
 			cancel(err)

@@ -43,13 +43,13 @@ func (n *Node) watchDirectory(ctx context.Context, from uint64) error {
 		switch rec := content.(type) {
 		case directory.Revocation:
 			n.foreign.IdentitiesChanged()
-			n.end(rec)
+			n.endIdentity(rec)
 			n.changes.cleanUp.Wake()
 			if rec.ID.Kind == identity.Node && n.rulebook != nil {
 				n.rulebook.fabricChanged()
 			}
 		case directory.Identity:
-			n.identityChanged(&rec, known.take(&rec))
+			n.identityChanged(&rec, known.update(&rec))
 		case directory.Node:
 			n.changes.sites.Fire()
 			if n.rulebook != nil {
@@ -123,16 +123,16 @@ func newStandings(d *directory.Directory) standings {
 	return s
 }
 
-// take reports whether rec changes more than a certificate.
-func (s standings) take(rec *directory.Identity) (rights bool) {
+// update takes rec in and reports whether it changes more than a certificate.
+func (s standings) update(rec *directory.Identity) (rights bool) {
 	old, ok := s[rec.ID]
 	now := standingOf(rec)
 	s[rec.ID] = now
 	return !ok || old.site != now.site || old.state != now.state || !maps.Equal(old.labels, now.labels)
 }
 
-// end closes everything that a revoked identity has open here.
-func (n *Node) end(rec directory.Revocation) {
+// endIdentity ends all that a revoked identity has open here.
+func (n *Node) endIdentity(rec directory.Revocation) {
 	began := time.Now()
 	n.overlay.Recheck()
 	reason := rec.ID.Short() + " is revoked"

@@ -43,18 +43,18 @@ const (
 type offline struct {
 	directory *directory.Directory
 	max       time.Duration
-	maxOf     func(directory.Identity) time.Duration // zero means max, and no more counts
+	maxOf     func(directory.Identity) time.Duration // zero means max; a longer time is cut to max
 	now       func() time.Time
 
 	mu   sync.Mutex // guards last and cut
-	last time.Time  // of the newest head seen
+	last time.Time  // time of the newest head seen
 	cut  cut        // the last one
 }
 
 // cut is a time in which no head came.
 type cut struct {
 	from, to time.Time // of the heads around it
-	settled  time.Time // when it does not count any more
+	settled  time.Time // the cut has no effect from then on
 }
 
 func newOffline(d *directory.Directory, limit time.Duration, limitOf func(directory.Identity) time.Duration) *offline {

@@ -34,8 +34,8 @@ const (
 	// A node's new key is worth new slices only in this last part of its certificate's
 	// life, see rulebook.nodeRenewed.
 	keyPatience = 64
-	// maxFine bounds the versions of the fabric that differ in keys only.
-	maxFine = 256
+	// maxUsableFabrics bounds the versions of the fabric that differ in keys only.
+	maxUsableFabrics = 256
 )
 
 // rulebook compiles and signs the slices of agents, on the node that holds the
@@ -46,7 +46,7 @@ type rulebook struct {
 	policy    func() *policy.Set
 	now       func() time.Time
 	log       logrus.FieldLogger
-	changed   wake.Broadcast // there may be new slices
+	changed   wake.Broadcast // fires when there may be new slices
 
 	newsMu sync.Mutex // guards news, and is never held for long
 	news   ruleNews
@@ -55,16 +55,16 @@ type rulebook struct {
 	set     *policy.Set
 	inbound *policy.Inbound
 	fabric  slice.Part
-	// fine are the versions of the fabric that an agent may go on with: they differ
-	// from the newest in keys of nodes, which the agent does not need yet.
-	fine map[[32]byte]struct{}
+	// usableFabrics are the versions of the fabric that an agent may go on with: they
+	// differ from the newest in keys of nodes, which the agent does not need yet.
+	usableFabrics map[[32]byte]struct{}
 }
 
 // ruleNews lists the changes since slices were last compiled.
 type ruleNews struct {
 	identities map[identity.ID]struct{}
-	fabric     bool      // more than keys
-	keys       bool      // of nodes
+	fabric     bool      // more than keys of nodes has changed
+	keys       bool      // keys of nodes have changed
 	keysDue    time.Time // when the keys are worth new slices; zero for never
 }
 
@@ -84,7 +84,7 @@ func (b *rulebook) identityChanged(id identity.ID) {
 	b.changed.Fire()
 }
 
-// fabricChanged says that there are other nodes, or that one is reached elsewhere.
+// fabricChanged says that the nodes or their addresses have changed.
 func (b *rulebook) fabricChanged() {
 	b.newsMu.Lock()
 	b.news.fabric = true
@@ -112,8 +112,8 @@ func (b *rulebook) nodeRenewed(notAfter time.Time) {
 	}
 }
 
-// takeNews returns the changes since the last call. Keys that are not due yet stay
-// in news.
+// takeNews returns the changes since the last call. A keysDue that has not come yet
+// stays.
 func (b *rulebook) takeNews() (news ruleNews, keysDue bool) {
 	b.newsMu.Lock()
 	defer b.newsMu.Unlock()
@@ -152,11 +152,11 @@ func (b *rulebook) refresh() error {
 		b.fabricChanged() // tried again with the next question
 		return err
 	}
-	if news.fabric || keysDue || len(b.fine) >= maxFine {
-		b.fine = map[[32]byte]struct{}{}
+	if news.fabric || keysDue || len(b.usableFabrics) >= maxUsableFabrics {
+		b.usableFabrics = map[[32]byte]struct{}{}
 	}
 	b.fabric = part
-	b.fine[part.Sum] = struct{}{}
+	b.usableFabrics[part.Sum] = struct{}{}
 	return nil
 }
 
@@ -192,7 +192,7 @@ type heldSlice struct {
 	Until         time.Time
 	Rules, Fabric [32]byte
 
-	renewAt time.Time // the writer's alone: the content aside, a new slice is due then
+	renewAt time.Time // set by the writer: a new slice is due then, even with the same content
 }
 
 func heldOf(s *slice.Slice) heldSlice {
@@ -218,7 +218,7 @@ func (b *rulebook) slice(device identity.ID, held heldSlice) ([]byte, heldSlice,
 		return nil, held, err
 	}
 	now, span := b.now(), b.span(&known)
-	_, fine := b.fine[held.Fabric]
+	_, fine := b.usableFabrics[held.Fabric]
 	held.renewAt = renewSliceAt(device, held.Until, span)
 	if held.Rules == part.Sum && fine && now.Before(held.renewAt) && !held.Until.After(now.Add(span)) {
 		return nil, held, nil
@@ -229,8 +229,8 @@ func (b *rulebook) slice(device identity.ID, held heldSlice) ([]byte, heldSlice,
 }
 
 // span is how long a slice of known holds from its issue on. The max_stale of its
-// callers has no part in it: that is about certificates that have ended, and an
-// agent lets no device, service or user in with one.
+// callers does not matter here. It concerns certificates that have ended, and an agent
+// admits no device, service or user with such a certificate.
 func (b *rulebook) span(known *directory.Identity) time.Duration {
 	if own := b.set.Certificate(subjectOf(known)).MaxStale; own > 0 {
 		return min(own, slice.MaxStale)

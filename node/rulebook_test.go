@@ -288,7 +288,7 @@ func TestRulesStreamInTime(t *testing.T) {
 		lamp := known(identity.Device, "l1", "lamp")
 		b.put(t, lamp)
 		lyon := testAgentRules(t, filepath.Join(t.TempDir(), "rules"), b.root)
-		lyon.serve(lamp.ID)
+		lyon.startServing(lamp.ID)
 		defer b.connect(t, lyon)()
 		<-time.After(rulesPause)
 		seen := map[uint64]bool{}
@@ -372,7 +372,7 @@ func TestRulesStream(t *testing.T) {
 		b.put(t, p1, p2)
 		dir := filepath.Join(t.TempDir(), "rules")
 		lyon := testAgentRules(t, dir, b.root)
-		lyon.serve(p1.ID)
+		lyon.startServing(p1.ID)
 		cut := b.connect(t, lyon)
 		wait := func() { <-time.After(rulesPause); synctest.Wait() }
 		wait()
@@ -380,10 +380,10 @@ func TestRulesStream(t *testing.T) {
 		if first == 0 || lyon.issued(p2.ID) != 0 {
 			t.Fatalf("issued %d and %d", first, lyon.issued(p2.ID))
 		}
-		lyon.serve(p2.ID)
-		lyon.serve(p2.ID) // a second connection
+		lyon.startServing(p2.ID)
+		lyon.startServing(p2.ID) // a second connection
 		wait()
-		lyon.drop(p2.ID)
+		lyon.stopServing(p2.ID)
 		wait()
 		if lyon.issued(p2.ID) == 0 {
 			t.Error("an agent that connected later has no rules")
@@ -408,7 +408,7 @@ func TestRulesStream(t *testing.T) {
 
 		// The node starts again, with the writer away and then back.
 		lyon = testAgentRules(t, dir, b.root)
-		lyon.serve(p1.ID)
+		lyon.startServing(p1.ID)
 		if lyon.issued(p1.ID) != second {
 			t.Error("rules not kept")
 		}
@@ -433,7 +433,7 @@ func TestRulesStreamRefuses(t *testing.T) {
 	other.put(t, device)
 	dir := filepath.Join(t.TempDir(), "rules")
 	r := testAgentRules(t, dir, b.root)
-	r.serve(device.ID)
+	r.startServing(device.ID)
 	sign := func(b *testBook) []byte {
 		t.Helper()
 		raw, _, err := b.slice(device.ID, heldSlice{})
@@ -443,20 +443,20 @@ func TestRulesStreamRefuses(t *testing.T) {
 		return raw
 	}
 	older, newest := sign(b), sign(b)
-	if err := r.keep(newest); err != nil {
+	if err := r.storeSlice(newest); err != nil {
 		t.Fatal(err)
 	}
 	issued := r.issued(device.ID)
-	if err := r.keep(sign(other)); err == nil {
+	if err := r.storeSlice(sign(other)); err == nil {
 		t.Error("rules of another fabric were kept")
 	}
-	if err := r.keep(newest[:100]); err == nil {
+	if err := r.storeSlice(newest[:100]); err == nil {
 		t.Error("torn rules were kept")
 	}
 	if text := r.warning(); text != "rules of agents that another node sent were refused since the start of this one: 1 forged, 1 malformed" {
 		t.Errorf("warning %q", text)
 	}
-	if err := r.keep(older); err != nil || r.issued(device.ID) != issued {
+	if err := r.storeSlice(older); err != nil || r.issued(device.ID) != issued {
 		t.Errorf("older rules: %v", err)
 	}
 	near, far := net.Pipe()
@@ -474,8 +474,8 @@ func TestRulesStreamRefuses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, sliceFile(device.ID)), []byte("torn"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.drop(device.ID)
-	if r.serve(device.ID); r.issued(device.ID) != 0 {
+	r.stopServing(device.ID)
+	if r.startServing(device.ID); r.issued(device.ID) != 0 {
 		t.Error("a damaged file counts as rules")
 	}
 
@@ -483,7 +483,7 @@ func TestRulesStreamRefuses(t *testing.T) {
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.keep(newest); err != nil || string(r.read(device.ID)) != string(newest) {
+	if err := r.storeSlice(newest); err != nil || string(r.read(device.ID)) != string(newest) {
 		t.Errorf("on a full disk: %v", err)
 	}
 
@@ -553,7 +553,7 @@ func TestStandings(t *testing.T) {
 		{"an enrolment", func(r *directory.Identity) { r.ID = testID(identity.Device, "p2") }, true},
 	} {
 		tt.change(&device)
-		if got := s.take(&device); got != tt.want {
+		if got := s.update(&device); got != tt.want {
 			t.Errorf("%s: %v", tt.name, got)
 		}
 	}

@@ -85,9 +85,9 @@ func (n *Node) setUp(ctx context.Context) error {
 	n.fresh = s == nil
 	switch {
 	case s == nil && n.cfg.Join != "":
-		s, err = n.join(ctx)
+		s, err = n.joinFabric(ctx)
 	case s == nil:
-		s, err = n.found()
+		s, err = n.foundFabric()
 	case n.cfg.Join != "":
 		n.log.Info("--join is not needed any more: this data directory has an identity")
 	}
@@ -155,9 +155,9 @@ func writeSettings(dir string, s *settings) error {
 	return atomicfile.Write(settingsPath(dir), append(text, '\n'), 0o600)
 }
 
-// found decides the names of a new fabric. Its keys and certificates follow in
+// foundFabric decides the names of a new fabric. Its keys and certificates follow in
 // openAuthority, which repeats the steps that a crash left undone.
-func (n *Node) found() (*settings, error) {
+func (n *Node) foundFabric() (*settings, error) {
 	store, err := identity.OpenStore(filepath.Join(n.cfg.DataDir, "identity"))
 	if err != nil {
 		return nil, err
@@ -186,8 +186,8 @@ func (n *Node) found() (*settings, error) {
 	return s, writeSettings(n.cfg.DataDir, s)
 }
 
-// join enrols this node with a site ticket.
-func (n *Node) join(ctx context.Context) (*settings, error) {
+// joinFabric enrols this node with a site ticket.
+func (n *Node) joinFabric(ctx context.Context) (*settings, error) {
 	t, err := identity.ParseTicket(n.cfg.Join)
 	if err != nil {
 		return nil, control.Fail(control.Invalid, "paste the whole line that hpmq site invite printed", err)

@@ -48,7 +48,7 @@ func (p *slicePusher) run(ctx context.Context) error {
 			}
 			one, end := context.WithCancel(ctx)
 			served[id] = connection{since, end}
-			pushing.Go(func() { p.keep(one, id) })
+			pushing.Go(func() { p.pushSlices(one, id) })
 		}
 		select {
 		case <-ctx.Done():
@@ -68,10 +68,10 @@ const refusedPause = time.Minute
 // refusedByAgent is the reason of a refusal that an agent tells in words.
 const refusedByAgent slice.Reason = "by_agent"
 
-// keep passes the slice of one agent on, and each newer one.
-func (p *slicePusher) keep(ctx context.Context, id identity.ID) {
-	p.rules.serve(id)
-	defer p.rules.drop(id)
+// pushSlices passes the slice of one agent on, and each newer one.
+func (p *slicePusher) pushSlices(ctx context.Context, id identity.ID) {
+	p.rules.startServing(id)
+	defer p.rules.stopServing(id)
 	var sent uint64
 	for ctx.Err() == nil {
 		arrived := p.rules.arrived.Wait()

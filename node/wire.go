@@ -84,13 +84,14 @@ func (a *authorizer) Rights(p mqtt.Principal) mqtt.Rights {
 	a.mu.Unlock()
 	if s == nil || !s.Is(set, sub) {
 		s = set.Session(sub)
-		a.keep(p.ID, s)
+		a.shareRights(p.ID, s)
 	}
 	return rights{trust.NewRights(s)}
 }
 
-// keep remembers s until the last session that uses it is gone.
-func (a *authorizer) keep(id identity.ID, s *policy.Session) {
+// shareRights lets further sessions of id use s, until the last session that uses it
+// is gone.
+func (a *authorizer) shareRights(id identity.ID, s *policy.Session) {
 	w := weak.Make(s)
 	a.mu.Lock()
 	a.known[id] = w

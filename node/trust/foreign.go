@@ -21,7 +21,7 @@ import (
 // The other site accepted the message by the policy and the directory that it had.
 // Where ours are older the message waits for them (ErrUnsettled). Where ours are
 // newer, a deny holds at once. A grant that is gone still counts for messages sent
-// before it went: see pastpolicy.go.
+// before it went: see past.go.
 
 const maxPublishers = 4096 // publishers with compiled rights in memory; beyond it all are compiled anew
 
@@ -96,8 +96,7 @@ func (r *Foreign) recorded(set *policy.Set) uint64 {
 	return 0
 }
 
-// install puts set in the place of the policy before it, unless a newer one has
-// come meanwhile.
+// install replaces the policy with set, unless a newer policy has come meanwhile.
 func (r *Foreign) install(set *policy.Set, since uint64, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,7 +106,7 @@ func (r *Foreign) install(set *policy.Set, since uint64, now time.Time) bool {
 	case r.set == set:
 		return true
 	}
-	past := slices.Clone(r.past) // compile may have handed out the other
+	past := slices.Clone(r.past) // compile may have handed out the old slice
 	if r.set.Len() > 0 {         // the first set denies everything
 		past = append([]pastSet{newPastSet(r.set, since, now)}, past...)
 	}
@@ -117,7 +116,7 @@ func (r *Foreign) install(set *policy.Set, since uint64, now time.Time) bool {
 	return true
 }
 
-// IdentitiesChanged makes the rights of all publishers be asked for anew.
+// IdentitiesChanged drops the compiled rights of all publishers.
 func (r *Foreign) IdentitiesChanged() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -149,31 +148,32 @@ func (r *Foreign) Accept(sender identity.ID, m *store.Message) error {
 		return nil
 	}
 	err := fmt.Errorf("publisher %s at %s: %s", x.subject.ID.Short(), m.Origin.Site, d.Reason())
-	if x.settles(m, d) {
+	if x.refusesForGood(m, d) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", err, ErrUnsettled)
 }
 
-// settles reports whether the refusal d is for good: m is older than the policy in
-// force, so this node knows all that the site knew when it took m. A deny refuses
-// messages under way for good as well: else each new deny would hold up a link.
-func (x *foreignRights) settles(m *store.Message, d policy.Decision) bool {
+// refusesForGood reports whether the refusal d is final. It is final when m is older
+// than the policy in force: this node then knows everything that the site knew when it
+// accepted m. A deny is final for messages under way as well: else each new deny would
+// hold up a link.
+func (x *foreignRights) refusesForGood(m *store.Message, d policy.Decision) bool {
 	if d.Denied() {
 		return !olderThan(x.since, m.HLC)
 	}
 	return m.HLC < x.since
 }
 
-// excused reports whether a policy of the past let m be sent, and no deny of the
-// one in force forbids it.
+// excused reports whether a past policy allowed m, and no deny of the policy in force
+// forbids it.
 func (x *foreignRights) excused(m *store.Message, stamp uint64, now time.Time) bool {
 	published, left := !asPublish(x.now, m).Denied(), !asWill(x.now, m).Denied()
 	if !published && !left {
 		return false
 	}
 	for _, p := range x.past() {
-		if p.counts(stamp, now) && (published && asPublish(p.session, m).Allowed || left && asWill(p.session, m).Allowed) {
+		if p.appliesTo(stamp, now) && (published && asPublish(p.session, m).Allowed || left && asWill(p.session, m).Allowed) {
 			return true
 		}
 	}
@@ -188,11 +188,11 @@ func (r *Foreign) Stays(m *store.Message) bool {
 	if err != nil || !IsMachine(id) && !r.clearsForeign(id, m) {
 		return false
 	}
-	x, err := r.of(publisherAt{m.Publisher, r.Site.Name})
+	x, err := r.rightsOf(publisherAt{m.Publisher, r.Site.Name})
 	return err != nil || !publishes(x.now, m).Allowed
 }
 
-// publishes asks whether m may have been published, or been left behind.
+// publishes reports whether m may have been published, or left behind as a will.
 func publishes(x *policy.Session, m *store.Message) policy.Decision {
 	d := asPublish(x, m)
 	if d.Allowed {
@@ -238,8 +238,8 @@ func (r *Foreign) clearsForeign(id identity.ID, m *store.Message) bool {
 	return len(kept) == 1 && (kept[0].Origin.Site != "" && kept[0].Origin.Site != r.Site.Name || r.Stays(kept[0]))
 }
 
-// of returns the rights of a publisher.
-func (r *Foreign) of(key publisherAt) (*foreignRights, error) {
+// rightsOf returns the rights of a publisher.
+func (r *Foreign) rightsOf(key publisherAt) (*foreignRights, error) {
 	r.mu.Lock()
 	x := r.rights[key]
 	r.mu.Unlock()

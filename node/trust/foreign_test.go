@@ -293,7 +293,7 @@ func TestPastPoliciesAreBounded(t *testing.T) {
 func TestPastPolicyOfAWrongClock(t *testing.T) {
 	now := time.Now()
 	clock := func(d time.Duration) uint64 { return hlc.At(now.Add(d)) }
-	if p := newPastSet(nil, clock(time.Hour), now); !p.counts(clock(0), now.Add(pastPolicyTime-time.Second)) || p.counts(clock(0), now.Add(pastPolicyTime)) {
+	if p := newPastSet(nil, clock(time.Hour), now); !p.appliesTo(clock(0), now.Add(pastPolicyTime-time.Second)) || p.appliesTo(clock(0), now.Add(pastPolicyTime)) {
 		t.Errorf("counts until %v, want a day from %v", p.until, now)
 	}
 	files := map[string][]byte{"main.hcl": policy.Default()}

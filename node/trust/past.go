@@ -11,12 +11,12 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// A message that waited at its site was sent under the policy of its time. These
-// are the policies before the one in force, and the stamps that messages are
-// compared with.
+// A message that waited at its site was sent under the policy of its time. This file
+// keeps the policies before the one in force, and the stamps of messages, which say
+// under which policy a message was sent.
 //
-// A stamp is the hybrid clock of the sending site, the time of a change that of
-// the CA node which recorded it. Both follow wall clocks, and neither runs behind
+// A stamp is the hybrid clock of the sending site. The time of a change is the hybrid
+// clock of the CA node that recorded it. Both follow wall clocks, and neither runs behind
 // its own. Messages of a site with a slow clock, or of a site that lies, count as
 // older: the bounds are the stamps that it sent before, and pastPolicyTime on our
 // own clock. Messages of a site with a fast clock count as newer: beyond
@@ -50,8 +50,8 @@ func newPastSet(set *policy.Set, replaced uint64, now time.Time) pastSet {
 	return pastSet{set, replaced, from.Add(pastPolicyTime)}
 }
 
-// counts reports whether the policy is asked about a message with this stamp.
-func (p *pastSet) counts(stamp uint64, now time.Time) bool {
+// appliesTo reports whether the policy is asked about a message with this stamp.
+func (p *pastSet) appliesTo(stamp uint64, now time.Time) bool {
 	return !olderThan(p.replaced, stamp) && now.Before(p.until)
 }
 
@@ -65,9 +65,9 @@ type stamps map[identity.ID]epochStamp
 
 type epochStamp struct{ epoch, highest uint64 }
 
-// raise returns the stamp that m counts with, and remembers it. Only numbered
-// messages are remembered: a message without a number overtakes the log, and the
-// messages of the log would then seem new.
+// raise returns the stamp of m, or a higher one that sender used before in the same
+// epoch. It remembers the stamps of numbered messages only: a message without a number
+// overtakes the log, and the messages of the log would then seem new.
 func (s *stamps) raise(sender identity.ID, m *store.Message) uint64 {
 	at := (*s)[sender]
 	if at.epoch != m.Origin.Epoch {

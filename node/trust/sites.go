@@ -32,8 +32,8 @@ func NewReceivers(inForce func() *policy.Set) *Receivers {
 	return s
 }
 
-// of returns the rights of a site.
-func (s *Receivers) of(site string) *policy.SiteRights {
+// rightsOf returns the rights of a site.
+func (s *Receivers) rightsOf(site string) *policy.SiteRights {
 	set, known := s.policy(), s.rights.Load()
 	if r := known.site[site]; r != nil && known.set == set {
 		return r
@@ -63,5 +63,5 @@ func (s *Receivers) compile(site string) *policy.SiteRights {
 // Receives reports whether a site may receive m. It does not block, and where it
 // allows it does not allocate.
 func (s *Receivers) Receives(site string, m *store.Message) bool {
-	return s.of(site).Receive(m.Topic).Allowed
+	return s.rightsOf(site).Receive(m.Topic).Allowed
 }

@@ -28,8 +28,8 @@ func TestReceivers(t *testing.T) {
 	apply(string(policy.Default()))
 	check("first policy", "lyon", false, true)
 	check("first policy", "home", true, true)
-	first := s.of("lyon")
-	if s.of("lyon") != first {
+	first := s.rightsOf("lyon")
+	if s.rightsOf("lyon") != first {
 		t.Error("compiled again under the same policy")
 	}
 	apply("version = 1")
