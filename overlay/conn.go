@@ -104,8 +104,8 @@ func (n *Node) admit(c *conn) error {
 	return nil
 }
 
-// serverConfig is the TLS side of accepting, which also counts and reports the
-// strangers.
+// serverConfig is the TLS configuration for incoming connections. It also counts and
+// reports strangers.
 func (n *Node) serverConfig() *tls.Config {
 	cfg := identity.ServerConfig(n.opts.Source, []string{ALPN}, tls.RequireAnyClientCert, identity.ServeEnded(n.opts.ServeEnded))
 	cfg.SessionTicketsDisabled = true // every connection proves its certificate
@@ -163,7 +163,7 @@ func (n *Node) serveAccepted(qc *quic.Conn) {
 	c.serve()
 }
 
-// deny ends c because its peer is not welcome, or no more.
+// deny ends c because its peer is not accepted, or no longer.
 func (c *conn) deny(err error) {
 	if errors.Is(err, ErrStopped) {
 		c.close(codeStopping, "shutting down")
@@ -210,7 +210,7 @@ func (c *conn) entry() *logrus.Entry {
 }
 
 // serve runs a live connection: its end at its certificates' end, its datagrams
-// and the streams that the peer opens. It returns when all of that has ended.
+// and the streams that the peer opens. It returns when all of them have ended.
 func (c *conn) serve() {
 	ctx := c.qc.Context()
 	expiry := time.AfterFunc(time.Until(c.notAfter), func() { c.closeExpired(time.Now()) })

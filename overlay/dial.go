@@ -15,17 +15,17 @@ import (
 )
 
 // Dial makes one attempt to connect to expect at a UDP host:port and returns the
-// identity that answered. The zero identity expects anybody that
-// [Options.Accept] takes. It waits for [Node.Run] to have started, and takes at
+// identity that answered. The zero identity accepts any peer that
+// [Options.Accept] allows. Dial waits for [Node.Run] to have started, and takes at
 // most [Options.HandshakeTimeout] after that.
 func (n *Node) Dial(ctx context.Context, addr string, expect identity.ID) (identity.ID, error) {
 	return n.attempt(ctx, ctx, addr, expect)
 }
 
-// attempt is Dial with a wanted context that may end sooner than ctx. It stops
-// the attempt only until the handshake is done: two nodes that dial each other
-// would otherwise each drop its own connection in favour of the other's, and
-// both be gone.
+// attempt is Dial with a second context, wanted, that may end sooner than ctx. The
+// end of wanted stops the attempt only before the handshake is done. Later it must
+// not: two nodes that dial each other would each drop its own connection in favour of
+// the other's, and both connections would be gone.
 func (n *Node) attempt(ctx, wanted context.Context, addr string, expect identity.ID) (identity.ID, error) {
 	if expect == n.ID() {
 		return identity.ID{}, fmt.Errorf("dial %s: that is this node", expect.Short())
@@ -63,8 +63,8 @@ func (n *Node) attempt(ctx, wanted context.Context, addr string, expect identity
 	return identity.ID{}, fmt.Errorf("dial %s: %w", addr, err)
 }
 
-// dialWithin dials with the first of shares equal parts of the time that ctx
-// leaves, so that a dead address of a host does not use up that of the next.
+// dialWithin divides the time that ctx leaves into equal shares and dials for one of
+// them. So a dead address of a host does not use up the time of the next.
 func (n *Node) dialWithin(ctx, wanted context.Context, shares int, to *net.UDPAddr, expect identity.ID) (*conn, error) {
 	if deadline, ok := ctx.Deadline(); ok && shares > 1 {
 		var cancel context.CancelFunc
@@ -121,8 +121,8 @@ func (n *Node) dial(ctx, wanted context.Context, to *net.UDPAddr, expect identit
 // errNoAnswer is a dial that was not answered, whichever timer saw it first.
 var errNoAnswer = errors.New("no answer")
 
-// handshakeError puts a failed handshake in words that are the same each time, so
-// that it is told once. In TLS 1.3 a dialer hears of the verdict on its certificate
+// handshakeError describes a failed handshake in the same words each time, so that it
+// is logged once. In TLS 1.3 a dialer hears of the verdict on its certificate
 // after its own handshake.
 func (n *Node) handshakeError(err error) error {
 	var idle *quic.IdleTimeoutError

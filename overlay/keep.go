@@ -14,14 +14,14 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 )
 
-// How a wanted connection is looked after; the package comment gives the sum.
+// How Keep watches a wanted connection; the package comment gives the total times.
 const (
 	watchInterval = time.Second            // between looks at the connection
-	silentAfter   = 3 * time.Second        // without an answer: dial beside it
-	reviveTime    = 500 * time.Millisecond // for the old connection to speak once the new one does
+	silentAfter   = 3 * time.Second        // without an answer: dial a second connection
+	reviveTime    = 500 * time.Millisecond // for the old connection to answer once the new one does
 	stableAfter   = 5 * time.Second        // a connection that ends sooner does not reset the pauses
-	minPause      = 100 * time.Millisecond // smallest upper bound of the pause between dials
-	maxPause      = 5 * time.Second        // largest
+	minPause      = 100 * time.Millisecond // smallest upper bound of the random pause between dials
+	maxPause      = 5 * time.Second        // largest upper bound of it
 	maxAttempts   = 4                      // dials of one target at a time
 )
 
@@ -37,7 +37,7 @@ func (n *Node) Keep(ctx context.Context, t Target) error {
 	if t.ID.IsZero() || t.ID == n.ID() {
 		return fmt.Errorf("keep a connection to %q: not another node", t.ID.Short())
 	}
-	lost := time.Now() // since when there is no working connection
+	lost := time.Now() // start of the time without a working connection
 	for {
 		if n.newest(t.ID) == nil {
 			n.redial(ctx, t, nil, lost, nil)
@@ -132,11 +132,11 @@ func (n *Node) succeed(ctx context.Context, t Target, c *conn, p *pulse) {
 
 // succession is a connection that was replaced, and its answers since then.
 type succession struct {
-	since  time.Time // the newest has answered at every look
+	since  time.Time // since then the newest has answered at every look
 	old    *pulse
 	newest *pulse
-	before uint64 // answers that the old one had got at first
-	alive  bool   // it has answered since, and nothing was sent there without
+	before uint64 // answers on the old one when it was replaced or last alive
+	alive  bool   // the old one has answered since, and no packet there is unanswered
 }
 
 // endReplaced looks after the connections that were replaced. It ends one that does not
@@ -187,10 +187,9 @@ func (s *succession) look(now time.Time) {
 	}
 }
 
-// redial dials every address of t again and again until there is a connection
-// other than before, revived says so, ctx is done or the node stops.
-// Attempts overlap: one made while the path is cut must not hold up the one
-// after it.
+// redial dials every address of t in turn. It ends when there is a connection other
+// than before, revived reports true, ctx is done or the node stops. Attempts overlap:
+// an attempt made while the path is cut must not hold up the next.
 func (n *Node) redial(ctx context.Context, t Target, before *conn, lost time.Time, revived func() bool) {
 	wanted, cancel := context.WithCancel(ctx)
 	var attempts sync.WaitGroup
@@ -211,7 +210,7 @@ func (n *Node) redial(ctx context.Context, t Target, before *conn, lost time.Tim
 			select {
 			case slots <- struct{}{}:
 			default:
-				continue // enough under way
+				continue // maxAttempts dials are under way
 			}
 			addr := addrs[next%len(addrs)] // each address in turn: a silent address does not block the next
 			next++
@@ -228,9 +227,9 @@ func (n *Node) redial(ctx context.Context, t Target, before *conn, lost time.Tim
 	}
 }
 
-// pauseFor returns the pause before the next dial of a peer that was lost so
-// long ago: fully jittered below an eighth of that, within bounds. The wait
-// after the end of an outage is thus a fraction of the outage.
+// pauseFor returns the pause before the next dial of a peer that has been lost for
+// so long. It is random, below an eighth of that time and within bounds. So the wait
+// after the end of an outage is a fraction of the outage.
 func pauseFor(lost time.Duration) time.Duration {
 	return rand.N(min(max(lost/8, minPause), maxPause))
 }
@@ -262,9 +261,9 @@ type pulse struct {
 	c        *conn
 	received uint64    // packets, at the last look
 	sent     uint64    // packets, when received last grew
-	heard    time.Time // when that was
-	asking   bool      // something was sent since and is not answered
-	asked    time.Time // since when
+	heard    time.Time // when received last grew
+	asking   bool      // a packet was sent since and has no answer
+	asked    time.Time // start of asking
 }
 
 func newPulse(c *conn) *pulse {
@@ -280,7 +279,7 @@ func (p *pulse) look(now time.Time) {
 	}
 	asking := stats.PacketsSent > p.sent
 	if asking && !p.asking {
-		p.asked = now // an idle connection was not asked before, however long ago it spoke
+		p.asked = now // not heard: an idle connection may have been silent for long without being asked
 	}
 	p.asking = asking
 }

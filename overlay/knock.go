@@ -25,7 +25,7 @@ func (n *Node) knocked(from net.Addr) {
 		return
 	}
 	addr := plainAddr(from)
-	for _, c := range n.every() {
+	for _, c := range n.allConns() {
 		if c.remote() == addr {
 			c.ping()
 		}

@@ -160,7 +160,7 @@ func (n *Node) stop() {
 	n.mu.Lock()
 	n.closed = true
 	n.mu.Unlock()
-	for _, c := range n.every() {
+	for _, c := range n.allConns() {
 		c.close(codeStopping, "shutting down")
 	}
 }
@@ -199,7 +199,7 @@ func (n *Node) Disconnect(peer identity.ID, reason string) {
 // connection and ends the connections that would be refused now. Call it when the
 // answer may have changed.
 func (n *Node) Recheck() {
-	for _, c := range n.every() {
+	for _, c := range n.allConns() {
 		if err := n.verify(c); err != nil {
 			c.deny(err)
 		}
@@ -215,7 +215,7 @@ func (n *Node) sweep(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			for _, c := range n.every() {
+			for _, c := range n.allConns() {
 				c.closeExpired(now)
 			}
 			for _, c := range n.duplicates(now) {

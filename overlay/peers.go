@@ -13,7 +13,7 @@ import (
 )
 
 // add puts c among the live connections. A peer that has too many loses one: the
-// oldest that nothing uses, or else the oldest.
+// oldest without streams, or else the oldest.
 func (n *Node) add(c *conn) error {
 	n.mu.Lock()
 	if n.closed {
@@ -99,7 +99,7 @@ func (n *Node) newest(peer identity.ID) *conn {
 	return nil
 }
 
-func (n *Node) every() []*conn {
+func (n *Node) allConns() []*conn {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var all []*conn

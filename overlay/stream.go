@@ -215,13 +215,13 @@ func readHeader(r io.Reader) (string, error) {
 // accept serves one stream that the peer opened.
 func (c *conn) accept(ctx context.Context, qs *quic.Stream) {
 	s := newStream(c, qs, "")
-	if !c.node.reserve(c) {
+	if !c.node.reserveStream(c) {
 		c.refuse(s, codeBusy, ErrBusy)
 		return
 	}
 	h, code, err := c.handler(s)
 	if err != nil {
-		c.node.release(c) // before the peer hears of it and opens the next
+		c.node.releaseStream(c) // before the peer hears of it and opens the next
 		c.refuse(s, code, err)
 		return
 	}
@@ -229,7 +229,7 @@ func (c *conn) accept(ctx context.Context, qs *quic.Stream) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer s.Close()
-	defer c.node.release(c)
+	defer c.node.releaseStream(c)
 	h(ctx, s)
 }
 
@@ -274,8 +274,8 @@ func (c *conn) refuse(s *Stream, code quic.StreamErrorCode, err error) {
 	}
 }
 
-// reserve counts a stream against its peer's limit over all connections.
-func (n *Node) reserve(c *conn) bool {
+// reserveStream counts a stream against its peer's limit over all connections.
+func (n *Node) reserveStream(c *conn) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	total := c.accepted
@@ -291,7 +291,7 @@ func (n *Node) reserve(c *conn) bool {
 	return true
 }
 
-func (n *Node) release(c *conn) {
+func (n *Node) releaseStream(c *conn) {
 	n.mu.Lock()
 	c.accepted--
 	n.mu.Unlock()

@@ -79,8 +79,8 @@ func (r *Relay) Carrier(ctx context.Context, target identity.ID) (net.Conn, erro
 	}
 }
 
-// Handle serves a carrier that another node opened. It passes it to the agent if
-// that is connected here, and never to a further node.
+// Handle serves a carrier that another node opened. It passes the carrier to the agent
+// if the agent is connected here, and never to a further node.
 func (r *Relay) Handle(ctx context.Context, s *overlay.Stream) {
 	from := s.PeerID()
 	log := r.log.WithField(logfield.Peer, from.String())
@@ -122,8 +122,8 @@ func receive(s *overlay.Stream) (*header, error) {
 	return h, s.SetReadDeadline(time.Time{})
 }
 
-// accept extends a carrier from a node to the agent. The carrier it returns
-// counts against both.
+// accept extends a carrier from a node to the agent. The returned carrier counts
+// against the limits of both.
 func (r *Relay) accept(ctx context.Context, from identity.ID, h *header) (*carrier, status) {
 	if h.Hops < 1 || h.Target.Kind == identity.Node || !r.node.Connected(h.Target) {
 		return nil, statusNotHere

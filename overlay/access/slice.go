@@ -68,11 +68,11 @@ func deliver(s io.ReadWriter, slice []byte) error {
 	return nil
 }
 
-// ReceiveSlice returns the agent's handler of [SliceProtocol]. It gives each
-// slice that a node brings to take, which verifies it, keeps it and acts by it
-// before it returns nil. Several may come at once. A node only carries a slice: the
-// directory's writer must have signed it. A slice above [MaxSlice] is not read, and
-// tooLarge is told.
+// ReceiveSlice returns the agent's handler of [SliceProtocol]. It calls take with each
+// slice that a node brings. take verifies the slice, keeps it and acts by it before it
+// returns nil. Several slices may come at once. A node only carries a slice: the
+// directory's writer must have signed it. A slice above [MaxSlice] is not read;
+// tooLarge is called instead.
 func ReceiveSlice(take func(node identity.ID, slice []byte) error, tooLarge func(node identity.ID, err error)) overlay.Handler {
 	slots := make(chan struct{}, maxDeliveries)
 	return func(_ context.Context, s *overlay.Stream) {

@@ -50,8 +50,8 @@ func splice(ctx context.Context, a, b net.Conn, toB, toA *atomic.Int64) error {
 	return firstCause(there, back)
 }
 
-// firstCause returns the error that ended a splice rather than the one that the
-// other direction got when it was aborted.
+// firstCause returns the error that ended a splice, not the error that the abort
+// caused in the other direction.
 func firstCause(there, back error) error {
 	if there == nil || back != nil && errors.Is(there, net.ErrClosed) {
 		return back
