@@ -53,10 +53,10 @@ type Keys struct {
 	rootList    []byte // see ensureRootList; nil if there is none
 	signer      ed25519.PrivateKey
 
-	mu      sync.Mutex
-	issuer  issuer
-	earlier []issuer // that issued certificates still valid; their keys sign revocation lists
-	late    error    // why issuer is not renewed though it is due
+	mu       sync.Mutex
+	issuer   issuer
+	earlier  []issuer // that issued certificates still valid; their keys sign revocation lists
+	renewErr error    // why the renewal of issuer failed, although it is due
 }
 
 // issuer is a certificate that issues, and its key. The key of an earlier one is
@@ -70,9 +70,9 @@ type issuer struct {
 // ErrClock is wrapped by errors about a clock that cannot be right.
 var ErrClock = errors.New("this machine's clock is wrong")
 
-// earliest is before every release of this program: a clock that says less, as
-// one without a battery does, would make a root that has expired when it is put
-// right.
+// earliest is before every release of this program. An earlier clock is wrong, as one
+// without a battery is. It would make a root that has expired by the time the clock is
+// put right.
 var earliest = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
 
 // checkClock returns an error if it cannot be as early as now.
@@ -246,12 +246,12 @@ func (k *Keys) current() (issuer, error) {
 	ends := cert.NotAfter.Sub(now) <= cert.NotAfter.Sub(issued)/3
 	ahead := now.Before(issued) && !now.Before(identity.Issued(k.root)) // before the root was made, the clock is wrong now
 	if !ends && !ahead {
-		k.late = nil
+		k.renewErr = nil
 		return k.issuer, nil
 	}
-	k.late = k.renewIssuer()
-	if k.late != nil && now.After(cert.NotAfter) {
-		return issuer{}, fmt.Errorf("renew the intermediate certificate, which ended %s: %w", cert.NotAfter.Format(time.DateOnly), k.late)
+	k.renewErr = k.renewIssuer()
+	if k.renewErr != nil && now.After(cert.NotAfter) {
+		return issuer{}, fmt.Errorf("renew the intermediate certificate, which ended %s: %w", cert.NotAfter.Format(time.DateOnly), k.renewErr)
 	}
 	return k.issuer, nil
 }
@@ -261,7 +261,7 @@ func (k *Keys) current() (issuer, error) {
 func (k *Keys) renewalFailure() (end time.Time, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.issuer.cert.NotAfter, k.late
+	return k.issuer.cert.NotAfter, k.renewErr
 }
 
 func (k *Keys) renewIssuer() error {

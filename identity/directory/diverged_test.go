@@ -26,7 +26,7 @@ func TestTamperedRecordIsRefused(t *testing.T) {
 		bad := bytes.Clone(body)
 		bad[i] ^= 1
 		r := newReplica(t)
-		err := r.take(new(source), frameRecords, bad)
+		err := r.handleFrame(new(source), frameRecords, bad)
 		if got := r.Tip().Count; err != nil && got != 0 || got == 2 {
 			t.Fatalf("byte %d changed: %d records stored, %v", i, got, err)
 		}
@@ -34,10 +34,10 @@ func TestTamperedRecordIsRefused(t *testing.T) {
 			t.Fatalf("byte %d changed: no error", i)
 		}
 	}
-	if err := r.take(new(source), frameRecords, body); err != nil {
+	if err := r.handleFrame(new(source), frameRecords, body); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.take(new(source), frameRecords, body); err != nil {
+	if err := r.handleFrame(new(source), frameRecords, body); err != nil {
 		t.Errorf("the same records again, from another peer: %v", err)
 	}
 	if diff := diffContent(r, w); diff != "" {
@@ -75,7 +75,7 @@ func TestWrongRecordIsRefused(t *testing.T) {
 	for name, tt := range tests {
 		r, bad := newReplica(t), good
 		tt.change(&bad)
-		if err := r.take(new(source), frameRecords, forge(t, bad, tt.key)); err == nil {
+		if err := r.handleFrame(new(source), frameRecords, forge(t, bad, tt.key)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 		if r.Tip().Count != 0 {

@@ -12,7 +12,7 @@ import (
 )
 
 // DivergedError says that a peer's log and this node's contradict each other.
-// Nothing was taken over. Someone must act: usually the writer was restored
+// No record was taken over. An operator must act: usually the writer was restored
 // from a backup older than its replicas.
 type DivergedError struct{ Here, There Point }
 
@@ -91,14 +91,14 @@ func (d *Directory) listen(s *source, r io.Reader) error {
 		if err != nil {
 			return err
 		}
-		if err := d.take(s, t, body); err != nil {
+		if err := d.handleFrame(s, t, body); err != nil {
 			d.refused.Add(1)
 			return err
 		}
 	}
 }
 
-func (d *Directory) take(s *source, t frameType, body []byte) error {
+func (d *Directory) handleFrame(s *source, t frameType, body []byte) error {
 	switch t {
 	case frameRecords:
 		if _, err := d.acceptRecords(body); err != nil {
@@ -158,7 +158,7 @@ func (d *Directory) acceptTold(s *source) error {
 	}
 	err := d.acceptHead(h)
 	if err != nil && by != s {
-		// A contradiction is the other source's: it is told when it speaks again.
+		// The contradicting head is of another source, which hears it with its next head.
 		d.sources.setHead(by, Head{}, false)
 		return nil
 	}

@@ -60,7 +60,7 @@ func (d *Directory) commitQueue() {
 		for i := range fork.all {
 			p.records = append(p.records, fork.all[i].Record)
 		}
-		s.join(fork)
+		s.merge(fork)
 	}
 	err := d.commit(s.all)
 	for _, p := range batch {

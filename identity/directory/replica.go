@@ -67,7 +67,7 @@ func (t *replicas) end(node identity.ID) {
 	t.changed.Fire()
 }
 
-func (t *replicas) note(node identity.ID, r Report, now time.Time) {
+func (t *replicas) recordReport(node identity.ID, r Report, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, known := t.last[node]; !known && len(t.last) >= maxReplicas {

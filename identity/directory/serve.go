@@ -148,7 +148,7 @@ func (f *feed) run(ctx context.Context, w io.Writer) error {
 			if err := f.check(w, report.Point); err != nil {
 				return err
 			}
-			f.d.replicas.note(f.follower, report, f.d.now())
+			f.d.replicas.recordReport(f.follower, report, f.d.now())
 			told = report
 		}
 		push = max(push, report.Point.Count+1)

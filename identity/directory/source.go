@@ -8,9 +8,9 @@ import (
 	"github.com/hpmq/hpmq/internal/wake"
 )
 
-// fetchTurn is how long one source is asked for missing records before it is
-// another's turn, if another has them: a source that is silent or slow on
-// purpose delays the history by no more.
+// fetchTurn is how long one source is asked for missing records before the turn goes
+// to another source that has them. So a source that is silent, or slow on purpose,
+// delays the history by this time at most.
 const fetchTurn = 3 * time.Second
 
 // source is a node that this replica follows.

@@ -26,7 +26,7 @@ func (s *stage) fork() *stage {
 	return &stage{index: s.index.draft(), tip: s.tip, clock: s.clock}
 }
 
-func (s *stage) join(fork *stage) {
+func (s *stage) merge(fork *stage) {
 	for _, e := range fork.all {
 		s.add(e.entry, e.content)
 	}

@@ -247,7 +247,7 @@ func TestHeadIsVerified(t *testing.T) {
 		"too large":         {make([]byte, maxHead+1), false},
 	} {
 		s := r.sources.add(node("w"))
-		if err := r.take(s, frameHead, tt.body); (err == nil) != tt.silent {
+		if err := r.handleFrame(s, frameHead, tt.body); (err == nil) != tt.silent {
 			t.Errorf("%s: %v", name, err)
 		}
 		r.sources.remove(s)
