@@ -37,7 +37,7 @@ type loaded struct {
 	module  *wasm.Module
 	caps    wasm.Capabilities
 	meter   *meter
-	workers atomic.Int32 // that have not yet left it
+	workers atomic.Int32 // workers that have not released it
 }
 
 // load checks and compiles f and starts it once, so that a function that cannot

@@ -20,7 +20,7 @@ type task struct {
 // one reader.
 type queue struct {
 	limit int
-	ready wake.Token // lies there while there may be tasks to take
+	ready wake.Token // set while there may be tasks
 
 	mu      sync.Mutex
 	tasks   []task
@@ -45,7 +45,7 @@ func (q *queue) push(t task) error {
 	return nil
 }
 
-// pushSwap appends a change of functions, for which there is always room.
+// pushSwap appends a change of functions; the limit does not count it.
 func (q *queue) pushSwap(functions map[string]*loaded) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -41,7 +41,7 @@ func (w *worker) runChain(ctx context.Context, t *task) Result {
 	return res
 }
 
-// conclude turns the messages that are left into a verdict.
+// conclude makes the verdict from the messages that the chain has put out.
 func (w *worker) conclude(res *Result) {
 	switch {
 	case len(w.now) == 0:

@@ -21,8 +21,8 @@ const (
 	caName        = "ca"
 )
 
-// serveBackup sends a backup. An error after its beginning can only be told by
-// breaking off.
+// serveBackup sends a backup. After its beginning, breaking off is the only way to
+// report an error.
 func (n *api) serveBackup(w http.ResponseWriter, r *http.Request) {
 	var q control.BackupRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4<<10)).Decode(&q); err != nil {
@@ -52,14 +52,14 @@ func (n *api) serveBackup(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Err() == nil {
 			n.log.WithError(err).Warn("backup broken off")
 		}
-		panic(http.ErrAbortHandler) // the asker must not take it for whole
+		panic(http.ErrAbortHandler) // the client must not take the backup for whole
 	}
 }
 
 // stageBackup gathers the state of one instant in a directory, by links. The
 // caller removes it, also after an error.
 func (n *api) stageBackup(withoutCA bool) (string, error) {
-	left, _ := filepath.Glob(filepath.Join(n.cfg.DataDir, stagingPrefix+"*")) // by one that was killed
+	left, _ := filepath.Glob(filepath.Join(n.cfg.DataDir, stagingPrefix+"*")) // left by a backup that was killed
 	for _, dir := range left {
 		if err := os.RemoveAll(dir); err != nil {
 			return "", err
@@ -77,8 +77,8 @@ func (n *api) stageBackup(withoutCA bool) (string, error) {
 	})
 }
 
-// inBackup tells whether a backup has the entry name of a data directory.
-// Messages are there by other means; the rest is made again.
+// inBackup reports whether a backup has the entry name of a data directory. Messages
+// get into a backup in another way; the other entries are made again.
 func inBackup(name string) bool {
 	switch name {
 	case "lock", control.SocketName, MQTTSocketName, "cache":

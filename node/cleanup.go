@@ -12,7 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// cleanUpRetry is after how long work is tried again that the store refused.
+// cleanUpRetry is the pause before work that the store refused is tried again.
 const cleanUpRetry = 10 * time.Second
 
 // cleaner does work that records ask for and that takes time.

@@ -13,8 +13,8 @@ import (
 func (n *Node) acceptPeer(id identity.ID) error {
 	switch id.Kind {
 	case identity.Node:
-		// A node that has just joined is in no replica yet; its certificate is
-		// enough to be told the rest.
+		// A node that has just joined is in no replica yet. Its certificate is enough
+		// to fetch the directory.
 		return nil
 	case identity.Device:
 		if _, err := n.trust.Subject(id); err != nil {

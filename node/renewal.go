@@ -20,7 +20,7 @@ func (n *Node) renew(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		r := &identity.Renewer{Store: n.store, Send: send, Names: n.names, CRL: n.crl, Log: n.log}
-		if !n.certified() { // moved to another address, or late
+		if !n.certified() { // the node's address has changed, or a renewal is overdue
 			if err := r.Renew(ctx); err != nil && ctx.Err() == nil {
 				n.log.WithError(err).Warn("this node's certificate does not name all of its addresses yet")
 			}

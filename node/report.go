@@ -43,7 +43,7 @@ func (n *Node) Status() *control.Status {
 	return s
 }
 
-// clockSkew is how far two clocks may be apart before it is worth a word.
+// clockSkew is how far two clocks may be apart before status warns.
 const clockSkew = 5 * time.Minute
 
 // quietWarning says since when the writer is not heard and what follows from it, ""

@@ -171,7 +171,7 @@ func (d *Directory) Identities() iter.Seq[Identity] {
 	}
 }
 
-// Node returns where the node id is reached.
+// Node returns the addresses of the node id.
 func (d *Directory) Node(id identity.ID) (Node, bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -244,7 +244,7 @@ func (d *Directory) TicketUse(ticketID string) (TicketUse, bool) {
 	return t, ok
 }
 
-// Void returns up to when the tickets for id are void.
+// Void returns the time up to which the tickets for id are void.
 func (d *Directory) Void(id identity.ID) (Void, bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

@@ -25,8 +25,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errTorn marks a last frame that a crash left incomplete. It was never
-// acknowledged to anybody.
+// errTorn marks a last frame that a crash left incomplete. It was never acknowledged.
 var errTorn = errors.New("torn frame")
 
 // storage is the part of a file that a log needs.

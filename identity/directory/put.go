@@ -75,7 +75,7 @@ func (d *Directory) nextPut() *put {
 	d.queueMu.Lock()
 	defer d.queueMu.Unlock()
 	if len(d.queue) == 0 {
-		d.queue = nil // let go of the array behind
+		d.queue = nil // free the array
 		return nil
 	}
 	p := d.queue[0]

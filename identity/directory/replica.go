@@ -11,8 +11,8 @@ import (
 	"github.com/hpmq/hpmq/internal/wake"
 )
 
-// Report is a node's word about its own copy: how far its log goes and which
-// policy it has in force.
+// Report is a node's own claim about its copy: how far its log goes and which policy
+// it has in force.
 type Report struct {
 	Point  Point  `cbor:"1,keyasint"`
 	Policy uint64 `cbor:"2,keyasint"` // version in force; zero is none
@@ -27,8 +27,8 @@ func decodeReport(b []byte) (Report, error) {
 }
 
 // Replica is the last report of a node that followed this one. A captured node
-// may report more than it acts on; a record that it acknowledges is one that it
-// was sent.
+// may report more than it acts on. But it can acknowledge only records that were sent
+// to it.
 type Replica struct {
 	Report
 	Heard     time.Time // by the clock of this node

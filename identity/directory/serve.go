@@ -60,7 +60,8 @@ func (d *Directory) Serve(ctx context.Context, follower identity.ID, rw io.ReadW
 	return fmt.Errorf("serve directory: %w", err)
 }
 
-// protocolError tells a peer that breaks the protocol from one that left.
+// protocolError is the error of a peer that breaks the protocol, as opposed to one
+// that left.
 type protocolError struct{ err error }
 
 // Error implements error.
@@ -135,8 +136,8 @@ func (f *feed) next() (Report, *Point) {
 }
 
 // run sends to the follower until ctx is done. Records that were in the log
-// before the stream began are sent on request only: as a rule the follower has
-// them, and if not it asks one of its sources and not all.
+// before the stream began are sent on request only. As a rule the follower has them.
+// If not, it asks one of its sources and not all.
 func (f *feed) run(ctx context.Context, w io.Writer) error {
 	push := f.d.Tip().Count + 1
 	var told Report

@@ -21,7 +21,7 @@ func (d *Directory) newStage() *stage {
 	return &stage{index: d.index.draft(), tip: d.tip, clock: d.clock}
 }
 
-// fork returns a stage on top of s, to be joined or dropped.
+// fork returns a stage on top of s, to be merged or dropped.
 func (s *stage) fork() *stage {
 	return &stage{index: s.index.draft(), tip: s.tip, clock: s.clock}
 }
@@ -40,8 +40,8 @@ func (s *stage) add(e entry, p Payload) {
 	s.size += len(e.raw)
 }
 
-// admit checks a record that was made elsewhere against the content of x and returns the
-// record's content.
+// admit checks a record that was made elsewhere against the content of x. It returns
+// the record's content.
 func (x *index) admit(e *entry, tip Point, clock uint64, signature bool) (Payload, error) {
 	key, ok := x.signer(e.Signer)
 	if !ok {

@@ -1,9 +1,9 @@
 // Package port serves TCP ports that several protocols and many strangers share.
 //
 // A [Port] takes TLS connections, finds out whether a client speaks MQTT or HTTP,
-// and hands each connection to a listener for it. The finding out has a goroutine
-// per connection and a deadline, so that a silent client delays no other. A bound
-// number of connections may be in that state: when it is reached, the oldest
+// and hands each connection to a listener for it. Each connection has a goroutine and
+// a deadline for that, so that a silent client delays no other. The number of
+// connections in that state is bounded: when the bound is reached, the oldest
 // connection of the address with the most is closed. The same rule bounds the
 // connections of [ServeHTTP].
 //

@@ -36,8 +36,8 @@ type Port struct {
 
 	mqtt, http *handedListener // mqtt is nil where all connections go to http
 
-	waiting *waitingRoom
-	told    *rate.Limiter // bounds the log lines on refused connections
+	waiting    *waitingRoom
+	refusalLog *rate.Limiter // bounds the log lines on refused connections
 }
 
 const (
@@ -65,7 +65,7 @@ type Options struct {
 func New(inner net.Listener, conf *tls.Config, o Options) *Port {
 	p := &Port{
 		inner: inner, conf: conf, log: o.Log, proxies: o.Proxies, plainHTTP: o.PlainHTTP, admits: o.Admits,
-		http: newHandedListener(inner.Addr()), waiting: newWaitingRoom(maxHandshakes), told: rate.NewLimiter(10, 50),
+		http: newHandedListener(inner.Addr()), waiting: newWaitingRoom(maxHandshakes), refusalLog: rate.NewLimiter(10, 50),
 	}
 	if o.MQTT {
 		p.mqtt = newHandedListener(inner.Addr())
@@ -110,8 +110,8 @@ func (p *Port) Run(ctx context.Context) error {
 	}
 }
 
-// acceptAgain tells whether an accept error passes, as running out of file
-// descriptors does, and how to wait before the next try.
+// acceptAgain reports whether an accept error is temporary, as running out of file
+// descriptors is; wait pauses before the next try.
 func acceptAgain(ctx context.Context, err error) (retry bool, wait func()) {
 	if errors.Is(err, net.ErrClosed) {
 		return false, nil
@@ -142,7 +142,7 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		return
 	}
 	raw.Close()
-	if p.told.Allow() {
+	if p.refusalLog.Allow() {
 		p.log.WithField(logfield.Remote, conn.RemoteAddr().String()).WithError(err).Info("connection refused")
 	}
 }
@@ -195,11 +195,10 @@ func (p *Port) clientRefusal(err error, now time.Time) error {
 		err, identity.Issued(own.Leaf).UTC().Format(time.RFC3339), end)
 }
 
-// tlsHandshake is the first byte of TLS, and of nothing in HTTP.
+// tlsHandshake is the first byte of TLS. No HTTP request begins with it.
 const tlsHandshake = 22
 
-// unwrap takes the header off that a proxy has to send. With an error it returns
-// raw.
+// unwrap reads the header that a proxy has to send. With an error it returns raw.
 func (p *Port) unwrap(raw net.Conn) (net.Conn, error) {
 	tcp, ok := raw.(*net.TCPConn)
 	if !ok || !slices.ContainsFunc(p.proxies, func(net netip.Prefix) bool { return net.Contains(address(raw)) }) {

@@ -46,7 +46,7 @@ type AgentOptions struct {
 const (
 	handshakeTimeout = 10 * time.Second
 	dialTimeout      = 5 * time.Second
-	lingerTimeout    = time.Second // for a caller that was refused to leave
+	lingerTimeout    = time.Second // for a refused caller to read the reason and leave
 )
 
 var errExpired = errors.New("the caller's certificate has expired")
@@ -167,7 +167,7 @@ func (a *Agent) serve(ctx context.Context, carrier net.Conn) {
 }
 
 // greet accepts a carrier that is meant for us, makes the inner handshake and
-// reads the request. It returns nothing for a carrier that it turned away.
+// reads the request. It returns nil for a carrier that it refused.
 func (a *Agent) greet(ctx context.Context, carrier net.Conn) (*flow, error) {
 	defer a.handshakes.Add(-1)
 	busy := a.handshakes.Add(1) > maxHandshakes
@@ -226,9 +226,9 @@ func linger(c net.Conn) {
 	}
 }
 
-// open decides about f and connects to its port. With a connection, f is in the
-// table; it was there before it was decided on, so that a change of the rules
-// meanwhile has found it.
+// open decides about f and connects to its port. f enters the table before the
+// decision, so that a change of the rules meanwhile finds it. It stays there when open
+// returns a connection.
 func (a *Agent) open(ctx context.Context, f *flow) (net.Conn, answer) {
 	if err := a.flows.add(f); err != nil {
 		return nil, answer{Code: codeBusy, Reason: err.Error()}

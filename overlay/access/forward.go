@@ -18,10 +18,10 @@ import (
 const maxForwards = 128
 
 // Forward accepts connections on l and splices each with one from dial, until
-// ctx is done, which is not an error. A connection that cannot be had is reset
-// and logged, except that a *[Denied] before any connection worked ends Forward
-// with it: nothing will come of the rest. When it returns, l is closed and no
-// connection is left.
+// ctx is done, which is not an error. When dial fails, the local connection is reset
+// and the error logged. A *[Denied] before any connection worked ends Forward with
+// that error: further connections would be denied too. When Forward returns, l is
+// closed and no connection is left.
 func Forward(ctx context.Context, l net.Listener, dial func(context.Context) (net.Conn, error), log logrus.FieldLogger) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	f := &forward{dial: dial, log: logfield.OrSilent(log), stop: cancel}
@@ -53,7 +53,7 @@ type forward struct {
 	dial   func(context.Context) (net.Conn, error)
 	log    logrus.FieldLogger
 	stop   context.CancelCauseFunc
-	worked atomic.Bool // a connection was had
+	worked atomic.Bool // a dial has succeeded
 	conns  sync.WaitGroup
 }
 

@@ -167,7 +167,7 @@ func readFrame(r io.Reader, m message) error {
 	return nil
 }
 
-// noEOF makes an end in the middle of something an error that says so.
+// noEOF turns io.EOF in the middle of a message into io.ErrUnexpectedEOF.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

@@ -67,7 +67,7 @@ type Status string
 const (
 	Alive   Status = "alive"
 	Leaving Status = "leaving"
-	Left    Status = "left"   // said so
+	Left    Status = "left"   // announced that it leaves
 	Failed  Status = "failed" // does not answer
 )
 

@@ -111,8 +111,8 @@ func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
 }
 
 // WriteToAddress sends one packet to the node of that name. A node that we have
-// no connection to gets it as lost: memberlist takes an error for our own fault
-// and would never suspect that node.
+// no connection to does not get it, without an error: memberlist takes an error for
+// our own fault and would never suspect that node.
 func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	id, err := identity.NewID(t.domain, identity.Node, a.Name)
 	if err != nil {
