@@ -10,87 +10,109 @@ import (
 )
 
 func TestConnackStatements(t *testing.T) {
-	prove(t, "3.2.2-6 3.2.2-7 3.2.2-8", func(t *testing.T, w *world, v packet.Version) {
-		c := w.connect(v, "no", kept(v)) // leaves a session
-		c.close()
-		w.rules.set(func(r *rules) { r.nobody = []string{"nox"} })
-		c, ack := w.connectAck(v, "no", resume, kept(v))
-		if ack.ReasonCode != packet.NotAuthorized || ack.SessionPresent || !c.ended() {
-			t.Errorf("got %s, session present %v, open %v", show(ack), ack.SessionPresent, !c.ended())
-		}
-	})
-	prove(t, "3.2.2-1", func(t *testing.T, w *world, v packet.Version) {
-		for _, clean := range []bool{true, false, false} {
-			nc, err := w.l.Dial()
-			if err != nil {
-				t.Fatal(err)
-			}
-			connect := connectPacket("c", kept(v), func(p *packet.Connect) { p.CleanStart = clean })
-			head := make([]byte, 3) // its length is of one byte
-			if _, err := nc.Write(connect.Append([]byte("cx\n"), v)); err != nil {
-				t.Error(err)
-			}
-			if _, err := io.ReadFull(nc, head); err != nil || head[0] != 0x20 || head[2]&0xFE != 0 {
-				t.Errorf("CONNACK begins with % x: %v", head, err)
-			}
-			nc.Close()
-		}
-	})
-	prove5(t, "3.2.2-9 3.2.2-10 3.2.2-12", func(t *testing.T, w *world) {
-		c, ack := w.connectAck(packet.V5, "c", withWill("w", "x", 0), func(p *packet.Connect) { p.Will.QoS, p.Will.Retain = 2, true })
-		for _, id := range []packet.PropertyID{
-			packet.PropMaximumQoS, packet.PropRetainAvailable, packet.PropWildcardSubscriptionAvailable,
-			packet.PropSubscriptionIdentifierAvailable, packet.PropSharedSubscriptionAvailable,
-		} { // what is not announced is there
-			if ack.Properties.Has(id) {
-				t.Errorf("CONNACK has %s", id)
-			}
-		}
-		if got := c.subscribe(filter("a/+", 0), filter("b", 1), filter("c", 2), filter("$share/g/d", 2)); !slices.Equal(got, []packet.ReasonCode{0, 1, 2, 2}) {
-			t.Errorf("granted %v", got)
-		}
-	})
+	prove(t, "3.2.2-6 3.2.2-7 3.2.2-8", testNoSessionInRefusal)
+	prove(t, "3.2.2-1", testConnackFlags)
+	prove5(t, "3.2.2-9 3.2.2-10 3.2.2-12", testFeaturesOfConnack)
 	prove5With(t, "3.2.2-15", func(o *Options) { o.PacketSize = 100 }, testServerPacketSize)
-	prove5(t, "3.2.2-17 3.2.2-18", func(t *testing.T, w *world) {
-		c, ack := w.connectAck(packet.V5, "c")
-		highest := ack.Properties.TopicAliasMaximum
-		p := message("a", "x", 0, 0)
-		p.Properties.SetTopicAlias(highest)
-		c.send(p)
-		c.silence()
-		p.Properties.SetTopicAlias(highest + 1)
-		c.send(p)
-		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.TopicAliasInvalid || !c.ended() {
-			t.Errorf("got %s", show(got))
+	prove5(t, "3.2.2-17 3.2.2-18", testTopicAliasMaximum)
+	prove5(t, "3.2.2-19 3.2.2-20", testConnackReasonString)
+	prove5(t, "3.1.2-24 CONNACK", testConnackWithinPacketSize)
+}
+
+// testNoSessionInRefusal wants CONNACK not to tell a refused client of its
+// session, and the connection to close.
+func testNoSessionInRefusal(t *testing.T, w *world, v packet.Version) {
+	c := w.connect(v, "no", kept(v)) // leaves a session
+	c.close()
+	w.rules.set(func(r *rules) { r.nobody = []string{"nox"} })
+	c, ack := w.connectAck(v, "no", resume, kept(v))
+	if ack.ReasonCode != packet.NotAuthorized || ack.SessionPresent || !c.ended() {
+		t.Errorf("got %s, session present %v, open %v", show(ack), ack.SessionPresent, !c.ended())
+	}
+}
+
+// testConnackFlags wants the reserved bits of CONNACK's flags to be zero.
+func testConnackFlags(t *testing.T, w *world, v packet.Version) {
+	for _, clean := range []bool{true, false, false} {
+		nc, err := w.l.Dial()
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
-	prove5(t, "3.2.2-19 3.2.2-20", func(t *testing.T, w *world) {
-		w.rules.set(func(r *rules) { r.will = []string{"no/will"} })
-		for limit, wantReason := range map[int]bool{5: false, 30: false, 1000: true} {
-			c, ack := w.connectAck(packet.V5, "c", withWill("no/will", "x", 0), maxPacketSize(limit))
-			if ack.Size(packet.V5) > limit || ack.ReasonCode != packet.NotAuthorized || !c.ended() {
-				t.Errorf("%d bytes within %d: %s", ack.Size(packet.V5), limit, show(ack))
-			}
-			if got := ack.Properties.Has(packet.PropReasonString); got != wantReason {
-				t.Errorf("within %d bytes: reason string %v", limit, got)
-			}
+		connect := connectPacket("c", kept(v), func(p *packet.Connect) { p.CleanStart = clean })
+		head := make([]byte, 3) // its length is of one byte
+		if _, err := nc.Write(connect.Append([]byte("cx\n"), v)); err != nil {
+			t.Error(err)
 		}
-	})
-	prove5(t, "3.1.2-24 CONNACK", func(t *testing.T, w *world) {
-		_, ack := w.connectAck(packet.V5, "c")
-		size := ack.Size(packet.V5)
-		for less := range 2 {
-			c := w.dial(packet.V5, "cx")
-			c.send(connectPacket("c", maxPacketSize(size-less)))
-			got, _ := c.next().(*packet.Connack)
-			if less == 0 && (got == nil || got.ReasonCode != packet.Success) || less == 1 && got != nil && got.ReasonCode == packet.Success {
-				t.Errorf("CONNACK of %d bytes within %d: %v", size, size-less, got)
-			}
-			if less == 1 && !c.ended() {
-				t.Error("a client that cannot be welcomed is served")
-			}
+		if _, err := io.ReadFull(nc, head); err != nil || head[0] != 0x20 || head[2]&0xFE != 0 {
+			t.Errorf("CONNACK begins with % x: %v", head, err)
 		}
-	})
+		nc.Close()
+	}
+}
+
+// testFeaturesOfConnack wants no restriction announced in CONNACK, and the broker
+// to do all of it.
+func testFeaturesOfConnack(t *testing.T, w *world) {
+	c, ack := w.connectAck(packet.V5, "c", withWill("w", "x", 0), func(p *packet.Connect) { p.Will.QoS, p.Will.Retain = 2, true })
+	for _, id := range []packet.PropertyID{
+		packet.PropMaximumQoS, packet.PropRetainAvailable, packet.PropWildcardSubscriptionAvailable,
+		packet.PropSubscriptionIdentifierAvailable, packet.PropSharedSubscriptionAvailable,
+	} { // what is not announced is there
+		if ack.Properties.Has(id) {
+			t.Errorf("CONNACK has %s", id)
+		}
+	}
+	if got := c.subscribe(filter("a/+", 0), filter("b", 1), filter("c", 2), filter("$share/g/d", 2)); !slices.Equal(got, []packet.ReasonCode{0, 1, 2, 2}) {
+		t.Errorf("granted %v", got)
+	}
+}
+
+// testTopicAliasMaximum wants the highest announced alias to work and the next to
+// be refused.
+func testTopicAliasMaximum(t *testing.T, w *world) {
+	c, ack := w.connectAck(packet.V5, "c")
+	highest := ack.Properties.TopicAliasMaximum
+	p := message("a", "x", 0, 0)
+	p.Properties.SetTopicAlias(highest)
+	c.send(p)
+	c.silence()
+	p.Properties.SetTopicAlias(highest + 1)
+	c.send(p)
+	if got := want[*packet.Disconnect](c); got.ReasonCode != packet.TopicAliasInvalid || !c.ended() {
+		t.Errorf("got %s", show(got))
+	}
+}
+
+// testConnackReasonString wants an explanation in CONNACK if it has room for it.
+func testConnackReasonString(t *testing.T, w *world) {
+	w.rules.set(func(r *rules) { r.will = []string{"no/will"} })
+	for limit, wantReason := range map[int]bool{5: false, 30: false, 1000: true} {
+		c, ack := w.connectAck(packet.V5, "c", withWill("no/will", "x", 0), maxPacketSize(limit))
+		if ack.Size(packet.V5) > limit || ack.ReasonCode != packet.NotAuthorized || !c.ended() {
+			t.Errorf("%d bytes within %d: %s", ack.Size(packet.V5), limit, show(ack))
+		}
+		if got := ack.Properties.Has(packet.PropReasonString); got != wantReason {
+			t.Errorf("within %d bytes: reason string %v", limit, got)
+		}
+	}
+}
+
+// testConnackWithinPacketSize wants a client that cannot take CONNACK by a byte
+// not to be served.
+func testConnackWithinPacketSize(t *testing.T, w *world) {
+	_, ack := w.connectAck(packet.V5, "c")
+	size := ack.Size(packet.V5)
+	for less := range 2 {
+		c := w.dial(packet.V5, "cx")
+		c.send(connectPacket("c", maxPacketSize(size-less)))
+		got, _ := c.next().(*packet.Connack)
+		if less == 0 && (got == nil || got.ReasonCode != packet.Success) || less == 1 && got != nil && got.ReasonCode == packet.Success {
+			t.Errorf("CONNACK of %d bytes within %d: %v", size, size-less, got)
+		}
+		if less == 1 && !c.ended() {
+			t.Error("a client that cannot be welcomed is served")
+		}
+	}
 }
 
 // testServerPacketSize sends packets of every type that are as large as CONNACK

@@ -3,7 +3,6 @@ package mqtt
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,25 +53,7 @@ func TestBrokenConnects(t *testing.T) {
 	} {
 		t.Run(tt.statement, func(t *testing.T) {
 			for _, bytes := range tt.bytes {
-				bubble(t, nil, func(t *testing.T, w *world) {
-					watcher := w.connect(packet.V5, "watcher")
-					watcher.subscribe(filter("#", 0))
-					c := w.dial(packet.V5, "broken")
-					_, _ = c.nc.Write([]byte(bytes + raw(0x30, "\x00\x01a\x00") + "\xc0\x00"))
-					if tt.code != 0 {
-						got := want[*packet.Connack](c)
-						if malformedToo := got.ReasonCode == packet.ProtocolError && tt.code == malformed; got.ReasonCode != tt.code && !malformedToo {
-							t.Errorf("% x: got %s, want %s", bytes, show(got), tt.code)
-						}
-						if got.SessionPresent {
-							t.Error("session present in a refusal")
-						}
-					}
-					if c.silence(); !c.ended() {
-						t.Errorf("% x: the connection stays open", bytes)
-					}
-					watcher.silence()
-				})
+				bubble(t, nil, func(t *testing.T, w *world) { wantRefusedConnect(t, w, bytes, tt.code) })
 			}
 		})
 	}
@@ -98,270 +79,309 @@ func TestBrokenConnects(t *testing.T) {
 	})
 }
 
+// wantRefusedConnect sends bytes as the first of a connection, and a message and
+// PINGREQ in the same segment. It wants CONNACK with the code, unless that is zero,
+// and the end of the connection.
+func wantRefusedConnect(t *testing.T, w *world, bytes string, code packet.ReasonCode) {
+	t.Helper()
+	watcher := w.connect(packet.V5, "watcher")
+	watcher.subscribe(filter("#", 0))
+	c := w.dial(packet.V5, "broken")
+	_, _ = c.nc.Write([]byte(bytes + raw(0x30, "\x00\x01a\x00") + "\xc0\x00"))
+	if code != 0 {
+		got := want[*packet.Connack](c)
+		malformedToo := got.ReasonCode == packet.ProtocolError && code == packet.MalformedPacket
+		if got.ReasonCode != code && !malformedToo {
+			t.Errorf("% x: got %s, want %s", bytes, show(got), code)
+		}
+		if got.SessionPresent {
+			t.Error("session present in a refusal")
+		}
+	}
+	if c.silence(); !c.ended() {
+		t.Errorf("% x: the connection stays open", bytes)
+	}
+	watcher.silence()
+}
+
 func TestConnectStatements(t *testing.T) {
-	prove(t, "3.1.2-4 3.2.2-2 3.1.4-4", func(t *testing.T, w *world, v packet.Version) {
-		c := w.connect(v, "c", kept(v))
-		c.subscribe(filter("a", 1))
-		c.close()
-		pub := w.connect(v, "pub")
-		pub.exchange("a", "waiting", 1)
-		c, ack := w.connectAck(v, "c", kept(v), func(p *packet.Connect) { p.CleanStart = true })
-		if ack.SessionPresent {
-			t.Error("session present after a clean start")
-		}
-		pub.exchange("a", "live", 1)
-		c.silence() // neither the message nor the subscription is left
-		if got := w.counters().Store.Queued; got != 0 {
-			t.Errorf("%d messages stay in queues", got)
-		}
-	})
-	prove(t, "3.1.2-5 3.1.2-6 3.2.2-3 3.1.2-23 3.1.3-2 4.1.0-1", func(t *testing.T, w *world, v packet.Version) {
-		sub, ack := w.connectAck(v, "sub", kept(v), resume)
-		if ack.SessionPresent {
-			t.Error("a session that never was is present")
-		}
-		sub.subscribe(filter("a", 2))
-		pub := w.connect(v, "pub")
-		pub.exchange("a", "0", 2)
-		id := sub.wantMessage("0").PacketID
-		sub.close()
-		pub.exchange("a", "1", 1)
-		if _, ack := w.connectAck(v, "other", kept(v), resume); ack.SessionPresent {
-			t.Error("another client identifier has the session")
-		}
-		sub, ack = w.connectAck(v, "sub", resume, kept(v))
-		if !ack.SessionPresent {
-			t.Error("the session is not present")
-		}
-		if p := sub.wantMessage("0"); p.PacketID != id { // the handshake that was open,
-			t.Errorf("packet identifier %d, was %d", p.PacketID, id)
-		} else {
-			sub.finish(p)
-		}
-		sub.finish(sub.wantMessage("1")) // what waited,
-		pub.exchange("a", "2", 1)        // and the subscription
-		sub.finish(sub.wantMessage("2"))
-	})
-	prove(t, "3.1.2-7 3.1.2-8 3.1.2-10 3.1.2-14", func(t *testing.T, w *world, v packet.Version) {
-		watcher := w.connect(v, "watcher")
-		watcher.subscribe(filter("w", 2))
-		c := w.connect(v, "c", withWill("w", "gone", 0))
-		watcher.silence()
-		c.close()
-		if p := watcher.wantMessage("gone"); p.Retain || p.QoS != 1 {
-			t.Errorf("RETAIN %v, QoS %d", p.Retain, p.QoS)
-		} else {
-			watcher.finish(p)
-		}
-		c = w.connect(v, "c") // without a will
-		c.close()
-		c = w.connect(v, "c", withWill("w", "never", 0))
-		c.bye()
-		watcher.silence()
-		late := w.connect(v, "late")
-		late.subscribe(filter("w", 0))
-		late.silence()
-	})
-	prove(t, "3.1.2-15 3.2.2-13", func(t *testing.T, w *world, v packet.Version) {
-		w.connect(v, "c", withWill("w", "gone", 0), func(p *packet.Connect) { p.Will.Retain = true }).close()
-		late := w.connect(v, "late")
-		late.subscribe(filter("w", 0))
-		if p := late.wantMessage("gone"); !p.Retain {
-			t.Error("the will is not retained")
-		}
-	})
-	prove5(t, "3.1.2-19", func(t *testing.T, w *world) { // without a user name: of MQTT 5 alone
-		w.connect(packet.V5, "c", func(p *packet.Connect) { p.PasswordFlag, p.Password = true, []byte("p") })
-	})
-	prove(t, "3.1.2-22 3.2.2-22", func(t *testing.T, w *world, v packet.Version) {
-		watcher := w.connect(v, "watcher")
-		watcher.subscribe(filter("w", 0))
-		for _, seconds := range []uint16{1, 60, 65535} {
-			c := w.connect(v, "c", keepAlive(seconds), withWill("w", "gone", 0))
-			limit := time.Duration(seconds) * 1500 * time.Millisecond
-			wait(limit - time.Millisecond)
-			if c.ended() {
-				t.Fatalf("keep alive %d s: closed too early", seconds)
-			}
-			watcher.silence()
-			wait(time.Millisecond)
-			if v == packet.V5 {
-				if got := want[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout {
-					t.Errorf("got %s", show(got))
-				}
-			}
-			if !c.ended() {
-				t.Errorf("keep alive %d s: open after %v", seconds, limit)
-			}
-			watcher.wantMessage("gone")
-		}
-		c := w.connect(v, "c", keepAlive(0))
-		wait(20 * time.Hour)
-		c.send(&packet.Pingreq{})
-		want[*packet.Pingresp](c)
-	})
+	prove(t, "3.1.2-4 3.2.2-2 3.1.4-4", testCleanStart)
+	prove(t, "3.1.2-5 3.1.2-6 3.2.2-3 3.1.2-23 3.1.3-2 4.1.0-1", testResumedSession)
+	prove(t, "3.1.2-7 3.1.2-8 3.1.2-10 3.1.2-14", testWillOfLostConnection)
+	prove(t, "3.1.2-15 3.2.2-13", testRetainedWill)
+	prove5(t, "3.1.2-19", testPasswordWithoutUserName)
+	prove(t, "3.1.2-22 3.2.2-22", testKeepAlive)
 	prove5(t, "3.1.2-24 3.1.2-25", testMaximumPacketSize)
-	prove5(t, "3.1.2-27", func(t *testing.T, w *world) {
-		for i, change := range []func(*packet.Connect){
-			func(*packet.Connect) {},
-			func(p *packet.Connect) { p.Properties.SetTopicAliasMaximum(0) },
-		} {
-			sub, pub := w.connect(packet.V5, fmt.Sprint("sub", i), change), w.connect(packet.V5, "pub")
-			sub.subscribe(filter("a", 1))
-			for i := range 100 {
-				m := message("a", "x", byte(i%2), 1)
-				m.Properties.SetTopicAlias(1) // the publisher's
-				pub.send(m)
-				pub.next()
-				p := sub.wantMessage("x")
-				if p.Properties.Has(packet.PropTopicAlias) || string(p.TopicName) != "a" {
-					t.Errorf("alias %d, topic %q", p.Properties.TopicAlias, p.TopicName)
-				}
-				sub.finish(p)
-			}
-		}
-	})
-	prove5(t, "3.1.2-28", func(t *testing.T, w *world) {
-		for i, change := range []func(*packet.Connect){
-			func(*packet.Connect) {},
-			func(p *packet.Connect) { p.Properties.SetRequestResponseInformation(0) },
-		} {
-			if _, ack := w.connectAck(packet.V5, fmt.Sprint("c", i), change); ack.Properties.Has(packet.PropResponseInformation) {
-				t.Errorf("response information %q", ack.Properties.ResponseInformation)
-			}
-		}
-	})
-	prove5With(t, "3.1.2-21 3.2.2-21", func(o *Options) { o.KeepAlive = time.Minute }, func(t *testing.T, w *world) {
-		for asked, told := range map[uint16]uint16{0: 60, 59: 0, 60: 0, 61: 60, 65535: 60} {
-			c, ack := w.connectAck(packet.V5, "c", keepAlive(asked))
-			if got := ack.Properties.ServerKeepAlive; got != told || ack.Properties.Has(packet.PropServerKeepAlive) != (told > 0) {
-				t.Errorf("asked for %d s, told %d s, want %d", asked, got, told)
-			}
-			limit := time.Duration(cmp.Or(told, asked)) * 1500 * time.Millisecond
-			wait(limit - time.Millisecond)
-			if c.ended() {
-				t.Errorf("asked for %d s: closed too early", asked)
-			}
-			wait(time.Millisecond)
-			if got := want[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout || !c.ended() {
-				t.Errorf("asked for %d s: %s", asked, show(got))
-			}
-		}
-		old := w.connect(packet.V311, "old", keepAlive(100)) // who cannot be told
-		wait(149 * time.Second)
-		old.send(&packet.Pingreq{})
-		want[*packet.Pingresp](old)
-	})
+	prove5(t, "3.1.2-27", testNoTopicAliasToClient)
+	prove5(t, "3.1.2-28", testNoResponseInformation)
+	prove5With(t, "3.1.2-21 3.2.2-21", func(o *Options) { o.KeepAlive = time.Minute }, testServerKeepAlive)
 	prove5(t, "3.1.2-29", testProblemInformation)
-	prove(t, "3.1.3-5", func(t *testing.T, w *world, v packet.Version) {
-		for _, id := range []string{"0", "abcdefghijklmnopqrstuvw", "ABCDEFGHIJKLMNOPQRSTUVW", "xyzXYZ0123456789"} {
-			w.connect(v, id).bye()
+	prove(t, "3.1.3-5", testClientIdentifiers)
+	prove5(t, "3.1.3-6 3.1.3-7 3.2.2-16", testAssignedClientIdentifier)
+	prove5(t, "3.1.2-8 3.1.2-10 3.1.3-9", testWillDelay)
+	prove5(t, "3.1.3-10", testWillProperties)
+	prove(t, "3.1.4-2", testRefusedConnect)
+	prove(t, "3.1.4-3", testTakenOverConnection)
+	prove(t, "3.1.4-5 3.2.0-1 3.2.0-2", testConnackComesFirst)
+	late := storeWithSubscriber()
+	prove5With(t, "3.2.0-1", func(o *Options) { o.Store = late }, func(t *testing.T, w *world) { testConnackWaitsForStore(t, w, late) })
+	prove(t, "3.1.4-6", testMessageBehindRefusedConnect)
+}
+
+// testCleanStart wants a clean start to end the session that the client left:
+// neither its message nor its subscription is there any more.
+func testCleanStart(t *testing.T, w *world, v packet.Version) {
+	c := w.connect(v, "c", kept(v))
+	c.subscribe(filter("a", 1))
+	c.close()
+	pub := w.connect(v, "pub")
+	pub.exchange("a", "waiting", 1)
+	c, ack := w.connectAck(v, "c", kept(v), func(p *packet.Connect) { p.CleanStart = true })
+	if ack.SessionPresent {
+		t.Error("session present after a clean start")
+	}
+	pub.exchange("a", "live", 1)
+	c.silence() // neither the message nor the subscription is left
+	if got := w.counters().Store.Queued; got != 0 {
+		t.Errorf("%d messages stay in queues", got)
+	}
+}
+
+// testResumedSession wants a session to go on where it was, for its client
+// identifier alone: with the open handshake, the message that waited and the
+// subscription.
+func testResumedSession(t *testing.T, w *world, v packet.Version) {
+	sub, ack := w.connectAck(v, "sub", kept(v), resume)
+	if ack.SessionPresent {
+		t.Error("a session that never was is present")
+	}
+	sub.subscribe(filter("a", 2))
+	pub := w.connect(v, "pub")
+	pub.exchange("a", "0", 2)
+	id := sub.wantMessage("0").PacketID
+	sub.close()
+	pub.exchange("a", "1", 1)
+	if _, ack := w.connectAck(v, "other", kept(v), resume); ack.SessionPresent {
+		t.Error("another client identifier has the session")
+	}
+	sub, ack = w.connectAck(v, "sub", resume, kept(v))
+	if !ack.SessionPresent {
+		t.Error("the session is not present")
+	}
+	if p := sub.wantMessage("0"); p.PacketID != id { // the handshake that was open,
+		t.Errorf("packet identifier %d, was %d", p.PacketID, id)
+	} else {
+		sub.finish(p)
+	}
+	sub.finish(sub.wantMessage("1")) // what waited,
+	pub.exchange("a", "2", 1)        // and the subscription
+	sub.finish(sub.wantMessage("2"))
+}
+
+// testPasswordWithoutUserName connects with a password alone, which MQTT 5 allows
+// and 3.1.1 does not.
+func testPasswordWithoutUserName(t *testing.T, w *world) {
+	w.connect(packet.V5, "c", func(p *packet.Connect) { p.PasswordFlag, p.Password = true, []byte("p") })
+}
+
+// testKeepAlive wants a silent client to be closed after one and a half times its
+// Keep Alive, not a millisecond earlier, and never if that is zero.
+func testKeepAlive(t *testing.T, w *world, v packet.Version) {
+	watcher := w.connect(v, "watcher")
+	watcher.subscribe(filter("w", 0))
+	for _, seconds := range []uint16{1, 60, 65535} {
+		c := w.connect(v, "c", keepAlive(seconds), withWill("w", "gone", 0))
+		limit := time.Duration(seconds) * 1500 * time.Millisecond
+		wait(limit - time.Millisecond)
+		if c.ended() {
+			t.Fatalf("keep alive %d s: closed too early", seconds)
 		}
-		w.connect(v, strings.Repeat("é/ #+", 100)).bye() // more than it has to take
-		if got := w.counters().Sessions; got != 0 {
-			t.Errorf("%d sessions stay", got)
-		}
-	})
-	prove5(t, "3.1.3-6 3.1.3-7 3.2.2-16", func(t *testing.T, w *world) {
-		seen := map[string]bool{}
-		for range 100 {
-			c, ack := w.connectAck(packet.V5, "", expiry(100))
-			id := ack.Properties.AssignedClientIdentifier
-			if id == "" || seen[id] {
-				t.Fatalf("assigned %q, again or nothing", id)
-			}
-			seen[id] = true
-			c.close()
-			again := w.dial(packet.V5, "x")
-			again.send(connectPacket(id, resume, expiry(100)))
-			if got := want[*packet.Connack](again); !got.SessionPresent || got.Properties.Has(packet.PropAssignedClientIdentifier) {
-				t.Error("the identifier that was assigned does not name the session")
-			}
-		}
-	})
-	prove5(t, "3.1.2-8 3.1.2-10 3.1.3-9", func(t *testing.T, w *world) {
-		watcher := w.connect(packet.V5, "watcher")
-		watcher.subscribe(filter("w", 0))
-		w.connect(packet.V5, "c", expiry(100), withWill("w", "old", 20)).close()
-		wait(20*time.Second - time.Millisecond)
-		c := w.connect(packet.V5, "c", resume, expiry(100), withWill("w", "new", 30))
-		wait(time.Minute)
-		watcher.silence()
-		c.close()
-		wait(30*time.Second - time.Millisecond)
 		watcher.silence()
 		wait(time.Millisecond)
-		watcher.wantMessage("new")
-		wait(time.Hour) // past the end of the session
-		watcher.silence()
-	})
-	prove5(t, "3.1.3-10", func(t *testing.T, w *world) {
-		watcher := w.connect(packet.V5, "watcher")
-		watcher.subscribe(filter("w", 1))
-		pairs := []packet.UserProperty{{Key: "b", Value: "1"}, {Key: "a", Value: "2"}, {Key: "b", Value: "0"}, {}}
-		w.connect(packet.V5, "c", withWill("w", "gone", 0), func(p *packet.Connect) {
-			p.Will.Properties.User = pairs
-			p.Will.Properties.SetContentType("text/plain")
-			p.Will.Properties.SetMessageExpiryInterval(60)
-		}).close()
-		got := watcher.wantMessage("gone").Properties
-		if !slices.Equal(got.User, pairs) || got.ContentType != "text/plain" || got.MessageExpiryInterval != 60 {
-			t.Errorf("got %+v", got)
-		}
-		if got.Has(packet.PropWillDelayInterval) {
-			t.Error("the will's delay was published")
-		}
-	})
-	prove(t, "3.1.4-2", func(t *testing.T, w *world, v packet.Version) {
-		w.rules.set(func(r *rules) { r.nobody = []string{"nox"}; r.will = []string{"no/will"} })
-		for _, tt := range []struct {
-			id     string
-			change func(*packet.Connect)
-		}{{"no", kept(v)}, {"c", withWill("no/will", "x", 0)}} {
-			c, ack := w.connectAck(v, tt.id, tt.change)
-			if ack.ReasonCode != packet.NotAuthorized || ack.SessionPresent || !c.ended() {
-				t.Errorf("got %s, open %v", show(ack), !c.ended())
+		if v == packet.V5 {
+			if got := want[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout {
+				t.Errorf("got %s", show(got))
 			}
 		}
-		if got := w.counters().Sessions; got != 0 {
-			t.Errorf("%d sessions of those who were refused", got)
+		if !c.ended() {
+			t.Errorf("keep alive %d s: open after %v", seconds, limit)
 		}
-	})
-	prove(t, "3.1.4-3", func(t *testing.T, w *world, v packet.Version) {
-		for _, clean := range []bool{false, true} {
-			old := w.connect(v, "c", kept(v))
-			c := w.connect(v, "c", kept(v), func(p *packet.Connect) { p.CleanStart = clean })
-			if v == packet.V5 {
-				if got := want[*packet.Disconnect](old); got.ReasonCode != packet.SessionTakenOver {
-					t.Errorf("got %s", show(got))
-				}
-			}
-			if old.silence(); !old.ended() || c.ended() {
-				t.Error("want the old connection closed, the new one open")
-			}
-			c.bye()
-		}
-	})
-	prove(t, "3.1.4-5 3.2.0-1 3.2.0-2", func(t *testing.T, w *world, v packet.Version) {
-		sub := w.connect(v, "sub", kept(v))
+		watcher.wantMessage("gone")
+	}
+	c := w.connect(v, "c", keepAlive(0))
+	wait(20 * time.Hour)
+	c.send(&packet.Pingreq{})
+	want[*packet.Pingresp](c)
+}
+
+// testNoTopicAliasToClient wants no Topic Alias in a PUBLISH to a client that
+// allows none, although the publisher uses one.
+func testNoTopicAliasToClient(t *testing.T, w *world) {
+	for i, change := range []func(*packet.Connect){
+		func(*packet.Connect) {},
+		func(p *packet.Connect) { p.Properties.SetTopicAliasMaximum(0) },
+	} {
+		sub, pub := w.connect(packet.V5, fmt.Sprint("sub", i), change), w.connect(packet.V5, "pub")
 		sub.subscribe(filter("a", 1))
-		sub.close()
-		pub := w.connect(v, "pub")
-		for i := range 10 {
-			pub.exchange("a", fmt.Sprint(i), 1)
+		for i := range 100 {
+			m := message("a", "x", byte(i%2), 1)
+			m.Properties.SetTopicAlias(1) // the publisher's
+			pub.send(m)
+			pub.next()
+			p := sub.wantMessage("x")
+			if p.Properties.Has(packet.PropTopicAlias) || string(p.TopicName) != "a" {
+				t.Errorf("alias %d, topic %q", p.Properties.TopicAlias, p.TopicName)
+			}
+			sub.finish(p)
 		}
-		sub = w.dial(v, "subx")
-		connect := connectPacket("sub", resume, kept(v)).Append(nil, v)
-		sub.raw(append(connect, "\xc0\x00"...)) // CONNECT and PINGREQ at once
-		if got := want[*packet.Connack](sub); got.ReasonCode != packet.Success {
-			t.Errorf("got %s", show(got))
+	}
+}
+
+// testNoResponseInformation wants no Response Information for a client that did
+// not ask for it.
+func testNoResponseInformation(t *testing.T, w *world) {
+	for i, change := range []func(*packet.Connect){
+		func(*packet.Connect) {},
+		func(p *packet.Connect) { p.Properties.SetRequestResponseInformation(0) },
+	} {
+		if _, ack := w.connectAck(packet.V5, fmt.Sprint("c", i), change); ack.Properties.Has(packet.PropResponseInformation) {
+			t.Errorf("response information %q", ack.Properties.ResponseInformation)
 		}
-		for p := sub.next(); p != nil; p = sub.next() {
-			if p.Type() == packet.TypeConnack {
-				t.Error("a second CONNACK")
+	}
+}
+
+// testServerKeepAlive wants the broker's Keep Alive to be announced and to bind,
+// if it is shorter than the client's.
+func testServerKeepAlive(t *testing.T, w *world) {
+	for asked, told := range map[uint16]uint16{0: 60, 59: 0, 60: 0, 61: 60, 65535: 60} {
+		c, ack := w.connectAck(packet.V5, "c", keepAlive(asked))
+		if got := ack.Properties.ServerKeepAlive; got != told || ack.Properties.Has(packet.PropServerKeepAlive) != (told > 0) {
+			t.Errorf("asked for %d s, told %d s, want %d", asked, got, told)
+		}
+		limit := time.Duration(cmp.Or(told, asked)) * 1500 * time.Millisecond
+		wait(limit - time.Millisecond)
+		if c.ended() {
+			t.Errorf("asked for %d s: closed too early", asked)
+		}
+		wait(time.Millisecond)
+		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout || !c.ended() {
+			t.Errorf("asked for %d s: %s", asked, show(got))
+		}
+	}
+	old := w.connect(packet.V311, "old", keepAlive(100)) // who cannot be told
+	wait(149 * time.Second)
+	old.send(&packet.Pingreq{})
+	want[*packet.Pingresp](old)
+}
+
+// testClientIdentifiers connects with the client identifiers that a server must
+// take, and with one that it may.
+func testClientIdentifiers(t *testing.T, w *world, v packet.Version) {
+	for _, id := range []string{"0", "abcdefghijklmnopqrstuvw", "ABCDEFGHIJKLMNOPQRSTUVW", "xyzXYZ0123456789"} {
+		w.connect(v, id).bye()
+	}
+	w.connect(v, strings.Repeat("é/ #+", 100)).bye() // more than it has to take
+	if got := w.counters().Sessions; got != 0 {
+		t.Errorf("%d sessions stay", got)
+	}
+}
+
+// testAssignedClientIdentifier wants each client without an identifier to be
+// given one of its own, which then names its session.
+func testAssignedClientIdentifier(t *testing.T, w *world) {
+	seen := map[string]bool{}
+	for range 100 {
+		c, ack := w.connectAck(packet.V5, "", expiry(100))
+		id := ack.Properties.AssignedClientIdentifier
+		if id == "" || seen[id] {
+			t.Fatalf("assigned %q, again or nothing", id)
+		}
+		seen[id] = true
+		c.close()
+		again := w.dial(packet.V5, "x")
+		again.send(connectPacket(id, resume, expiry(100)))
+		if got := want[*packet.Connack](again); !got.SessionPresent || got.Properties.Has(packet.PropAssignedClientIdentifier) {
+			t.Error("the identifier that was assigned does not name the session")
+		}
+	}
+}
+
+// testRefusedConnect wants a client without rights to be refused and to leave no
+// session.
+func testRefusedConnect(t *testing.T, w *world, v packet.Version) {
+	w.rules.set(func(r *rules) { r.nobody = []string{"nox"}; r.will = []string{"no/will"} })
+	for _, tt := range []struct {
+		id     string
+		change func(*packet.Connect)
+	}{{"no", kept(v)}, {"c", withWill("no/will", "x", 0)}} {
+		c, ack := w.connectAck(v, tt.id, tt.change)
+		if ack.ReasonCode != packet.NotAuthorized || ack.SessionPresent || !c.ended() {
+			t.Errorf("got %s, open %v", show(ack), !c.ended())
+		}
+	}
+	if got := w.counters().Sessions; got != 0 {
+		t.Errorf("%d sessions of those who were refused", got)
+	}
+}
+
+// testTakenOverConnection wants a second connection of a client to close the
+// first.
+func testTakenOverConnection(t *testing.T, w *world, v packet.Version) {
+	for _, clean := range []bool{false, true} {
+		old := w.connect(v, "c", kept(v))
+		c := w.connect(v, "c", kept(v), func(p *packet.Connect) { p.CleanStart = clean })
+		if v == packet.V5 {
+			if got := want[*packet.Disconnect](old); got.ReasonCode != packet.SessionTakenOver {
+				t.Errorf("got %s", show(got))
 			}
 		}
-	})
+		if old.silence(); !old.ended() || c.ended() {
+			t.Error("want the old connection closed, the new one open")
+		}
+		c.bye()
+	}
+}
+
+// testConnackComesFirst wants one CONNACK, and before all else, although messages
+// wait and PINGREQ came with CONNECT.
+func testConnackComesFirst(t *testing.T, w *world, v packet.Version) {
+	sub := w.connect(v, "sub", kept(v))
+	sub.subscribe(filter("a", 1))
+	sub.close()
+	pub := w.connect(v, "pub")
+	for i := range 10 {
+		pub.exchange("a", fmt.Sprint(i), 1)
+	}
+	sub = w.dial(v, "subx")
+	connect := connectPacket("sub", resume, kept(v)).Append(nil, v)
+	sub.raw(append(connect, "\xc0\x00"...)) // CONNECT and PINGREQ at once
+	if got := want[*packet.Connack](sub); got.ReasonCode != packet.Success {
+		t.Errorf("got %s", show(got))
+	}
+	for p := sub.next(); p != nil; p = sub.next() {
+		if p.Type() == packet.TypeConnack {
+			t.Error("a second CONNACK")
+		}
+	}
+}
+
+// testMessageBehindRefusedConnect wants a message in the same segment as a
+// refused CONNECT to go nowhere.
+func testMessageBehindRefusedConnect(t *testing.T, w *world, v packet.Version) {
+	w.rules.set(func(r *rules) { r.nobody = []string{"nox"} })
+	watcher := w.connect(v, "watcher")
+	watcher.subscribe(filter("#", 0))
+	c := w.dial(v, "nox")
+	c.raw(message("a", "x", 0, 0).Append(connectPacket("no").Append(nil, v), v))
+	if got := want[*packet.Connack](c); got.ReasonCode != packet.NotAuthorized || !c.ended() {
+		t.Errorf("got %s", show(got))
+	}
+	watcher.silence()
+}
+
+// storeWithSubscriber returns a store that answers late and has the session of a
+// client with an ordinary and a shared subscription.
+func storeWithSubscriber() *lateStore {
 	late := newLateStore()
 	sub := store.SessionKey{Identity: testID("subx").String(), ClientID: "sub"}
 	late.Memory.Update(func(tx store.Tx) {
@@ -369,38 +389,38 @@ func TestConnectStatements(t *testing.T) {
 		tx.Subscribe(sub, store.Subscription{Filter: "a"})
 		tx.Subscribe(sub, store.Subscription{Filter: "$share/g/b"})
 	}, nil)
-	prove5With(t, "3.2.0-1", func(o *Options) { o.Store = late }, func(t *testing.T, w *world) {
-		pub := w.connect(packet.V5, "pub")
-		sub := w.dial(packet.V5, "subx")
-		sub.send(connectPacket("sub", resume, expiry(1000)))
-		pub.publish("a", "early", 0, 0)
-		pub.publish("b", "early", 0, 0)
-		sub.silence() // the store did not answer yet
-		defer late.run(w)()
-		want[*packet.Connack](sub)
-		pub.publish("a", "1", 0, 0)
-		sub.wantMessage("1")
-		pub.publish("b", "2", 0, 0)
-		sub.wantMessage("2")
-	})
-	prove(t, "3.1.4-6", func(t *testing.T, w *world, v packet.Version) {
-		w.rules.set(func(r *rules) { r.nobody = []string{"nox"} })
-		watcher := w.connect(v, "watcher")
-		watcher.subscribe(filter("#", 0))
-		c := w.dial(v, "nox")
-		c.raw(message("a", "x", 0, 0).Append(connectPacket("no").Append(nil, v), v))
-		if got := want[*packet.Connack](c); got.ReasonCode != packet.NotAuthorized || !c.ended() {
-			t.Errorf("got %s", show(got))
-		}
-		watcher.silence()
-	})
+	return late
 }
 
-// testMaximumPacketSize has every type of packet that can be larger than CONNACK
-// sent to a client that takes exactly its size, and to one that takes a byte less.
-func testMaximumPacketSize(t *testing.T, w *world) {
-	w.rules.set(func(r *rules) { r.publish, r.subscribe = []string{"secret"}, []string{"secret"} })
+// testConnackWaitsForStore wants no message before CONNACK for a session that the
+// store knows, which the broker does not know before the store has answered.
+func testConnackWaitsForStore(_ *testing.T, w *world, late *lateStore) {
 	pub := w.connect(packet.V5, "pub")
+	sub := w.dial(packet.V5, "subx")
+	sub.send(connectPacket("sub", resume, expiry(1000)))
+	pub.publish("a", "early", 0, 0)
+	pub.publish("b", "early", 0, 0)
+	sub.silence() // the store did not answer yet
+	defer late.run(w)()
+	want[*packet.Connack](sub)
+	pub.publish("a", "1", 0, 0)
+	sub.wantMessage("1")
+	pub.publish("b", "2", 0, 0)
+	sub.wantMessage("2")
+}
+
+// testMaximumPacketSize has clients that take packets of limited size only: answers,
+// messages, and messages that were sent before the limit was known.
+func testMaximumPacketSize(t *testing.T, w *world) {
+	testAnswersWithinPacketSize(t, w)
+	testMessagesWithinPacketSize(t, w)
+	testRedeliveryWithinPacketSize(t, w)
+}
+
+// testAnswersWithinPacketSize has every type of packet that can be larger than CONNACK
+// sent to a client that takes exactly its size, and to one that takes a byte less.
+func testAnswersWithinPacketSize(t *testing.T, w *world) {
+	w.rules.set(func(r *rules) { r.publish, r.subscribe = []string{"secret"}, []string{"secret"} })
 	filters := make([]string, 50)
 	subs := make([]packet.Subscription, len(filters))
 	for i := range filters {
@@ -442,6 +462,12 @@ func testMaximumPacketSize(t *testing.T, w *world) {
 			t.Errorf("%s that cannot be told: %s", tt.name, show(less))
 		}
 	}
+}
+
+// testMessagesWithinPacketSize wants the messages that fit and no others, at once
+// and through a session's queue.
+func testMessagesWithinPacketSize(_ *testing.T, w *world) {
+	pub := w.connect(packet.V5, "pub")
 	fits := message("a", strings.Repeat("x", 20), 1, 1)
 	for _, session := range []uint32{0, 100} {
 		for qos := range byte(3) {
@@ -473,7 +499,13 @@ func testMaximumPacketSize(t *testing.T, w *world) {
 			}
 		}
 	}
-	for qos := byte(1); qos < 3; qos++ { // sent before, and now too large
+}
+
+// testRedeliveryWithinPacketSize wants a message that was sent once, and now is too
+// large for the client, to be dropped and the next to arrive.
+func testRedeliveryWithinPacketSize(t *testing.T, w *world) {
+	pub := w.connect(packet.V5, "pub")
+	for qos := byte(1); qos < 3; qos++ {
 		sub := w.connect(packet.V5, "sub", expiry(100))
 		sub.subscribe(filter("a", 2))
 		pub.exchange("a", strings.Repeat("x", 100), qos)

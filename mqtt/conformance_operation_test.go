@@ -13,36 +13,47 @@ import (
 )
 
 func TestFormatStatements(t *testing.T) {
-	prove(t, "1.5.4-3", func(t *testing.T, w *world, v packet.Version) {
-		c := w.connect(v, "c")
-		c.subscribe(filter("\uFEFFa", 0), filter("a", 0))
-		c.publish("\uFEFFa", "with", 0, 0)
-		if got := c.wantMessage("with"); string(got.TopicName) != "\uFEFFa" {
-			t.Errorf("topic % x", got.TopicName)
-		}
-		c.silence() // "a" is another topic
-	})
-	prove(t, "1.5.4-1 4.7.3-3", func(t *testing.T, w *world, v packet.Version) { // the widest of what is fine
-		c := w.connect(v, "c")
-		for _, topic := range []string{"\u0001", "\uD7FF\uE000", "\U0010FFFF", "\uFFFE", strings.Repeat("é", 32767) + "x"} {
-			if got := c.subscribe(filter(topic, 0))[0]; got != 0 {
-				t.Errorf("%.20q: %s", topic, got)
-			}
-			c.publish(topic, "x", 0, 0)
-			if got := c.wantMessage("x"); string(got.TopicName) != topic {
-				t.Errorf("topic %.20q", got.TopicName)
-			}
-		}
-	})
+	prove(t, "1.5.4-3", testByteOrderMark)
+	prove(t, "1.5.4-1 4.7.3-3", testUnusualTopics)
 	prove(t, "2.2.1-4 4.3.2-1 4.3.3-1", testPacketIdentifiers)
-	prove5(t, "2.2.2-1", func(t *testing.T, w *world) { // the test client takes nothing else
-		w.rules.set(func(r *rules) { r.will = []string{"no"} })
-		c := w.connect(packet.V5, "c")
-		c.subscribe(filter("a", 2))
-		c.publish("a", "x", 0, 0)
-		c.wantMessage("x")
-		c.unsubscribe("a")
-	})
+	prove5(t, "2.2.2-1", testPropertyLengths)
+}
+
+// testByteOrderMark wants U+FEFF to be a character like any other.
+func testByteOrderMark(t *testing.T, w *world, v packet.Version) {
+	c := w.connect(v, "c")
+	c.subscribe(filter("\uFEFFa", 0), filter("a", 0))
+	c.publish("\uFEFFa", "with", 0, 0)
+	if got := c.wantMessage("with"); string(got.TopicName) != "\uFEFFa" {
+		t.Errorf("topic % x", got.TopicName)
+	}
+	c.silence() // "a" is another topic
+}
+
+// testUnusualTopics wants the edges of what UTF-8 and a topic may be to go
+// through.
+func testUnusualTopics(t *testing.T, w *world, v packet.Version) {
+	c := w.connect(v, "c")
+	for _, topic := range []string{"\u0001", "\uD7FF\uE000", "\U0010FFFF", "\uFFFE", strings.Repeat("é", 32767) + "x"} {
+		if got := c.subscribe(filter(topic, 0))[0]; got != 0 {
+			t.Errorf("%.20q: %s", topic, got)
+		}
+		c.publish(topic, "x", 0, 0)
+		if got := c.wantMessage("x"); string(got.TopicName) != topic {
+			t.Errorf("topic %.20q", got.TopicName)
+		}
+	}
+}
+
+// testPropertyLengths has a client take packets of several types. It refuses one
+// without property length.
+func testPropertyLengths(t *testing.T, w *world) {
+	w.rules.set(func(r *rules) { r.will = []string{"no"} })
+	c := w.connect(packet.V5, "c")
+	c.subscribe(filter("a", 2))
+	c.publish("a", "x", 0, 0)
+	c.wantMessage("x")
+	c.unsubscribe("a")
 }
 
 // testPacketIdentifiers sends more messages than there are identifiers while one
@@ -80,300 +91,356 @@ func (w *world) nextPacketID(id uint16) {
 }
 
 func TestSessionStatements(t *testing.T) {
-	prove5(t, "4.1.0-1", func(t *testing.T, w *world) { // even without expiry it lasts as long as the connection
-		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("a", 1))
-		wait(1000 * time.Second)
-		pub.exchange("a", "x", 1)
-		sub.wantMessage("x")
-	})
-	prove5(t, "3.1.2-23 4.1.0-2", func(t *testing.T, w *world) {
-		for _, tt := range []struct {
-			expiry uint32
-			after  time.Duration
-			want   bool
-		}{
-			{10, 10*time.Second - time.Millisecond, true},
-			{10, 10 * time.Second, false},
-			{0, 0, false},
-			{0xFFFFFFFF, 20 * time.Hour, true},
-		} {
-			c := w.connect(packet.V5, "c", expiry(tt.expiry))
-			c.subscribe(filter("a", 1))
-			wait(time.Hour) // does not count
-			c.close()
-			wait(tt.after)
-			c, ack := w.connectAck(packet.V5, "c", resume)
-			if ack.SessionPresent != tt.want {
-				t.Errorf("expiry %d s, after %v: present %v", tt.expiry, tt.after, ack.SessionPresent)
-			}
-			c.bye()
+	prove5(t, "4.1.0-1", testSessionOfConnection)
+	prove5(t, "3.1.2-23 4.1.0-2", testSessionExpiry)
+}
+
+// testSessionOfConnection wants a session without expiry to last as long as its
+// connection.
+func testSessionOfConnection(t *testing.T, w *world) {
+	sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
+	sub.subscribe(filter("a", 1))
+	wait(1000 * time.Second)
+	pub.exchange("a", "x", 1)
+	sub.wantMessage("x")
+}
+
+// testSessionExpiry wants a session to last for its expiry interval after the
+// connection's end, and no longer.
+func testSessionExpiry(t *testing.T, w *world) {
+	for _, tt := range []struct {
+		expiry uint32
+		after  time.Duration
+		want   bool
+	}{
+		{10, 10*time.Second - time.Millisecond, true},
+		{10, 10 * time.Second, false},
+		{0, 0, false},
+		{0xFFFFFFFF, 20 * time.Hour, true},
+	} {
+		c := w.connect(packet.V5, "c", expiry(tt.expiry))
+		c.subscribe(filter("a", 1))
+		wait(time.Hour) // does not count
+		c.close()
+		wait(tt.after)
+		c, ack := w.connectAck(packet.V5, "c", resume)
+		if ack.SessionPresent != tt.want {
+			t.Errorf("expiry %d s, after %v: present %v", tt.expiry, tt.after, ack.SessionPresent)
 		}
-		if got := w.counters(); got.Sessions != 0 || got.Store.Sessions != 0 || got.Subscriptions != 0 {
-			t.Errorf("%d sessions, %d stored and %d subscriptions stay", got.Sessions, got.Store.Sessions, got.Subscriptions)
-		}
-	})
+		c.bye()
+	}
+	if got := w.counters(); got.Sessions != 0 || got.Store.Sessions != 0 || got.Subscriptions != 0 {
+		t.Errorf("%d sessions, %d stored and %d subscriptions stay", got.Sessions, got.Store.Sessions, got.Subscriptions)
+	}
 }
 
 func TestDeliveryStatements(t *testing.T) {
-	prove(t, "4.3.2-3 4.3.3-3 4.4.0-1", func(t *testing.T, w *world, v packet.Version) {
-		sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
-		sub.subscribe(filter("a", 2))
-		ids := map[string]uint16{}
-		for i := range 4 {
-			pub.exchange("a", fmt.Sprint(i), 1+byte(i%2))
-			ids[fmt.Sprint(i)] = sub.wantMessage(fmt.Sprint(i)).PacketID
-		}
-		wait(time.Hour)
-		sub.silence() // nothing is sent again on the same connection
-		for range 3 {
-			sub.close()
-			sub = w.connect(v, "sub", resume, kept(v))
-			for i := range 4 {
-				if p := sub.wantMessage(fmt.Sprint(i)); p.PacketID != ids[fmt.Sprint(i)] || !p.Dup {
-					t.Errorf("%d: identifier %d, DUP %v; was %d", i, p.PacketID, p.Dup, ids[fmt.Sprint(i)])
-				}
-			}
-			sub.silence()
-		}
-	})
-	prove(t, "4.3.2-4 4.3.2-5 4.3.3-8 4.3.3-11 4.3.3-12", func(t *testing.T, w *world, v packet.Version) {
-		for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
-			sub, pub := w.connect(v, "sub"), w.connect(v, fmt.Sprint("pub", i), change)
-			sub.subscribe(filter("a", 0))
-			for i := range 3 { // the same identifier each time
-				pub.exchange("a", fmt.Sprint(i), 1)
-				sub.wantMessage(fmt.Sprint(i))
-				pub.exchange("a", fmt.Sprint(i), 2)
-				sub.wantMessage(fmt.Sprint(i))
-			}
-			again := message("a", "new", 1, 7) // DUP does not make it an old one
-			again.Dup = true
-			pub.send(again)
-			want[*packet.Puback](pub)
-			sub.wantMessage("new")
-			sub.silence()
-		}
-	})
-	t.Run("4.3.2-4 4.3.3-8", func(t *testing.T) { // what is not kept is not acknowledged as taken
-		full := func(o *Options) {
-			o.Store = store.NewMemory(store.Limits{Retained: store.QueueLimit{Messages: 1, Bytes: 1}})
-		}
-		bubble(t, full, func(t *testing.T, w *world) {
-			for _, v := range versions {
-				pub := w.connect(v, "pub")
-				for qos := byte(1); qos < 3; qos++ {
-					p := message("a", "too long", qos, 5)
-					p.Retain = true
-					pub.send(p)
-					switch got := pub.next().(type) {
-					case nil:
-						if v == packet.V5 {
-							t.Errorf("QoS %d: no answer", qos)
-						}
-					case *packet.Puback:
-						if v == packet.V311 || got.ReasonCode != packet.QuotaExceeded {
-							t.Errorf("PUBACK %s", got.ReasonCode)
-						}
-					case *packet.Pubrec:
-						if v == packet.V311 || got.ReasonCode != packet.QuotaExceeded {
-							t.Errorf("PUBREC %s", got.ReasonCode)
-						}
-					}
-				}
-			}
-		})
-	})
-	prove(t, "4.3.3-4 4.3.3-5 4.3.3-6", func(t *testing.T, w *world, v packet.Version) {
-		sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
-		sub.subscribe(filter("a", 2))
-		pub.exchange("a", "x", 2)
-		id := sub.wantMessage("x").PacketID
-		for range 2 {
-			sub.send(&packet.Pubrec{PacketID: id})
-			if got := want[*packet.Pubrel](sub); got.PacketID != id || got.ReasonCode.Failed() {
-				t.Errorf("PUBREL %d %s, want %d", got.PacketID, got.ReasonCode, id)
-			}
-		}
-		for range 3 {
-			sub.close()
-			sub = w.connect(v, "sub", resume, kept(v))
-			if got := want[*packet.Pubrel](sub); got.PacketID != id {
-				t.Errorf("PUBREL %d, want %d", got.PacketID, id)
-			}
-			sub.silence() // never PUBLISH again
-		}
-		sub.send(&packet.Pubcomp{PacketID: id})
+	prove(t, "4.3.2-3 4.3.3-3 4.4.0-1", testRedelivery)
+	prove(t, "4.3.2-4 4.3.2-5 4.3.3-8 4.3.3-11 4.3.3-12", testReusedPacketIdentifier)
+	prove5With(t, "4.3.2-4 4.3.3-8", noRoomForRetained, testNoAcknowledgementOfLoss)
+	prove(t, "4.3.3-4 4.3.3-5 4.3.3-6", testPubrelUntilPubcomp)
+	prove5(t, "4.3.3-7", testNoExpiryOnceSent)
+	prove5(t, "4.3.3-9", testIdentifierOfRefusedMessage)
+	prove(t, "4.3.3-10", testDuplicateBeforePubrel)
+	prove5(t, "4.3.3-13", testNoExpiryOnceReceived)
+	prove5(t, "4.4.0-2", testDeliveryRefusedByClient)
+	prove(t, "4.5.0-1", testEverySessionReceives)
+	prove(t, "4.6.0-1 4.6.0-4", testPubrelOrder)
+	prove(t, "4.6.0-2 4.6.0-3", testAcknowledgementOrder)
+	prove(t, "4.6.0-5 4.6.0-6", testOrder)
+}
+
+// testRedelivery wants unacknowledged messages again, with DUP and their
+// identifiers, on each new connection and only there.
+func testRedelivery(t *testing.T, w *world, v packet.Version) {
+	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
+	sub.subscribe(filter("a", 2))
+	ids := map[string]uint16{}
+	for i := range 4 {
+		pub.exchange("a", fmt.Sprint(i), 1+byte(i%2))
+		ids[fmt.Sprint(i)] = sub.wantMessage(fmt.Sprint(i)).PacketID
+	}
+	wait(time.Hour)
+	sub.silence() // nothing is sent again on the same connection
+	for range 3 {
 		sub.close()
 		sub = w.connect(v, "sub", resume, kept(v))
+		for i := range 4 {
+			if p := sub.wantMessage(fmt.Sprint(i)); p.PacketID != ids[fmt.Sprint(i)] || !p.Dup {
+				t.Errorf("%d: identifier %d, DUP %v; was %d", i, p.PacketID, p.Dup, ids[fmt.Sprint(i)])
+			}
+		}
 		sub.silence()
-	})
-	prove5(t, "4.3.3-7", func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("a", 2))
-		p := message("a", "x", 2, 1)
-		p.Properties.SetMessageExpiryInterval(5)
-		pub.send(p)
-		want[*packet.Pubrec](pub)
-		first := sub.wantMessage("x")
-		sub.close()
-		wait(5 * time.Minute)
-		sub = w.connect(packet.V5, "sub", expiry(1000), resume)
-		again := sub.wantMessage("x")
-		if again.PacketID != first.PacketID || !again.Dup {
-			t.Errorf("identifier %d, DUP %v", again.PacketID, again.Dup)
-		}
-		sub.finish(again)
-	})
-	prove5(t, "4.3.3-9", func(t *testing.T, w *world) {
-		w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
-		sub := w.connect(packet.V5, "sub")
-		sub.subscribe(filter("#", 0))
-		for _, session := range []uint32{0, 100} {
-			pub := w.connect(packet.V5, "pub", expiry(session))
-			for range 2 {
-				pub.publish("secret", "x", 2, 5)
-				if got := want[*packet.Pubrec](pub); got.ReasonCode != packet.NotAuthorized {
-					t.Errorf("got %s", got.ReasonCode)
-				}
-			}
-			pub.publish("open", "y", 2, 5)
-			if got := want[*packet.Pubrec](pub); got.ReasonCode.Failed() {
-				t.Errorf("got %s", got.ReasonCode)
-			}
-			sub.wantMessage("y")
-			sub.silence()
-			pub.bye()
-		}
-	})
-	prove(t, "4.3.3-10", func(t *testing.T, w *world, v packet.Version) {
-		sub := w.connect(v, "sub")
+	}
+}
+
+// testReusedPacketIdentifier wants a message under the identifier of an
+// acknowledged one to be a new message, DUP or not.
+func testReusedPacketIdentifier(t *testing.T, w *world, v packet.Version) {
+	for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
+		sub, pub := w.connect(v, "sub"), w.connect(v, fmt.Sprint("pub", i), change)
 		sub.subscribe(filter("a", 0))
-		for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
-			pub := w.connect(v, "pub", change)
-			for round := range 3 {
-				for repeat := range 5 {
-					p := message("a", fmt.Sprint(round), 2, 5)
-					p.Dup = repeat > 0
-					pub.send(p)
-					want[*packet.Pubrec](pub)
-					if i > 0 {
-						pub.close()
-						pub = w.connect(v, "pub", resume, kept(v))
-					}
-				}
-				sub.wantMessage(fmt.Sprint(round))
-				sub.silence()
-				pub.send(&packet.Pubrel{PacketID: 5})
-				want[*packet.Pubcomp](pub)
-			}
-			pub.bye()
-		}
-	})
-	prove5(t, "4.3.3-13", func(t *testing.T, w *world) {
-		pub := w.connect(packet.V5, "pub", expiry(1000))
-		p := message("a", "x", 2, 5)
-		p.Properties.SetMessageExpiryInterval(1)
-		pub.send(p)
-		want[*packet.Pubrec](pub)
-		wait(5 * time.Minute)
-		pub.send(p) // again: still the same message
-		want[*packet.Pubrec](pub)
-		pub.send(&packet.Pubrel{PacketID: 5})
-		if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.Success {
-			t.Errorf("got %s", got.ReasonCode)
-		}
-	})
-	prove5(t, "4.4.0-2", func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", expiry(1000), quota(1)), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("a", 2))
-		for qos := byte(1); qos < 3; qos++ {
-			pub.exchange("a", "refused", qos)
-			p := sub.wantMessage("refused")
-			if qos == 1 {
-				sub.send(&packet.Puback{PacketID: p.PacketID, ReasonCode: packet.QuotaExceeded})
-			} else {
-				sub.send(&packet.Pubrec{PacketID: p.PacketID, ReasonCode: packet.QuotaExceeded})
-			}
-			sub.silence() // no PUBREL
-			pub.exchange("a", "next", qos)
-			sub.finish(sub.wantMessage("next")) // the window has room again
-			sub.close()
-			sub = w.connect(packet.V5, "sub", expiry(1000), resume, quota(1))
-			sub.silence()
-		}
-		if got := w.counters().Store.Queued; got != 0 {
-			t.Errorf("%d messages stay queued", got)
-		}
-	})
-	prove(t, "4.5.0-1", func(t *testing.T, w *world, v packet.Version) {
-		away := w.connect(v, "away", kept(v))
-		away.subscribe(filter("a/+", 1))
-		away.close()
-		pub, here, shared := w.connect(v, "pub"), w.connect(v, "here"), w.connect(v, "shared")
-		here.subscribe(filter("a/#", 1), filter("+/b", 0))
-		shared.subscribe(filter("$share/g/#", 1))
-		pub.exchange("a/b", "x", 1)
-		away = w.connect(v, "away", kept(v), resume)
-		for _, c := range []*client{away, here, shared} {
-			c.finish(c.wantMessage("x"))
-			c.silence()
-		}
-	})
-	prove(t, "4.6.0-1 4.6.0-4", func(t *testing.T, w *world, v packet.Version) {
-		sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
-		sub.subscribe(filter("a", 2))
-		const n = 40
-		ids := make([]uint16, n)
-		w.nextPacketID(65_520) // the identifiers begin anew on the way
-		for i := range n {
+		for i := range 3 { // the same identifier each time
+			pub.exchange("a", fmt.Sprint(i), 1)
+			sub.wantMessage(fmt.Sprint(i))
 			pub.exchange("a", fmt.Sprint(i), 2)
-			ids[i] = sub.wantMessage(fmt.Sprint(i)).PacketID
-		}
-		for i := range n / 2 {
-			sub.send(&packet.Pubrec{PacketID: ids[i]})
-		}
-		for i := range n / 2 { // PUBRELs in the order of the PUBRECs
-			if got := want[*packet.Pubrel](sub); got.PacketID != ids[i] {
-				t.Errorf("PUBREL %d, want %d", got.PacketID, ids[i])
-			}
-		}
-		sub.close()
-		sub = w.connect(v, "sub", kept(v), resume)
-		for i := range n / 2 {
-			if got := want[*packet.Pubrel](sub); got.PacketID != ids[i] {
-				t.Errorf("PUBREL %d again, want %d", got.PacketID, ids[i])
-			}
-		}
-		for i := n / 2; i < n; i++ {
 			sub.wantMessage(fmt.Sprint(i))
 		}
-	})
-	prove(t, "4.6.0-2 4.6.0-3", func(t *testing.T, w *world, v packet.Version) {
-		w.rules.set(func(r *rules) { r.publish = []string{"denied"} })
-		away := w.connect(v, "away", kept(v))
-		away.subscribe(filter("kept", 2))
-		pub := w.connect(v, "pub", kept(v))
-		topics := []string{"kept", "denied", "nobody", "retained"}
-		var acks []uint16
-		for i := range uint16(60) { // each topic takes another way through the broker
-			p := message(topics[int(i)%len(topics)], "x", 1+byte(i/4%2), i+1)
-			p.Retain = i%4 == 3
-			pub.send(p)
+		again := message("a", "new", 1, 7) // DUP does not make it an old one
+		again.Dup = true
+		pub.send(again)
+		want[*packet.Puback](pub)
+		sub.wantMessage("new")
+		sub.silence()
+	}
+}
+
+// testPubrelUntilPubcomp wants PUBREL for PUBREC, again on each new connection
+// until PUBCOMP, and the message never again.
+func testPubrelUntilPubcomp(t *testing.T, w *world, v packet.Version) {
+	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
+	sub.subscribe(filter("a", 2))
+	pub.exchange("a", "x", 2)
+	id := sub.wantMessage("x").PacketID
+	for range 2 {
+		sub.send(&packet.Pubrec{PacketID: id})
+		if got := want[*packet.Pubrel](sub); got.PacketID != id || got.ReasonCode.Failed() {
+			t.Errorf("PUBREL %d %s, want %d", got.PacketID, got.ReasonCode, id)
 		}
-		for p := pub.next(); p != nil; p = pub.next() {
-			switch p := p.(type) {
-			case *packet.Puback:
-				acks = append(acks, p.PacketID)
-			case *packet.Pubrec:
-				acks = append(acks, p.PacketID)
+	}
+	for range 3 {
+		sub.close()
+		sub = w.connect(v, "sub", resume, kept(v))
+		if got := want[*packet.Pubrel](sub); got.PacketID != id {
+			t.Errorf("PUBREL %d, want %d", got.PacketID, id)
+		}
+		sub.silence() // never PUBLISH again
+	}
+	sub.send(&packet.Pubcomp{PacketID: id})
+	sub.close()
+	sub = w.connect(v, "sub", resume, kept(v))
+	sub.silence()
+}
+
+// testNoExpiryOnceSent wants a message of QoS 2 that was sent once to be sent
+// again although it has expired since.
+func testNoExpiryOnceSent(t *testing.T, w *world) {
+	sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
+	sub.subscribe(filter("a", 2))
+	p := message("a", "x", 2, 1)
+	p.Properties.SetMessageExpiryInterval(5)
+	pub.send(p)
+	want[*packet.Pubrec](pub)
+	first := sub.wantMessage("x")
+	sub.close()
+	wait(5 * time.Minute)
+	sub = w.connect(packet.V5, "sub", expiry(1000), resume)
+	again := sub.wantMessage("x")
+	if again.PacketID != first.PacketID || !again.Dup {
+		t.Errorf("identifier %d, DUP %v", again.PacketID, again.Dup)
+	}
+	sub.finish(again)
+}
+
+// testIdentifierOfRefusedMessage wants the identifier of a message that PUBREC
+// refused to be free for a new message.
+func testIdentifierOfRefusedMessage(t *testing.T, w *world) {
+	w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
+	sub := w.connect(packet.V5, "sub")
+	sub.subscribe(filter("#", 0))
+	for _, session := range []uint32{0, 100} {
+		pub := w.connect(packet.V5, "pub", expiry(session))
+		for range 2 {
+			pub.publish("secret", "x", 2, 5)
+			if got := want[*packet.Pubrec](pub); got.ReasonCode != packet.NotAuthorized {
+				t.Errorf("got %s", got.ReasonCode)
 			}
 		}
-		if len(acks) != 60 || !slices.IsSorted(acks) {
-			t.Errorf("acknowledged in the order %v", acks)
+		pub.publish("open", "y", 2, 5)
+		if got := want[*packet.Pubrec](pub); got.ReasonCode.Failed() {
+			t.Errorf("got %s", got.ReasonCode)
 		}
-	})
-	prove(t, "4.6.0-5 4.6.0-6", testOrder)
+		sub.wantMessage("y")
+		sub.silence()
+		pub.bye()
+	}
+}
+
+// testDuplicateBeforePubrel sends a message of QoS 2 again and again before
+// PUBREL and wants it delivered once.
+func testDuplicateBeforePubrel(t *testing.T, w *world, v packet.Version) {
+	sub := w.connect(v, "sub")
+	sub.subscribe(filter("a", 0))
+	for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
+		pub := w.connect(v, "pub", change)
+		for round := range 3 {
+			for repeat := range 5 {
+				p := message("a", fmt.Sprint(round), 2, 5)
+				p.Dup = repeat > 0
+				pub.send(p)
+				want[*packet.Pubrec](pub)
+				if i > 0 {
+					pub.close()
+					pub = w.connect(v, "pub", resume, kept(v))
+				}
+			}
+			sub.wantMessage(fmt.Sprint(round))
+			sub.silence()
+			pub.send(&packet.Pubrel{PacketID: 5})
+			want[*packet.Pubcomp](pub)
+		}
+		pub.bye()
+	}
+}
+
+// testNoExpiryOnceReceived wants a message of QoS 2 to be completed although it
+// has expired since the broker received it.
+func testNoExpiryOnceReceived(t *testing.T, w *world) {
+	pub := w.connect(packet.V5, "pub", expiry(1000))
+	p := message("a", "x", 2, 5)
+	p.Properties.SetMessageExpiryInterval(1)
+	pub.send(p)
+	want[*packet.Pubrec](pub)
+	wait(5 * time.Minute)
+	pub.send(p) // again: still the same message
+	want[*packet.Pubrec](pub)
+	pub.send(&packet.Pubrel{PacketID: 5})
+	if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.Success {
+		t.Errorf("got %s", got.ReasonCode)
+	}
+}
+
+// testDeliveryRefusedByClient wants a message that the client refused to be over:
+// no PUBREL, no redelivery, and room for the next.
+func testDeliveryRefusedByClient(t *testing.T, w *world) {
+	sub, pub := w.connect(packet.V5, "sub", expiry(1000), quota(1)), w.connect(packet.V5, "pub")
+	sub.subscribe(filter("a", 2))
+	for qos := byte(1); qos < 3; qos++ {
+		pub.exchange("a", "refused", qos)
+		p := sub.wantMessage("refused")
+		if qos == 1 {
+			sub.send(&packet.Puback{PacketID: p.PacketID, ReasonCode: packet.QuotaExceeded})
+		} else {
+			sub.send(&packet.Pubrec{PacketID: p.PacketID, ReasonCode: packet.QuotaExceeded})
+		}
+		sub.silence() // no PUBREL
+		pub.exchange("a", "next", qos)
+		sub.finish(sub.wantMessage("next")) // the window has room again
+		sub.close()
+		sub = w.connect(packet.V5, "sub", expiry(1000), resume, quota(1))
+		sub.silence()
+	}
+	if got := w.counters().Store.Queued; got != 0 {
+		t.Errorf("%d messages stay queued", got)
+	}
+}
+
+// testEverySessionReceives wants one copy for each session with a matching
+// subscription, connected or not, shared or not.
+func testEverySessionReceives(t *testing.T, w *world, v packet.Version) {
+	away := w.connect(v, "away", kept(v))
+	away.subscribe(filter("a/+", 1))
+	away.close()
+	pub, here, shared := w.connect(v, "pub"), w.connect(v, "here"), w.connect(v, "shared")
+	here.subscribe(filter("a/#", 1), filter("+/b", 0))
+	shared.subscribe(filter("$share/g/#", 1))
+	pub.exchange("a/b", "x", 1)
+	away = w.connect(v, "away", kept(v), resume)
+	for _, c := range []*client{away, here, shared} {
+		c.finish(c.wantMessage("x"))
+		c.silence()
+	}
+}
+
+// testPubrelOrder wants PUBRELs in the order of the PUBRECs and redeliveries in
+// the order of the messages.
+func testPubrelOrder(t *testing.T, w *world, v packet.Version) {
+	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
+	sub.subscribe(filter("a", 2))
+	const n = 40
+	ids := make([]uint16, n)
+	w.nextPacketID(65_520) // the identifiers begin anew on the way
+	for i := range n {
+		pub.exchange("a", fmt.Sprint(i), 2)
+		ids[i] = sub.wantMessage(fmt.Sprint(i)).PacketID
+	}
+	for i := range n / 2 {
+		sub.send(&packet.Pubrec{PacketID: ids[i]})
+	}
+	for i := range n / 2 { // PUBRELs in the order of the PUBRECs
+		if got := want[*packet.Pubrel](sub); got.PacketID != ids[i] {
+			t.Errorf("PUBREL %d, want %d", got.PacketID, ids[i])
+		}
+	}
+	sub.close()
+	sub = w.connect(v, "sub", kept(v), resume)
+	for i := range n / 2 {
+		if got := want[*packet.Pubrel](sub); got.PacketID != ids[i] {
+			t.Errorf("PUBREL %d again, want %d", got.PacketID, ids[i])
+		}
+	}
+	for i := n / 2; i < n; i++ {
+		sub.wantMessage(fmt.Sprint(i))
+	}
+}
+
+// testAcknowledgementOrder wants acknowledgements in the order of the messages,
+// whatever becomes of each message.
+func testAcknowledgementOrder(t *testing.T, w *world, v packet.Version) {
+	w.rules.set(func(r *rules) { r.publish = []string{"denied"} })
+	away := w.connect(v, "away", kept(v))
+	away.subscribe(filter("kept", 2))
+	pub := w.connect(v, "pub", kept(v))
+	topics := []string{"kept", "denied", "nobody", "retained"}
+	var acks []uint16
+	for i := range uint16(60) { // each topic takes another way through the broker
+		p := message(topics[int(i)%len(topics)], "x", 1+byte(i/4%2), i+1)
+		p.Retain = i%4 == 3
+		pub.send(p)
+	}
+	for p := pub.next(); p != nil; p = pub.next() {
+		switch p := p.(type) {
+		case *packet.Puback:
+			acks = append(acks, p.PacketID)
+		case *packet.Pubrec:
+			acks = append(acks, p.PacketID)
+		}
+	}
+	if len(acks) != 60 || !slices.IsSorted(acks) {
+		t.Errorf("acknowledged in the order %v", acks)
+	}
+}
+
+// noRoomForRetained has the store keep retained messages of one byte at most.
+func noRoomForRetained(o *Options) {
+	o.Store = store.NewMemory(store.Limits{Retained: store.QueueLimit{Messages: 1, Bytes: 1}})
+}
+
+// testNoAcknowledgementOfLoss wants a message that the store has no room for not to
+// be acknowledged as taken: refused in MQTT 5, unanswered in 3.1.1.
+func testNoAcknowledgementOfLoss(t *testing.T, w *world) {
+	for _, v := range versions {
+		pub := w.connect(v, "pub")
+		for qos := byte(1); qos < 3; qos++ {
+			p := message("a", "too long", qos, 5)
+			p.Retain = true
+			pub.send(p)
+			switch got := pub.next().(type) {
+			case nil:
+				if v == packet.V5 {
+					t.Errorf("QoS %d: no answer", qos)
+				}
+			case *packet.Puback:
+				if v == packet.V311 || got.ReasonCode != packet.QuotaExceeded {
+					t.Errorf("PUBACK %s", got.ReasonCode)
+				}
+			case *packet.Pubrec:
+				if v == packet.V311 || got.ReasonCode != packet.QuotaExceeded {
+					t.Errorf("PUBREC %s", got.ReasonCode)
+				}
+			}
+		}
+	}
 }
 
 // testOrder publishes at every QoS to clients of every kind: each gets what each
@@ -437,44 +504,52 @@ func testOrder(t *testing.T, w *world, v packet.Version) {
 }
 
 func TestTopicStatements(t *testing.T) {
-	prove(t, "4.7.2-1", func(t *testing.T, w *world, v packet.Version) {
-		c := w.connect(v, "c")
-		for f, match := range map[string]bool{
-			"#": false, "+/b": false, "+/#": false, "$x/#": true, "$x/+": true, "$x/b": true,
-			"$share/g/#": false, "$share/g/$x/#": true,
-		} {
-			c.subscribe(filter(f, 0))
-			c.publish("$x/b", "live", 0, 0)
-			if got := c.next() != nil; got != match {
-				t.Errorf("%s gets $x/b: %v", f, got)
-			}
-			c.unsubscribe(f)
-			c.send(retained("$x/b", "kept"))
-			c.subscribe(filter(f, 0))
-			if got := c.next() != nil; got != (match && !strings.HasPrefix(f, "$share")) {
-				t.Errorf("%s gets $x/b retained: %v", f, got)
-			}
-			c.unsubscribe(f)
-			c.send(retained("$x/b", ""))
+	prove(t, "4.7.2-1", testDollarTopics)
+	prove(t, "4.7.3-1 4.7.3-4", testTopicsByCharacter)
+}
+
+// testDollarTopics wants topics that begin with $ to match no filter that begins
+// with a wildcard.
+func testDollarTopics(t *testing.T, w *world, v packet.Version) {
+	c := w.connect(v, "c")
+	for f, match := range map[string]bool{
+		"#": false, "+/b": false, "+/#": false, "$x/#": true, "$x/+": true, "$x/b": true,
+		"$share/g/#": false, "$share/g/$x/#": true,
+	} {
+		c.subscribe(filter(f, 0))
+		c.publish("$x/b", "live", 0, 0)
+		if got := c.next() != nil; got != match {
+			t.Errorf("%s gets $x/b: %v", f, got)
 		}
-	})
-	prove(t, "4.7.3-1 4.7.3-4", func(t *testing.T, w *world, v packet.Version) {
-		c := w.connect(v, "c")
-		for f, topics := range map[string]string{
-			"/": "/", "a//b": "a//b", "+/+": "/", "Ab": "Ab", "a b": "a b", "caf\u00e9": "caf\u00e9", "cafe\u0301": "cafe\u0301", "ﬁ": "ﬁ",
-		} {
-			c.subscribe(filter(f, 0))
-			var got []string
-			for _, topic := range []string{"/", "a//b", "Ab", "ab", "a b", "caf\u00e9", "cafe\u0301", "ﬁ", "fi"} {
-				c.publish(topic, "x", 0, 0)
-				if p := c.next(); p != nil {
-					got = append(got, string(p.(*packet.Publish).TopicName))
-				}
-			}
-			if strings.Join(got, ",") != topics {
-				t.Errorf("%s got %q, want %q", f, got, topics)
-			}
-			c.unsubscribe(f)
+		c.unsubscribe(f)
+		c.send(retained("$x/b", "kept"))
+		c.subscribe(filter(f, 0))
+		if got := c.next() != nil; got != (match && !strings.HasPrefix(f, "$share")) {
+			t.Errorf("%s gets $x/b retained: %v", f, got)
 		}
-	})
+		c.unsubscribe(f)
+		c.send(retained("$x/b", ""))
+	}
+}
+
+// testTopicsByCharacter wants topics and filters to be compared character by
+// character, without any normalization.
+func testTopicsByCharacter(t *testing.T, w *world, v packet.Version) {
+	c := w.connect(v, "c")
+	for f, topics := range map[string]string{
+		"/": "/", "a//b": "a//b", "+/+": "/", "Ab": "Ab", "a b": "a b", "caf\u00e9": "caf\u00e9", "cafe\u0301": "cafe\u0301", "ﬁ": "ﬁ",
+	} {
+		c.subscribe(filter(f, 0))
+		var got []string
+		for _, topic := range []string{"/", "a//b", "Ab", "ab", "a b", "caf\u00e9", "cafe\u0301", "ﬁ", "fi"} {
+			c.publish(topic, "x", 0, 0)
+			if p := c.next(); p != nil {
+				got = append(got, string(p.(*packet.Publish).TopicName))
+			}
+		}
+		if strings.Join(got, ",") != topics {
+			t.Errorf("%s got %q, want %q", f, got, topics)
+		}
+		c.unsubscribe(f)
+	}
 }

@@ -10,268 +10,205 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-func retained(topic, payload string) *packet.Publish {
-	p := message(topic, payload, 0, 0)
-	p.Retain = true
-	return p
-}
-
-// retainedNow returns what a new client finds retained under filter.
-func (w *world) retainedNow(v packet.Version, f string) (payloads []string) {
-	w.t.Helper()
-	c := w.connect(v, "looker")
-	defer c.bye()
-	c.subscribe(filter(f, 0))
-	for p := c.next(); p != nil; p = c.next() {
-		if got := p.(*packet.Publish); got.Retain {
-			payloads = append(payloads, string(got.Payload))
-		}
-	}
-	return payloads
-}
-
 func TestPublishStatements(t *testing.T) {
-	prove(t, "3.3.1-1 3.3.1-3 4.3.2-2 4.3.3-2", func(t *testing.T, w *world, v packet.Version) {
-		sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
-		sub.subscribe(filter("a", 2))
-		for qos := byte(1); qos < 3; qos++ {
-			p := message("a", "x", qos, uint16(qos))
-			p.Dup = true // the publisher's, and of no concern to others
-			pub.send(p)
-			pub.next()
-			if got := sub.wantMessage("x"); got.Dup {
-				t.Errorf("QoS %d: first delivery with DUP", qos)
-			}
-		}
-		sub.close()
-		sub = w.connect(v, "sub", kept(v), resume)
-		for qos := byte(1); qos < 3; qos++ {
-			got := sub.wantMessage("x")
-			if !got.Dup {
-				t.Errorf("QoS %d: redelivery without DUP", qos)
-			}
-			sub.finish(got)
-		}
-	})
-	prove(t, "2.2.1-2 3.3.1-2 4.3.1-1", func(t *testing.T, w *world, v packet.Version) {
-		nc, err := w.l.Dial()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		b := connectPacket("sub").Append([]byte("sub\n"), v)
-		b = (&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("a", 2)}}).Append(b, v)
-		go func() { _, _ = nc.Write(b) }()
-		w.skip(nc, 2)
-		w.connect(v, "pub").publish("a", "xyz", 0, 0)
-		wire := raw(0x30, "\x00\x01axyz")
-		if v == packet.V5 {
-			wire = raw(0x30, "\x00\x01a\x00xyz")
-		}
-		if got := w.skip(nc, 1); got != wire {
-			t.Errorf("got % x, want % x", got, wire)
-		}
-	})
-	prove(t, "3.3.1-5 3.3.1-6 3.3.1-7 3.3.1-8", func(t *testing.T, w *world, v packet.Version) {
-		pub, live := w.connect(v, "pub"), w.connect(v, "live")
-		live.subscribe(filter("#", 0))
-		for i, step := range []struct {
-			p    *packet.Publish
-			want []string
-		}{
-			{retained("a/b", "1"), []string{"1"}},
-			{retained("a/b", "2"), []string{"2"}},
-			{message("a/b", "live", 0, 0), []string{"2"}},
-			{message("a/b", "", 0, 0), []string{"2"}},
-			{retained("a/b", ""), nil},
-			{retained("a/b", ""), nil},
-		} {
-			pub.send(step.p)
-			if got := live.wantMessage(string(step.p.Payload)); got.Retain {
-				t.Errorf("step %d: live message with RETAIN", i)
-			}
-			if got := w.retainedNow(v, "a/+"); !slices.Equal(got, step.want) {
-				t.Errorf("step %d: %q are retained, want %q", i, got, step.want)
-			}
-		}
-		if got := w.counters().Store.Retained; got != 0 {
-			t.Errorf("%d messages stay retained", got)
-		}
-	})
-	for handling, statement := range []string{"3.3.1-9", "3.3.1-10", "3.3.1-11"} {
-		prove5(t, statement, func(t *testing.T, w *world) {
-			sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
-			pub.send(retained("a", "kept"))
-			ask := packet.Subscription{TopicFilter: "a", RetainHandling: byte(handling)}
-			count := func() (n int) {
-				sub.subscribe(ask)
-				for p := sub.next(); p != nil; p = sub.next() {
-					n++
-				}
-				return n
-			}
-			got := []int{count(), count()}
-			sub.send(&packet.Unsubscribe{PacketID: 1, TopicFilters: []string{"a"}})
-			want[*packet.Unsuback](sub)
-			got = append(got, count())
-			if wanted := [][]int{{1, 1, 1}, {1, 0, 1}, {0, 0, 0}}[handling]; !slices.Equal(got, wanted) {
-				t.Errorf("new, again, after unsubscribing: %v retained messages, want %v", got, wanted)
-			}
-		})
+	prove(t, "3.3.1-1 3.3.1-3 4.3.2-2 4.3.3-2", testDup)
+	prove(t, "2.2.1-2 3.3.1-2 4.3.1-1", testQoS0OnTheWire)
+	prove(t, "3.3.1-5 3.3.1-6 3.3.1-7 3.3.1-8", testRetainedMessage)
+	for _, tt := range []struct {
+		statement string
+		handling  byte
+		wanted    [3]int // for a new subscription, the same again, and a new one after UNSUBSCRIBE
+	}{
+		{"3.3.1-9", 0, [3]int{1, 1, 1}},
+		{"3.3.1-10", 1, [3]int{1, 0, 1}},
+		{"3.3.1-11", 2, [3]int{0, 0, 0}},
+	} {
+		prove5(t, tt.statement, func(t *testing.T, w *world) { testRetainHandling(t, w, tt.handling, tt.wanted) })
 	}
-	prove(t, "3.3.1-9 3.1.1", func(t *testing.T, w *world, v packet.Version) {
-		sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
-		pub.send(retained("a", "kept"))
-		for range 2 {
-			sub.subscribe(filter("a", 0))
-			if p := sub.wantMessage("kept"); !p.Retain {
-				t.Error("a retained message without RETAIN")
-			}
-		}
-	})
-	for rap, statement := range map[bool]string{false: "3.3.1-12", true: "3.3.1-13"} {
-		prove5(t, statement, func(t *testing.T, w *world) {
-			for _, session := range []uint32{0, 100} {
-				sub, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V5, "pub")
-				sub.subscribe(packet.Subscription{TopicFilter: "a", QoS: 2, RetainAsPublished: rap, RetainHandling: 2})
-				for qos := range byte(3) {
-					for _, retain := range []bool{false, true} {
-						p := message("a", "x", qos, 1)
-						p.Retain = retain
-						pub.send(p)
-						pub.next()
-						pub.send(&packet.Pubrel{PacketID: 1})
-						pub.next()
-						got := sub.wantMessage("x")
-						if got.Retain != (retain && rap) {
-							t.Errorf("QoS %d, RETAIN %v came with RETAIN %v", qos, retain, got.Retain)
-						}
-						sub.finish(got)
-					}
-				}
-				sub.close()
-			}
-		})
-	}
-	prove(t, "3.3.2-2 4.7.0-1 4.7.1-1 4.7.1-2 3.3.2-3", func(t *testing.T, w *world, v packet.Version) {
-		pub := w.connect(v, "pub")
-		for f, topics := range map[string]string{
-			"#": "a a/b a/b/c /", "+": "a", "a/#": "a a/b a/b/c", "a/+": "a/b", "+/+": "a/b /", "+/b/#": "a/b a/b/c", "/+": "/",
-		} {
-			sub := w.connect(v, "sub")
-			if got := sub.subscribe(filter(f, 0)); got[0] != 0 {
-				t.Errorf("%s: %v", f, got)
-			}
-			var got []string
-			for _, topic := range []string{"a", "a/b", "a/b/c", "/"} {
-				pub.publish(topic, topic, 0, 0)
-				if p := sub.next(); p != nil {
-					got = append(got, string(p.(*packet.Publish).TopicName))
-				}
-			}
-			if strings.Join(got, " ") != topics {
-				t.Errorf("%s got %v, want %s", f, got, topics)
-			}
-			sub.bye()
-		}
-		c := w.connect(v, "c")
-		for _, f := range []string{"a#", "#/a", "a/#/b", "a/b#", "##", "a+", "+a", "a/+b/c", "++"} {
-			got := c.subscribe(filter(f, 0))[0]
-			if !got.Failed() || v == packet.V5 && got != packet.TopicFilterInvalid {
-				t.Errorf("%s: %s", f, got)
-			}
-		}
-	})
+	prove(t, "3.3.1-9 3.1.1", testRetainedForEachSubscribe)
+	prove5(t, "3.3.1-12", func(t *testing.T, w *world) { testRetainAsPublished(t, w, false) })
+	prove5(t, "3.3.1-13", func(t *testing.T, w *world) { testRetainAsPublished(t, w, true) })
+	prove(t, "3.3.2-2 4.7.0-1 4.7.1-1 4.7.1-2 3.3.2-3", testWildcards)
 	prove5(t, "3.3.2-4 3.3.2-15 3.3.2-16 3.3.2-17 3.3.2-18 3.3.2-20", testForwardedProperties)
 	prove5(t, "3.3.2-5 3.3.2-6", testMessageExpiry)
-	prove5(t, "3.3.2-7 3.3.2-12", func(t *testing.T, w *world) {
-		sub := w.connect(packet.V5, "sub")
-		sub.subscribe(filter("#", 0))
-		pub, ack := w.connectAck(packet.V5, "pub", expiry(100))
-		send := func(c *client, topic string, alias uint16) {
-			p := message(topic, "x", 0, 0)
-			p.Properties.SetTopicAlias(alias)
-			c.send(p)
-		}
-		highest := ack.Properties.TopicAliasMaximum
-		for alias := uint16(1); alias <= highest; alias++ {
-			send(pub, fmt.Sprint("t/", alias), alias)
-			sub.wantMessage("x")
-		}
-		other := w.connect(packet.V5, "other") // who has aliases of its own
-		send(other, "other", 1)
-		sub.wantMessage("x")
-		for alias := uint16(1); alias <= highest; alias++ {
-			send(pub, "", alias)
-			if got := sub.wantMessage("x"); string(got.TopicName) != fmt.Sprint("t/", alias) || got.Properties.Has(packet.PropTopicAlias) {
-				t.Errorf("alias %d went to %s", alias, got.TopicName)
-			}
-		}
-		pub.close()
-		pub = w.connect(packet.V5, "pub", resume, expiry(100))
-		send(pub, "", 1)
-		if got := want[*packet.Disconnect](pub); got.ReasonCode != packet.ProtocolError || !pub.ended() {
-			t.Errorf("an alias of the connection before: %s", show(got))
-		}
-		sub.silence()
-	})
-	prove(t, "3.3.4-1 2.2.1-5", func(t *testing.T, w *world, v packet.Version) {
-		c := w.connect(v, "c")
-		c.publish("a", "x", 0, 0)
-		c.silence()
-		for _, id := range []uint16{1, 256, 65535} {
-			c.publish("a", "x", 1, id)
-			if got := want[*packet.Puback](c); got.PacketID != id {
-				t.Errorf("PUBACK %d, want %d", got.PacketID, id)
-			}
-			c.publish("a", "x", 2, id)
-			if got := want[*packet.Pubrec](c); got.PacketID != id {
-				t.Errorf("PUBREC %d, want %d", got.PacketID, id)
-			}
-			c.send(&packet.Pubrel{PacketID: id})
-			if got := want[*packet.Pubcomp](c); got.PacketID != id {
-				t.Errorf("PUBCOMP %d, want %d", got.PacketID, id)
-			}
-		}
-		c.subscribe(filter("a", 2))
-		c.publish("a", "x", 2, 9)
-		var id uint16
-		for range 2 {
-			if p, ok := c.next().(*packet.Publish); ok {
-				id = p.PacketID
-			}
-		}
-		c.send(&packet.Pubrec{PacketID: id})
-		if got := want[*packet.Pubrel](c); got.PacketID != id {
-			t.Errorf("PUBREL %d, want %d", got.PacketID, id)
-		}
-	})
+	prove5(t, "3.3.2-7 3.3.2-12", testTopicAlias)
+	prove(t, "3.3.4-1 2.2.1-5", testAcknowledgedIdentifiers)
 	prove5(t, "3.3.4-2 3.3.4-3 3.3.4-4 3.3.4-5", testOverlap)
-	prove5With(t, "3.3.4-7 3.3.4-8", func(o *Options) { o.ReceiveMaximum = 2 }, func(t *testing.T, w *world) {
-		for qos := byte(1); qos < 3; qos++ {
-			c, ack := w.connectAck(packet.V5, "c")
-			if ack.Properties.ReceiveMaximum != 2 {
-				t.Errorf("announced %d", ack.Properties.ReceiveMaximum)
-			}
-			for id := range uint16(2) {
-				c.publish("a", "x", 2, id+1)
-				want[*packet.Pubrec](c)
-			}
-			c.publish("a", "x", 0, 0)      // QoS 0 and all else go on
-			c.subscribe(filter("none", 0)) //
-			c.send(&packet.Pingreq{})      //
-			want[*packet.Pingresp](c)
-			c.send(&packet.Pubrel{PacketID: 1})
-			want[*packet.Pubcomp](c)
-			c.publish("a", "x", 2, 1) // the room that PUBCOMP left
-			want[*packet.Pubrec](c)
-			c.publish("a", "x", qos, 3)
-			if got := want[*packet.Disconnect](c); got.ReasonCode != packet.ReceiveMaximumExceeded || !c.ended() {
-				t.Errorf("QoS %d: %s", qos, show(got))
+	prove5With(t, "3.3.4-7 3.3.4-8", func(o *Options) { o.ReceiveMaximum = 2 }, testReceiveMaximum)
+	prove5(t, "3.3.4-9 3.3.4-10 4.9.0-1 4.9.0-2 4.9.0-3", testSendQuota)
+}
+
+// testDup wants DUP in redeliveries alone, whether the publisher set it or not.
+func testDup(t *testing.T, w *world, v packet.Version) {
+	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
+	sub.subscribe(filter("a", 2))
+	for qos := byte(1); qos < 3; qos++ {
+		p := message("a", "x", qos, uint16(qos))
+		p.Dup = true // the publisher's, and of no concern to others
+		pub.send(p)
+		pub.next()
+		if got := sub.wantMessage("x"); got.Dup {
+			t.Errorf("QoS %d: first delivery with DUP", qos)
+		}
+	}
+	sub.close()
+	sub = w.connect(v, "sub", kept(v), resume)
+	for qos := byte(1); qos < 3; qos++ {
+		got := sub.wantMessage("x")
+		if !got.Dup {
+			t.Errorf("QoS %d: redelivery without DUP", qos)
+		}
+		sub.finish(got)
+	}
+}
+
+// testQoS0OnTheWire wants a message of QoS 0 without packet identifier and
+// without DUP, byte by byte.
+func testQoS0OnTheWire(t *testing.T, w *world, v packet.Version) {
+	nc, err := w.l.Dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	b := connectPacket("sub").Append([]byte("sub\n"), v)
+	b = (&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("a", 2)}}).Append(b, v)
+	go func() { _, _ = nc.Write(b) }()
+	w.skip(nc, 2)
+	w.connect(v, "pub").publish("a", "xyz", 0, 0)
+	wire := raw(0x30, "\x00\x01axyz")
+	if v == packet.V5 {
+		wire = raw(0x30, "\x00\x01a\x00xyz")
+	}
+	if got := w.skip(nc, 1); got != wire {
+		t.Errorf("got % x, want % x", got, wire)
+	}
+}
+
+// testWildcards wants each wildcard filter to match the topics that the
+// specification says, and misplaced wildcards to be refused.
+func testWildcards(t *testing.T, w *world, v packet.Version) {
+	pub := w.connect(v, "pub")
+	for f, topics := range map[string]string{
+		"#": "a a/b a/b/c /", "+": "a", "a/#": "a a/b a/b/c", "a/+": "a/b", "+/+": "a/b /", "+/b/#": "a/b a/b/c", "/+": "/",
+	} {
+		sub := w.connect(v, "sub")
+		if got := sub.subscribe(filter(f, 0)); got[0] != 0 {
+			t.Errorf("%s: %v", f, got)
+		}
+		var got []string
+		for _, topic := range []string{"a", "a/b", "a/b/c", "/"} {
+			pub.publish(topic, topic, 0, 0)
+			if p := sub.next(); p != nil {
+				got = append(got, string(p.(*packet.Publish).TopicName))
 			}
 		}
-	})
-	prove5(t, "3.3.4-9 3.3.4-10 4.9.0-1 4.9.0-2 4.9.0-3", testSendQuota)
+		if strings.Join(got, " ") != topics {
+			t.Errorf("%s got %v, want %s", f, got, topics)
+		}
+		sub.bye()
+	}
+	c := w.connect(v, "c")
+	for _, f := range []string{"a#", "#/a", "a/#/b", "a/b#", "##", "a+", "+a", "a/+b/c", "++"} {
+		got := c.subscribe(filter(f, 0))[0]
+		if !got.Failed() || v == packet.V5 && got != packet.TopicFilterInvalid {
+			t.Errorf("%s: %s", f, got)
+		}
+	}
+}
+
+// testTopicAlias wants all aliases up to the announced maximum to hold for their
+// connection and for no other.
+func testTopicAlias(t *testing.T, w *world) {
+	sub := w.connect(packet.V5, "sub")
+	sub.subscribe(filter("#", 0))
+	pub, ack := w.connectAck(packet.V5, "pub", expiry(100))
+	send := func(c *client, topic string, alias uint16) {
+		p := message(topic, "x", 0, 0)
+		p.Properties.SetTopicAlias(alias)
+		c.send(p)
+	}
+	highest := ack.Properties.TopicAliasMaximum
+	for alias := uint16(1); alias <= highest; alias++ {
+		send(pub, fmt.Sprint("t/", alias), alias)
+		sub.wantMessage("x")
+	}
+	other := w.connect(packet.V5, "other") // who has aliases of its own
+	send(other, "other", 1)
+	sub.wantMessage("x")
+	for alias := uint16(1); alias <= highest; alias++ {
+		send(pub, "", alias)
+		if got := sub.wantMessage("x"); string(got.TopicName) != fmt.Sprint("t/", alias) || got.Properties.Has(packet.PropTopicAlias) {
+			t.Errorf("alias %d went to %s", alias, got.TopicName)
+		}
+	}
+	pub.close()
+	pub = w.connect(packet.V5, "pub", resume, expiry(100))
+	send(pub, "", 1)
+	if got := want[*packet.Disconnect](pub); got.ReasonCode != packet.ProtocolError || !pub.ended() {
+		t.Errorf("an alias of the connection before: %s", show(got))
+	}
+	sub.silence()
+}
+
+// testAcknowledgedIdentifiers wants each acknowledgement to be of the type that
+// the QoS asks for and to have the identifier of its message.
+func testAcknowledgedIdentifiers(t *testing.T, w *world, v packet.Version) {
+	c := w.connect(v, "c")
+	c.publish("a", "x", 0, 0)
+	c.silence()
+	for _, id := range []uint16{1, 256, 65535} {
+		c.publish("a", "x", 1, id)
+		if got := want[*packet.Puback](c); got.PacketID != id {
+			t.Errorf("PUBACK %d, want %d", got.PacketID, id)
+		}
+		c.publish("a", "x", 2, id)
+		if got := want[*packet.Pubrec](c); got.PacketID != id {
+			t.Errorf("PUBREC %d, want %d", got.PacketID, id)
+		}
+		c.send(&packet.Pubrel{PacketID: id})
+		if got := want[*packet.Pubcomp](c); got.PacketID != id {
+			t.Errorf("PUBCOMP %d, want %d", got.PacketID, id)
+		}
+	}
+	c.subscribe(filter("a", 2))
+	c.publish("a", "x", 2, 9)
+	var id uint16
+	for range 2 {
+		if p, ok := c.next().(*packet.Publish); ok {
+			id = p.PacketID
+		}
+	}
+	c.send(&packet.Pubrec{PacketID: id})
+	if got := want[*packet.Pubrel](c); got.PacketID != id {
+		t.Errorf("PUBREL %d, want %d", got.PacketID, id)
+	}
+}
+
+// testReceiveMaximum wants a client that sends more unacknowledged messages than
+// the Receive Maximum to be closed, and one that sends as many to be served.
+func testReceiveMaximum(t *testing.T, w *world) {
+	for qos := byte(1); qos < 3; qos++ {
+		c, ack := w.connectAck(packet.V5, "c")
+		if ack.Properties.ReceiveMaximum != 2 {
+			t.Errorf("announced %d", ack.Properties.ReceiveMaximum)
+		}
+		for id := range uint16(2) {
+			c.publish("a", "x", 2, id+1)
+			want[*packet.Pubrec](c)
+		}
+		c.publish("a", "x", 0, 0)      // QoS 0 and all else go on
+		c.subscribe(filter("none", 0)) //
+		c.send(&packet.Pingreq{})      //
+		want[*packet.Pingresp](c)
+		c.send(&packet.Pubrel{PacketID: 1})
+		want[*packet.Pubcomp](c)
+		c.publish("a", "x", 2, 1) // the room that PUBCOMP left
+		want[*packet.Pubrec](c)
+		c.publish("a", "x", qos, 3)
+		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.ReceiveMaximumExceeded || !c.ended() {
+			t.Errorf("QoS %d: %s", qos, show(got))
+		}
+	}
 }
 
 // skip reads n packets from nc and returns the last.
@@ -343,63 +280,81 @@ func testForwardedProperties(t *testing.T, w *world) {
 	}
 }
 
-// testMessageExpiry counts down what waits: in a queue, behind a full window and
-// as a retained message.
+// testMessageExpiry counts down what waits: behind a full window, in a session's
+// queue, as a retained message, and in a shared subscription.
 func testMessageExpiry(t *testing.T, w *world) {
+	testExpiryBehindWindow(w)
+	testExpiryInQueue(t, w)
+	testExpiryInShare(t, w)
+}
+
+// publishExpiring publishes a message at QoS 1 with a Message Expiry Interval.
+func (c *client) publishExpiring(topic, payload string, seconds uint32, retain bool) {
+	c.t.Helper()
+	p := message(topic, payload, 1, 1)
+	p.Retain = retain
+	p.Properties.SetMessageExpiryInterval(seconds)
+	c.send(p)
+	want[*packet.Puback](c)
+}
+
+// wantTimeLeft receives a message, which must have as many seconds left.
+func (c *client) wantTimeLeft(payload string, seconds uint32) {
+	c.t.Helper()
+	p := c.wantMessage(payload)
+	if got := p.Properties; !got.Has(packet.PropMessageExpiryInterval) || got.MessageExpiryInterval != seconds {
+		c.t.Errorf("%s: %d s left, want %d", payload, got.MessageExpiryInterval, seconds)
+	}
+	c.finish(p)
+}
+
+// testExpiryBehindWindow has messages wait for a client whose window is full.
+func testExpiryBehindWindow(w *world) {
 	pub := w.connect(packet.V5, "pub")
-	send := func(topic, payload string, seconds uint32, retain bool) {
-		p := message(topic, payload, 1, 1)
-		p.Retain = retain
-		p.Properties.SetMessageExpiryInterval(seconds)
-		pub.send(p)
-		want[*packet.Puback](pub)
-	}
-	left := func(c *client, payload string, seconds uint32) {
-		t.Helper()
-		p := c.wantMessage(payload)
-		if got := p.Properties; !got.Has(packet.PropMessageExpiryInterval) || got.MessageExpiryInterval != seconds {
-			t.Errorf("%s: %d s left, want %d", payload, got.MessageExpiryInterval, seconds)
-		}
-		c.finish(p)
-	}
 	for _, session := range []uint32{0, 1000} {
 		slow := w.connect(packet.V5, "slow", quota(1), expiry(session))
 		slow.subscribe(filter("a", 1))
 		pub.exchange("a", "first", 1)
 		first := slow.wantMessage("first")
-		send("a", "over", 5, false)
-		send("a", "long", 60, false)
+		pub.publishExpiring("a", "over", 5, false)
+		pub.publishExpiring("a", "long", 60, false)
 		wait(4*time.Second + 500*time.Millisecond)
-		send("a", "live", 7, false)
+		pub.publishExpiring("a", "live", 7, false)
 		wait(6*time.Second + 500*time.Millisecond)
 		slow.finish(first)
-		left(slow, "long", 49)
-		left(slow, "live", 1) // half a second, and 0 would be over
+		slow.wantTimeLeft("long", 49)
+		slow.wantTimeLeft("live", 1) // half a second, and 0 would be over
 		slow.silence()
 		slow.bye()
 	}
+}
+
+// testExpiryInQueue has messages wait for a client that is away, and then as
+// retained messages. None stays in the store after its time.
+func testExpiryInQueue(t *testing.T, w *world) {
+	pub := w.connect(packet.V5, "pub")
 	away := w.connect(packet.V5, "away", expiry(1000))
 	away.subscribe(filter("a", 1))
-	send("a", "at once", 30, false)
-	left(away, "at once", 30)
+	pub.publishExpiring("a", "at once", 30, false)
+	away.wantTimeLeft("at once", 30)
 	away.close()
-	send("a", "over", 5, false)
-	send("a", "long", 60, false)
+	pub.publishExpiring("a", "over", 5, false)
+	pub.publishExpiring("a", "long", 60, false)
 	wait(20 * time.Second)
 	away = w.connect(packet.V5, "away", resume, expiry(1000))
-	left(away, "long", 40)
+	away.wantTimeLeft("long", 40)
 	away.silence()
 	away.send(&packet.Unsubscribe{PacketID: 1, TopicFilters: []string{"a"}})
 	want[*packet.Unsuback](away)
 
-	send("r/over", "over", 5, true)
-	send("r/long", "long", 60, true)
+	pub.publishExpiring("r/over", "over", 5, true)
+	pub.publishExpiring("r/long", "long", 60, true)
 	wait(20 * time.Second)
 	away.subscribe(filter("r/#", 1))
-	left(away, "long", 40)
+	away.wantTimeLeft("long", 40)
 	away.silence()
 	away.close()
-	send("r/over", "over", 5, false)
+	pub.publishExpiring("r/over", "over", 5, false)
 	wait(2 * time.Minute) // nobody comes for it
 	if got := w.counters().Store.Queued; got != 0 {
 		t.Errorf("%d expired messages wait for a session", got)
@@ -408,12 +363,16 @@ func testMessageExpiry(t *testing.T, w *world) {
 	if got := w.counters().Store; got.Retained != 0 || got.Queued != 0 {
 		t.Errorf("%d retained and %d queued messages outlive their time", got.Retained, got.Queued)
 	}
+}
 
+// testExpiryInShare has a message wait for the only member of a share.
+func testExpiryInShare(t *testing.T, w *world) {
+	pub := w.connect(packet.V5, "pub")
 	member := w.connect(packet.V5, "member", quota(1), expiry(1000))
 	member.subscribe(filter("$share/g/s", 1))
 	pub.exchange("s", "first", 1)
 	first := member.wantMessage("first")
-	send("s", "over", 5, false)
+	pub.publishExpiring("s", "over", 5, false)
 	wait(6 * time.Second)
 	before := w.counters().Drops["expired"]
 	member.finish(first)
@@ -423,6 +382,8 @@ func testMessageExpiry(t *testing.T, w *world) {
 	}
 }
 
+// testOverlap wants one copy of a message for all ordinary subscriptions that match,
+// at their highest QoS and with the identifiers of all, and one for each shared one.
 func testOverlap(t *testing.T, w *world) {
 	for _, session := range []uint32{0, 100} {
 		sub, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V5, "pub")
@@ -511,56 +472,4 @@ func testSendQuota(t *testing.T, w *world) {
 		sub.bye()
 		w.connect(packet.V5, "sub").bye()
 	}
-}
-
-func TestAckStatements(t *testing.T) {
-	prove5(t, "3.4.2-1 3.5.2-1 3.7.2-1", func(t *testing.T, w *world) {
-		w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
-		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("a", 0))
-		for topic, code := range map[string]packet.ReasonCode{
-			"a": packet.Success, "nobody": packet.NoMatchingSubscribers, "secret": packet.NotAuthorized, "$SYS/x": packet.NotAuthorized,
-		} {
-			for qos := byte(1); qos < 3; qos++ {
-				if got := pub.exchange(topic, "x", qos); got != code {
-					t.Errorf("%s at QoS %d: %s, want %s", topic, qos, got, code)
-				}
-			}
-		}
-		pub.send(&packet.Pubrel{PacketID: 99})
-		if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.PacketIdentifierNotFound {
-			t.Errorf("PUBCOMP: %s", got.ReasonCode)
-		}
-	})
-	prove5(t, "3.6.2-1", func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c")
-		c.send(&packet.Pubrec{PacketID: 99})
-		if got := want[*packet.Pubrel](c); got.ReasonCode != packet.PacketIdentifierNotFound {
-			t.Errorf("PUBREL: %s", got.ReasonCode)
-		}
-	})
-	prove5(t, "3.4.2-2 3.5.2-2 3.9.2-1 3.14.2-3", func(t *testing.T, w *world) {
-		w.rules.set(func(r *rules) { r.publish, r.subscribe = []string{"secret"}, []string{"secret"} })
-		for limit, explained := range map[int]bool{25: false, 1000: true} {
-			c := w.connect(packet.V5, "c", maxPacketSize(limit))
-			check := func(p packet.Packet, props *packet.Properties, code packet.ReasonCode) {
-				t.Helper()
-				if props.Has(packet.PropReasonString) != explained || p.Size(packet.V5) > limit || !code.Failed() {
-					t.Errorf("%s of %d bytes within %d: %s %q", p.Type(), p.Size(packet.V5), limit, code, props.ReasonString)
-				}
-			}
-			c.publish("secret", "x", 1, 1)
-			ack := want[*packet.Puback](c)
-			check(ack, &ack.Properties, ack.ReasonCode)
-			c.publish("secret", "x", 2, 1)
-			rec := want[*packet.Pubrec](c)
-			check(rec, &rec.Properties, rec.ReasonCode)
-			c.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("secret", 0)}})
-			sub := want[*packet.Suback](c)
-			check(sub, &sub.Properties, sub.ReasonCodes[0])
-			c.raw([]byte("\xc1\x00"))
-			end := want[*packet.Disconnect](c)
-			check(end, &end.Properties, end.ReasonCode)
-		}
-	})
 }

@@ -8,7 +8,9 @@ import (
 
 // The tests of the files conformance_*_test.go prove normative statements of
 // MQTT 5. A subtest is named for the statements that it proves, by their numbers
-// without "MQTT-": docs/conformance.md finds it by that name.
+// without "MQTT-": docs/conformance.md finds it by that name. The functions
+// Test...Statements are the tables of contents: a line for each subtest, with the
+// function that proves its statements.
 
 // prove proves statements in both protocol versions.
 func prove(t *testing.T, statements string, test func(t *testing.T, w *world, v packet.Version)) {
@@ -16,7 +18,8 @@ func prove(t *testing.T, statements string, test func(t *testing.T, w *world, v 
 	t.Run(statements, func(t *testing.T) { each(t, test) })
 }
 
-// prove5 proves statements about what MQTT 3.1.1 does not have.
+// prove5 proves statements with clients of MQTT 5, because 3.1.1 does not have what
+// they are about, or because the test chooses the versions itself.
 func prove5(t *testing.T, statements string, test func(t *testing.T, w *world)) {
 	t.Helper()
 	t.Run(statements, func(t *testing.T) { bubble(t, nil, test) })
