@@ -8,12 +8,12 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-func aliases(n uint16) func(*packet.Connect) {
+func topicAliasMaximum(n uint16) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.Properties.SetTopicAliasMaximum(n) }
 }
 
-// resolve returns the message's topic as the client's table has it.
-func (c *client) resolve(p *packet.Publish, table map[uint16]string, limit uint16) string {
+// resolveAlias returns the message's topic as the client's table has it.
+func (c *client) resolveAlias(p *packet.Publish, table map[uint16]string, limit uint16) string {
 	c.t.Helper()
 	if !p.Properties.Has(packet.PropTopicAlias) {
 		return string(p.TopicName)
@@ -29,24 +29,24 @@ func (c *client) resolve(p *packet.Publish, table map[uint16]string, limit uint1
 }
 
 func TestOutboundAliases(t *testing.T) { // [MQTT-3.3.2-7] [MQTT-3.3.2-8] [MQTT-3.3.2-11] [MQTT-3.1.2-26] [MQTT-3.1.2-27]
-	for _, session := range kinds {
-		bubble(t, nil, func(t *testing.T, w *world) {
+	for _, session := range sessionKinds {
+		runWithServer(t, nil, func(t *testing.T, srv *testServer) {
 			const limit, n = 3, 60
-			none, pub := w.connect(packet.V5, "none"), w.connect(packet.V5, "pub")
-			none.subscribe(filter("#", 2))
+			none, pub := srv.connect(packet.V5, "none"), srv.connect(packet.V5, "pub")
+			none.subscribe(subscribeTo("#", 2))
 			for range 2 { // each connection has a table of its own
-				sub := w.connect(packet.V5, "sub", aliases(limit), expiry(session), resume)
-				ask := &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("#", 2)}}
+				sub := srv.connect(packet.V5, "sub", topicAliasMaximum(limit), sessionExpiry(session), resumeSession)
+				ask := &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{subscribeTo("#", 2)}}
 				ask.Properties.SubscriptionIDs = []uint32{5}
 				sub.send(ask)
-				want[*packet.Suback](sub)
+				wantPacket[*packet.Suback](sub)
 				table := map[uint16]string{}
 				short := 0
 				for i := range n {
 					topic := fmt.Sprintf("site/home/pump-%d/temperature", i%5)
-					pub.exchange(topic, fmt.Sprint(i), byte(i%3))
+					pub.publishAndWait(topic, fmt.Sprint(i), byte(i%3))
 					got := sub.wantMessage(fmt.Sprint(i))
-					if name := sub.resolve(got, table, limit); name != topic || got.QoS != byte(i%3) {
+					if name := sub.resolveAlias(got, table, limit); name != topic || got.QoS != byte(i%3) {
 						t.Errorf("message %d on %q at QoS %d, want %q", i, name, got.QoS, topic)
 					}
 					if len(got.Properties.SubscriptionIDs) != 1 {
@@ -55,17 +55,17 @@ func TestOutboundAliases(t *testing.T) { // [MQTT-3.3.2-7] [MQTT-3.3.2-8] [MQTT-
 					if len(got.TopicName) == 0 {
 						short++
 					}
-					sub.finish(got)
+					sub.acknowledge(got)
 					plain := none.wantMessage(fmt.Sprint(i))
 					if plain.Properties.Has(packet.PropTopicAlias) || string(plain.TopicName) != topic {
 						t.Errorf("message %d has an alias for a client that takes none", i)
 					}
-					none.finish(plain)
+					none.acknowledge(plain)
 				}
 				if want := n*limit/5 - limit; short != want {
 					t.Errorf("%d messages without a topic, want %d", short, want)
 				}
-				sub.close()
+				sub.dropConnection()
 			}
 		})
 	}
@@ -75,9 +75,9 @@ func TestAliasWithinMaximumPacketSize(t *testing.T) { // [MQTT-3.1.2-24]
 	p := packet.Publish{TopicName: []byte("a/long/topic"), Payload: []byte("x")}
 	size := p.Size(packet.V5)
 	small := func(p *packet.Connect) { p.Properties.SetMaximumPacketSize(uint32(size)) }
-	bubble(t, nil, func(t *testing.T, w *world) {
-		sub := w.connect(packet.V5, "sub", aliases(9), small)
-		sub.subscribe(filter("#", 0))
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		sub := srv.connect(packet.V5, "sub", topicAliasMaximum(9), small)
+		sub.subscribe(subscribeTo("#", 0))
 		for range 3 {
 			sub.publish("a/long/topic", "x", 0, 0)
 			if got := sub.wantMessage("x"); got.Size(packet.V5) > size || string(got.TopicName) != "a/long/topic" {
@@ -87,13 +87,13 @@ func TestAliasWithinMaximumPacketSize(t *testing.T) { // [MQTT-3.1.2-24]
 	})
 }
 
-// aliased prepares a publisher and receivers that take aliases or do not, and
+// prepareAliases prepares a publisher and receivers that take aliases or do not, and
 // returns what sends one message to all.
-func aliased(tb testing.TB, limit, size int) (send func(), bytesOut func() uint64) {
-	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
-	pub := attached(tb, b, packet.V5, "pub", 0)
+func prepareAliases(tb testing.TB, limit, size int) (send func(), bytesOut func() uint64) {
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}})
+	pub := newSessionConn(tb, b, packet.V5, "pub", 0)
 	for i := range 100 {
-		sub := attached(tb, b, packet.V5, fmt.Sprint("sub", i), 0)
+		sub := newSessionConn(tb, b, packet.V5, fmt.Sprint("sub", i), 0)
 		sub.out.aliases.limit = limit
 		sub.feed(tb, subscribePacket(packet.V5, "site/#", 0))
 	}
@@ -106,7 +106,7 @@ func TestAliasesDoNotAllocate(t *testing.T) {
 	if raceDetector {
 		t.Skip("pools allocate under the race detector")
 	}
-	send, _ := aliased(t, 8, 20)
+	send, _ := prepareAliases(t, 8, 20)
 	send()
 	if got := testing.AllocsPerRun(1000, send); got != 0 {
 		t.Errorf("%v allocations per message", got)
@@ -117,7 +117,7 @@ func BenchmarkAliases(b *testing.B) {
 	for _, size := range []int{20, 256} {
 		for _, limit := range []int{0, 8} {
 			b.Run(fmt.Sprintf("fanout=100/size=%d/aliases=%d", size, limit), func(b *testing.B) {
-				send, bytesOut := aliased(b, limit, size)
+				send, bytesOut := prepareAliases(b, limit, size)
 				b.ReportAllocs()
 				n, before := 0, bytesOut()
 				for b.Loop() {

@@ -19,8 +19,8 @@ func (nowhere) Hold([]byte)              {}
 func (nowhere) Drain() error             { return nil }
 func (nowhere) Patient() bool            { return false }
 
-// attached returns a connection that has a session and no reader.
-func attached(tb testing.TB, b *Broker, v packet.Version, id string, expiry uint32) *conn {
+// newSessionConn returns a connection that has a session and no reader.
+func newSessionConn(tb testing.TB, b *Broker, v packet.Version, id string, expiry uint32) *conn {
 	tb.Helper()
 	c := newConn(b, nowhere{})
 	c.out.setSink(nowhere{})
@@ -56,17 +56,17 @@ func (c *conn) feed(tb testing.TB, b []byte) {
 }
 
 func subscribePacket(v packet.Version, f string, qos byte) []byte {
-	return (&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter(f, qos)}}).Append(nil, v)
+	return (&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{subscribeTo(f, qos)}}).Append(nil, v)
 }
 
-// traffic prepares one publisher and its subscribers and returns what sends one
+// prepareTraffic prepares one publisher and its subscribers and returns what sends one
 // message and acknowledges it.
-func traffic(tb testing.TB, v packet.Version, qos byte, fanout, size int, expiry uint32) (send func(), b *Broker) {
-	b = New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
-	pub := attached(tb, b, v, "pub", 0)
+func prepareTraffic(tb testing.TB, v packet.Version, qos byte, fanout, size int, expiry uint32) (send func(), b *Broker) {
+	b = New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}})
+	pub := newSessionConn(tb, b, v, "pub", 0)
 	var subs []*conn
 	for i := range fanout {
-		sub := attached(tb, b, v, fmt.Sprint("sub", i), expiry)
+		sub := newSessionConn(tb, b, v, fmt.Sprint("sub", i), expiry)
 		sub.feed(tb, subscribePacket(v, "a/+", qos))
 		subs = append(subs, sub)
 	}
@@ -94,7 +94,7 @@ func TestPublishDoesNotAllocate(t *testing.T) {
 	for _, v := range versions {
 		for qos := range byte(2) {
 			t.Run(fmt.Sprintf("%s/qos=%d", v, qos), func(t *testing.T) {
-				send, b := traffic(t, v, qos, 3, 100, 0)
+				send, b := prepareTraffic(t, v, qos, 3, 100, 0)
 				send()
 				if got := testing.AllocsPerRun(1000, send); got != 0 {
 					t.Errorf("%v allocations per message", got)
@@ -115,7 +115,7 @@ func BenchmarkPublish(b *testing.B) {
 					continue
 				}
 				b.Run(fmt.Sprintf("expiry=%d/fanout=%d/qos=%d/size=64", expiry, fanout, qos), func(b *testing.B) {
-					send, _ := traffic(b, packet.V5, qos, fanout, 64, expiry)
+					send, _ := prepareTraffic(b, packet.V5, qos, fanout, 64, expiry)
 					b.ReportAllocs()
 					for b.Loop() {
 						send()
@@ -129,8 +129,8 @@ func BenchmarkPublish(b *testing.B) {
 func BenchmarkManyTopics(b *testing.B) {
 	for _, filters := range []int{400, 25_000, 100_000} {
 		b.Run(fmt.Sprintf("filters=%d", filters), func(b *testing.B) {
-			br := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
-			pub, sub := attached(b, br, packet.V311, "pub", 0), attached(b, br, packet.V311, "sub", 0)
+			br := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}})
+			pub, sub := newSessionConn(b, br, packet.V311, "pub", 0), newSessionConn(b, br, packet.V311, "sub", 0)
 			br.opts.SubscriptionsPerSession = filters + 1
 			var messages [][]byte
 			for i := range filters {

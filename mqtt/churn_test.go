@@ -12,9 +12,9 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// churn is clients of two identities that do what a seed says, well or badly.
-type churn struct {
-	*world
+// churnTest is clients of two identities that do what a seed says, well or badly.
+type churnTest struct {
+	*testServer
 	rnd  *rand.Rand
 	full *fullStore
 	open []*client
@@ -25,20 +25,20 @@ type churn struct {
 func TestNothingStaysCounted(t *testing.T) {
 	for seed := range uint64(60) {
 		full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-		bubble(t, func(o *Options) {
+		runWithServer(t, func(o *Options) {
 			o.Store, o.Outbox, o.Queue = full, 3000, store.QueueLimit{Messages: 20, Bytes: 20_000}
 			o.SessionsPerIdentity, o.ConnectionsPerIdentity = 2, 2
 			if seed%3 == 0 {
 				o.Memory = 200_000
 			}
-		}, func(t *testing.T, w *world) {
-			c := &churn{world: w, rnd: rand.New(rand.NewPCG(seed, 1)), full: full}
+		}, func(t *testing.T, srv *testServer) {
+			c := &churnTest{testServer: srv, rnd: rand.New(rand.NewPCG(seed, 1)), full: full}
 			for range 120 {
-				c.step()
+				c.takeStep()
 			}
-			c.recount(t)
-			c.end()
-			b := w.b
+			c.checkCharges(t)
+			c.endAll()
+			b := srv.broker
 			got := fmt.Sprint(
 				b.memory.held.Load(), b.routes.held.Load(), b.openConnections.Load(), b.subscriptions.Load(),
 				len(b.sessions), len(b.sessionsOf), len(b.owners), len(b.perIdentity), len(b.groups), len(b.interest),
@@ -51,10 +51,10 @@ func TestNothingStaysCounted(t *testing.T) {
 	}
 }
 
-// recount compares what sessions and groups hold with what is counted.
-func (c *churn) recount(t *testing.T) {
+// checkCharges compares what sessions and groups hold with what is counted.
+func (c *churnTest) checkCharges(t *testing.T) {
 	synctest.Wait()
-	for _, s := range c.b.allSessions() {
+	for _, s := range c.broker.allSessions() {
 		held := sessionCost + len(s.key.ClientID) + incomingCost*len(s.incoming) + s.window.bytes()
 		for f := range s.subs {
 			held += subscriptionCost(f)
@@ -70,7 +70,7 @@ func (c *churn) recount(t *testing.T) {
 			t.Errorf("%s: %d and %d bytes counted, %d and %d there", s.key.ClientID, s.charged, s.inMemoryBytes, held, volatile)
 		}
 	}
-	for _, g := range c.b.allGroups() {
+	for _, g := range c.broker.allGroups() {
 		held := 0
 		for _, l := range g.waitingLoans {
 			if l.seq == 0 {
@@ -83,114 +83,114 @@ func (c *churn) recount(t *testing.T) {
 	}
 }
 
-// end closes everything and forgets all sessions.
-func (c *churn) end() {
+// endAll closes everything and forgets all sessions.
+func (c *churnTest) endAll() {
 	c.full.full.Store(false)
 	for _, o := range c.open {
-		o.close()
+		o.dropConnection()
 	}
 	for _, who := range []string{"x", "y"} {
-		c.b.Disconnect(testID(who), Removal{Code: packet.AdministrativeAction, EndSessions: true, DropWills: true})
+		c.broker.Disconnect(testID(who), Removal{Code: packet.AdministrativeAction, EndSessions: true, DropWills: true})
 	}
-	wait(time.Minute) // identities that were over their rate
-	for i := range c.b.lanes {
-		c.b.lanes[i].cache.drop(c.b)
+	advanceTime(time.Minute) // identities that were over their rate
+	for i := range c.broker.lanes {
+		c.broker.lanes[i].cache.drop(c.broker)
 	}
 }
 
-func (c *churn) who() string { return []string{"x", "y"}[c.rnd.IntN(2)] }
+func (c *churnTest) randomIdentity() string { return []string{"x", "y"}[c.rnd.IntN(2)] }
 
-func (c *churn) flip() bool { return c.rnd.IntN(2) == 0 }
+func (c *churnTest) flipCoin() bool { return c.rnd.IntN(2) == 0 }
 
-func (c *churn) step() {
+func (c *churnTest) takeStep() {
 	switch n := c.rnd.IntN(20); {
 	case n < 5:
-		c.come()
+		c.connectClient()
 	case n == 5:
-		wait(time.Duration(c.rnd.IntN(20)) * time.Second)
+		advanceTime(time.Duration(c.rnd.IntN(20)) * time.Second)
 	case n == 6:
-		c.full.full.Store(!c.full.full.Load() && c.flip())
+		c.full.full.Store(!c.full.full.Load() && c.flipCoin())
 	case n == 7:
-		c.b.Disconnect(testID(c.who()), Removal{Code: packet.AdministrativeAction, EndSessions: c.flip(), DropWills: c.flip()})
+		c.broker.Disconnect(testID(c.randomIdentity()), Removal{Code: packet.AdministrativeAction, EndSessions: c.flipCoin(), DropWills: c.flipCoin()})
 	case n == 8:
-		c.change()
+		c.changePolicy()
 	case len(c.open) > 0:
-		c.act(c.open[c.rnd.IntN(len(c.open))], n)
+		c.takeAction(c.open[c.rnd.IntN(len(c.open))], n)
 	}
 }
 
-// come has a client connect, perhaps in place of another.
-func (c *churn) come() {
+// connectClient has a client connect, perhaps in place of another.
+func (c *churnTest) connectClient() {
 	v := versions[c.rnd.IntN(len(versions))]
 	p := connectPacket([]string{"a", "b", "c"}[c.rnd.IntN(3)])
 	p.CleanStart = c.rnd.IntN(3) == 0
-	if c.flip() {
+	if c.flipCoin() {
 		withWill("t/1", "will", 0)(p)
 	}
-	if v == packet.V5 && c.flip() {
-		expiry(uint32(c.rnd.IntN(50)))(p)
-		quota(uint16(1 + c.rnd.IntN(4)))(p)
+	if v == packet.V5 && c.flipCoin() {
+		sessionExpiry(uint32(c.rnd.IntN(50)))(p)
+		receiveMaximum(uint16(1 + c.rnd.IntN(4)))(p)
 		if p.Will != nil {
 			p.Will.Properties.SetWillDelayInterval(uint32(c.rnd.IntN(20)))
 		}
 	}
-	o := c.dial(v, c.who())
-	o.try(p)
+	o := c.dial(v, c.randomIdentity())
+	o.trySend(p)
 	c.open = append(c.open, o)
 }
 
-// change is a new policy.
-func (c *churn) change() {
-	strict := c.flip()
-	c.rules.set(func(r *rules) {
-		r.subscribe, r.limits = nil, nil
+// changePolicy is a new policy.
+func (c *churnTest) changePolicy() {
+	strict := c.flipCoin()
+	c.denied.change(func(d *denyList) {
+		d.subscribe, d.limits = nil, nil
 		if strict {
-			r.subscribe = []string{"t/#"}
-			r.limits = map[string]Limits{"x": {Connections: Limit{1, "x"}, Messages: Limit{100, "x"}}}
+			d.subscribe = []string{"t/#"}
+			d.limits = map[string]Limits{"x": {Connections: Limit{1, "x"}, Messages: Limit{100, "x"}}}
 		}
 	})
-	c.b.Reauthorize()
+	c.broker.Reauthorize()
 }
 
-// act has a client do something.
-func (c *churn) act(o *client, n int) {
+// takeAction has a client do something.
+func (c *churnTest) takeAction(o *client, n int) {
 	filters := []string{"t/1", "t/#", "$share/g/t/1", "$share/h/t/+", "$SYS/#", "#"}
 	switch qos := byte(c.rnd.IntN(3)); n {
 	case 9:
-		o.close()
+		o.dropConnection()
 	case 10:
-		o.try(&packet.Disconnect{})
+		o.trySend(&packet.Disconnect{})
 	case 11, 12:
-		o.try(&packet.Subscribe{PacketID: 3, Subscriptions: []packet.Subscription{filter(filters[c.rnd.IntN(len(filters))], qos)}})
+		o.trySend(&packet.Subscribe{PacketID: 3, Subscriptions: []packet.Subscription{subscribeTo(filters[c.rnd.IntN(len(filters))], qos)}})
 	case 13:
-		o.try(&packet.Unsubscribe{PacketID: 4, TopicFilters: filters[:3]})
+		o.trySend(&packet.Unsubscribe{PacketID: 4, TopicFilters: filters[:3]})
 	case 14, 15:
-		o.answerAll()
+		o.acknowledgeAll()
 	default:
-		m := message("t/1", strings.Repeat("x", c.rnd.IntN(2000)), qos, 0)
+		m := publishPacket("t/1", strings.Repeat("x", c.rnd.IntN(2000)), qos, 0)
 		if m.Retain = c.rnd.IntN(6) == 0; qos > 0 {
 			m.PacketID = uint16(1 + c.rnd.IntN(5))
 		}
-		o.try(m)
+		o.trySend(m)
 	}
 }
 
-// answerAll acknowledges what came so far.
-func (c *client) answerAll() {
+// acknowledgeAll acknowledges what came so far.
+func (c *client) acknowledgeAll() {
 	synctest.Wait()
-	for len(c.got) > 0 {
-		switch p := (<-c.got).(type) {
+	for len(c.packets) > 0 {
+		switch p := (<-c.packets).(type) {
 		case *packet.Publish:
 			switch p.QoS {
 			case 1:
-				c.try(&packet.Puback{PacketID: p.PacketID})
+				c.trySend(&packet.Puback{PacketID: p.PacketID})
 			case 2:
-				c.try(&packet.Pubrec{PacketID: p.PacketID})
+				c.trySend(&packet.Pubrec{PacketID: p.PacketID})
 			}
 		case *packet.Pubrel:
-			c.try(&packet.Pubcomp{PacketID: p.PacketID})
+			c.trySend(&packet.Pubcomp{PacketID: p.PacketID})
 		case *packet.Pubrec:
-			c.try(&packet.Pubrel{PacketID: p.PacketID})
+			c.trySend(&packet.Pubrel{PacketID: p.PacketID})
 		}
 	}
 }

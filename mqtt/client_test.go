@@ -22,33 +22,33 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// rules is an Authorizer that allows everything but what it lists.
-type rules struct {
-	mu        sync.Mutex
-	nobody    []string // identities that may not connect
-	givenUp   uint64   // generations up to here may not, except 0
-	publish   []string // topics that nobody may publish
-	will      []string
-	subscribe []string // filters that are not granted, nor is what they match
-	receive   []string // topics that filtered subscriptions do not get
-	limits    map[string]Limits
+// denyList is an Authorizer that allows everything but what it lists.
+type denyList struct {
+	mu          sync.Mutex
+	connect     []string // identities that may not connect
+	revokedUpTo uint64   // generations up to here may not, except 0
+	publish     []string // topics that nobody may publish
+	will        []string
+	subscribe   []string // filters that are not granted, nor is what they match
+	receive     []string // topics that filtered subscriptions do not get
+	limits      map[string]Limits
 }
 
-func (r *rules) set(f func(*rules)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	f(r)
+func (d *denyList) change(f func(*denyList)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f(d)
 }
 
-func (r *rules) Rights(p Principal) Rights {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if slices.Contains(r.nobody, p.ID.Name) || p.Generation != 0 && p.Generation <= r.givenUp {
+func (d *denyList) Rights(p Principal) Rights {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if slices.Contains(d.connect, p.ID.Name) || p.Generation != 0 && p.Generation <= d.revokedUpTo {
 		return nil
 	}
 	return &ruleRights{
-		who: p.ID.Name, publish: slices.Clone(r.publish), will: slices.Clone(r.will),
-		subscribe: slices.Clone(r.subscribe), receive: slices.Clone(r.receive), limits: r.limits[p.ID.Name],
+		who: p.ID.Name, publish: slices.Clone(d.publish), will: slices.Clone(d.will),
+		subscribe: slices.Clone(d.subscribe), receive: slices.Clone(d.receive), limits: d.limits[p.ID.Name],
 	}
 }
 
@@ -76,64 +76,64 @@ func (r *ruleRights) Will(topic string, _ byte, _ bool, _ int) Verdict {
 	return r.answer(r.will, topic)
 }
 
-// world is a broker with a listener in memory.
-type world struct {
-	t     *testing.T
-	b     *Broker
-	rules *rules
-	l     *memnet.Listener
-	stop  context.CancelFunc
-	done  sync.WaitGroup
+// testServer is a broker with a listener in memory.
+type testServer struct {
+	t        *testing.T
+	broker   *Broker
+	denied   *denyList
+	listener *memnet.Listener
+	stop     context.CancelFunc
+	done     sync.WaitGroup
 }
 
-// bubble runs a test in a bubble with a broker; change, if not nil, edits its
+// runWithServer runs a test in a bubble with a broker; change, if not nil, edits its
 // options.
-func bubble(t *testing.T, change func(*Options), test func(t *testing.T, w *world)) {
+func runWithServer(t *testing.T, change func(*Options), test func(t *testing.T, srv *testServer)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, change)
-		defer w.close()
-		test(t, w)
+		srv := startServer(t, change)
+		defer srv.close()
+		test(t, srv)
 	})
 }
 
-func newWorld(t *testing.T, change func(*Options)) *world {
-	w := &world{t: t, rules: &rules{}, l: memnet.Listen()}
-	o := Options{Store: store.NewMemory(store.Limits{}), Authorizer: w.rules}
+func startServer(t *testing.T, change func(*Options)) *testServer {
+	srv := &testServer{t: t, denied: &denyList{}, listener: memnet.Listen()}
+	o := Options{Store: store.NewMemory(store.Limits{}), Authorizer: srv.denied}
 	if change != nil {
 		change(&o)
 	}
-	w.b = New(o)
+	srv.broker = New(o)
 	ctx, cancel := context.WithCancel(context.Background())
-	w.stop = cancel
-	w.done.Go(func() {
-		if err := w.b.Serve(ctx, w.l, admitTest); err != nil {
+	srv.stop = cancel
+	srv.done.Go(func() {
+		if err := srv.broker.Serve(ctx, srv.listener, admitTest); err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})
-	w.done.Go(func() {
-		if err := w.b.Run(ctx); err != nil {
+	srv.done.Go(func() {
+		if err := srv.broker.Run(ctx); err != nil {
 			t.Errorf("run: %v", err)
 		}
 	})
-	return w
+	return srv
 }
 
-func (w *world) close() {
-	w.stop()
-	w.done.Wait()
+func (s *testServer) close() {
+	s.stop()
+	s.done.Wait()
 }
 
 // counters comes after all that was sent before.
-func (w *world) counters() Counters {
+func (s *testServer) counters() Counters {
 	synctest.Wait()
-	return w.b.Counters()
+	return s.broker.Counters()
 }
 
-// held is what is counted in the memory budget after all that was sent before.
-func (w *world) held() int64 {
+// memoryHeld is what is counted in the memory budget after all that was sent before.
+func (s *testServer) memoryHeld() int64 {
 	synctest.Wait()
-	return w.b.memory.total()
+	return s.broker.memory.total()
 }
 
 func testID(name string) identity.ID {
@@ -171,54 +171,54 @@ func admitTest(nc net.Conn) (Principal, error) {
 
 // client is a small MQTT client for tests. Its reader collects what comes.
 type client struct {
-	t    *testing.T
-	nc   net.Conn
-	v    packet.Version
-	got  chan packet.Packet // closed at the end of the connection
-	held []packet.Packet
-	done sync.WaitGroup
+	t       *testing.T
+	nc      net.Conn
+	v       packet.Version
+	packets chan packet.Packet // closed at the end of the connection
+	unread  []packet.Packet
+	done    sync.WaitGroup
 }
 
 // dial opens a connection for an identity without sending CONNECT.
-func (w *world) dial(v packet.Version, who string) *client {
-	w.t.Helper()
-	nc, err := w.l.Dial()
+func (s *testServer) dial(v packet.Version, who string) *client {
+	s.t.Helper()
+	nc, err := s.listener.Dial()
 	if err != nil {
-		w.t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	c := &client{t: w.t, nc: nc, v: v, got: make(chan packet.Packet, 10_000)}
-	c.collect()
-	c.raw([]byte(who + "\n"))
+	c := &client{t: s.t, nc: nc, v: v, packets: make(chan packet.Packet, 10_000)}
+	c.startReader()
+	c.sendBytes([]byte(who + "\n"))
 	return c
 }
 
-// collect reads what comes.
-func (c *client) collect() {
+// startReader reads what comes.
+func (c *client) startReader() {
 	c.done.Go(func() {
-		defer close(c.got)
+		defer close(c.packets)
 		r := bufio.NewReader(c.nc)
 		for {
 			p, err := packet.Read(r, c.v, packet.MaxSize)
 			if err != nil {
-				c.complain(err)
+				c.reportInvalid(err)
 				return
 			}
-			c.check(p)
-			c.got <- p
+			c.checkFromServer(p)
+			c.packets <- p
 		}
 	})
 }
 
-// complain fails the test if the broker sent what is no packet: the decoder is
+// reportInvalid fails the test if the broker sent what is no packet: the decoder is
 // as strict with servers as with clients.
-func (c *client) complain(err error) {
+func (c *client) reportInvalid(err error) {
 	if bad, ok := errors.AsType[*packet.Error](err); ok {
 		c.t.Errorf("the broker broke the protocol: %v", bad)
 	}
 }
 
-// check fails the test if p is not for a server to send.
-func (c *client) check(p packet.Packet) {
+// checkFromServer fails the test if p is not for a server to send.
+func (c *client) checkFromServer(p packet.Packet) {
 	switch p := p.(type) {
 	case *packet.Publish, *packet.Connack, *packet.Puback, *packet.Pubrec, *packet.Pubrel, *packet.Pubcomp,
 		*packet.Suback, *packet.Unsuback, *packet.Pingresp:
@@ -226,15 +226,15 @@ func (c *client) check(p packet.Packet) {
 		if c.v != packet.V5 {
 			c.t.Error("the broker sent DISCONNECT to a client of 3.1.1")
 		}
-		c.complain(p.CheckServer())
+		c.reportInvalid(p.CheckServer())
 	case *packet.Auth:
-		c.complain(p.CheckServer())
+		c.reportInvalid(p.CheckServer())
 	default:
 		c.t.Errorf("the broker sent %s", p.Type())
 	}
 }
 
-func (c *client) raw(b []byte) {
+func (c *client) sendBytes(b []byte) {
 	c.t.Helper()
 	if _, err := c.nc.Write(b); err != nil {
 		c.t.Errorf("write: %v", err)
@@ -243,42 +243,42 @@ func (c *client) raw(b []byte) {
 
 func (c *client) send(p packet.Packet) {
 	c.t.Helper()
-	c.raw(p.Append(nil, c.v))
+	c.sendBytes(p.Append(nil, c.v))
 }
 
-// try sends and does not mind a closed connection.
-func (c *client) try(p packet.Packet) { _, _ = c.nc.Write(p.Append(nil, c.v)) }
+// trySend sends and does not mind a closed connection.
+func (c *client) trySend(p packet.Packet) { _, _ = c.nc.Write(p.Append(nil, c.v)) }
 
-// next returns the next packet, or nil at the end of the connection or when all
+// nextPacket returns the next packet, or nil at the end of the connection or when all
 // goroutines of the bubble wait and none came.
-func (c *client) next() packet.Packet {
-	if len(c.held) > 0 {
-		p := c.held[0]
-		c.held = c.held[1:]
+func (c *client) nextPacket() packet.Packet {
+	if len(c.unread) > 0 {
+		p := c.unread[0]
+		c.unread = c.unread[1:]
 		return p
 	}
 	synctest.Wait()
 	select {
-	case p := <-c.got:
+	case p := <-c.packets:
 		return p
 	default:
 		return nil
 	}
 }
 
-// want returns the next packet, which must be of type P.
-func want[P packet.Packet](c *client) P {
+// wantPacket returns the next packet, which must be of type P.
+func wantPacket[P packet.Packet](c *client) P {
 	c.t.Helper()
-	p := c.next()
+	p := c.nextPacket()
 	got, ok := p.(P)
 	if !ok {
 		var w P
-		c.t.Fatalf("got %s, want %T", show(p), w)
+		c.t.Fatalf("got %s, want %T", describePacket(p), w)
 	}
 	return got
 }
 
-func show(p packet.Packet) string {
+func describePacket(p packet.Packet) string {
 	switch p := p.(type) {
 	case nil:
 		return "nothing"
@@ -292,20 +292,20 @@ func show(p packet.Packet) string {
 	return p.Type().String()
 }
 
-// silence fails if something came.
-func (c *client) silence() {
+// wantNothing fails if something came.
+func (c *client) wantNothing() {
 	c.t.Helper()
-	if p := c.next(); p != nil {
-		c.t.Errorf("got %s, want nothing", show(p))
+	if p := c.nextPacket(); p != nil {
+		c.t.Errorf("got %s, want nothing", describePacket(p))
 	}
 }
 
-// ended reports whether the broker closed the connection, after what is unread.
-func (c *client) ended() bool {
+// closedByServer reports whether the broker closed the connection, after what is unread.
+func (c *client) closedByServer() bool {
 	synctest.Wait()
 	for {
 		select {
-		case _, ok := <-c.got:
+		case _, ok := <-c.packets:
 			if !ok {
 				return true
 			}
@@ -315,16 +315,16 @@ func (c *client) ended() bool {
 	}
 }
 
-// close ends the connection without DISCONNECT.
-func (c *client) close() {
+// dropConnection ends the connection without DISCONNECT.
+func (c *client) dropConnection() {
 	c.nc.Close()
 	c.done.Wait()
 	synctest.Wait()
 }
 
-func (c *client) bye() {
-	c.try(&packet.Disconnect{})
-	c.close()
+func (c *client) disconnect() {
+	c.trySend(&packet.Disconnect{})
+	c.dropConnection()
 }
 
 // connectPacket is a CONNECT with a clean start.
@@ -336,17 +336,17 @@ func connectPacket(id string, change ...func(*packet.Connect)) *packet.Connect {
 	return p
 }
 
-func expiry(seconds uint32) func(*packet.Connect) {
+func sessionExpiry(seconds uint32) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.Properties.SetSessionExpiryInterval(seconds) }
 }
 
-func resume(p *packet.Connect) { p.CleanStart = false }
+func resumeSession(p *packet.Connect) { p.CleanStart = false }
 
 func keepAlive(seconds uint16) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.KeepAlive = seconds }
 }
 
-func quota(n uint16) func(*packet.Connect) {
+func receiveMaximum(n uint16) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.Properties.SetReceiveMaximum(n) }
 }
 
@@ -360,20 +360,20 @@ func withWill(topic, payload string, delay uint32) func(*packet.Connect) {
 }
 
 // connect opens a session; the identity is the client identifier.
-func (w *world) connect(v packet.Version, id string, change ...func(*packet.Connect)) *client {
-	w.t.Helper()
-	c, ack := w.connectAck(v, id, change...)
+func (s *testServer) connect(v packet.Version, id string, change ...func(*packet.Connect)) *client {
+	s.t.Helper()
+	c, ack := s.connectAck(v, id, change...)
 	if ack.ReasonCode != packet.Success {
-		w.t.Fatalf("connect %s: %s", id, show(ack))
+		s.t.Fatalf("connect %s: %s", id, describePacket(ack))
 	}
 	return c
 }
 
-func (w *world) connectAck(v packet.Version, id string, change ...func(*packet.Connect)) (*client, *packet.Connack) {
-	w.t.Helper()
-	c := w.dial(v, strings.ToLower(id + "x")[:len(id)+1])
+func (s *testServer) connectAck(v packet.Version, id string, change ...func(*packet.Connect)) (*client, *packet.Connack) {
+	s.t.Helper()
+	c := s.dial(v, strings.ToLower(id + "x")[:len(id)+1])
 	c.send(connectPacket(id, change...))
-	return c, want[*packet.Connack](c)
+	return c, wantPacket[*packet.Connack](c)
 }
 
 // subscribe comes after all that others sent before.
@@ -381,10 +381,10 @@ func (c *client) subscribe(subs ...packet.Subscription) []packet.ReasonCode {
 	c.t.Helper()
 	synctest.Wait()
 	c.send(&packet.Subscribe{PacketID: 9, Subscriptions: subs})
-	return want[*packet.Suback](c).ReasonCodes
+	return wantPacket[*packet.Suback](c).ReasonCodes
 }
 
-func filter(f string, qos byte) packet.Subscription {
+func subscribeTo(f string, qos byte) packet.Subscription {
 	return packet.Subscription{TopicFilter: f, QoS: qos}
 }
 
@@ -392,24 +392,24 @@ func filter(f string, qos byte) packet.Subscription {
 func (c *client) publish(topic, payload string, qos byte, id uint16) {
 	c.t.Helper()
 	synctest.Wait()
-	c.send(message(topic, payload, qos, id))
+	c.send(publishPacket(topic, payload, qos, id))
 }
 
-func message(topic, payload string, qos byte, id uint16) *packet.Publish {
+func publishPacket(topic, payload string, qos byte, id uint16) *packet.Publish {
 	return &packet.Publish{TopicName: []byte(topic), Payload: []byte(payload), QoS: qos, PacketID: id}
 }
 
 // wantMessage returns the next packet, a PUBLISH of payload.
 func (c *client) wantMessage(payload string) *packet.Publish {
 	c.t.Helper()
-	p := want[*packet.Publish](c)
+	p := wantPacket[*packet.Publish](c)
 	if string(p.Payload) != payload {
-		c.t.Fatalf("got %s, want payload %q", show(p), payload)
+		c.t.Fatalf("got %s, want payload %q", describePacket(p), payload)
 	}
 	return p
 }
 
-func wait(d time.Duration) {
+func advanceTime(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }

@@ -20,22 +20,22 @@ func TestFormatStatements(t *testing.T) {
 }
 
 // testByteOrderMark wants U+FEFF to be a character like any other.
-func testByteOrderMark(t *testing.T, w *world, v packet.Version) {
-	c := w.connect(v, "c")
-	c.subscribe(filter("\uFEFFa", 0), filter("a", 0))
+func testByteOrderMark(t *testing.T, srv *testServer, v packet.Version) {
+	c := srv.connect(v, "c")
+	c.subscribe(subscribeTo("\uFEFFa", 0), subscribeTo("a", 0))
 	c.publish("\uFEFFa", "with", 0, 0)
 	if got := c.wantMessage("with"); string(got.TopicName) != "\uFEFFa" {
 		t.Errorf("topic % x", got.TopicName)
 	}
-	c.silence() // "a" is another topic
+	c.wantNothing() // "a" is another topic
 }
 
 // testUnusualTopics wants the edges of what UTF-8 and a topic may be to go
 // through.
-func testUnusualTopics(t *testing.T, w *world, v packet.Version) {
-	c := w.connect(v, "c")
+func testUnusualTopics(t *testing.T, srv *testServer, v packet.Version) {
+	c := srv.connect(v, "c")
 	for _, topic := range []string{"\u0001", "\uD7FF\uE000", "\U0010FFFF", "\uFFFE", strings.Repeat("é", 32767) + "x"} {
-		if got := c.subscribe(filter(topic, 0))[0]; got != 0 {
+		if got := c.subscribe(subscribeTo(topic, 0))[0]; got != 0 {
 			t.Errorf("%.20q: %s", topic, got)
 		}
 		c.publish(topic, "x", 0, 0)
@@ -47,10 +47,10 @@ func testUnusualTopics(t *testing.T, w *world, v packet.Version) {
 
 // testPropertyLengths has a client take packets of several types. It refuses one
 // without property length.
-func testPropertyLengths(t *testing.T, w *world) {
-	w.rules.set(func(r *rules) { r.will = []string{"no"} })
-	c := w.connect(packet.V5, "c")
-	c.subscribe(filter("a", 2))
+func testPropertyLengths(t *testing.T, srv *testServer) {
+	srv.denied.change(func(d *denyList) { d.will = []string{"no"} })
+	c := srv.connect(packet.V5, "c")
+	c.subscribe(subscribeTo("a", 2))
 	c.publish("a", "x", 0, 0)
 	c.wantMessage("x")
 	c.unsubscribe("a")
@@ -58,35 +58,35 @@ func testPropertyLengths(t *testing.T, w *world) {
 
 // testPacketIdentifiers sends more messages than there are identifiers while one
 // stays unacknowledged.
-func testPacketIdentifiers(t *testing.T, w *world, v packet.Version) {
-	sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
-	sub.subscribe(filter("a", 2))
+func testPacketIdentifiers(t *testing.T, srv *testServer, v packet.Version) {
+	sub, pub := srv.connect(v, "sub"), srv.connect(v, "pub")
+	sub.subscribe(subscribeTo("a", 2))
 	held := map[uint16]bool{}
 	for i := range 5 {
-		pub.exchange("a", "held", 1+byte(i%2))
+		pub.publishAndWait("a", "held", 1+byte(i%2))
 		held[sub.wantMessage("held").PacketID] = true
 	}
 	if len(held) != 5 || held[0] {
 		t.Fatalf("identifiers %v", held)
 	}
-	w.nextPacketID(65_530)
+	srv.setNextPacketID(65_530)
 	for i := range 20 {
-		pub.exchange("a", "x", 1+byte(i%2))
+		pub.publishAndWait("a", "x", 1+byte(i%2))
 		p := sub.wantMessage("x")
 		if p.PacketID == 0 || held[p.PacketID] {
 			t.Errorf("identifier %d is 0 or in use", p.PacketID)
 		}
-		sub.finish(p)
+		sub.acknowledge(p)
 	}
 }
 
-// nextPacketID has the sessions go on after id, as if so many messages had been
+// setNextPacketID has the sessions go on after id, as if so many messages had been
 // sent.
-func (w *world) nextPacketID(id uint16) {
-	for _, s := range w.b.allSessions() {
-		s.mu.Lock()
-		s.window.next = id
-		s.mu.Unlock()
+func (s *testServer) setNextPacketID(id uint16) {
+	for _, session := range s.broker.allSessions() {
+		session.mu.Lock()
+		session.window.next = id
+		session.mu.Unlock()
 	}
 }
 
@@ -97,17 +97,17 @@ func TestSessionStatements(t *testing.T) {
 
 // testSessionOfConnection wants a session without expiry to last as long as its
 // connection.
-func testSessionOfConnection(t *testing.T, w *world) {
-	sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
-	sub.subscribe(filter("a", 1))
-	wait(1000 * time.Second)
-	pub.exchange("a", "x", 1)
+func testSessionOfConnection(t *testing.T, srv *testServer) {
+	sub, pub := srv.connect(packet.V5, "sub"), srv.connect(packet.V5, "pub")
+	sub.subscribe(subscribeTo("a", 1))
+	advanceTime(1000 * time.Second)
+	pub.publishAndWait("a", "x", 1)
 	sub.wantMessage("x")
 }
 
 // testSessionExpiry wants a session to last for its expiry interval after the
 // connection's end, and no longer.
-func testSessionExpiry(t *testing.T, w *world) {
+func testSessionExpiry(t *testing.T, srv *testServer) {
 	for _, tt := range []struct {
 		expiry uint32
 		after  time.Duration
@@ -118,18 +118,18 @@ func testSessionExpiry(t *testing.T, w *world) {
 		{0, 0, false},
 		{0xFFFFFFFF, 20 * time.Hour, true},
 	} {
-		c := w.connect(packet.V5, "c", expiry(tt.expiry))
-		c.subscribe(filter("a", 1))
-		wait(time.Hour) // does not count
-		c.close()
-		wait(tt.after)
-		c, ack := w.connectAck(packet.V5, "c", resume)
+		c := srv.connect(packet.V5, "c", sessionExpiry(tt.expiry))
+		c.subscribe(subscribeTo("a", 1))
+		advanceTime(time.Hour) // does not count
+		c.dropConnection()
+		advanceTime(tt.after)
+		c, ack := srv.connectAck(packet.V5, "c", resumeSession)
 		if ack.SessionPresent != tt.want {
 			t.Errorf("expiry %d s, after %v: present %v", tt.expiry, tt.after, ack.SessionPresent)
 		}
-		c.bye()
+		c.disconnect()
 	}
-	if got := w.counters(); got.Sessions != 0 || got.Store.Sessions != 0 || got.Subscriptions != 0 {
+	if got := srv.counters(); got.Sessions != 0 || got.Store.Sessions != 0 || got.Subscriptions != 0 {
 		t.Errorf("%d sessions, %d stored and %d subscriptions stay", got.Sessions, got.Store.Sessions, got.Subscriptions)
 	}
 }
@@ -152,230 +152,230 @@ func TestDeliveryStatements(t *testing.T) {
 
 // testRedelivery wants unacknowledged messages again, with DUP and their
 // identifiers, on each new connection and only there.
-func testRedelivery(t *testing.T, w *world, v packet.Version) {
-	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
-	sub.subscribe(filter("a", 2))
+func testRedelivery(t *testing.T, srv *testServer, v packet.Version) {
+	sub, pub := srv.connect(v, "sub", keepSession(v)), srv.connect(v, "pub")
+	sub.subscribe(subscribeTo("a", 2))
 	ids := map[string]uint16{}
 	for i := range 4 {
-		pub.exchange("a", fmt.Sprint(i), 1+byte(i%2))
+		pub.publishAndWait("a", fmt.Sprint(i), 1+byte(i%2))
 		ids[fmt.Sprint(i)] = sub.wantMessage(fmt.Sprint(i)).PacketID
 	}
-	wait(time.Hour)
-	sub.silence() // nothing is sent again on the same connection
+	advanceTime(time.Hour)
+	sub.wantNothing() // nothing is sent again on the same connection
 	for range 3 {
-		sub.close()
-		sub = w.connect(v, "sub", resume, kept(v))
+		sub.dropConnection()
+		sub = srv.connect(v, "sub", resumeSession, keepSession(v))
 		for i := range 4 {
 			if p := sub.wantMessage(fmt.Sprint(i)); p.PacketID != ids[fmt.Sprint(i)] || !p.Dup {
 				t.Errorf("%d: identifier %d, DUP %v; was %d", i, p.PacketID, p.Dup, ids[fmt.Sprint(i)])
 			}
 		}
-		sub.silence()
+		sub.wantNothing()
 	}
 }
 
 // testReusedPacketIdentifier wants a message under the identifier of an
 // acknowledged one to be a new message, DUP or not.
-func testReusedPacketIdentifier(t *testing.T, w *world, v packet.Version) {
-	for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
-		sub, pub := w.connect(v, "sub"), w.connect(v, fmt.Sprint("pub", i), change)
-		sub.subscribe(filter("a", 0))
+func testReusedPacketIdentifier(t *testing.T, srv *testServer, v packet.Version) {
+	for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, keepSession(v)} {
+		sub, pub := srv.connect(v, "sub"), srv.connect(v, fmt.Sprint("pub", i), change)
+		sub.subscribe(subscribeTo("a", 0))
 		for i := range 3 { // the same identifier each time
-			pub.exchange("a", fmt.Sprint(i), 1)
+			pub.publishAndWait("a", fmt.Sprint(i), 1)
 			sub.wantMessage(fmt.Sprint(i))
-			pub.exchange("a", fmt.Sprint(i), 2)
+			pub.publishAndWait("a", fmt.Sprint(i), 2)
 			sub.wantMessage(fmt.Sprint(i))
 		}
-		again := message("a", "new", 1, 7) // DUP does not make it an old one
+		again := publishPacket("a", "new", 1, 7) // DUP does not make it an old one
 		again.Dup = true
 		pub.send(again)
-		want[*packet.Puback](pub)
+		wantPacket[*packet.Puback](pub)
 		sub.wantMessage("new")
-		sub.silence()
+		sub.wantNothing()
 	}
 }
 
 // testPubrelUntilPubcomp wants PUBREL for PUBREC, again on each new connection
 // until PUBCOMP, and the message never again.
-func testPubrelUntilPubcomp(t *testing.T, w *world, v packet.Version) {
-	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
-	sub.subscribe(filter("a", 2))
-	pub.exchange("a", "x", 2)
+func testPubrelUntilPubcomp(t *testing.T, srv *testServer, v packet.Version) {
+	sub, pub := srv.connect(v, "sub", keepSession(v)), srv.connect(v, "pub")
+	sub.subscribe(subscribeTo("a", 2))
+	pub.publishAndWait("a", "x", 2)
 	id := sub.wantMessage("x").PacketID
 	for range 2 {
 		sub.send(&packet.Pubrec{PacketID: id})
-		if got := want[*packet.Pubrel](sub); got.PacketID != id || got.ReasonCode.Failed() {
+		if got := wantPacket[*packet.Pubrel](sub); got.PacketID != id || got.ReasonCode.Failed() {
 			t.Errorf("PUBREL %d %s, want %d", got.PacketID, got.ReasonCode, id)
 		}
 	}
 	for range 3 {
-		sub.close()
-		sub = w.connect(v, "sub", resume, kept(v))
-		if got := want[*packet.Pubrel](sub); got.PacketID != id {
+		sub.dropConnection()
+		sub = srv.connect(v, "sub", resumeSession, keepSession(v))
+		if got := wantPacket[*packet.Pubrel](sub); got.PacketID != id {
 			t.Errorf("PUBREL %d, want %d", got.PacketID, id)
 		}
-		sub.silence() // never PUBLISH again
+		sub.wantNothing() // never PUBLISH again
 	}
 	sub.send(&packet.Pubcomp{PacketID: id})
-	sub.close()
-	sub = w.connect(v, "sub", resume, kept(v))
-	sub.silence()
+	sub.dropConnection()
+	sub = srv.connect(v, "sub", resumeSession, keepSession(v))
+	sub.wantNothing()
 }
 
 // testNoExpiryOnceSent wants a message of QoS 2 that was sent once to be sent
 // again although it has expired since.
-func testNoExpiryOnceSent(t *testing.T, w *world) {
-	sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
-	sub.subscribe(filter("a", 2))
-	p := message("a", "x", 2, 1)
+func testNoExpiryOnceSent(t *testing.T, srv *testServer) {
+	sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000)), srv.connect(packet.V5, "pub")
+	sub.subscribe(subscribeTo("a", 2))
+	p := publishPacket("a", "x", 2, 1)
 	p.Properties.SetMessageExpiryInterval(5)
 	pub.send(p)
-	want[*packet.Pubrec](pub)
+	wantPacket[*packet.Pubrec](pub)
 	first := sub.wantMessage("x")
-	sub.close()
-	wait(5 * time.Minute)
-	sub = w.connect(packet.V5, "sub", expiry(1000), resume)
+	sub.dropConnection()
+	advanceTime(5 * time.Minute)
+	sub = srv.connect(packet.V5, "sub", sessionExpiry(1000), resumeSession)
 	again := sub.wantMessage("x")
 	if again.PacketID != first.PacketID || !again.Dup {
 		t.Errorf("identifier %d, DUP %v", again.PacketID, again.Dup)
 	}
-	sub.finish(again)
+	sub.acknowledge(again)
 }
 
 // testIdentifierOfRefusedMessage wants the identifier of a message that PUBREC
 // refused to be free for a new message.
-func testIdentifierOfRefusedMessage(t *testing.T, w *world) {
-	w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
-	sub := w.connect(packet.V5, "sub")
-	sub.subscribe(filter("#", 0))
+func testIdentifierOfRefusedMessage(t *testing.T, srv *testServer) {
+	srv.denied.change(func(d *denyList) { d.publish = []string{"secret"} })
+	sub := srv.connect(packet.V5, "sub")
+	sub.subscribe(subscribeTo("#", 0))
 	for _, session := range []uint32{0, 100} {
-		pub := w.connect(packet.V5, "pub", expiry(session))
+		pub := srv.connect(packet.V5, "pub", sessionExpiry(session))
 		for range 2 {
 			pub.publish("secret", "x", 2, 5)
-			if got := want[*packet.Pubrec](pub); got.ReasonCode != packet.NotAuthorized {
+			if got := wantPacket[*packet.Pubrec](pub); got.ReasonCode != packet.NotAuthorized {
 				t.Errorf("got %s", got.ReasonCode)
 			}
 		}
 		pub.publish("open", "y", 2, 5)
-		if got := want[*packet.Pubrec](pub); got.ReasonCode.Failed() {
+		if got := wantPacket[*packet.Pubrec](pub); got.ReasonCode.Failed() {
 			t.Errorf("got %s", got.ReasonCode)
 		}
 		sub.wantMessage("y")
-		sub.silence()
-		pub.bye()
+		sub.wantNothing()
+		pub.disconnect()
 	}
 }
 
 // testDuplicateBeforePubrel sends a message of QoS 2 again and again before
 // PUBREL and wants it delivered once.
-func testDuplicateBeforePubrel(t *testing.T, w *world, v packet.Version) {
-	sub := w.connect(v, "sub")
-	sub.subscribe(filter("a", 0))
-	for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, kept(v)} {
-		pub := w.connect(v, "pub", change)
+func testDuplicateBeforePubrel(t *testing.T, srv *testServer, v packet.Version) {
+	sub := srv.connect(v, "sub")
+	sub.subscribe(subscribeTo("a", 0))
+	for i, change := range []func(*packet.Connect){func(*packet.Connect) {}, keepSession(v)} {
+		pub := srv.connect(v, "pub", change)
 		for round := range 3 {
 			for repeat := range 5 {
-				p := message("a", fmt.Sprint(round), 2, 5)
+				p := publishPacket("a", fmt.Sprint(round), 2, 5)
 				p.Dup = repeat > 0
 				pub.send(p)
-				want[*packet.Pubrec](pub)
+				wantPacket[*packet.Pubrec](pub)
 				if i > 0 {
-					pub.close()
-					pub = w.connect(v, "pub", resume, kept(v))
+					pub.dropConnection()
+					pub = srv.connect(v, "pub", resumeSession, keepSession(v))
 				}
 			}
 			sub.wantMessage(fmt.Sprint(round))
-			sub.silence()
+			sub.wantNothing()
 			pub.send(&packet.Pubrel{PacketID: 5})
-			want[*packet.Pubcomp](pub)
+			wantPacket[*packet.Pubcomp](pub)
 		}
-		pub.bye()
+		pub.disconnect()
 	}
 }
 
 // testNoExpiryOnceReceived wants a message of QoS 2 to be completed although it
 // has expired since the broker received it.
-func testNoExpiryOnceReceived(t *testing.T, w *world) {
-	pub := w.connect(packet.V5, "pub", expiry(1000))
-	p := message("a", "x", 2, 5)
+func testNoExpiryOnceReceived(t *testing.T, srv *testServer) {
+	pub := srv.connect(packet.V5, "pub", sessionExpiry(1000))
+	p := publishPacket("a", "x", 2, 5)
 	p.Properties.SetMessageExpiryInterval(1)
 	pub.send(p)
-	want[*packet.Pubrec](pub)
-	wait(5 * time.Minute)
+	wantPacket[*packet.Pubrec](pub)
+	advanceTime(5 * time.Minute)
 	pub.send(p) // again: still the same message
-	want[*packet.Pubrec](pub)
+	wantPacket[*packet.Pubrec](pub)
 	pub.send(&packet.Pubrel{PacketID: 5})
-	if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.Success {
+	if got := wantPacket[*packet.Pubcomp](pub); got.ReasonCode != packet.Success {
 		t.Errorf("got %s", got.ReasonCode)
 	}
 }
 
 // testDeliveryRefusedByClient wants a message that the client refused to be over:
 // no PUBREL, no redelivery, and room for the next.
-func testDeliveryRefusedByClient(t *testing.T, w *world) {
-	sub, pub := w.connect(packet.V5, "sub", expiry(1000), quota(1)), w.connect(packet.V5, "pub")
-	sub.subscribe(filter("a", 2))
+func testDeliveryRefusedByClient(t *testing.T, srv *testServer) {
+	sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000), receiveMaximum(1)), srv.connect(packet.V5, "pub")
+	sub.subscribe(subscribeTo("a", 2))
 	for qos := byte(1); qos < 3; qos++ {
-		pub.exchange("a", "refused", qos)
+		pub.publishAndWait("a", "refused", qos)
 		p := sub.wantMessage("refused")
 		if qos == 1 {
 			sub.send(&packet.Puback{PacketID: p.PacketID, ReasonCode: packet.QuotaExceeded})
 		} else {
 			sub.send(&packet.Pubrec{PacketID: p.PacketID, ReasonCode: packet.QuotaExceeded})
 		}
-		sub.silence() // no PUBREL
-		pub.exchange("a", "next", qos)
-		sub.finish(sub.wantMessage("next")) // the window has room again
-		sub.close()
-		sub = w.connect(packet.V5, "sub", expiry(1000), resume, quota(1))
-		sub.silence()
+		sub.wantNothing() // no PUBREL
+		pub.publishAndWait("a", "next", qos)
+		sub.acknowledge(sub.wantMessage("next")) // the window has room again
+		sub.dropConnection()
+		sub = srv.connect(packet.V5, "sub", sessionExpiry(1000), resumeSession, receiveMaximum(1))
+		sub.wantNothing()
 	}
-	if got := w.counters().Store.Queued; got != 0 {
+	if got := srv.counters().Store.Queued; got != 0 {
 		t.Errorf("%d messages stay queued", got)
 	}
 }
 
 // testEverySessionReceives wants one copy for each session with a matching
 // subscription, connected or not, shared or not.
-func testEverySessionReceives(t *testing.T, w *world, v packet.Version) {
-	away := w.connect(v, "away", kept(v))
-	away.subscribe(filter("a/+", 1))
-	away.close()
-	pub, here, shared := w.connect(v, "pub"), w.connect(v, "here"), w.connect(v, "shared")
-	here.subscribe(filter("a/#", 1), filter("+/b", 0))
-	shared.subscribe(filter("$share/g/#", 1))
-	pub.exchange("a/b", "x", 1)
-	away = w.connect(v, "away", kept(v), resume)
+func testEverySessionReceives(t *testing.T, srv *testServer, v packet.Version) {
+	away := srv.connect(v, "away", keepSession(v))
+	away.subscribe(subscribeTo("a/+", 1))
+	away.dropConnection()
+	pub, here, shared := srv.connect(v, "pub"), srv.connect(v, "here"), srv.connect(v, "shared")
+	here.subscribe(subscribeTo("a/#", 1), subscribeTo("+/b", 0))
+	shared.subscribe(subscribeTo("$share/g/#", 1))
+	pub.publishAndWait("a/b", "x", 1)
+	away = srv.connect(v, "away", keepSession(v), resumeSession)
 	for _, c := range []*client{away, here, shared} {
-		c.finish(c.wantMessage("x"))
-		c.silence()
+		c.acknowledge(c.wantMessage("x"))
+		c.wantNothing()
 	}
 }
 
 // testPubrelOrder wants PUBRELs in the order of the PUBRECs and redeliveries in
 // the order of the messages.
-func testPubrelOrder(t *testing.T, w *world, v packet.Version) {
-	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
-	sub.subscribe(filter("a", 2))
+func testPubrelOrder(t *testing.T, srv *testServer, v packet.Version) {
+	sub, pub := srv.connect(v, "sub", keepSession(v)), srv.connect(v, "pub")
+	sub.subscribe(subscribeTo("a", 2))
 	const n = 40
 	ids := make([]uint16, n)
-	w.nextPacketID(65_520) // the identifiers begin anew on the way
+	srv.setNextPacketID(65_520) // the identifiers begin anew on the way
 	for i := range n {
-		pub.exchange("a", fmt.Sprint(i), 2)
+		pub.publishAndWait("a", fmt.Sprint(i), 2)
 		ids[i] = sub.wantMessage(fmt.Sprint(i)).PacketID
 	}
 	for i := range n / 2 {
 		sub.send(&packet.Pubrec{PacketID: ids[i]})
 	}
 	for i := range n / 2 { // PUBRELs in the order of the PUBRECs
-		if got := want[*packet.Pubrel](sub); got.PacketID != ids[i] {
+		if got := wantPacket[*packet.Pubrel](sub); got.PacketID != ids[i] {
 			t.Errorf("PUBREL %d, want %d", got.PacketID, ids[i])
 		}
 	}
-	sub.close()
-	sub = w.connect(v, "sub", kept(v), resume)
+	sub.dropConnection()
+	sub = srv.connect(v, "sub", keepSession(v), resumeSession)
 	for i := range n / 2 {
-		if got := want[*packet.Pubrel](sub); got.PacketID != ids[i] {
+		if got := wantPacket[*packet.Pubrel](sub); got.PacketID != ids[i] {
 			t.Errorf("PUBREL %d again, want %d", got.PacketID, ids[i])
 		}
 	}
@@ -386,19 +386,19 @@ func testPubrelOrder(t *testing.T, w *world, v packet.Version) {
 
 // testAcknowledgementOrder wants acknowledgements in the order of the messages,
 // whatever becomes of each message.
-func testAcknowledgementOrder(t *testing.T, w *world, v packet.Version) {
-	w.rules.set(func(r *rules) { r.publish = []string{"denied"} })
-	away := w.connect(v, "away", kept(v))
-	away.subscribe(filter("kept", 2))
-	pub := w.connect(v, "pub", kept(v))
+func testAcknowledgementOrder(t *testing.T, srv *testServer, v packet.Version) {
+	srv.denied.change(func(d *denyList) { d.publish = []string{"denied"} })
+	away := srv.connect(v, "away", keepSession(v))
+	away.subscribe(subscribeTo("kept", 2))
+	pub := srv.connect(v, "pub", keepSession(v))
 	topics := []string{"kept", "denied", "nobody", "retained"}
 	var acks []uint16
 	for i := range uint16(60) { // each topic takes another way through the broker
-		p := message(topics[int(i)%len(topics)], "x", 1+byte(i/4%2), i+1)
+		p := publishPacket(topics[int(i)%len(topics)], "x", 1+byte(i/4%2), i+1)
 		p.Retain = i%4 == 3
 		pub.send(p)
 	}
-	for p := pub.next(); p != nil; p = pub.next() {
+	for p := pub.nextPacket(); p != nil; p = pub.nextPacket() {
 		switch p := p.(type) {
 		case *packet.Puback:
 			acks = append(acks, p.PacketID)
@@ -418,14 +418,14 @@ func noRoomForRetained(o *Options) {
 
 // testNoAcknowledgementOfLoss wants a message that the store has no room for not to
 // be acknowledged as taken: refused in MQTT 5, unanswered in 3.1.1.
-func testNoAcknowledgementOfLoss(t *testing.T, w *world) {
+func testNoAcknowledgementOfLoss(t *testing.T, srv *testServer) {
 	for _, v := range versions {
-		pub := w.connect(v, "pub")
+		pub := srv.connect(v, "pub")
 		for qos := byte(1); qos < 3; qos++ {
-			p := message("a", "too long", qos, 5)
+			p := publishPacket("a", "too long", qos, 5)
 			p.Retain = true
 			pub.send(p)
-			switch got := pub.next().(type) {
+			switch got := pub.nextPacket().(type) {
 			case nil:
 				if v == packet.V5 {
 					t.Errorf("QoS %d: no answer", qos)
@@ -445,18 +445,18 @@ func testNoAcknowledgementOfLoss(t *testing.T, w *world) {
 
 // testOrder publishes at every QoS to clients of every kind: each gets what each
 // publisher sent to a topic at a QoS in that order.
-func testOrder(t *testing.T, w *world, v packet.Version) {
+func testOrder(t *testing.T, srv *testServer, v packet.Version) {
 	rng := rand.New(rand.NewPCG(1, uint64(v)))
 	subs := map[string]*client{
-		"plain": w.connect(v, "plain"), "kept": w.connect(v, "kept", kept(v)), "returning": w.connect(v, "returning", kept(v)),
-		"narrow": w.connect(v, "narrow", kept(v), quota(3)),
+		"plain": srv.connect(v, "plain"), "kept": srv.connect(v, "kept", keepSession(v)), "returning": srv.connect(v, "returning", keepSession(v)),
+		"narrow": srv.connect(v, "narrow", keepSession(v), receiveMaximum(3)),
 	}
 	for _, c := range subs {
-		c.subscribe(filter("t/#", 2))
+		c.subscribe(subscribeTo("t/#", 2))
 	}
 	seen := map[string]string{}
 	take := func(name string) {
-		for p := subs[name].next(); p != nil; p = subs[name].next() {
+		for p := subs[name].nextPacket(); p != nil; p = subs[name].nextPacket() {
 			m, ok := p.(*packet.Publish)
 			if !ok {
 				continue
@@ -472,13 +472,13 @@ func testOrder(t *testing.T, w *world, v packet.Version) {
 			} else {
 				seen[key] = max(now, seen[key])
 			}
-			subs[name].finish(m)
+			subs[name].acknowledge(m)
 		}
 	}
-	pubs := []*client{w.connect(v, "p0"), w.connect(v, "p1", kept(v))}
+	pubs := []*client{srv.connect(v, "p0"), srv.connect(v, "p1", keepSession(v))}
 	for i := range 300 {
 		who, topic, qos := rng.IntN(2), rng.IntN(3), byte(rng.IntN(3))
-		p := message(fmt.Sprint("t/", topic), fmt.Sprintf("%d/%d/%d %d", who, topic, qos, i), qos, uint16(i+1))
+		p := publishPacket(fmt.Sprint("t/", topic), fmt.Sprintf("%d/%d/%d %d", who, topic, qos, i), qos, uint16(i+1))
 		p.Retain = rng.IntN(5) == 0
 		pubs[who].send(p)
 		if qos == 2 {
@@ -486,15 +486,15 @@ func testOrder(t *testing.T, w *world, v packet.Version) {
 		}
 		switch {
 		case i%37 == 0:
-			subs["returning"].close()
+			subs["returning"].dropConnection()
 		case i%37 == 17:
-			subs["returning"] = w.connect(v, "returning", kept(v), resume)
+			subs["returning"] = srv.connect(v, "returning", keepSession(v), resumeSession)
 		case i%11 == 0:
 			take([]string{"plain", "kept", "narrow"}[rng.IntN(3)])
 		}
 	}
-	subs["returning"].close()
-	subs["returning"] = w.connect(v, "returning", kept(v), resume)
+	subs["returning"].dropConnection()
+	subs["returning"] = srv.connect(v, "returning", keepSession(v), resumeSession)
 	for name := range subs {
 		take(name)
 	}
@@ -510,40 +510,40 @@ func TestTopicStatements(t *testing.T) {
 
 // testDollarTopics wants topics that begin with $ to match no filter that begins
 // with a wildcard.
-func testDollarTopics(t *testing.T, w *world, v packet.Version) {
-	c := w.connect(v, "c")
+func testDollarTopics(t *testing.T, srv *testServer, v packet.Version) {
+	c := srv.connect(v, "c")
 	for f, match := range map[string]bool{
 		"#": false, "+/b": false, "+/#": false, "$x/#": true, "$x/+": true, "$x/b": true,
 		"$share/g/#": false, "$share/g/$x/#": true,
 	} {
-		c.subscribe(filter(f, 0))
+		c.subscribe(subscribeTo(f, 0))
 		c.publish("$x/b", "live", 0, 0)
-		if got := c.next() != nil; got != match {
+		if got := c.nextPacket() != nil; got != match {
 			t.Errorf("%s gets $x/b: %v", f, got)
 		}
 		c.unsubscribe(f)
-		c.send(retained("$x/b", "kept"))
-		c.subscribe(filter(f, 0))
-		if got := c.next() != nil; got != (match && !strings.HasPrefix(f, "$share")) {
+		c.send(retainedPacket("$x/b", "kept"))
+		c.subscribe(subscribeTo(f, 0))
+		if got := c.nextPacket() != nil; got != (match && !strings.HasPrefix(f, "$share")) {
 			t.Errorf("%s gets $x/b retained: %v", f, got)
 		}
 		c.unsubscribe(f)
-		c.send(retained("$x/b", ""))
+		c.send(retainedPacket("$x/b", ""))
 	}
 }
 
 // testTopicsByCharacter wants topics and filters to be compared character by
 // character, without any normalization.
-func testTopicsByCharacter(t *testing.T, w *world, v packet.Version) {
-	c := w.connect(v, "c")
+func testTopicsByCharacter(t *testing.T, srv *testServer, v packet.Version) {
+	c := srv.connect(v, "c")
 	for f, topics := range map[string]string{
 		"/": "/", "a//b": "a//b", "+/+": "/", "Ab": "Ab", "a b": "a b", "caf\u00e9": "caf\u00e9", "cafe\u0301": "cafe\u0301", "ﬁ": "ﬁ",
 	} {
-		c.subscribe(filter(f, 0))
+		c.subscribe(subscribeTo(f, 0))
 		var got []string
 		for _, topic := range []string{"/", "a//b", "Ab", "ab", "a b", "caf\u00e9", "cafe\u0301", "ﬁ", "fi"} {
 			c.publish(topic, "x", 0, 0)
-			if p := c.next(); p != nil {
+			if p := c.nextPacket(); p != nil {
 				got = append(got, string(p.(*packet.Publish).TopicName))
 			}
 		}

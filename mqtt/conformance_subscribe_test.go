@@ -12,7 +12,7 @@ import (
 func (c *client) unsubscribe(filters ...string) *packet.Unsuback {
 	c.t.Helper()
 	c.send(&packet.Unsubscribe{PacketID: 11, TopicFilters: filters})
-	return want[*packet.Unsuback](c)
+	return wantPacket[*packet.Unsuback](c)
 }
 
 func TestSubscribeStatements(t *testing.T) {
@@ -26,37 +26,37 @@ func TestSubscribeStatements(t *testing.T) {
 
 // testNoLocal wants no message of its own for a client that subscribed with No
 // Local.
-func testNoLocal(t *testing.T, w *world) {
+func testNoLocal(t *testing.T, srv *testServer) {
 	for _, session := range []uint32{0, 100} {
-		a, b := w.connect(packet.V5, "a", expiry(session)), w.connect(packet.V5, "b", expiry(session))
+		a, b := srv.connect(packet.V5, "a", sessionExpiry(session)), srv.connect(packet.V5, "b", sessionExpiry(session))
 		for _, c := range []*client{a, b} {
-			c.subscribe(packet.Subscription{TopicFilter: "t", NoLocal: true, QoS: 2}, filter("u", 0))
+			c.subscribe(packet.Subscription{TopicFilter: "t", NoLocal: true, QoS: 2}, subscribeTo("u", 0))
 		}
 		for qos := range byte(3) {
-			a.exchange("t", "x", qos)
-			b.finish(b.wantMessage("x"))
-			a.silence()
+			a.publishAndWait("t", "x", qos)
+			b.acknowledge(b.wantMessage("x"))
+			a.wantNothing()
 		}
 		a.publish("u", "y", 0, 0) // the other subscription has no such option
 		a.wantMessage("y")
 		b.wantMessage("y")
-		a.bye()
-		b.bye()
+		a.disconnect()
+		b.disconnect()
 	}
 }
 
 // testSubscribeIdentifiers wants SUBACK and UNSUBACK to have the identifiers of
 // their requests.
-func testSubscribeIdentifiers(t *testing.T, w *world, v packet.Version) {
-	c := w.connect(v, "c")
+func testSubscribeIdentifiers(t *testing.T, srv *testServer, v packet.Version) {
+	c := srv.connect(v, "c")
 	for _, id := range []uint16{1, 255, 256, 65535} {
-		c.send(&packet.Subscribe{PacketID: id, Subscriptions: []packet.Subscription{filter("a", 0)}})
-		if got := want[*packet.Suback](c); got.PacketID != id {
+		c.send(&packet.Subscribe{PacketID: id, Subscriptions: []packet.Subscription{subscribeTo("a", 0)}})
+		if got := wantPacket[*packet.Suback](c); got.PacketID != id {
 			t.Errorf("SUBACK %d, want %d", got.PacketID, id)
 		}
 		for range 2 { // the second ends nothing
 			c.send(&packet.Unsubscribe{PacketID: id, TopicFilters: []string{"a"}})
-			if got := want[*packet.Unsuback](c); got.PacketID != id {
+			if got := wantPacket[*packet.Unsuback](c); got.PacketID != id {
 				t.Errorf("UNSUBACK %d, want %d", got.PacketID, id)
 			}
 		}
@@ -65,10 +65,10 @@ func testSubscribeIdentifiers(t *testing.T, w *world, v packet.Version) {
 
 // testCodePerSubscription wants a reason code for each subscription of a
 // SUBSCRIBE, in their order, and only the granted ones in force.
-func testCodePerSubscription(t *testing.T, w *world, v packet.Version) {
-	w.rules.set(func(r *rules) { r.subscribe = []string{"secret"} })
-	sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
-	got := sub.subscribe(filter("a", 0), filter("secret", 1), filter("b", 2), filter("bad#", 1), filter("c", 1))
+func testCodePerSubscription(t *testing.T, srv *testServer, v packet.Version) {
+	srv.denied.change(func(d *denyList) { d.subscribe = []string{"secret"} })
+	sub, pub := srv.connect(v, "sub"), srv.connect(v, "pub")
+	got := sub.subscribe(subscribeTo("a", 0), subscribeTo("secret", 1), subscribeTo("b", 2), subscribeTo("bad#", 1), subscribeTo("c", 1))
 	wanted := []packet.ReasonCode{0, packet.NotAuthorized, 2, packet.TopicFilterInvalid, 1}
 	if v == packet.V311 {
 		wanted[1], wanted[3] = packet.UnspecifiedError, packet.UnspecifiedError
@@ -77,41 +77,41 @@ func testCodePerSubscription(t *testing.T, w *world, v packet.Version) {
 		t.Errorf("got %v, want %v", got, wanted)
 	}
 	for topic, qos := range map[string]byte{"a": 0, "b": 2, "c": 1} {
-		pub.exchange(topic, topic, 2)
+		pub.publishAndWait(topic, topic, 2)
 		p := sub.wantMessage(topic)
 		if p.QoS != qos {
 			t.Errorf("%s came with QoS %d, want %d", topic, p.QoS, qos)
 		}
-		sub.finish(p)
+		sub.acknowledge(p)
 	}
-	pub.exchange("secret", "x", 1)
-	sub.silence()
+	pub.publishAndWait("secret", "x", 1)
+	sub.wantNothing()
 }
 
 // testGrantedQoS wants each message at the lower of its QoS and the granted one.
-func testGrantedQoS(t *testing.T, w *world, v packet.Version) {
-	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
+func testGrantedQoS(t *testing.T, srv *testServer, v packet.Version) {
+	sub, pub := srv.connect(v, "sub", keepSession(v)), srv.connect(v, "pub")
 	for granted := range byte(3) {
 		f := fmt.Sprint("t/", granted)
-		sub.subscribe(filter(f, granted))
+		sub.subscribe(subscribeTo(f, granted))
 		for qos := range byte(3) {
-			pub.exchange(f, "x", qos)
+			pub.publishAndWait(f, "x", qos)
 			p := sub.wantMessage("x")
 			if p.QoS != min(qos, granted) {
 				t.Errorf("published at %d, granted %d, came with %d", qos, granted, p.QoS)
 			}
-			sub.finish(p)
+			sub.acknowledge(p)
 		}
 	}
 }
 
 // testSubackWithinPacketSize wants SUBACK and UNSUBACK without properties that
 // the client has no room for.
-func testSubackWithinPacketSize(t *testing.T, w *world) {
-	w.rules.set(func(r *rules) { r.subscribe = []string{"secret"} })
-	c := w.connect(packet.V5, "c", maxPacketSize(25))
-	c.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("secret", 0)}})
-	if got := want[*packet.Suback](c); got.Properties.Has(packet.PropReasonString) || got.ReasonCodes[0] != packet.NotAuthorized {
+func testSubackWithinPacketSize(t *testing.T, srv *testServer) {
+	srv.denied.change(func(d *denyList) { d.subscribe = []string{"secret"} })
+	c := srv.connect(packet.V5, "c", maxPacketSize(25))
+	c.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{subscribeTo("secret", 0)}})
+	if got := wantPacket[*packet.Suback](c); got.Properties.Has(packet.PropReasonString) || got.ReasonCodes[0] != packet.NotAuthorized {
 		t.Errorf("SUBACK %v with reason %q", got.ReasonCodes, got.Properties.ReasonString)
 	}
 	if got := c.unsubscribe("secret"); got.Size(packet.V5) > 25 || got.Properties.Present != 0 {
@@ -121,22 +121,22 @@ func testSubackWithinPacketSize(t *testing.T, w *world) {
 
 // testReplacedSubscription subscribes again and again with other QoS, and wants the
 // retained message each time and one copy of each new message, at the new QoS.
-func testReplacedSubscription(t *testing.T, w *world, v packet.Version) {
-	sub, pub := w.connect(v, "sub"), w.connect(v, "pub")
-	pub.send(retained("a", "kept"))
+func testReplacedSubscription(t *testing.T, srv *testServer, v packet.Version) {
+	sub, pub := srv.connect(v, "sub"), srv.connect(v, "pub")
+	pub.send(retainedPacket("a", "kept"))
 	for i, qos := range []byte{0, 2, 1} {
-		sub.subscribe(filter("a", qos))
+		sub.subscribe(subscribeTo("a", qos))
 		p := sub.wantMessage("kept")
-		if sub.silence(); !p.Retain {
+		if sub.wantNothing(); !p.Retain {
 			t.Error("retained message without RETAIN")
 		}
-		pub.exchange("a", fmt.Sprint(i), 2)
+		pub.publishAndWait("a", fmt.Sprint(i), 2)
 		p = sub.wantMessage(fmt.Sprint(i)) // one copy, at the new QoS
 		if p.QoS != qos {
 			t.Errorf("QoS %d, want %d", p.QoS, qos)
 		}
-		sub.finish(p)
-		sub.silence()
+		sub.acknowledge(p)
+		sub.wantNothing()
 	}
 	testNoLossWhileReplaced(t, sub, pub)
 }
@@ -144,14 +144,14 @@ func testReplacedSubscription(t *testing.T, w *world, v packet.Version) {
 // testNoLossWhileReplaced replaces a subscription between any two messages and wants
 // all of them.
 func testNoLossWhileReplaced(t *testing.T, sub, pub *client) {
-	sub.subscribe(filter("b", 1))
+	sub.subscribe(subscribeTo("b", 1))
 	const n = 200
 	for i := range n { // a message between any two goes through
-		pub.exchange("b", fmt.Sprint(i), 1)
-		sub.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("b", byte(1+i%2))}})
+		pub.publishAndWait("b", fmt.Sprint(i), 1)
+		sub.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{subscribeTo("b", byte(1+i%2))}})
 	}
 	next := 0
-	for p := sub.next(); p != nil; p = sub.next() {
+	for p := sub.nextPacket(); p != nil; p = sub.nextPacket() {
 		if m, ok := p.(*packet.Publish); ok {
 			if string(m.Payload) != fmt.Sprint(next) {
 				t.Fatalf("got %s, want %d", m.Payload, next)
@@ -172,10 +172,10 @@ func TestUnsubscribeStatements(t *testing.T) {
 
 // testUnsubscribeSameFilter wants UNSUBSCRIBE to end the subscription with the
 // very same filter, character by character, and no other.
-func testUnsubscribeSameFilter(t *testing.T, w *world, v packet.Version) {
-	c := w.connect(v, "c")
+func testUnsubscribeSameFilter(t *testing.T, srv *testServer, v packet.Version) {
+	c := srv.connect(v, "c")
 	composed, decomposed := "caf\u00e9", "cafe\u0301"
-	c.subscribe(filter("a/b", 0), filter("$share/g/a/b", 0), filter(composed, 0))
+	c.subscribe(subscribeTo("a/b", 0), subscribeTo("$share/g/a/b", 0), subscribeTo(composed, 0))
 	for _, f := range []string{"A/b", "a/+", "a/#", "a/b/", "/a/b", "$share/h/a/b", decomposed} {
 		got := c.unsubscribe(f)
 		if v == packet.V5 && got.ReasonCodes[0] != packet.NoSubscriptionExisted {
@@ -186,7 +186,7 @@ func testUnsubscribeSameFilter(t *testing.T, w *world, v packet.Version) {
 	c.wantMessage("x")
 	c.wantMessage("x") // of the shared one
 	c.publish(decomposed, "x", 0, 0)
-	c.silence()
+	c.wantNothing()
 	c.publish(composed, "x", 0, 0)
 	c.wantMessage("x")
 	got := c.unsubscribe("a/b", "$share/g/a/b", composed)
@@ -195,33 +195,33 @@ func testUnsubscribeSameFilter(t *testing.T, w *world, v packet.Version) {
 	}
 	c.publish("a/b", "x", 0, 0)
 	c.publish(composed, "x", 0, 0)
-	c.silence()
+	c.wantNothing()
 }
 
 // testUnsubscribeKeepsDeliveries wants UNSUBSCRIBE to stop new messages and to
 // leave the deliveries that had begun.
-func testUnsubscribeKeepsDeliveries(t *testing.T, w *world, v packet.Version) {
-	sub, pub := w.connect(v, "sub", kept(v)), w.connect(v, "pub")
-	sub.subscribe(filter("a", 2))
-	pub.exchange("a", "1", 1)
-	pub.exchange("a", "2", 2)
-	pub.exchange("a", "3", 2)
+func testUnsubscribeKeepsDeliveries(t *testing.T, srv *testServer, v packet.Version) {
+	sub, pub := srv.connect(v, "sub", keepSession(v)), srv.connect(v, "pub")
+	sub.subscribe(subscribeTo("a", 2))
+	pub.publishAndWait("a", "1", 1)
+	pub.publishAndWait("a", "2", 2)
+	pub.publishAndWait("a", "3", 2)
 	one, two, three := sub.wantMessage("1"), sub.wantMessage("2"), sub.wantMessage("3")
 	sub.send(&packet.Pubrec{PacketID: two.PacketID})
-	want[*packet.Pubrel](sub)
+	wantPacket[*packet.Pubrel](sub)
 	sub.unsubscribe("a")
 	for qos := range byte(3) {
-		pub.exchange("a", "new", qos)
+		pub.publishAndWait("a", "new", qos)
 	}
-	sub.silence()
-	sub.close()
-	sub = w.connect(v, "sub", resume, kept(v))
+	sub.wantNothing()
+	sub.dropConnection()
+	sub = srv.connect(v, "sub", resumeSession, keepSession(v))
 	open := map[uint16]bool{}
-	for p := sub.next(); p != nil; p = sub.next() {
+	for p := sub.nextPacket(); p != nil; p = sub.nextPacket() {
 		switch p := p.(type) {
 		case *packet.Publish:
 			open[p.PacketID] = true
-			sub.finish(p)
+			sub.acknowledge(p)
 		case *packet.Pubrel:
 			open[p.PacketID] = true
 			sub.send(&packet.Pubcomp{PacketID: p.PacketID})
@@ -234,9 +234,9 @@ func testUnsubscribeKeepsDeliveries(t *testing.T, w *world, v packet.Version) {
 
 // testCodePerUnsubscribe wants a reason code for each filter of an UNSUBSCRIBE,
 // in their order.
-func testCodePerUnsubscribe(t *testing.T, w *world) {
-	c := w.connect(packet.V5, "c")
-	c.subscribe(filter("a", 0), filter("b", 1), filter("c", 2))
+func testCodePerUnsubscribe(t *testing.T, srv *testServer) {
+	c := srv.connect(packet.V5, "c")
+	c.subscribe(subscribeTo("a", 0), subscribeTo("b", 1), subscribeTo("c", 2))
 	got := c.unsubscribe("x", "a", "c", "a", "y")
 	const none = packet.NoSubscriptionExisted
 	if !slices.Equal(got.ReasonCodes, []packet.ReasonCode{none, 0, 0, none, none}) {
@@ -246,7 +246,7 @@ func testCodePerUnsubscribe(t *testing.T, w *world) {
 		c.publish(topic, topic, 0, 0)
 	}
 	c.wantMessage("b")
-	c.silence()
+	c.wantNothing()
 }
 
 func TestSharedStatements(t *testing.T) {
@@ -259,15 +259,15 @@ func TestSharedStatements(t *testing.T) {
 
 // testShareNames wants malformed shared subscriptions to be refused and unusual
 // but valid ones to work.
-func testShareNames(t *testing.T, w *world, v packet.Version) {
-	c, pub := w.connect(v, "c"), w.connect(v, "pub")
+func testShareNames(t *testing.T, srv *testServer, v packet.Version) {
+	c, pub := srv.connect(v, "c"), srv.connect(v, "pub")
 	for _, f := range []string{"$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a", "$share/#/a", "$share/g+/a", "$share/g/a#", "$share"} {
-		if got := c.subscribe(filter(f, 0))[0]; !got.Failed() {
+		if got := c.subscribe(subscribeTo(f, 0))[0]; !got.Failed() {
 			t.Errorf("%s was granted: %s", f, got)
 		}
 	}
 	for f, topic := range map[string]string{"$share/g/a/+": "a/b", "$share/a b/é//": "é//", "$share/$share/$x/#": "$x/y"} {
-		if got := c.subscribe(filter(f, 0))[0]; got.Failed() {
+		if got := c.subscribe(subscribeTo(f, 0))[0]; got.Failed() {
 			t.Errorf("%s: %s", f, got)
 		}
 		pub.publish(topic, f, 0, 0)
@@ -277,15 +277,15 @@ func testShareNames(t *testing.T, w *world, v packet.Version) {
 
 // testSharedQoS wants each member of a share to receive at the QoS that it was
 // granted.
-func testSharedQoS(t *testing.T, w *world, v packet.Version) {
-	pub := w.connect(v, "pub")
+func testSharedQoS(t *testing.T, srv *testServer, v packet.Version) {
+	pub := srv.connect(v, "pub")
 	members := map[byte]*client{}
 	for qos := range byte(3) {
-		members[qos] = w.connect(v, fmt.Sprint("m", qos), kept(v))
-		members[qos].subscribe(filter("$share/g/a", qos))
+		members[qos] = srv.connect(v, fmt.Sprint("m", qos), keepSession(v))
+		members[qos].subscribe(subscribeTo("$share/g/a", qos))
 	}
 	for range 6 {
-		pub.exchange("a", "x", 2)
+		pub.publishAndWait("a", "x", 2)
 	}
 	for qos, c := range members {
 		for range 2 {
@@ -293,69 +293,69 @@ func testSharedQoS(t *testing.T, w *world, v packet.Version) {
 			if p.QoS != qos {
 				t.Errorf("granted %d, came with %d", qos, p.QoS)
 			}
-			c.finish(p)
+			c.acknowledge(p)
 		}
-		c.silence()
+		c.wantNothing()
 	}
 }
 
 // testSharedMessageWaitsForMember wants a message that was sent to one member to
 // wait for that member while its session lasts.
-func testSharedMessageWaitsForMember(t *testing.T, w *world, v packet.Version) {
-	a, b, pub := w.connect(v, "a", kept(v)), w.connect(v, "b", kept(v)), w.connect(v, "pub")
-	a.subscribe(filter("$share/g/t", 2))
-	pub.exchange("t", "x", 2)
+func testSharedMessageWaitsForMember(t *testing.T, srv *testServer, v packet.Version) {
+	a, b, pub := srv.connect(v, "a", keepSession(v)), srv.connect(v, "b", keepSession(v)), srv.connect(v, "pub")
+	a.subscribe(subscribeTo("$share/g/t", 2))
+	pub.publishAndWait("t", "x", 2)
 	first := a.wantMessage("x")
-	b.subscribe(filter("$share/g/t", 2))
-	a.close()
-	wait(time.Minute)
-	b.silence() // it is a's, who is only away
-	a = w.connect(v, "a", resume, kept(v))
+	b.subscribe(subscribeTo("$share/g/t", 2))
+	a.dropConnection()
+	advanceTime(time.Minute)
+	b.wantNothing() // it is a's, who is only away
+	a = srv.connect(v, "a", resumeSession, keepSession(v))
 	if again := a.wantMessage("x"); again.PacketID != first.PacketID || !again.Dup {
 		t.Errorf("identifier %d, DUP %v; was %d", again.PacketID, again.Dup, first.PacketID)
 	} else {
-		a.finish(again)
+		a.acknowledge(again)
 	}
-	b.silence()
+	b.wantNothing()
 }
 
 // testSharedMessageEndsWithMember wants a message that was sent to one member to
 // end with that member's session.
-func testSharedMessageEndsWithMember(t *testing.T, w *world, v packet.Version) {
-	a, b, pub := w.connect(v, "a", kept(v)), w.connect(v, "b", kept(v)), w.connect(v, "pub")
-	a.subscribe(filter("$share/g/t", 2))
-	pub.exchange("t", "x", 2)
+func testSharedMessageEndsWithMember(t *testing.T, srv *testServer, v packet.Version) {
+	a, b, pub := srv.connect(v, "a", keepSession(v)), srv.connect(v, "b", keepSession(v)), srv.connect(v, "pub")
+	a.subscribe(subscribeTo("$share/g/t", 2))
+	pub.publishAndWait("t", "x", 2)
 	a.wantMessage("x")
-	b.subscribe(filter("$share/g/t", 2))
-	a.close()
-	w.connect(v, "a").bye() // its session ends
-	wait(2000 * time.Second)
-	b.silence()
+	b.subscribe(subscribeTo("$share/g/t", 2))
+	a.dropConnection()
+	srv.connect(v, "a").disconnect() // its session ends
+	advanceTime(2000 * time.Second)
+	b.wantNothing()
 }
 
 // testSharedMessageRefused wants a message that one member refused to be sent to
 // no other.
-func testSharedMessageRefused(t *testing.T, w *world) {
+func testSharedMessageRefused(t *testing.T, srv *testServer) {
 	for qos := byte(1); qos < 3; qos++ {
-		a, b, pub := w.connect(packet.V5, "a", expiry(100)), w.connect(packet.V5, "b"), w.connect(packet.V5, "pub")
-		a.subscribe(filter("$share/g/t", 2))
-		pub.exchange("t", "x", qos)
+		a, b, pub := srv.connect(packet.V5, "a", sessionExpiry(100)), srv.connect(packet.V5, "b"), srv.connect(packet.V5, "pub")
+		a.subscribe(subscribeTo("$share/g/t", 2))
+		pub.publishAndWait("t", "x", qos)
 		p := a.wantMessage("x")
-		b.subscribe(filter("$share/g/t", 2))
+		b.subscribe(subscribeTo("$share/g/t", 2))
 		if qos == 1 {
 			a.send(&packet.Puback{PacketID: p.PacketID, ReasonCode: packet.UnspecifiedError})
 		} else {
 			a.send(&packet.Pubrec{PacketID: p.PacketID, ReasonCode: packet.UnspecifiedError})
 		}
-		a.silence()
-		b.silence()
-		a.close()
-		a = w.connect(packet.V5, "a", resume, expiry(100))
-		a.silence()
-		b.silence()
-		a.bye()
-		w.connect(packet.V5, "a").bye()
-		b.silence()
-		b.bye()
+		a.wantNothing()
+		b.wantNothing()
+		a.dropConnection()
+		a = srv.connect(packet.V5, "a", resumeSession, sessionExpiry(100))
+		a.wantNothing()
+		b.wantNothing()
+		a.disconnect()
+		srv.connect(packet.V5, "a").disconnect()
+		b.wantNothing()
+		b.disconnect()
 	}
 }

@@ -10,30 +10,30 @@ import (
 
 var versions = []packet.Version{packet.V311, packet.V5}
 
-func each(t *testing.T, test func(t *testing.T, w *world, v packet.Version)) {
+func runInBothVersions(t *testing.T, test func(t *testing.T, srv *testServer, v packet.Version)) {
 	t.Helper()
 	for _, v := range versions {
 		t.Run(v.String(), func(t *testing.T) {
-			bubble(t, nil, func(t *testing.T, w *world) { test(t, w, v) })
+			runWithServer(t, nil, func(t *testing.T, srv *testServer) { test(t, srv, v) })
 		})
 	}
 }
 
 func TestConnectAssignsClientIdentifier(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) { // [MQTT-3.1.3-6] [MQTT-3.2.2-16]
-		_, ack := w.connectAck(packet.V5, "")
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) { // [MQTT-3.1.3-6] [MQTT-3.2.2-16]
+		_, ack := srv.connectAck(packet.V5, "")
 		if got := ack.Properties.AssignedClientIdentifier; !strings.HasPrefix(got, "x-") || len(got) != 2+26 {
 			t.Errorf("assigned %q, want the identity's name and a ULID", got)
 		}
 		if ack.Properties.ReceiveMaximum != 256 || ack.Properties.MaximumPacketSize != 1<<20 {
 			t.Errorf("limits not announced: %+v", ack.Properties)
 		}
-		if got := w.connect(packet.V311, ""); got == nil {
+		if got := srv.connect(packet.V311, ""); got == nil {
 			t.Error("3.1.1 with a clean session and no identifier is fine")
 		}
-		_, ack = w.connectAck(packet.V311, "", resume) // MQTT 3.1.1 [3.1.3-8]
+		_, ack = srv.connectAck(packet.V311, "", resumeSession) // MQTT 3.1.1 [3.1.3-8]
 		if ack.ReasonCode != packet.ClientIdentifierNotValid {
-			t.Errorf("got %s", show(ack))
+			t.Errorf("got %s", describePacket(ack))
 		}
 	})
 }
@@ -52,15 +52,15 @@ func TestConnectRefusals(t *testing.T) {
 		{"will not granted", packet.V311, withWill("no/will", "x", 0), packet.NotAuthorized},
 	} {
 		t.Run(tt.name+" "+tt.v.String(), func(t *testing.T) {
-			bubble(t, nil, func(t *testing.T, w *world) {
-				w.rules.set(func(r *rules) { r.will = []string{"no/will"}; r.nobody = []string{"nox"} })
+			runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+				srv.denied.change(func(d *denyList) { d.will = []string{"no/will"}; d.connect = []string{"nox"} })
 				who := "c"
 				if strings.HasPrefix(tt.name, "identity") {
 					who = "no"
 				}
-				c, ack := w.connectAck(tt.v, who, tt.change)
-				if ack.ReasonCode != tt.want || !c.ended() {
-					t.Errorf("got %s, ended %v, want %s", show(ack), c.ended(), tt.want)
+				c, ack := srv.connectAck(tt.v, who, tt.change)
+				if ack.ReasonCode != tt.want || !c.closedByServer() {
+					t.Errorf("got %s, ended %v, want %s", describePacket(ack), c.closedByServer(), tt.want)
 				}
 			})
 		})
@@ -97,17 +97,17 @@ func TestBadInput(t *testing.T) {
 		{"expiry after none", connect() + "\xe0\x07\x00\x05\x11\x00\x00\x00\x01", packet.ProtocolError},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			bubble(t, nil, func(t *testing.T, w *world) {
-				other := w.connect(packet.V5, "other")
-				c := w.dial(packet.V5, "bad")
+			runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+				other := srv.connect(packet.V5, "other")
+				c := srv.dial(packet.V5, "bad")
 				_, _ = c.nc.Write([]byte(tt.bytes))
 				if strings.HasPrefix(tt.bytes, "\x10") {
-					want[*packet.Connack](c)
+					wantPacket[*packet.Connack](c)
 				}
-				switch got := c.next().(type) {
+				switch got := c.nextPacket().(type) {
 				case *packet.Disconnect:
 					if got.ReasonCode != tt.want {
-						t.Errorf("got %s, want %s", show(got), tt.want)
+						t.Errorf("got %s, want %s", describePacket(got), tt.want)
 					}
 				case *packet.Suback:
 					if got.ReasonCodes[0] != tt.want {
@@ -116,57 +116,57 @@ func TestBadInput(t *testing.T) {
 					return
 				default:
 					if tt.want != 0 {
-						t.Errorf("got %s, want DISCONNECT %s", show(got), tt.want)
+						t.Errorf("got %s, want DISCONNECT %s", describePacket(got), tt.want)
 					}
 				}
-				if !c.ended() {
+				if !c.closedByServer() {
 					t.Error("the connection stays open")
 				}
 				other.send(&packet.Pingreq{})
-				want[*packet.Pingresp](other)
+				wantPacket[*packet.Pingresp](other)
 			})
 		})
 	}
 }
 
 func TestConnectDeadline(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		slow, mute := w.dial(packet.V5, "slow"), w.dial(packet.V5, "mute")
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		slow, mute := srv.dial(packet.V5, "slow"), srv.dial(packet.V5, "mute")
 		start := time.Now()
 		for _, b := range connectPacket("c").Append(nil, packet.V5) {
 			if _, err := slow.nc.Write([]byte{b}); err != nil {
 				break
 			}
-			wait(time.Second)
+			advanceTime(time.Second)
 		}
-		if got := time.Since(start); !slow.ended() || !mute.ended() || got > 11*time.Second {
+		if got := time.Since(start); !slow.closedByServer() || !mute.closedByServer() || got > 11*time.Second {
 			t.Errorf("one byte a second held the connection for %v", got)
 		}
 	})
 }
 
 func TestKeepAlive(t *testing.T) { // [MQTT-3.1.2-22]
-	each(t, func(t *testing.T, w *world, v packet.Version) {
-		watcher := w.connect(v, "watcher")
-		watcher.subscribe(filter("gone", 1))
-		c := w.connect(v, "c", keepAlive(10), withWill("gone", "c", 0))
+	runInBothVersions(t, func(t *testing.T, srv *testServer, v packet.Version) {
+		watcher := srv.connect(v, "watcher")
+		watcher.subscribe(subscribeTo("gone", 1))
+		c := srv.connect(v, "c", keepAlive(10), withWill("gone", "c", 0))
 		for range 3 {
-			wait(14 * time.Second)
+			advanceTime(14 * time.Second)
 			c.send(&packet.Pingreq{})
-			want[*packet.Pingresp](c)
+			wantPacket[*packet.Pingresp](c)
 		}
-		wait(15*time.Second - time.Millisecond)
-		c.silence()
-		if c.ended() {
+		advanceTime(15*time.Second - time.Millisecond)
+		c.wantNothing()
+		if c.closedByServer() {
 			t.Fatal("closed too early")
 		}
-		wait(time.Millisecond)
+		advanceTime(time.Millisecond)
 		if v == packet.V5 {
-			if got := want[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout {
-				t.Errorf("got %s", show(got))
+			if got := wantPacket[*packet.Disconnect](c); got.ReasonCode != packet.KeepAliveTimeout {
+				t.Errorf("got %s", describePacket(got))
 			}
 		}
-		if !c.ended() {
+		if !c.closedByServer() {
 			t.Error("still open after 1.5 times the keep alive")
 		}
 		watcher.wantMessage("c")
@@ -174,71 +174,71 @@ func TestKeepAlive(t *testing.T) { // [MQTT-3.1.2-22]
 }
 
 func TestTakeover(t *testing.T) { // [MQTT-3.1.4-3]
-	each(t, func(t *testing.T, w *world, v packet.Version) {
-		watcher := w.connect(v, "watcher")
-		watcher.subscribe(filter("gone", 1))
-		a := w.connect(v, "c", withWill("gone", "a", 0))
-		b := w.connect(v, "c")
+	runInBothVersions(t, func(t *testing.T, srv *testServer, v packet.Version) {
+		watcher := srv.connect(v, "watcher")
+		watcher.subscribe(subscribeTo("gone", 1))
+		a := srv.connect(v, "c", withWill("gone", "a", 0))
+		b := srv.connect(v, "c")
 		if v == packet.V5 {
-			if got := want[*packet.Disconnect](a); got.ReasonCode != packet.SessionTakenOver {
-				t.Errorf("got %s", show(got))
+			if got := wantPacket[*packet.Disconnect](a); got.ReasonCode != packet.SessionTakenOver {
+				t.Errorf("got %s", describePacket(got))
 			}
 		}
-		if !a.ended() || b.ended() {
+		if !a.closedByServer() || b.closedByServer() {
 			t.Error("want the old one closed, the new one open")
 		}
 		watcher.wantMessage("a")
-		watcher.silence()
-		other := w.dial(v, "stranger")
+		watcher.wantNothing()
+		other := srv.dial(v, "stranger")
 		other.send(connectPacket("c"))
-		want[*packet.Connack](other)
-		if b.ended() {
+		wantPacket[*packet.Connack](other)
+		if b.closedByServer() {
 			t.Error("another identity took over the session")
 		}
 	})
 }
 
 func TestTakeoverStorm(t *testing.T) { // [MQTT-3.1.4-3]
-	bubble(t, nil, func(t *testing.T, w *world) {
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
 		const n = 500
 		clients := make([]*client, n)
 		for i := range clients {
-			clients[i] = w.dial(packet.V5, "storm")
+			clients[i] = srv.dial(packet.V5, "storm")
 		}
 		for i, c := range clients {
 			clean := i%2 == 0
-			go c.try(connectPacket("one", expiry(100), func(p *packet.Connect) { p.CleanStart = clean }))
+			go c.trySend(connectPacket("one", sessionExpiry(100), func(p *packet.Connect) { p.CleanStart = clean }))
 		}
 		open := 0
 		for _, c := range clients {
-			if !c.ended() {
+			if !c.closedByServer() {
 				open++
 			}
 		}
 		if open != 1 {
 			t.Errorf("%d connections are open, want 1", open)
 		}
-		if got := w.counters(); got.Clients != 1 || got.Sessions != 1 {
+		if got := srv.counters(); got.Clients != 1 || got.Sessions != 1 {
 			t.Errorf("counters: %d clients, %d sessions", got.Clients, got.Sessions)
 		}
 	})
 }
 
 func TestConnectionsPerIdentity(t *testing.T) {
-	bubble(t, func(o *Options) { o.ConnectionsPerIdentity = 2 }, func(t *testing.T, w *world) {
+	runWithServer(t, func(o *Options) { o.ConnectionsPerIdentity = 2 }, func(t *testing.T, srv *testServer) {
 		for i, wantCode := range []packet.ReasonCode{0, 0, packet.QuotaExceeded} {
-			c := w.dial(packet.V5, "many")
+			c := srv.dial(packet.V5, "many")
 			c.send(connectPacket(string(rune('a' + i))))
-			if got := want[*packet.Connack](c); got.ReasonCode != wantCode {
-				t.Errorf("connection %d: %s", i, show(got))
+			if got := wantPacket[*packet.Connack](c); got.ReasonCode != wantCode {
+				t.Errorf("connection %d: %s", i, describePacket(got))
 			}
 		}
 	})
 }
 
 func TestResponseInformation(t *testing.T) { // [MQTT-3.1.2-28]
-	bubble(t, nil, func(t *testing.T, w *world) {
-		w.rules.set(func(r *rules) { r.subscribe = []string{"response/device/deniedx/#"} })
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		srv.denied.change(func(d *denyList) { d.subscribe = []string{"response/device/deniedx/#"} })
 		for _, tt := range []struct {
 			id   string
 			ask  func(*packet.Connect)
@@ -249,7 +249,7 @@ func TestResponseInformation(t *testing.T) { // [MQTT-3.1.2-28]
 			{"wants none", func(p *packet.Connect) { p.Properties.SetRequestResponseInformation(0) }, ""},
 			{"silent", func(*packet.Connect) {}, ""},
 		} {
-			_, ack := w.connectAck(packet.V5, tt.id, tt.ask)
+			_, ack := srv.connectAck(packet.V5, tt.id, tt.ask)
 			if got := ack.Properties.ResponseInformation; got != tt.want || ack.Properties.Has(packet.PropResponseInformation) != (tt.want != "") {
 				t.Errorf("%s: %q", tt.id, got)
 			}

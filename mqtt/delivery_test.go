@@ -17,27 +17,27 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// seeds is how many trials TestDelivery makes: enough to find a broken rule, few
+// trialSeeds is how many trials TestDelivery makes: enough to find a broken rule, few
 // enough to run each time. Raise it to look for what is rare.
-const seeds = 60
+const trialSeeds = 60
 
 // TestDelivery compares the broker with what a naive model of it promises, over a
 // store that answers late and refuses now and then, over changes of the policy and
 // over kills of the broker.
 // Clients connect, drop, take over and resume, and acknowledge late or never.
 func TestDelivery(t *testing.T) {
-	for seed := range uint64(seeds) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { try(t, seed) }) })
+	for seed := range uint64(trialSeeds) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { runTrial(t, seed) }) })
 	}
 }
 
-func try(t *testing.T, seed uint64) {
+func runTrial(t *testing.T, seed uint64) {
 	tr := newTrial(t, seed)
 	for range 500 {
-		tr.step()
+		tr.takeStep()
 	}
-	tr.settle()
-	tr.judge()
+	tr.bringToRest()
+	tr.judgeAll()
 	tr.close()
 	if t.Failed() {
 		t.Log(strings.Join(tr.story, "\n"))
@@ -47,7 +47,7 @@ func try(t *testing.T, seed uint64) {
 // trial is one broker after the other over one store, its clients, and what these
 // may expect.
 type trial struct {
-	*world
+	*testServer
 	seed     uint64
 	rnd      *rand.Rand
 	store    *slowStore
@@ -60,7 +60,7 @@ type trial struct {
 	messages map[string]*publication // by payload
 	lost     int                     // kills that took transactions that nobody waited for
 	order    []*publication
-	wills    []*testament
+	wills    []*willRecord
 	hidden   map[string]int // by what nobody may receive now: since which moment
 	shown    map[string]int // by what nobody was to receive: until which moment
 	moment   int            // counts what happens
@@ -85,8 +85,8 @@ type publication struct {
 	refused        bool
 }
 
-// taken reports whether the broker took it for good.
-func (m *publication) taken() bool { return m.answered > 0 && !m.refused }
+// acceptedForGood reports whether the broker took it for good.
+func (m *publication) acceptedForGood() bool { return m.answered > 0 && !m.refused }
 
 // verdict is what a will must have become.
 type verdict byte
@@ -97,8 +97,8 @@ const (
 	mustNotCome
 )
 
-// testament is one will and what is known of the end of its connection.
-type testament struct {
+// willRecord is one will and what is known of the end of its connection.
+type willRecord struct {
 	of       *player
 	payload  string
 	verdict  verdict
@@ -112,7 +112,7 @@ type testament struct {
 
 // refused reports whether the store refused something since CONNECT, which may hold
 // the will up, or end the connection before its client does.
-func (w *testament) refused() bool { return !w.never && w.refusals != w.of.refusals.Load() }
+func (w *willRecord) refused() bool { return !w.never && w.refusals != w.of.refusals.Load() }
 
 // slack is how late the broker may notice the end of a connection, over a slow store.
 const slack = 20 * time.Second
@@ -134,20 +134,20 @@ type player struct {
 	filters   []packet.Subscription
 	withWill  bool
 
-	c          *client
-	stall      *stallingConn
-	conns      int
-	welcome    bool // CONNACK came
-	clean      bool // CONNECT asks for a new session
-	hasty      bool // a connection went without CONNACK: the broker may see its CONNECT last
-	quota      int
-	connecting time.Time
-	refusedAt  int64 // refusals at CONNECT
-	began      int   // moment of CONNECT
-	will       *testament
-	late       []*testament // of connections that are over, since the last CONNACK
-	owed       []packet.Packet
-	unanswered map[uint16]string // PUBLISH of this connection, by identifier
+	c             *client
+	stall         *stallingConn
+	conns         int
+	welcome       bool // CONNACK came
+	clean         bool // CONNECT asks for a new session
+	connectUnseen bool // a connection went without CONNACK: the broker may see its CONNECT last
+	quota         int
+	connecting    time.Time
+	refusedAt     int64 // refusals at CONNECT
+	began         int   // moment of CONNECT
+	will          *willRecord
+	late          []*willRecord // of connections that are over, since the last CONNACK
+	owedAnswers   []packet.Packet
+	unanswered    map[uint16]string // PUBLISH of this connection, by identifier
 
 	promised bool           // the broker has the session
 	session  int            // counts them; those before are gone
@@ -176,40 +176,40 @@ func newTrial(t *testing.T, seed uint64) *trial {
 	tr := &trial{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), messages: map[string]*publication{}, hidden: map[string]int{}, shown: map[string]int{}}
 	tr.outbox = []int{1, 200, 2000, 1 << 20}[tr.rnd.IntN(4)]
 	tr.inflight = []uint16{1, 2, 20}[tr.rnd.IntN(3)]
-	tr.start(t, nil)
-	tr.add("watcher", filter("w/#", 2)).pin()
-	tr.add("member", filter("$share/g/s/#", tr.oneOrTwo())).pin()
-	tr.add("member2", filter("$share/g/s/#", tr.oneOrTwo()))
+	tr.startWith(t, nil)
+	tr.addPlayer("watcher", subscribeTo("w/#", 2)).makePermanent()
+	tr.addPlayer("member", subscribeTo("$share/g/s/#", tr.oneOrTwo())).makePermanent()
+	tr.addPlayer("member2", subscribeTo("$share/g/s/#", tr.oneOrTwo()))
 	for i := range 3 {
-		p := tr.add(fmt.Sprint("sub", i))
+		p := tr.addPlayer(fmt.Sprint("sub", i))
 		for _, f := range []string{"t/#", "t/1", "+/1", "r/#"} {
-			if tr.flip() {
-				p.filters = append(p.filters, filter(f, byte(tr.rnd.IntN(3))))
+			if tr.flipCoin() {
+				p.filters = append(p.filters, subscribeTo(f, byte(tr.rnd.IntN(3))))
 			}
 		}
 	}
-	tr.add("pub0")
-	tr.add("pub1", filter("t/2", 1))
-	tr.add("pub2")
+	tr.addPlayer("pub0")
+	tr.addPlayer("pub1", subscribeTo("t/2", 1))
+	tr.addPlayer("pub2")
 	return tr
 }
 
-// start begins with what the store kept.
-func (t *trial) start(tt *testing.T, kept []func(store.Tx)) {
+// startWith begins with what the store kept.
+func (t *trial) startWith(tt *testing.T, kept []func(store.Tx)) {
 	t.store = newSlowStore(t.seed+uint64(len(kept)), kept, &t.refusing, &t.refusals)
-	t.world = newWorld(tt, func(o *Options) {
+	t.testServer = startServer(tt, func(o *Options) {
 		o.Store, o.Outbox, o.Inflight = t.store, t.outbox, t.inflight
 	})
-	t.rules.set(func(r *rules) { r.publish = []string{"t/denied"} })
+	t.denied.change(func(d *denyList) { d.publish = []string{"t/denied"} })
 	t.applyHidden()
 }
 
-// hideable are topics that a deny hides, and a filter that is not granted.
-var hideable = []string{"t/2", "s/2", "r/#"}
+// hideableTopics are topics that a deny hides, and a filter that is not granted.
+var hideableTopics = []string{"t/2", "s/2", "r/#"}
 
-// hideOrShow changes the policy. What nobody may receive any more does not come,
+// toggleHidden changes the policy. What nobody may receive any more does not come,
 // unless it was on its way to the client.
-func (t *trial) hideOrShow(what string) {
+func (t *trial) toggleHidden(what string) {
 	if _, hidden := t.hidden[what]; hidden {
 		delete(t.hidden, what)
 		t.shown[what] = t.moment
@@ -217,29 +217,29 @@ func (t *trial) hideOrShow(what string) {
 		t.hidden[what] = t.moment
 	}
 	t.applyHidden()
-	t.tell("hidden: %v", t.hidden)
+	t.logEvent("hidden: %v", t.hidden)
 	if _, hidden := t.hidden[what]; hidden {
 		t.hidden[what] = t.moment
 	}
 }
 
 func (t *trial) applyHidden() {
-	t.rules.set(func(r *rules) {
-		r.receive, r.subscribe = nil, nil
+	t.denied.change(func(d *denyList) {
+		d.receive, d.subscribe = nil, nil
 		for what := range t.hidden {
 			if strings.HasSuffix(what, "#") {
-				r.subscribe = append(r.subscribe, what)
+				d.subscribe = append(d.subscribe, what)
 			} else {
-				r.receive = append(r.receive, what)
+				d.receive = append(d.receive, what)
 			}
 		}
 	})
-	t.b.Reauthorize()
+	t.broker.Reauthorize()
 }
 
-// hides returns which of hideable a topic is.
-func hides(name string) string {
-	for _, what := range hideable {
+// hiddenBy returns which of hideable a topic is.
+func hiddenBy(name string) string {
+	for _, what := range hideableTopics {
 		if topic.Match(what, name) {
 			return what
 		}
@@ -247,10 +247,10 @@ func hides(name string) string {
 	return ""
 }
 
-// wasHidden reports whether m may have been dropped by a policy.
-func (t *trial) wasHidden(m *publication) bool {
-	_, now := t.hidden[hides(m.topic)]
-	return now || t.shown[hides(m.topic)] >= m.first
+// mayBeHidden reports whether m may have been dropped by a policy.
+func (t *trial) mayBeHidden(m *publication) bool {
+	_, now := t.hidden[hiddenBy(m.topic)]
+	return now || t.shown[hiddenBy(m.topic)] >= m.first
 }
 
 // mayBeSentAway reports whether a subscription that sleeps may have ended the
@@ -260,18 +260,18 @@ func (p *player) mayBeSentAway() bool {
 	return now || p.shown["r/#"] >= p.began
 }
 
-// mayHave fails if the client was sent a message that it may not receive.
-func (p *player) mayHave(x *packet.Publish) {
-	since, hidden := p.hidden[hides(string(x.TopicName))]
+// checkMayReceive fails if the client was sent a message that it may not receive.
+func (p *player) checkMayReceive(x *packet.Publish) {
+	since, hidden := p.hidden[hiddenBy(string(x.TopicName))]
 	if m := p.messages[string(x.Payload)]; hidden && m != nil && max(m.first, p.began) > since {
 		p.fail("%s: %.20s came at %d, hidden since %d", p.name, m.payload, p.moment, since)
 	}
 }
 
-// add has one more client take part.
-func (t *trial) add(name string, filters ...packet.Subscription) *player {
+// addPlayer has one more client take part.
+func (t *trial) addPlayer(name string, filters ...packet.Subscription) *player {
 	p := &player{
-		trial: t, name: name, filters: filters, lasting: t.rnd.IntN(4) > 0, withWill: name != "watcher" && t.flip(),
+		trial: t, name: name, filters: filters, lasting: t.rnd.IntN(4) > 0, withWill: name != "watcher" && t.flipCoin(),
 		v: versions[t.rnd.IntN(len(versions))], subs: map[string]int{}, received: map[uint16]string{},
 	}
 	if p.v == packet.V5 && t.rnd.IntN(3) == 0 {
@@ -281,60 +281,60 @@ func (t *trial) add(name string, filters ...packet.Subscription) *player {
 	return p
 }
 
-func (p *player) pin() { p.lasting, p.pinned, p.maxPacket = true, true, 0 }
+func (p *player) makePermanent() { p.lasting, p.pinned, p.maxPacket = true, true, 0 }
 
-func (t *trial) flip() bool { return t.rnd.IntN(2) == 0 }
+func (t *trial) flipCoin() bool { return t.rnd.IntN(2) == 0 }
 
 func (t *trial) oneOrTwo() byte { return byte(1 + t.rnd.IntN(2)) }
 
-func (t *trial) tell(format string, args ...any) {
+func (t *trial) logEvent(format string, args ...any) {
 	t.moment++
 	t.story = append(t.story, fmt.Sprintf("%5d %s ", t.moment, time.Now().Format("05.000"))+fmt.Sprintf(format, args...))
 }
 
 func (t *trial) fail(format string, args ...any) {
 	t.t.Helper()
-	t.tell("FAIL "+format, args...)
+	t.logEvent("FAIL "+format, args...)
 	t.t.Errorf("seed %d: %s", t.seed, fmt.Sprintf(format, args...))
 }
 
-// step is one random event.
-func (t *trial) step() {
+// takeStep is one random event.
+func (t *trial) takeStep() {
 	switch n := t.rnd.IntN(200); {
 	case n < 20:
 		synctest.Wait()
 	case n < 40:
-		wait([]time.Duration{time.Millisecond, 20 * time.Millisecond, time.Second, 2 * time.Second}[t.rnd.IntN(4)])
+		advanceTime([]time.Duration{time.Millisecond, 20 * time.Millisecond, time.Second, 2 * time.Second}[t.rnd.IntN(4)])
 	case n == 40:
-		wait(2 * slack)
+		advanceTime(2 * slack)
 	case n < 45:
 		t.refusing.Store(!t.refusing.Load() && t.seed%2 == 0)
 	case n == 45:
 		t.kill()
 	case n < 48:
-		t.hideOrShow(hideable[t.rnd.IntN(len(hideable))])
+		t.toggleHidden(hideableTopics[t.rnd.IntN(len(hideableTopics))])
 	default:
-		t.players[t.rnd.IntN(len(t.players))].act()
+		t.players[t.rnd.IntN(len(t.players))].takeAction()
 	}
 }
 
 // kill ends the broker and begins with what the store had by then. What it does
 // before it is gone, nobody sees.
 func (t *trial) kill() {
-	kept, whole := t.store.killed()
+	kept, whole := t.store.contentAtKill()
 	if !whole {
 		t.lost++
 	}
-	t.tell("kill")
+	t.logEvent("kill")
 	for _, p := range t.players {
-		p.killed()
+		p.noteKill()
 	}
-	t.world.close()
-	t.store.end()
-	wait(time.Second)
-	t.start(t.t, kept)
+	t.testServer.close()
+	t.store.stop()
+	advanceTime(time.Second)
+	t.startWith(t.t, kept)
 	t.refusing.Store(false)
-	wait(3 * time.Second) // wills that are due
+	advanceTime(3 * time.Second) // wills that are due
 	for _, p := range t.players {
 		for _, w := range p.late {
 			w.to = time.Now()
@@ -342,39 +342,39 @@ func (t *trial) kill() {
 	}
 }
 
-// act has the client do something.
-func (p *player) act() {
+// takeAction has the client do something.
+func (p *player) takeAction() {
 	switch n := p.rnd.IntN(24); {
-	case p.c == nil && n < 10, n == 0 && p.welcome && p.flip():
+	case p.c == nil && n < 10, n == 0 && p.welcome && p.flipCoin():
 		p.connect(!p.pinned && (p.clean || p.v == packet.V5 && n == 3))
 	case p.c == nil:
 	case n < 7:
-		p.take(1 + p.rnd.IntN(20))
+		p.handlePackets(1 + p.rnd.IntN(20))
 	case !p.welcome:
 		if n == 7 {
-			p.lose("drop")
+			p.endConnection("drop")
 		}
 	case n < 11:
-		p.answer(1 + p.rnd.IntN(len(p.owed)+1))
+		p.sendOwed(1 + p.rnd.IntN(len(p.owedAnswers)+1))
 	case n < 12:
 		p.subscribe(p.rnd.IntN(len(p.filters) + 1))
 	case n < 20:
-		p.publish()
+		p.publishNew()
 	case n == 20:
 		p.stall.stall.Store(int64(time.Duration(p.rnd.IntN(1000)) * time.Millisecond))
-	case n == 21 && p.flip():
-		p.lose("drop")
+	case n == 21 && p.flipCoin():
+		p.endConnection("drop")
 	case n == 22 && p.rnd.IntN(4) == 0:
-		p.c.try(&packet.Disconnect{})
-		wait(2 * time.Second) // else a CONNECT may be seen before it
-		p.lose("leave")
+		p.c.trySend(&packet.Disconnect{})
+		advanceTime(2 * time.Second) // else a CONNECT may be seen before it
+		p.endConnection("leave")
 	}
 }
 
 // connect opens a connection, perhaps in place of another.
 func (p *player) connect(clean bool) {
 	if p.c != nil {
-		p.lose("taken over")
+		p.endConnection("taken over")
 	}
 	p.conns++
 	p.clean = clean || !p.lasting
@@ -382,9 +382,9 @@ func (p *player) connect(clean bool) {
 	c := connectPacket(p.name)
 	c.CleanStart = p.clean
 	if p.v == packet.V5 {
-		quota(uint16(p.quota))(c)
+		receiveMaximum(uint16(p.quota))(c)
 		if p.lasting {
-			expiry(never)(c)
+			sessionExpiry(never)(c)
 		}
 		if p.maxPacket > 0 {
 			c.Properties.SetMaximumPacketSize(p.maxPacket)
@@ -392,31 +392,31 @@ func (p *player) connect(clean bool) {
 	} else {
 		p.quota = 1 << 16
 	}
-	p.tell("%s connects (%d), clean %v", p.name, p.conns, p.clean)
+	p.logEvent("%s connects (%d), clean %v", p.name, p.conns, p.clean)
 	p.began = p.moment
 	if p.withWill {
-		p.bequeath(c)
+		p.addWill(c)
 	}
 	if p.clean {
-		p.forget()
+		p.endSession()
 	}
 	p.connecting, p.refusedAt, p.unanswered = time.Now(), p.refusals.Load(), map[uint16]string{}
-	nc, err := p.l.Dial()
+	nc, err := p.listener.Dial()
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	p.stall = &stallingConn{Conn: nc}
-	p.c = &client{t: p.t, nc: p.stall, v: p.v, got: make(chan packet.Packet, 1000)}
-	p.c.collect()
+	p.c = &client{t: p.t, nc: p.stall, v: p.v, packets: make(chan packet.Packet, 1000)}
+	p.c.startReader()
 	p.clients.Go(p.c.done.Wait)
-	p.c.raw([]byte("x\n"))
-	p.c.try(c)
+	p.c.sendBytes([]byte("x\n"))
+	p.c.trySend(c)
 }
 
-// bequeath adds a will to c.
-func (p *player) bequeath(c *packet.Connect) {
-	w := &testament{of: p, payload: fmt.Sprint("will-", p.name, "-", p.conns), since: p.moment}
-	if p.v == packet.V5 && p.flip() {
+// addWill adds a will to c.
+func (p *player) addWill(c *packet.Connect) {
+	w := &willRecord{of: p, payload: fmt.Sprint("will-", p.name, "-", p.conns), since: p.moment}
+	if p.v == packet.V5 && p.flipCoin() {
 		w.delay = []time.Duration{2 * time.Second, 30 * time.Second}[p.rnd.IntN(2)]
 	}
 	withWill("w/"+p.name, w.payload, uint32(w.delay/time.Second))(c)
@@ -424,8 +424,8 @@ func (p *player) bequeath(c *packet.Connect) {
 	p.will, p.wills = w, append(p.wills, w)
 }
 
-// forget is the end of a session.
-func (p *player) forget() {
+// endSession is the end of a session.
+func (p *player) endSession() {
 	p.promised = false
 	p.session++
 	clear(p.subs)
@@ -433,14 +433,14 @@ func (p *player) forget() {
 	p.sent = nil // who knows which of them came
 }
 
-// lose ends the connection. What was not taken is lost.
-func (p *player) lose(how string) {
-	p.tell("%s: %s", p.name, how)
+// endConnection ends the connection. What was not taken is lost.
+func (p *player) endConnection(how string) {
+	p.logEvent("%s: %s", p.name, how)
 	p.c.nc.Close()
 	welcome := p.welcome
-	p.c, p.welcome, p.owed, p.asked = nil, false, nil, ""
+	p.c, p.welcome, p.owedAnswers, p.asked = nil, false, nil, ""
 	if !welcome && how != "refused" {
-		p.hasty = true
+		p.connectUnseen = true
 		for _, w := range p.late {
 			if w.waits {
 				w.verdict = mayCome
@@ -467,31 +467,31 @@ func (p *player) lose(how string) {
 	p.late = append(p.late, w)
 }
 
-// killed is the end of the broker.
-func (p *player) killed() {
+// noteKill is the end of the broker.
+func (p *player) noteKill() {
 	for _, w := range p.late {
 		if (w.verdict == mustNotCome) == p.lasting { // the store had not kept that yet, or never knew of it
 			w.verdict = mayCome
 		}
 	}
 	if p.c != nil {
-		p.lose("killed")
+		p.endConnection("killed")
 		if n := len(p.late); n > 0 && !p.lasting {
 			p.late[n-1].verdict = mayCome
 		}
 	}
 }
 
-// take handles what came, at most n packets.
-func (p *player) take(n int) {
+// handlePackets handles what came, at most n packets.
+func (p *player) handlePackets(n int) {
 	for range n {
 		select {
-		case x, ok := <-p.c.got:
+		case x, ok := <-p.c.packets:
 			if !ok {
-				p.lose("thrown out")
+				p.endConnection("thrown out")
 				return
 			}
-			p.handle(x)
+			p.handlePacket(x)
 			if p.c == nil {
 				return
 			}
@@ -501,12 +501,12 @@ func (p *player) take(n int) {
 	}
 }
 
-func (p *player) handle(x packet.Packet) {
+func (p *player) handlePacket(x packet.Packet) {
 	switch x := x.(type) {
 	case *packet.Connack:
-		p.welcomed(x)
+		p.handleConnack(x)
 	case *packet.Suback:
-		p.tell("%s: SUBACK %v", p.name, x.ReasonCodes)
+		p.logEvent("%s: SUBACK %v", p.name, x.ReasonCodes)
 		asked := p.asked
 		if p.asked = ""; !x.ReasonCodes[0].Failed() {
 			p.subs[asked] = p.moment
@@ -515,52 +515,52 @@ func (p *player) handle(x packet.Packet) {
 	case *packet.Unsuback:
 		p.asked = ""
 	case *packet.Publish:
-		p.receive(x)
+		p.handlePublish(x)
 	case *packet.Pubrel:
-		p.tell("%s: PUBREL %d", p.name, x.PacketID)
+		p.logEvent("%s: PUBREL %d", p.name, x.PacketID)
 		delete(p.received, x.PacketID)
-		p.owed = append(p.owed, &packet.Pubcomp{PacketID: x.PacketID})
+		p.owedAnswers = append(p.owedAnswers, &packet.Pubcomp{PacketID: x.PacketID})
 	case *packet.Puback:
-		p.acknowledged(x.PacketID, 1, x.ReasonCode)
+		p.handleAck(x.PacketID, 1, x.ReasonCode)
 	case *packet.Pubrec:
-		p.acknowledged(x.PacketID, 2, x.ReasonCode)
+		p.handleAck(x.PacketID, 2, x.ReasonCode)
 	case *packet.Pubcomp:
-		p.completed(x.PacketID)
+		p.handlePubcomp(x.PacketID)
 	case *packet.Disconnect:
 		if x.ReasonCode == packet.NotAuthorized && len(p.hidden)+len(p.shown) > 0 {
 			return // a subscription sleeps
 		}
-		if (x.ReasonCode != packet.UnspecifiedError || p.refusals.Load() == 0) && (x.ReasonCode != packet.SessionTakenOver || !p.hasty) {
-			p.fail("%s: %s", p.name, show(x))
+		if (x.ReasonCode != packet.UnspecifiedError || p.refusals.Load() == 0) && (x.ReasonCode != packet.SessionTakenOver || !p.connectUnseen) {
+			p.fail("%s: %s", p.name, describePacket(x))
 		}
 	default:
-		p.fail("%s got %s", p.name, show(x))
+		p.fail("%s got %s", p.name, describePacket(x))
 	}
 }
 
-// welcomed takes CONNACK, and sends again what was not finished [MQTT-4.4.0-1].
-func (p *player) welcomed(ack *packet.Connack) {
-	p.tell("%s: CONNACK %v, session present %v", p.name, ack.ReasonCode, ack.SessionPresent)
+// handleConnack takes CONNACK, and sends again what was not finished [MQTT-4.4.0-1].
+func (p *player) handleConnack(ack *packet.Connack) {
+	p.logEvent("%s: CONNACK %v, session present %v", p.name, ack.ReasonCode, ack.SessionPresent)
 	if ack.ReasonCode != packet.Success {
 		if p.refusals.Load() == p.refusedAt {
 			p.fail("%s: refused: %v", p.name, ack.ReasonCode)
 		}
-		p.lose("refused")
+		p.endConnection("refused")
 		return
 	}
 	if ack.SessionPresent && p.clean || !ack.SessionPresent && p.promised {
 		p.fail("%s: session present %v", p.name, ack.SessionPresent)
 	}
-	p.resolve(ack.SessionPresent)
+	p.resolveWills(ack.SessionPresent)
 	if !ack.SessionPresent {
-		p.forget()
+		p.endSession()
 	}
 	p.welcome, p.promised, p.clean = true, p.lasting, false
 	for _, m := range p.sent {
 		if m.released {
-			p.c.try(&packet.Pubrel{PacketID: m.id})
+			p.c.trySend(&packet.Pubrel{PacketID: m.id})
 		} else {
-			p.send(m)
+			p.sendPublish(m)
 		}
 	}
 	p.subscribeNext()
@@ -574,9 +574,9 @@ func (p *player) subscribeNext() {
 	}))
 }
 
-// resolve decides what the wills of earlier connections became: their client is
+// resolveWills decides what the wills of earlier connections became: their client is
 // back, with its session or a new one.
-func (p *player) resolve(present bool) {
+func (p *player) resolveWills(present bool) {
 	for _, w := range p.late {
 		if w.waits && present && w.verdict == mustCome { // [MQTT-3.1.3-9]
 			switch {
@@ -601,21 +601,21 @@ func (p *player) subscribe(i int) {
 	f := p.filters[i]
 	p.asked = f.TopicFilter
 	if _, have := p.subs[p.asked]; have && !p.pinned && p.rnd.IntN(4) == 0 {
-		p.tell("%s unsubscribes %s", p.name, p.asked)
+		p.logEvent("%s unsubscribes %s", p.name, p.asked)
 		delete(p.subs, p.asked)
-		p.c.try(&packet.Unsubscribe{PacketID: 100, TopicFilters: []string{p.asked}})
+		p.c.trySend(&packet.Unsubscribe{PacketID: 100, TopicFilters: []string{p.asked}})
 		return
 	}
-	p.tell("%s subscribes %s at %d", p.name, p.asked, f.QoS)
+	p.logEvent("%s subscribes %s at %d", p.name, p.asked, f.QoS)
 	s := &packet.Subscribe{PacketID: 100, Subscriptions: []packet.Subscription{f}}
 	if p.v == packet.V5 {
 		s.Properties.SubscriptionIDs = []uint32{uint32(i + 1)}
 	}
-	p.c.try(s)
+	p.c.trySend(s)
 }
 
-// publish sends a new message.
-func (p *player) publish() {
+// publishNew sends a new message.
+func (p *player) publishNew() {
 	if len(p.sent) >= 5 || !strings.HasPrefix(p.name, "pub") && p.rnd.IntN(4) > 0 {
 		return
 	}
@@ -638,29 +638,29 @@ func (p *player) publish() {
 		}
 		p.sent = append(p.sent, m)
 	}
-	p.send(m)
+	p.sendPublish(m)
 }
 
-func (p *player) send(m *publication) {
-	p.tell("%s publishes %.20s to %s at %d as %d", p.name, m.payload, m.topic, m.qos, m.id)
+func (p *player) sendPublish(m *publication) {
+	p.logEvent("%s publishes %.20s to %s at %d as %d", p.name, m.payload, m.topic, m.qos, m.id)
 	if m.last = p.moment; m.sends == 0 {
 		m.first, m.refusals = p.moment, p.refusals.Load()
 	}
 	m.sends++
-	x := message(m.topic, m.payload, m.qos, m.id)
+	x := publishPacket(m.topic, m.payload, m.qos, m.id)
 	x.Retain, x.Dup = m.retain, m.sends > 1
-	p.c.try(x)
+	p.c.trySend(x)
 }
 
-// acknowledged takes PUBACK or PUBREC.
-func (p *player) acknowledged(id uint16, qos byte, code packet.ReasonCode) {
+// handleAck takes PUBACK or PUBREC.
+func (p *player) handleAck(id uint16, qos byte, code packet.ReasonCode) {
 	i := slices.IndexFunc(p.sent, func(m *publication) bool { return m.id == id && m.qos == qos })
 	if i < 0 {
 		p.fail("%s: acknowledgement of nothing: %d", p.name, id)
 		return
 	}
 	m := p.sent[i]
-	p.tell("%s: %.20s acknowledged: %v", p.name, m.payload, code)
+	p.logEvent("%s: %.20s acknowledged: %v", p.name, m.payload, code)
 	m.answered, m.refused = p.moment, code.Failed() || m.topic == "t/denied"
 	m.doubted = m.refusals != p.refusals.Load()
 	if qos == 1 || code.Failed() {
@@ -668,42 +668,42 @@ func (p *player) acknowledged(id uint16, qos byte, code packet.ReasonCode) {
 		return
 	}
 	m.released = true
-	p.owed = append(p.owed, &packet.Pubrel{PacketID: id})
+	p.owedAnswers = append(p.owedAnswers, &packet.Pubrel{PacketID: id})
 }
 
-// completed takes PUBCOMP.
-func (p *player) completed(id uint16) {
+// handlePubcomp takes PUBCOMP.
+func (p *player) handlePubcomp(id uint16) {
 	i := slices.IndexFunc(p.sent, func(m *publication) bool { return m.id == id && m.released })
 	if i < 0 {
 		p.fail("%s: PUBCOMP of nothing: %d", p.name, id)
 		return
 	}
-	p.tell("%s: %.20s completed", p.name, p.sent[i].payload)
+	p.logEvent("%s: %.20s completed", p.name, p.sent[i].payload)
 	p.sent = slices.Delete(p.sent, i, i+1)
 }
 
-// answer sends acknowledgements that the client owes.
-func (p *player) answer(n int) {
-	n = min(n, len(p.owed))
-	for _, x := range p.owed[:n] {
+// sendOwed sends acknowledgements that the client owes.
+func (p *player) sendOwed(n int) {
+	n = min(n, len(p.owedAnswers))
+	for _, x := range p.owedAnswers[:n] {
 		switch x := x.(type) {
 		case *packet.Puback:
-			p.tell("%s: PUBACK %d", p.name, x.PacketID)
+			p.logEvent("%s: PUBACK %d", p.name, x.PacketID)
 			delete(p.unanswered, x.PacketID)
 		case *packet.Pubcomp:
-			p.tell("%s: PUBCOMP %d", p.name, x.PacketID)
+			p.logEvent("%s: PUBCOMP %d", p.name, x.PacketID)
 			delete(p.unanswered, x.PacketID)
 		}
-		p.c.try(x)
+		p.c.trySend(x)
 	}
-	p.owed = slices.Delete(p.owed, 0, n)
+	p.owedAnswers = slices.Delete(p.owedAnswers, 0, n)
 }
 
-// receive takes PUBLISH.
-func (p *player) receive(x *packet.Publish) {
+// handlePublish takes PUBLISH.
+func (p *player) handlePublish(x *packet.Publish) {
 	name := string(x.Payload)
-	p.tell("%s: PUBLISH %.20s to %s at %d as %d, dup %v, retain %v", p.name, name, x.TopicName, x.QoS, x.PacketID, x.Dup, x.Retain)
-	p.mayHave(x)
+	p.logEvent("%s: PUBLISH %.20s to %s at %d as %d, dup %v, retain %v", p.name, name, x.TopicName, x.QoS, x.PacketID, x.Dup, x.Retain)
+	p.checkMayReceive(x)
 	r := receipt{x, p.session, p.conns}
 	if x.QoS == 0 {
 		p.got = append(p.got, r)
@@ -717,10 +717,10 @@ func (p *player) receive(x *packet.Publish) {
 	}
 	if x.QoS == 1 {
 		p.got = append(p.got, r)
-		p.owed = append(p.owed, &packet.Puback{PacketID: x.PacketID})
+		p.owedAnswers = append(p.owedAnswers, &packet.Puback{PacketID: x.PacketID})
 		return
 	}
-	p.owed = append(p.owed, &packet.Pubrec{PacketID: x.PacketID})
+	p.owedAnswers = append(p.owedAnswers, &packet.Pubrec{PacketID: x.PacketID})
 	if was, open := p.received[x.PacketID]; !open {
 		p.received[x.PacketID] = name
 		p.got = append(p.got, r)
@@ -729,19 +729,19 @@ func (p *player) receive(x *packet.Publish) {
 	}
 }
 
-// settle lets all become quiet: everybody is back and has answered.
-func (t *trial) settle() {
+// bringToRest lets all become quiet: everybody is back and has answered.
+func (t *trial) bringToRest() {
 	t.refusing.Store(false)
 	for what := range t.hidden {
-		t.hideOrShow(what)
+		t.toggleHidden(what)
 	}
-	wait(time.Minute + slack) // wills that are due
+	advanceTime(time.Minute + slack) // wills that are due
 	for round := range 12 {
 		for _, p := range t.players {
-			if round == 4 && p.welcome && (len(p.sent) > 0 || p.lasting && t.flip()) { // MQTT 3.1.1 knows no refusal
-				p.take(1000)
+			if round == 4 && p.welcome && (len(p.sent) > 0 || p.lasting && t.flipCoin()) { // MQTT 3.1.1 knows no refusal
+				p.handlePackets(1000)
 				if p.c != nil {
-					p.lose("drop")
+					p.endConnection("drop")
 				}
 			}
 			if p.c == nil {
@@ -749,13 +749,13 @@ func (t *trial) settle() {
 			}
 		}
 		for range 20 {
-			wait(3 * time.Second)
+			advanceTime(3 * time.Second)
 			for _, p := range t.players {
 				if p.c != nil {
-					p.take(1000)
+					p.handlePackets(1000)
 				}
 				if p.c != nil {
-					p.answer(1000)
+					p.sendOwed(1000)
 				}
 			}
 		}
@@ -778,15 +778,15 @@ func (t *trial) settle() {
 func (t *trial) close() {
 	for _, p := range t.players {
 		if p.c != nil {
-			p.lose("end")
+			p.endConnection("end")
 		}
 	}
-	t.world.close()
-	t.store.end()
+	t.testServer.close()
+	t.store.stop()
 	t.clients.Wait()
 }
 
-func (t *trial) judge() {
+func (t *trial) judgeAll() {
 	for _, p := range t.players {
 		t.judgeOrder(p)
 		t.judgeRepeats(p)
@@ -873,7 +873,7 @@ func (t *trial) judgeMessage(m *publication) {
 	risk := m.large // of a loss that the specification allows
 	onlyTwo := true
 	for _, p := range t.players {
-		got := p.has(m)
+		got := p.hasReceived(m)
 		if got && m.refused && (m.sends == 1 || m.qos == 2) {
 			t.fail("%s: %.20s was refused and came", p.name, m.payload)
 		}
@@ -889,14 +889,14 @@ func (t *trial) judgeMessage(m *publication) {
 			member = member || p.pinned && have && since < m.first
 			continue
 		}
-		if m.taken() && m.qos > 0 && !got && p.wants(m) && !t.wasHidden(m) {
+		if m.acceptedForGood() && m.qos > 0 && !got && p.mustReceive(m) && !t.mayBeHidden(m) {
 			t.fail("%s: %.20s did not come", p.name, m.payload)
 		}
 	}
 	if m.topic[0] != 's' || m.qos == 0 {
 		return
 	}
-	if m.taken() && member && members == 0 && !risk && !t.wasHidden(m) {
+	if m.acceptedForGood() && member && members == 0 && !risk && !t.mayBeHidden(m) {
 		t.fail("no member got %.20s", m.payload)
 	}
 	if m.qos == 2 && onlyTwo && members > 1 {
@@ -904,15 +904,15 @@ func (t *trial) judgeMessage(m *publication) {
 	}
 }
 
-// has reports whether p got m in the session of now, or ever if it was refused.
-func (p *player) has(m *publication) bool {
+// hasReceived reports whether p got m in the session of now, or ever if it was refused.
+func (p *player) hasReceived(m *publication) bool {
 	return slices.ContainsFunc(p.got, func(r receipt) bool {
 		return string(r.Payload) == m.payload && !r.Retain && (m.refused || r.session == p.session)
 	})
 }
 
-// wants reports whether p was subscribed before m was sent, and still is.
-func (p *player) wants(m *publication) bool {
+// mustReceive reports whether p was subscribed before m was sent, and still is.
+func (p *player) mustReceive(m *publication) bool {
 	if m.large && p.maxPacket > 0 {
 		return false
 	}
@@ -925,7 +925,7 @@ func (p *player) wants(m *publication) bool {
 }
 
 // judgeWill looks for w where all wills go. [MQTT-3.1.2-8] [MQTT-3.1.2-10]
-func (t *trial) judgeWill(w *testament) {
+func (t *trial) judgeWill(w *willRecord) {
 	watcher := t.players[0]
 	came := 0
 	for _, r := range watcher.got {
@@ -949,7 +949,7 @@ func (t *trial) judgeRetained() {
 	for _, p := range t.players {
 		var last *publication
 		for _, m := range t.order {
-			if m.retain && m.from == p && m.taken() && (last == nil || m.answered > last.answered) {
+			if m.retain && m.from == p && m.acceptedForGood() && (last == nil || m.answered > last.answered) {
 				last = m
 			}
 		}

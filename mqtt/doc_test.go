@@ -42,11 +42,11 @@ func TestPathOfAPublish(t *testing.T) {
 			if last[file] == 0 {
 				last[file] = parse(file).Pos()
 			}
-			at := declared(parse(file), receiver, name)
+			at := findMethod(parse(file), receiver, name)
 			switch {
 			case at == 0:
 				t.Errorf("step %d: %s declares no %s.%s", i+1, file, receiver, name)
-			case line(files, at) <= line(files, last[file]):
+			case lineOf(files, at) <= lineOf(files, last[file]):
 				t.Errorf("step %d: %s.%s stands before an earlier step", i+1, receiver, name)
 			}
 			last[file] = at
@@ -54,20 +54,20 @@ func TestPathOfAPublish(t *testing.T) {
 	}
 }
 
-func line(files *token.FileSet, p token.Pos) int { return files.Position(p).Line }
+func lineOf(files *token.FileSet, p token.Pos) int { return files.Position(p).Line }
 
-// declared returns where f declares a method, or 0.
-func declared(f *ast.File, receiver, name string) token.Pos {
+// findMethod returns where f declares a method, or 0.
+func findMethod(f *ast.File, receiver, name string) token.Pos {
 	for _, d := range f.Decls {
 		fn, ok := d.(*ast.FuncDecl)
-		if ok && fn.Name.Name == name && fn.Recv != nil && fmt.Sprint(typeOf(fn.Recv)) == receiver {
+		if ok && fn.Name.Name == name && fn.Recv != nil && fmt.Sprint(receiverType(fn.Recv)) == receiver {
 			return fn.Pos()
 		}
 	}
 	return 0
 }
 
-func typeOf(receiver *ast.FieldList) ast.Expr {
+func receiverType(receiver *ast.FieldList) ast.Expr {
 	t := receiver.List[0].Type
 	if p, ok := t.(*ast.StarExpr); ok {
 		return p.X

@@ -8,16 +8,16 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// memo is the state that a function of a test leaves: it remembers its value and
+// functionState is the state that a function of a test leaves: it remembers its value and
 // whether that was discarded.
-type memo struct {
+type functionState struct {
 	value     string
 	discarded bool
 }
 
-func (m *memo) Keep(tx store.Tx) { tx.PutValue("fn", "prev", []byte(m.value)) }
+func (m *functionState) Keep(tx store.Tx) { tx.PutValue("fn", "prev", []byte(m.value)) }
 
-func (m *memo) Discard() { m.discarded = true }
+func (m *functionState) Discard() { m.discarded = true }
 
 // TestFilterState publishes through functions that remember: what they remember
 // is kept with the message, or discarded with it.
@@ -41,15 +41,15 @@ func TestFilterState(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			kept := store.NewMemory(limits)
-			f := newChain("upstream up", "downstream down")
-			bubble(t, func(o *Options) { o.Store, o.Filter = kept, f }, func(t *testing.T, w *world) {
-				sub := w.connect(packet.V5, "away", expiry(100))
-				sub.subscribe(filter("#", 2))
-				pub := w.connect(packet.V5, "pub", expiry(100))
+			f := newFakeFilter("upstream up", "downstream down")
+			runWithServer(t, func(o *Options) { o.Store, o.Filter = kept, f }, func(t *testing.T, srv *testServer) {
+				sub := srv.connect(packet.V5, "away", sessionExpiry(100))
+				sub.subscribe(subscribeTo("#", 2))
+				pub := srv.connect(packet.V5, "pub", sessionExpiry(100))
 				pub.publish(tt.topic, "x", tt.qos, 1)
-				pub.silence()
-				m := &memo{value: tt.remember}
-				for _, q := range f.take() {
+				pub.wantNothing()
+				m := &functionState{value: tt.remember}
+				for _, q := range f.takeQuestions() {
 					q.answer(FilterResult{State: m})
 				}
 				value, _ := kept.Value("fn", "prev")
@@ -66,11 +66,11 @@ func TestFilterState(t *testing.T) {
 				}
 				switch tt.qos {
 				case 1:
-					if got := want[*packet.Puback](pub); got.ReasonCode != code {
+					if got := wantPacket[*packet.Puback](pub); got.ReasonCode != code {
 						t.Errorf("PUBACK %v, want %v", got.ReasonCode, code)
 					}
 				case 2:
-					if got := want[*packet.Pubrec](pub); got.ReasonCode != code {
+					if got := wantPacket[*packet.Pubrec](pub); got.ReasonCode != code {
 						t.Errorf("PUBREC %v, want %v", got.ReasonCode, code)
 					}
 				}
@@ -83,22 +83,22 @@ func TestFilterState(t *testing.T) {
 // kept before the publisher is told, unless the publisher is never told.
 func TestFilterStateAlone(t *testing.T) {
 	held := &holdingStore{Memory: store.NewMemory(store.Limits{})}
-	f := newChain("upstream up")
-	bubble(t, func(o *Options) { o.Store, o.Filter = held, f }, func(t *testing.T, w *world) {
-		pub := w.connect(packet.V5, "pub")
+	f := newFakeFilter("upstream up")
+	runWithServer(t, func(o *Options) { o.Store, o.Filter = held, f }, func(t *testing.T, srv *testServer) {
+		pub := srv.connect(packet.V5, "pub")
 		pub.publish("up", "0", 0, 0)
 		pub.publish("up", "1", 1, 1)
-		pub.silence()
+		pub.wantNothing()
 		held.hold = true
-		for i, q := range f.take() {
-			q.answer(FilterResult{Outcome: Drop, State: &memo{value: []string{"zero", "one"}[i]}})
+		for i, q := range f.takeQuestions() {
+			q.answer(FilterResult{Outcome: Drop, State: &functionState{value: []string{"zero", "one"}[i]}})
 		}
-		pub.silence()
+		pub.wantNothing()
 		if len(held.done) != 1 {
 			t.Fatalf("%d callbacks wait, want that of QoS 1", len(held.done))
 		}
 		held.done[0](nil)
-		if got := want[*packet.Puback](pub); got.PacketID != 1 || got.ReasonCode != packet.Success {
+		if got := wantPacket[*packet.Puback](pub); got.PacketID != 1 || got.ReasonCode != packet.Success {
 			t.Errorf("got %v", got)
 		}
 		if want := []string{"zero", "one"}; !slices.Equal(held.values, want) {

@@ -32,35 +32,35 @@ func (f *fullStore) Update(add func(store.Tx), done func(error)) {
 // empty its queue.
 func TestConnectOnFullStore(t *testing.T) {
 	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-		sub := w.connect(packet.V5, "sub", expiry(100))
-		sub.subscribe(filter("a", 1))
-		sub.close()
-		w.connect(packet.V5, "pub").exchange("a", "kept", 1)
+	runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+		sub := srv.connect(packet.V5, "sub", sessionExpiry(100))
+		sub.subscribe(subscribeTo("a", 1))
+		sub.dropConnection()
+		srv.connect(packet.V5, "pub").publishAndWait("a", "kept", 1)
 
 		full.full.Store(true)
 		for _, tt := range []struct {
 			id     string
 			change []func(*packet.Connect)
 		}{
-			{"sub2", []func(*packet.Connect){expiry(100)}},
-			{"sub", []func(*packet.Connect){resume, expiry(200)}},
-			{"sub", []func(*packet.Connect){resume, expiry(100), withWill("a", "of a refused client", 0)}},
+			{"sub2", []func(*packet.Connect){sessionExpiry(100)}},
+			{"sub", []func(*packet.Connect){resumeSession, sessionExpiry(200)}},
+			{"sub", []func(*packet.Connect){resumeSession, sessionExpiry(100), withWill("a", "of a refused client", 0)}},
 		} {
-			if _, ack := w.connectAck(packet.V5, tt.id, tt.change...); ack.ReasonCode != packet.ServerUnavailable {
+			if _, ack := srv.connectAck(packet.V5, tt.id, tt.change...); ack.ReasonCode != packet.ServerUnavailable {
 				t.Errorf("%s: %v", tt.id, ack.ReasonCode)
 			}
 		}
-		again, ack := w.connectAck(packet.V5, "sub", resume, expiry(100))
+		again, ack := srv.connectAck(packet.V5, "sub", resumeSession, sessionExpiry(100))
 		if !ack.SessionPresent {
 			t.Fatalf("the session is gone: %v", ack.ReasonCode)
 		}
-		again.finish(again.wantMessage("kept"))
-		again.silence()
-		again.close()
+		again.acknowledge(again.wantMessage("kept"))
+		again.wantNothing()
+		again.dropConnection()
 
 		full.full.Store(false)
-		if _, ack := w.connectAck(packet.V5, "sub2", resume, expiry(100)); ack.SessionPresent {
+		if _, ack := srv.connectAck(packet.V5, "sub2", resumeSession, sessionExpiry(100)); ack.SessionPresent {
 			t.Error("a session that was refused is there")
 		}
 	})
@@ -71,36 +71,36 @@ func TestConnectOnFullStore(t *testing.T) {
 func TestSubscribeOnFullStore(t *testing.T) {
 	for _, v := range []packet.Version{packet.V311, packet.V5} {
 		full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-		bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-			w.rules.set(func(r *rules) { r.subscribe = []string{"denied"} })
-			lasting := expiry(100)
+		runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+			srv.denied.change(func(d *denyList) { d.subscribe = []string{"denied"} })
+			lasting := sessionExpiry(100)
 			if v == packet.V311 {
-				lasting = resume
+				lasting = resumeSession
 			}
-			sub := w.connect(v, "sub", lasting)
-			sub.subscribe(filter("a", 1))
+			sub := srv.connect(v, "sub", lasting)
+			sub.subscribe(subscribeTo("a", 1))
 			full.full.Store(true)
-			sub.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{filter("a", 0), filter("denied", 1), filter("b", 1)}})
+			sub.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{subscribeTo("a", 0), subscribeTo("denied", 1), subscribeTo("b", 1)}})
 			wantCodes := []packet.ReasonCode{packet.QuotaExceeded, packet.NotAuthorized, packet.QuotaExceeded}
 			if v == packet.V311 {
 				wantCodes = []packet.ReasonCode{0x80, 0x80, 0x80}
 			}
-			if ack := want[*packet.Suback](sub); !slices.Equal(ack.ReasonCodes, wantCodes) {
+			if ack := wantPacket[*packet.Suback](sub); !slices.Equal(ack.ReasonCodes, wantCodes) {
 				t.Errorf("%v: SUBACK %v", v, ack.ReasonCodes)
 			}
-			pub := w.connect(packet.V5, "pub")
+			pub := srv.connect(packet.V5, "pub")
 			pub.publish("b", "refused", 0, 0)
 			pub.publish("a", "as before", 0, 0)
 			sub.wantMessage("as before")
-			sub.silence()
+			sub.wantNothing()
 			sub.send(&packet.Unsubscribe{PacketID: 10, TopicFilters: []string{"a", "b"}})
 			if v == packet.V311 {
-				if !sub.ended() {
+				if !sub.closedByServer() {
 					t.Error("the connection goes on without an answer")
 				}
 				return
 			}
-			if ack := want[*packet.Unsuback](sub); !slices.Equal(ack.ReasonCodes, []packet.ReasonCode{packet.UnspecifiedError, packet.UnspecifiedError}) {
+			if ack := wantPacket[*packet.Unsuback](sub); !slices.Equal(ack.ReasonCodes, []packet.ReasonCode{packet.UnspecifiedError, packet.UnspecifiedError}) {
 				t.Errorf("UNSUBACK %v", ack.ReasonCodes)
 			}
 			pub.publish("a", "still", 0, 0)
@@ -113,36 +113,36 @@ func TestSubscribeOnFullStore(t *testing.T) {
 // kept: the connection ends, and the next one finishes them.
 func TestExchangeOnFullStore(t *testing.T) {
 	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", expiry(100)), w.connect(packet.V5, "pub", expiry(100))
-		sub.subscribe(filter("a", 2))
+	runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(100)), srv.connect(packet.V5, "pub", sessionExpiry(100))
+		sub.subscribe(subscribeTo("a", 2))
 		pub.publish("a", "once", 2, 7)
-		want[*packet.Pubrec](pub)
+		wantPacket[*packet.Pubrec](pub)
 		p := sub.wantMessage("once")
 
 		full.full.Store(true)
 		pub.send(&packet.Pubrel{PacketID: 7})
 		sub.send(&packet.Pubrec{PacketID: p.PacketID})
 		for _, c := range []*client{sub, pub} {
-			if p := want[*packet.Disconnect](c); p.ReasonCode != packet.UnspecifiedError || !c.ended() {
-				t.Errorf("got %s", show(p))
+			if p := wantPacket[*packet.Disconnect](c); p.ReasonCode != packet.UnspecifiedError || !c.closedByServer() {
+				t.Errorf("got %s", describePacket(p))
 			}
 		}
 		full.full.Store(false)
 
-		pub = w.connect(packet.V5, "pub", resume, expiry(100))
+		pub = srv.connect(packet.V5, "pub", resumeSession, sessionExpiry(100))
 		pub.publish("a", "once", 2, 7) // known: PUBREL did not count
-		want[*packet.Pubrec](pub)
+		wantPacket[*packet.Pubrec](pub)
 		pub.send(&packet.Pubrel{PacketID: 7})
-		if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.Success {
+		if got := wantPacket[*packet.Pubcomp](pub); got.ReasonCode != packet.Success {
 			t.Errorf("PUBCOMP %s", got.ReasonCode)
 		}
-		sub = w.connect(packet.V5, "sub", resume, expiry(100))
+		sub = srv.connect(packet.V5, "sub", resumeSession, sessionExpiry(100))
 		if p = sub.wantMessage("once"); !p.Dup {
 			t.Error("sent as new")
 		}
-		sub.finish(p)
-		sub.silence()
+		sub.acknowledge(p)
+		sub.wantNothing()
 		for _, s := range full.Sessions() {
 			if len(s.Received) > 0 || full.QueueStats(s.Key).Messages > 0 {
 				t.Errorf("left: %+v", s)
@@ -156,24 +156,24 @@ func TestExchangeOnFullStore(t *testing.T) {
 func TestWillOnFullStore(t *testing.T) {
 	for _, back := range []bool{false, true} {
 		full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-		bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-			away := w.connect(packet.V5, "away", expiry(1000))
-			away.subscribe(filter("w", 1))
-			away.close()
-			c := w.connect(packet.V5, "c", expiry(1000), withWill("w", "gone", 0))
+		runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+			away := srv.connect(packet.V5, "away", sessionExpiry(1000))
+			away.subscribe(subscribeTo("w", 1))
+			away.dropConnection()
+			c := srv.connect(packet.V5, "c", sessionExpiry(1000), withWill("w", "gone", 0))
 			full.full.Store(true)
-			c.close()
-			wait(3 * willRetry)
+			c.dropConnection()
+			advanceTime(3 * willRetry)
 			if back {
-				w.connect(packet.V5, "c", resume, expiry(1000))
+				srv.connect(packet.V5, "c", resumeSession, sessionExpiry(1000))
 			}
 			full.full.Store(false)
-			wait(willRetry)
-			away = w.connect(packet.V5, "away", resume, expiry(1000))
+			advanceTime(willRetry)
+			away = srv.connect(packet.V5, "away", resumeSession, sessionExpiry(1000))
 			if !back {
-				away.finish(away.wantMessage("gone"))
+				away.acknowledge(away.wantMessage("gone"))
 			}
-			away.silence()
+			away.wantNothing()
 		})
 	}
 }
@@ -182,36 +182,36 @@ func TestWillOnFullStore(t *testing.T) {
 // member: it goes there once there is room, though nothing else happens.
 func TestSharedOnFullStore(t *testing.T) {
 	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c", expiry(1000))
-		c.subscribe(filter("$share/g/a", 2))
-		c.close()
-		w.connect(packet.V5, "pub").exchange("a", "kept", 2)
+	runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c", sessionExpiry(1000))
+		c.subscribe(subscribeTo("$share/g/a", 2))
+		c.dropConnection()
+		srv.connect(packet.V5, "pub").publishAndWait("a", "kept", 2)
 		full.full.Store(true)
-		c = w.connect(packet.V5, "c", resume, expiry(1000))
-		c.silence()
-		wait(statusInterval)
+		c = srv.connect(packet.V5, "c", resumeSession, sessionExpiry(1000))
+		c.wantNothing()
+		advanceTime(statusInterval)
 		full.full.Store(false)
-		wait(statusInterval)
-		c.finish(c.wantMessage("kept"))
-		c.silence()
+		advanceTime(statusInterval)
+		c.acknowledge(c.wantMessage("kept"))
+		c.wantNothing()
 	})
 }
 
 // TestGroupsComeWhileRefused has groups begin while the refused ones are looked for.
 func TestGroupsComeWhileRefused(t *testing.T) {
-	bubble(t, nil, func(_ *testing.T, w *world) {
-		c := w.connect(packet.V5, "c")
+	runWithServer(t, nil, func(_ *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c")
 		var looking sync.WaitGroup
 		for range 2 {
 			looking.Go(func() {
 				for range 20_000 {
-					w.b.pumpRefused()
+					srv.broker.pumpRefused()
 				}
 			})
 		}
 		for i := range 1000 {
-			c.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{filter(fmt.Sprint("$share/g/", i), 1)}})
+			c.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{subscribeTo(fmt.Sprint("$share/g/", i), 1)}})
 		}
 		looking.Wait()
 	})
@@ -221,24 +221,24 @@ func TestGroupsComeWhileRefused(t *testing.T) {
 // again: the will of before comes when it was due.
 func TestRefusedLeavesWill(t *testing.T) {
 	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-		watcher := w.connect(packet.V5, "watcher")
-		watcher.subscribe(filter("w", 0))
-		c := w.connect(packet.V5, "c", expiry(1000), withWill("w", "gone", 100))
-		c.close()
+	runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+		watcher := srv.connect(packet.V5, "watcher")
+		watcher.subscribe(subscribeTo("w", 0))
+		c := srv.connect(packet.V5, "c", sessionExpiry(1000), withWill("w", "gone", 100))
+		c.dropConnection()
 		full.full.Store(true)
 		for range 9 {
-			wait(10 * time.Second)
-			if _, ack := w.connectAck(packet.V5, "c", resume, expiry(1000), withWill("w", "of a refused client", 0)); ack.ReasonCode != packet.ServerUnavailable {
+			advanceTime(10 * time.Second)
+			if _, ack := srv.connectAck(packet.V5, "c", resumeSession, sessionExpiry(1000), withWill("w", "of a refused client", 0)); ack.ReasonCode != packet.ServerUnavailable {
 				t.Fatalf("got %v", ack.ReasonCode)
 			}
 		}
 		full.full.Store(false)
-		watcher.silence()
-		wait(10 * time.Second)
+		watcher.wantNothing()
+		advanceTime(10 * time.Second)
 		watcher.wantMessage("gone")
-		wait(901 * time.Second)
-		if n := len(w.b.sessions); n != 1 {
+		advanceTime(901 * time.Second)
+		if n := len(srv.broker.sessions); n != 1 {
 			t.Errorf("%d sessions after the expiry, want the watcher's", n)
 		}
 	})
@@ -248,14 +248,14 @@ func TestRefusedLeavesWill(t *testing.T) {
 // while nothing can be kept: the message keeps its identifier all the same.
 func TestUnfinishedOnFullStore(t *testing.T) {
 	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c", expiry(1000), withWill("w", "gone", 0))
-		c.subscribe(filter("a", 1))
-		w.connect(packet.V5, "pub").exchange("a", "sent", 1)
+	runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c", sessionExpiry(1000), withWill("w", "gone", 0))
+		c.subscribe(subscribeTo("a", 1))
+		srv.connect(packet.V5, "pub").publishAndWait("a", "sent", 1)
 		p := c.wantMessage("sent")
 		full.full.Store(true)
-		c.close()
-		wait(3 * willRetry)
+		c.dropConnection()
+		advanceTime(3 * willRetry)
 		key := store.SessionKey{Identity: testID("cx").String(), ClientID: "c"}
 		kept, _ := full.Queue(key, 0, make([]store.Entry, 0, 2))
 		if len(kept) != 1 || kept[0].PacketID != p.PacketID {
@@ -269,24 +269,24 @@ func TestUnfinishedOnFullStore(t *testing.T) {
 // though nothing else happens.
 func TestIdentifiersOnFullStore(t *testing.T) {
 	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c", expiry(1000))
-		c.subscribe(filter("a", 2))
-		c.close()
-		pub := w.connect(packet.V5, "pub")
+	runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c", sessionExpiry(1000))
+		c.subscribe(subscribeTo("a", 2))
+		c.dropConnection()
+		pub := srv.connect(packet.V5, "pub")
 		for i := range 3 {
-			pub.exchange("a", fmt.Sprint(i), byte(2-i%2))
+			pub.publishAndWait("a", fmt.Sprint(i), byte(2-i%2))
 		}
 		full.full.Store(true)
-		c = w.connect(packet.V5, "c", resume, expiry(1000))
-		wait(lateRetry)
-		c.silence()
+		c = srv.connect(packet.V5, "c", resumeSession, sessionExpiry(1000))
+		advanceTime(lateRetry)
+		c.wantNothing()
 		full.full.Store(false)
-		wait(lateRetry)
+		advanceTime(lateRetry)
 		for i := range 3 {
-			c.finish(c.wantMessage(fmt.Sprint(i)))
+			c.acknowledge(c.wantMessage(fmt.Sprint(i)))
 		}
-		c.silence()
+		c.wantNothing()
 	})
 }
 
@@ -294,19 +294,19 @@ func TestIdentifiersOnFullStore(t *testing.T) {
 // of QoS 2 has: that goes on, and its message comes once.
 func TestRefusedKeepsExchange(t *testing.T) {
 	full := &fullStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = full }, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", expiry(100)), w.connect(packet.V311, "pub")
-		sub.subscribe(filter("a", 1))
+	runWithServer(t, func(o *Options) { o.Store = full }, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(100)), srv.connect(packet.V311, "pub")
+		sub.subscribe(subscribeTo("a", 1))
 		pub.publish("a", "once", 2, 7)
-		want[*packet.Pubrec](pub)
-		sub.finish(sub.wantMessage("once"))
+		wantPacket[*packet.Pubrec](pub)
+		sub.acknowledge(sub.wantMessage("once"))
 		full.full.Store(true)
 		pub.publish("a", "refused", 1, 7)
-		pub.silence()
+		pub.wantNothing()
 		full.full.Store(false)
 		pub.publish("a", "once", 2, 7)
-		want[*packet.Pubrec](pub)
-		sub.silence()
+		wantPacket[*packet.Pubrec](pub)
+		sub.wantNothing()
 	})
 }
 
@@ -332,31 +332,31 @@ func TestUnreadableQueue(t *testing.T) {
 		inFlight bool
 	}{{"a", true}, {"a", false}, {"$share/g/a", false}} {
 		disk := &unreadableStore{Memory: store.NewMemory(store.Limits{})}
-		bubble(t, func(o *Options) { o.Store = disk }, func(t *testing.T, w *world) {
-			c := w.connect(packet.V5, "c", expiry(1000))
-			c.subscribe(filter(tt.filter, 1))
-			pub := w.connect(packet.V5, "pub")
-			pub.exchange("a", "first", 1)
+		runWithServer(t, func(o *Options) { o.Store = disk }, func(t *testing.T, srv *testServer) {
+			c := srv.connect(packet.V5, "c", sessionExpiry(1000))
+			c.subscribe(subscribeTo(tt.filter, 1))
+			pub := srv.connect(packet.V5, "pub")
+			pub.publishAndWait("a", "first", 1)
 			first := c.wantMessage("first")
 			if !tt.inFlight {
-				c.finish(first)
+				c.acknowledge(first)
 			}
-			c.close()
+			c.dropConnection()
 			disk.unreadable.Store(true)
-			pub.exchange("a", "queued", 1)
-			c = w.connect(packet.V5, "c", resume, expiry(1000))
-			pub.exchange("a", "last", 1)
-			wait(2 * statusInterval)
-			c.silence()
+			pub.publishAndWait("a", "queued", 1)
+			c = srv.connect(packet.V5, "c", resumeSession, sessionExpiry(1000))
+			pub.publishAndWait("a", "last", 1)
+			advanceTime(2 * statusInterval)
+			c.wantNothing()
 			disk.unreadable.Store(false)
-			wait(statusInterval)
+			advanceTime(statusInterval)
 			if tt.inFlight {
-				c.finish(c.wantMessage("first"))
+				c.acknowledge(c.wantMessage("first"))
 			}
 			for _, want := range []string{"queued", "last"} {
-				c.finish(c.wantMessage(want))
+				c.acknowledge(c.wantMessage(want))
 			}
-			c.silence()
+			c.wantNothing()
 		})
 	}
 }

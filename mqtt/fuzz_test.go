@@ -13,7 +13,7 @@ import (
 func FuzzClient(f *testing.F) {
 	seed := subscribePacket(packet.V5, "$share/g/a/+", 2)
 	for qos := range byte(3) {
-		p := message("a/b", "x", qos, uint16(qos))
+		p := publishPacket("a/b", "x", qos, uint16(qos))
 		p.Retain = qos == 1
 		seed = p.Append(seed, packet.V5)
 	}
@@ -30,12 +30,12 @@ func FuzzClient(f *testing.F) {
 		if v5 {
 			v = packet.V5
 		}
-		broker := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{publish: []string{"no"}}})
+		broker := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{publish: []string{"no"}}})
 		defer broker.stopTimers()
-		c := attached(t, broker, v, "fuzz", 60)
+		c := newSessionConn(t, broker, v, "fuzz", 60)
 		c.feed(t, subscribePacket(v, "#", 2))
 		for qos := byte(1); qos < 3; qos++ {
-			c.feed(t, message("a", "x", qos, uint16(qos)).Append(nil, v))
+			c.feed(t, publishPacket("a", "x", qos, uint16(qos)).Append(nil, v))
 		}
 		c.buf = append(b, 0) // read leaves room behind what it filled
 		c.filled = len(b)

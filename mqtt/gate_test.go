@@ -14,18 +14,18 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// far is a listener whose clients come from addresses of a test's choice.
-type far struct {
+// addressListener is a listener whose clients come from addresses of a test's choice.
+type addressListener struct {
 	*memnet.Listener
-	from chan net.Addr // of the next
+	addresses chan net.Addr // of the next
 }
 
-func (l far) Accept() (net.Conn, error) {
+func (l addressListener) Accept() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return from{nc, <-l.from}, nil
+	return addressConn{nc, <-l.addresses}, nil
 }
 
 // TestConnectsPerAddress: those within the rate are served, a few more are told
@@ -33,18 +33,18 @@ func (l far) Accept() (net.Conn, error) {
 func TestConnectsPerAddress(t *testing.T) {
 	const most = 5
 	for _, version := range []packet.Version{packet.V311, packet.V5} {
-		bubble(t, func(o *Options) { o.ConnectsPerAddress = most }, func(t *testing.T, w *world) {
-			l := far{memnet.Listen(), make(chan net.Addr, 1)}
+		runWithServer(t, func(o *Options) { o.ConnectsPerAddress = most }, func(t *testing.T, srv *testServer) {
+			l := addressListener{memnet.Listen(), make(chan net.Addr, 1)}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			w.done.Go(func() {
-				if err := w.b.Serve(ctx, l, admitTest); err != nil {
+			srv.done.Go(func() {
+				if err := srv.broker.Serve(ctx, l, admitTest); err != nil {
 					t.Error(err)
 				}
 			})
 			// knock returns the client's connection, or nil if it was closed unread.
 			knock := func(addr string) *client {
-				l.from <- text(addr)
+				l.addresses <- textAddress(addr)
 				nc, err := l.Dial()
 				if err != nil {
 					t.Fatal(err)
@@ -52,15 +52,15 @@ func TestConnectsPerAddress(t *testing.T) {
 				if _, err := nc.Write([]byte("dx\n")); err != nil {
 					return nil
 				}
-				c := &client{t: t, nc: nc, v: version, got: make(chan packet.Packet, 10)}
-				c.collect()
+				c := &client{t: t, nc: nc, v: version, packets: make(chan packet.Packet, 10)}
+				c.startReader()
 				return c
 			}
 			n := 0
 			answer := func(c *client) packet.ReasonCode {
 				n++
-				c.try(connectPacket(fmt.Sprint("c", n)))
-				return want[*packet.Connack](c).ReasonCode
+				c.trySend(connectPacket(fmt.Sprint("c", n)))
+				return wantPacket[*packet.Connack](c).ReasonCode
 			}
 			storm := func() {
 				for i := range most + halfOpen {
@@ -79,19 +79,19 @@ func TestConnectsPerAddress(t *testing.T) {
 					if got := answer(c); got != wantCode {
 						t.Fatalf("%d: %s, want %s", i, got, wantCode)
 					}
-					c.close()
+					c.dropConnection()
 				}
-				before := w.counters().ConnectionsRefused
+				before := srv.counters().ConnectionsRefused
 				for range 100 {
 					if knock("192.0.2.7:99") != nil {
 						t.Fatal("heard one too many")
 					}
 				}
-				if got := w.counters().ConnectionsRefused - before; got != 100 {
+				if got := srv.counters().ConnectionsRefused - before; got != 100 {
 					t.Errorf("counted %d refused, want 100", got)
 				}
 			}
-			wait(1100 * time.Millisecond)
+			advanceTime(1100 * time.Millisecond)
 			storm()
 			for _, other := range []string{"192.0.2.8:99", "127.0.0.1:99"} {
 				if got := answer(knock(other)); got != packet.Success {
@@ -102,21 +102,21 @@ func TestConnectsPerAddress(t *testing.T) {
 				if c := knock("127.0.0.1:99"); c == nil {
 					t.Fatal("this machine is counted")
 				} else {
-					c.close()
+					c.dropConnection()
 				}
 			}
-			wait(time.Second)
+			advanceTime(time.Second)
 			storm()
 		})
 	}
 }
 
 func TestGate(t *testing.T) {
-	bubble(t, func(o *Options) { o.ConnectsPerAddress = 3 }, func(t *testing.T, w *world) {
-		g := w.b.NewGate()
+	runWithServer(t, func(o *Options) { o.ConnectsPerAddress = 3 }, func(t *testing.T, srv *testServer) {
+		g := srv.broker.NewGate()
 		admitted := func(n int, remote string) (count int) {
 			for range n {
-				if g.Admits(text(remote), text("192.0.2.1:8883")) {
+				if g.Admits(textAddress(remote), textAddress("192.0.2.1:8883")) {
 					count++
 				}
 			}
@@ -132,7 +132,7 @@ func TestGate(t *testing.T) {
 		if got := admitted(50, "[2001:db8::1]:1") + admitted(50, "[2001:db8::2]:1"); got != most {
 			t.Errorf("admitted %d of one network, want %d", got, most)
 		}
-		if got := w.counters().ConnectionsRefused; got != 200-2*most {
+		if got := srv.counters().ConnectionsRefused; got != 200-2*most {
 			t.Errorf("counted %d refused", got)
 		}
 
@@ -154,7 +154,7 @@ func TestGate(t *testing.T) {
 		if got := g.count(address(0)); got != 2 {
 			t.Errorf("a known address: %d, want 2", got)
 		}
-		wait(time.Second)
+		advanceTime(time.Second)
 		if got := g.count(address(maxCame)); got != 1 || len(g.came) != 1 {
 			t.Errorf("a second later: %d of %d addresses", got, len(g.came))
 		}
@@ -162,7 +162,7 @@ func TestGate(t *testing.T) {
 }
 
 func BenchmarkGate(b *testing.B) {
-	w := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
+	w := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}})
 	g := w.NewGate()
 	remote, local := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 99}, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 8883}
 	b.ReportAllocs()

@@ -27,37 +27,37 @@ func (r *ruleRights) Receive(name string) Verdict {
 	return r.answer(r.receive, name)
 }
 
-// waiting is a client for which messages wait: "1" and "3" of a/open and, between
+// waitingClient is a client for which messages wait: "1" and "3" of a/open and, between
 // them, "2" of a/hide.
-type waiting struct {
-	*world
-	t     *testing.T
-	kept  *store.Memory
-	chain *chain
-	sub   *client
-	begun []*packet.Publish // what the client has of them, unacknowledged
-	conn  func(*packet.Connect)
-	v     packet.Version
+type waitingClient struct {
+	*testServer
+	t              *testing.T
+	kept           *store.Memory
+	chain          *fakeFilter
+	sub            *client
+	unacknowledged []*packet.Publish // what the client has of them, unacknowledged
+	conn           func(*packet.Connect)
+	v              packet.Version
 }
 
-func (x *waiting) open() {
-	w := newWorld(x.t, func(o *Options) {
+func (x *waitingClient) startServer() {
+	srv := startServer(x.t, func(o *Options) {
 		o.Store, o.Filter = x.kept, x.chain
-		if x.world != nil {
-			o.Authorizer = x.rules
+		if x.testServer != nil {
+			o.Authorizer = x.denied
 		}
 	})
-	if x.world != nil {
-		w.rules = x.rules
+	if x.testServer != nil {
+		srv.denied = x.denied
 	}
-	x.world = w
+	x.testServer = srv
 }
 
-func (x *waiting) connectSub(change ...func(*packet.Connect)) {
+func (x *waitingClient) connectSub(change ...func(*packet.Connect)) {
 	x.sub = x.connect(x.v, "sub", append([]func(*packet.Connect){x.conn}, change...)...)
 }
 
-func (x *waiting) publishThree(qos byte) {
+func (x *waitingClient) publishThree(qos byte) {
 	pub := x.connect(packet.V5, "pub")
 	for i, name := range []string{"a/open", "a/hide", "a/open"} {
 		pub.publish(name, fmt.Sprint(i+1), qos, uint16(i+1))
@@ -66,29 +66,29 @@ func (x *waiting) publishThree(qos byte) {
 		}
 	}
 	x.counters() // all is through
-	pub.bye()
+	pub.disconnect()
 }
 
-// hold notes what the client gets and acknowledges nothing.
-func (x *waiting) hold() {
-	for p := x.sub.next(); p != nil; p = x.sub.next() {
-		x.begun = append(x.begun, p.(*packet.Publish))
+// readUnacknowledged notes what the client gets and acknowledges nothing.
+func (x *waitingClient) readUnacknowledged() {
+	for p := x.sub.nextPacket(); p != nil; p = x.sub.nextPacket() {
+		x.unacknowledged = append(x.unacknowledged, p.(*packet.Publish))
 	}
 }
 
-// drain returns the payloads that the client gets from now on and finishes every
+// readRest returns the payloads that the client gets from now on and finishes every
 // exchange. It reports whether the client was sent away meanwhile.
-func (x *waiting) drain() (got []string, refused bool) {
+func (x *waitingClient) readRest() (got []string, refused bool) {
 	has := make(map[uint16]bool) // of QoS 2
-	for _, p := range x.begun {
+	for _, p := range x.unacknowledged {
 		has[p.PacketID] = true
 	}
-	for p := x.sub.next(); p != nil; p = x.sub.next() {
+	for p := x.sub.nextPacket(); p != nil; p = x.sub.nextPacket() {
 		switch p := p.(type) {
 		case *packet.Publish:
 			got = append(got, string(p.Payload))
 			has[p.PacketID] = true
-			x.sub.acknowledge(p)
+			x.sub.sendFirstAck(p)
 		case *packet.Pubrel:
 			if !has[p.PacketID] {
 				x.t.Errorf("PUBREL of %d, which the client does not have", p.PacketID)
@@ -99,11 +99,11 @@ func (x *waiting) drain() (got []string, refused bool) {
 			refused = true
 		}
 	}
-	return got, refused || x.sub.ended()
+	return got, refused || x.sub.closedByServer()
 }
 
-// acknowledge begins the end of an exchange, see drain.
-func (c *client) acknowledge(p *packet.Publish) {
+// sendFirstAck begins the end of an exchange, see drain.
+func (c *client) sendFirstAck(p *packet.Publish) {
 	switch p.QoS {
 	case 1:
 		c.send(&packet.Puback{PacketID: p.PacketID})
@@ -112,81 +112,81 @@ func (c *client) acknowledge(p *packet.Publish) {
 	}
 }
 
-// ways are those in which messages wait.
-var ways = []struct {
+// waitingWays are those in which messages wait.
+var waitingWays = []struct {
 	name       string
 	expiry     uint32
 	connected  bool // it waits while its client is here
 	away       bool // and while it is not
 	begun      int  // how many the client has before the change
 	subscribes []packet.Subscription
-	fill       func(x *waiting)
+	fill       func(x *waitingClient)
 	change     []func(*packet.Connect)
 }{
 	{
-		name: "queue", expiry: 1000, away: true, subscribes: []packet.Subscription{filter("a/#", 2)},
-		fill: func(x *waiting) { x.sub.close(); x.publishThree(1) },
+		name: "queue", expiry: 1000, away: true, subscribes: []packet.Subscription{subscribeTo("a/#", 2)},
+		fill: func(x *waitingClient) { x.sub.dropConnection(); x.publishThree(1) },
 	},
 	{
-		name: "queue of QoS 2", expiry: 1000, away: true, subscribes: []packet.Subscription{filter("a/#", 2)},
-		fill: func(x *waiting) { x.sub.close(); x.publishThree(2) },
+		name: "queue of QoS 2", expiry: 1000, away: true, subscribes: []packet.Subscription{subscribeTo("a/#", 2)},
+		fill: func(x *waitingClient) { x.sub.dropConnection(); x.publishThree(2) },
 	},
 	{
-		name: "window", expiry: 1000, connected: true, away: true, begun: 1, subscribes: []packet.Subscription{filter("a/#", 1)},
-		fill: func(x *waiting) { x.publishThree(1) }, change: []func(*packet.Connect){quota(1)},
+		name: "window", expiry: 1000, connected: true, away: true, begun: 1, subscribes: []packet.Subscription{subscribeTo("a/#", 1)},
+		fill: func(x *waitingClient) { x.publishThree(1) }, change: []func(*packet.Connect){receiveMaximum(1)},
 	},
 	{
-		name: "volatile", connected: true, begun: 1, subscribes: []packet.Subscription{filter("a/#", 1)},
-		fill: func(x *waiting) { x.publishThree(1) }, change: []func(*packet.Connect){quota(1)},
+		name: "volatile", connected: true, begun: 1, subscribes: []packet.Subscription{subscribeTo("a/#", 1)},
+		fill: func(x *waitingClient) { x.publishThree(1) }, change: []func(*packet.Connect){receiveMaximum(1)},
 	},
 	{
-		name: "resend of QoS 1", expiry: 1000, away: true, begun: 3, subscribes: []packet.Subscription{filter("a/#", 1)},
-		fill: func(x *waiting) { x.publishThree(1) },
+		name: "resend of QoS 1", expiry: 1000, away: true, begun: 3, subscribes: []packet.Subscription{subscribeTo("a/#", 1)},
+		fill: func(x *waitingClient) { x.publishThree(1) },
 	},
 	{
-		name: "resend of QoS 2", expiry: 1000, away: true, begun: 3, subscribes: []packet.Subscription{filter("a/#", 2)},
-		fill: func(x *waiting) { x.publishThree(2) },
+		name: "resend of QoS 2", expiry: 1000, away: true, begun: 3, subscribes: []packet.Subscription{subscribeTo("a/#", 2)},
+		fill: func(x *waitingClient) { x.publishThree(2) },
 	},
 	{
-		name: "shared", expiry: 1000, away: true, subscribes: []packet.Subscription{filter("$share/g/a/#", 1)},
-		fill: func(x *waiting) { x.sub.close(); x.publishThree(1) },
+		name: "shared", expiry: 1000, away: true, subscribes: []packet.Subscription{subscribeTo("$share/g/a/#", 1)},
+		fill: func(x *waitingClient) { x.sub.dropConnection(); x.publishThree(1) },
 	},
 	{
-		name: "shared of QoS 2", expiry: 1000, connected: true, away: true, begun: 1, subscribes: []packet.Subscription{filter("$share/g/a/#", 2)},
-		fill: func(x *waiting) { x.publishThree(2) }, change: []func(*packet.Connect){quota(1)},
+		name: "shared of QoS 2", expiry: 1000, connected: true, away: true, begun: 1, subscribes: []packet.Subscription{subscribeTo("$share/g/a/#", 2)},
+		fill: func(x *waitingClient) { x.publishThree(2) }, change: []func(*packet.Connect){receiveMaximum(1)},
 	},
 	{
 		name: "retained", expiry: 1000, connected: true, away: true, begun: 1,
-		fill: func(x *waiting) {
+		fill: func(x *waitingClient) {
 			pub := x.connect(packet.V5, "pub")
 			for i, name := range []string{"a/open", "a/hide", "a/zopen"} {
-				p := message(name, fmt.Sprint(i+1), 1, uint16(i+1))
+				p := publishPacket(name, fmt.Sprint(i+1), 1, uint16(i+1))
 				p.Retain = true
 				pub.send(p)
-				want[*packet.Puback](pub)
+				wantPacket[*packet.Puback](pub)
 			}
 			for _, f := range []string{"a/open", "a/hide", "a/zopen"} { // in this order
-				x.sub.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{filter(f, 1)}})
-				for p := x.sub.next(); p != nil; p = x.sub.next() {
+				x.sub.send(&packet.Subscribe{PacketID: 9, Subscriptions: []packet.Subscription{subscribeTo(f, 1)}})
+				for p := x.sub.nextPacket(); p != nil; p = x.sub.nextPacket() {
 					if p, ok := p.(*packet.Publish); ok {
-						x.begun = append(x.begun, p)
+						x.unacknowledged = append(x.unacknowledged, p)
 					}
 				}
 			}
-			pub.bye()
-		}, change: []func(*packet.Connect){quota(1)},
+			pub.disconnect()
+		}, change: []func(*packet.Connect){receiveMaximum(1)},
 	},
 	{
-		name: "function", expiry: 1000, connected: true, away: true, subscribes: []packet.Subscription{filter("slow/#", 1), filter("a/#", 1)},
-		fill: func(x *waiting) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
+		name: "function", expiry: 1000, connected: true, away: true, subscribes: []packet.Subscription{subscribeTo("slow/#", 1), subscribeTo("a/#", 1)},
+		fill: func(x *waitingClient) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
 	},
 	{
-		name: "function, volatile", connected: true, subscribes: []packet.Subscription{filter("slow/#", 1), filter("a/#", 1)},
-		fill: func(x *waiting) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
+		name: "function, volatile", connected: true, subscribes: []packet.Subscription{subscribeTo("slow/#", 1), subscribeTo("a/#", 1)},
+		fill: func(x *waitingClient) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
 	},
 	{
-		name: "function of a group", connected: true, subscribes: []packet.Subscription{filter("$share/g/a/#", 1)},
-		fill: func(x *waiting) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
+		name: "function of a group", connected: true, subscribes: []packet.Subscription{subscribeTo("$share/g/a/#", 1)},
+		fill: func(x *waitingClient) { x.chain.bound["downstream a"] = true; x.publishThree(1) },
 	},
 }
 
@@ -194,24 +194,24 @@ var ways = []struct {
 // has it again.
 var changesOfPolicy = []struct {
 	name    string
-	apply   func(r *rules)
-	again   func(r *rules)
+	apply   func(d *denyList)
+	again   func(d *denyList)
 	allowed []string
 	reason  bool // the client is sent away
 }{
-	{name: "grant removed", reason: true, apply: func(r *rules) { r.subscribe = []string{"subx=a/#", "subx=a/open", "subx=a/hide", "subx=a/zopen"} }},
-	{name: "deny added", allowed: []string{"1", "3"}, apply: func(r *rules) { r.receive = []string{"subx=a/hide"} }},
+	{name: "grant removed", reason: true, apply: func(d *denyList) { d.subscribe = []string{"subx=a/#", "subx=a/open", "subx=a/hide", "subx=a/zopen"} }},
+	{name: "deny added", allowed: []string{"1", "3"}, apply: func(d *denyList) { d.receive = []string{"subx=a/hide"} }},
 	{
 		name: "given back", allowed: []string{"1", "2", "3"}, reason: true,
-		apply: func(r *rules) { r.subscribe = []string{"subx=a/#", "subx=a/open", "subx=a/hide", "subx=a/zopen"} },
-		again: func(r *rules) { r.subscribe = nil },
+		apply: func(d *denyList) { d.subscribe = []string{"subx=a/#", "subx=a/open", "subx=a/hide", "subx=a/zopen"} },
+		again: func(d *denyList) { d.subscribe = nil },
 	},
-	{name: "of others", allowed: []string{"1", "2", "3"}, apply: func(r *rules) { r.publish = []string{"x"} }},
+	{name: "of others", allowed: []string{"1", "2", "3"}, apply: func(d *denyList) { d.publish = []string{"x"} }},
 }
 
 // TestWaitingIsJudgedAgain takes rights away while messages wait.
 func TestWaitingIsJudgedAgain(t *testing.T) {
-	for _, way := range ways {
+	for _, way := range waitingWays {
 		for _, change := range changesOfPolicy {
 			for _, state := range []string{"connected", "away", "restarted"} {
 				if state == "connected" && !way.connected || state != "connected" && !way.away {
@@ -221,49 +221,49 @@ func TestWaitingIsJudgedAgain(t *testing.T) {
 					continue // it answers before the broker ends
 				}
 				t.Run(way.name+"/"+change.name+"/"+state, func(t *testing.T) {
-					each(t, func(t *testing.T, w *world, v packet.Version) {
-						w.close()
+					runInBothVersions(t, func(t *testing.T, srv *testServer, v packet.Version) {
+						srv.close()
 						if v == packet.V311 && slices.Contains([]string{"window", "volatile", "retained", "shared of QoS 2"}, way.name) {
 							return // there is no Receive Maximum
 						}
-						x := &waiting{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newChain(), conn: func(p *packet.Connect) {
+						x := &waitingClient{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newFakeFilter(), conn: func(p *packet.Connect) {
 							p.CleanStart = p.CleanStart && way.expiry == 0
 							if v == packet.V5 {
-								expiry(way.expiry)(p)
+								sessionExpiry(way.expiry)(p)
 							}
 						}}
-						x.open()
+						x.startServer()
 						defer func() { x.close() }()
 						x.connectSub(way.change...)
 						if len(way.subscribes) > 0 {
 							x.sub.subscribe(way.subscribes...)
 						}
 						way.fill(x)
-						x.hold()
-						if len(x.begun) != way.begun {
-							t.Fatalf("the client has %d before the change", len(x.begun))
+						x.readUnacknowledged()
+						if len(x.unacknowledged) != way.begun {
+							t.Fatalf("the client has %d before the change", len(x.unacknowledged))
 						}
 						if state != "connected" {
-							x.sub.close()
+							x.sub.dropConnection()
 						}
 						if state == "restarted" {
 							x.close()
-							x.rules.set(change.apply)
-							x.open()
+							x.denied.change(change.apply)
+							x.startServer()
 						} else {
-							x.rules.set(change.apply)
-							x.b.Reauthorize()
+							x.denied.change(change.apply)
+							x.broker.Reauthorize()
 						}
 						if change.again != nil {
-							x.rules.set(change.again)
-							x.b.Reauthorize()
+							x.denied.change(change.again)
+							x.broker.Reauthorize()
 						}
-						for q := x.chain.take(); len(q) > 0; q = x.chain.take() {
+						for q := x.chain.takeQuestions(); len(q) > 0; q = x.chain.takeQuestions() {
 							for _, q := range q {
 								q.answer(FilterResult{})
 							}
 						}
-						x.finish(state == "connected", way.expiry > 0, strings.HasPrefix(way.name, "shared"), change.reason, change.allowed)
+						x.checkRest(state == "connected", way.expiry > 0, strings.HasPrefix(way.name, "shared"), change.reason, change.allowed)
 					})
 				})
 			}
@@ -271,12 +271,12 @@ func TestWaitingIsJudgedAgain(t *testing.T) {
 	}
 }
 
-// finish has the client get what it may, and compares.
-func (x *waiting) finish(connected, persistent, shared, sentAway bool, allowed []string) {
+// checkRest has the client get what it may, and compares.
+func (x *waitingClient) checkRest(connected, persistent, shared, sentAway bool, allowed []string) {
 	x.t.Helper()
 	waits := []string{"1", "2", "3"}
 	if connected && sentAway {
-		if _, refused := x.drain(); !refused {
+		if _, refused := x.readRest(); !refused {
 			x.t.Error("the client was not told")
 		}
 		if !persistent {
@@ -284,17 +284,17 @@ func (x *waiting) finish(connected, persistent, shared, sentAway bool, allowed [
 		}
 	}
 	if connected && !sentAway {
-		for _, p := range x.begun {
-			x.sub.acknowledge(p)
+		for _, p := range x.unacknowledged {
+			x.sub.sendFirstAck(p)
 			waits = waits[1:]
 		}
-		if n := len(x.begun); len(allowed) > 0 {
+		if n := len(x.unacknowledged); len(allowed) > 0 {
 			allowed = allowed[n:]
 		}
 	} else {
-		x.connectSub(resume)
+		x.connectSub(resumeSession)
 	}
-	got, refused := x.drain()
+	got, refused := x.readRest()
 	if refused {
 		x.t.Error("the client was sent away again")
 	}
@@ -303,7 +303,7 @@ func (x *waiting) finish(connected, persistent, shared, sentAway bool, allowed [
 	}
 	denied := len(waits) - len(allowed)
 	if shared && len(allowed) == 0 {
-		denied = len(x.begun) // the rest waits for a member that wakes
+		denied = len(x.unacknowledged) // the rest waits for a member that wakes
 	}
 	if got := x.counters().Drops["denied"]; got != uint64(denied) {
 		x.t.Errorf("%d counted as denied, want %d", got, denied)
@@ -318,35 +318,35 @@ func (x *waiting) finish(connected, persistent, shared, sentAway bool, allowed [
 // whatever else has the latter look into its queue meanwhile.
 func TestJudgedAfterCommit(t *testing.T) {
 	kept := &heldStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-		keeps, clean := w.connect(packet.V5, "keeps", expiry(1000)), w.connect(packet.V5, "clean")
-		pub := w.connect(packet.V5, "pub")
-		keeps.subscribe(filter("a/#", 1))
-		clean.subscribe(filter("a/#", 1))
-		kept.hold()
+	runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+		keeps, clean := srv.connect(packet.V5, "keeps", sessionExpiry(1000)), srv.connect(packet.V5, "clean")
+		pub := srv.connect(packet.V5, "pub")
+		keeps.subscribe(subscribeTo("a/#", 1))
+		clean.subscribe(subscribeTo("a/#", 1))
+		kept.holdCommits()
 		pub.publish("a/hide", "x", 1, 1)
-		w.counters()
-		w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
-		w.b.Reauthorize()
-		w.counters()
-		w.refillAll()
-		kept.commit() // visible, but nobody was told
-		w.refillAll()
-		keeps.silence()
-		kept.tell()
-		keeps.silence()
-		clean.silence()
-		if got := w.counters().Drops["denied"]; got != 2 {
+		srv.counters()
+		srv.denied.change(func(d *denyList) { d.receive = []string{"a/hide"} })
+		srv.broker.Reauthorize()
+		srv.counters()
+		srv.refillSessions()
+		kept.commitHeld() // visible, but nobody was told
+		srv.refillSessions()
+		keeps.wantNothing()
+		kept.releaseCommits()
+		keeps.wantNothing()
+		clean.wantNothing()
+		if got := srv.counters().Drops["denied"]; got != 2 {
 			t.Errorf("%d counted, want 2", got)
 		}
 
-		w.rules.set(func(r *rules) { r.receive = nil })
-		w.b.Reauthorize()
-		pub.exchange("a/open", "y", 1)
+		srv.denied.change(func(d *denyList) { d.receive = nil })
+		srv.broker.Reauthorize()
+		pub.publishAndWait("a/open", "y", 1)
 		for _, c := range []*client{keeps, clean} {
-			c.finish(c.wantMessage("y"))
+			c.acknowledge(c.wantMessage("y"))
 		}
-		for _, s := range w.b.allSessions() {
+		for _, s := range srv.broker.allSessions() {
 			s.mu.Lock()
 			if s.judging != 0 && s.key.ClientID == "keeps" {
 				t.Error("still asks about each message")
@@ -360,62 +360,62 @@ func TestJudgedAfterCommit(t *testing.T) {
 // identifier of a message of QoS 2 that was about to be sent.
 func TestLateIdentifiersAreJudged(t *testing.T) {
 	kept := &heldStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("a/#", 2))
-		kept.hold()
+	runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000)), srv.connect(packet.V5, "pub")
+		sub.subscribe(subscribeTo("a/#", 2))
+		kept.holdCommits()
 		pub.publish("a/hide", "1", 2, 1)
-		kept.commit()
-		kept.tellOnly() // it is in the queue
-		w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
-		w.b.Reauthorize()
-		w.refillAll()
-		kept.commit()
-		kept.tell()
-		want[*packet.Pubrec](pub)
-		pub.exchange("a/open", "2", 1)
-		sub.finish(sub.wantMessage("2"))
-		sub.silence()
-		if c := w.counters(); c.Drops["denied"] != 1 || c.Store.Queued != 0 {
+		kept.commitHeld()
+		kept.reportCommits() // it is in the queue
+		srv.denied.change(func(d *denyList) { d.receive = []string{"a/hide"} })
+		srv.broker.Reauthorize()
+		srv.refillSessions()
+		kept.commitHeld()
+		kept.releaseCommits()
+		wantPacket[*packet.Pubrec](pub)
+		pub.publishAndWait("a/open", "2", 1)
+		sub.acknowledge(sub.wantMessage("2"))
+		sub.wantNothing()
+		if c := srv.counters(); c.Drops["denied"] != 1 || c.Store.Queued != 0 {
 			t.Errorf("dropped %v, %d stay", c.Drops, c.Store.Queued)
 		}
 	})
 }
 
-// refillAll has each session look for what waits.
-func (w *world) refillAll() {
+// refillSessions has each session look for what waits.
+func (s *testServer) refillSessions() {
 	synctest.Wait()
-	for _, s := range w.b.allSessions() {
-		s.refill()
+	for _, session := range s.broker.allSessions() {
+		session.refill()
 	}
 	synctest.Wait()
 }
 
 // TestRoutedBefore delivers a message that found its receivers just before a change.
 func TestRoutedBefore(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", quota(1)), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("a/#", 1))
-		pub.exchange("a/open", "1", 1)
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub", receiveMaximum(1)), srv.connect(packet.V5, "pub")
+		sub.subscribe(subscribeTo("a/#", 1))
+		pub.publishAndWait("a/open", "1", 1)
 		first := sub.wantMessage("1")
 		var from *session
-		for _, s := range w.b.allSessions() {
+		for _, s := range srv.broker.allSessions() {
 			if s.key.ClientID == "pub" {
 				from = s
 			}
 		}
 		var cache routeCache
-		r := cache.get(w.b, "a/hide", from)
-		w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
-		w.b.Reauthorize()
-		w.refillAll()
-		bt := getBatch(w.b)
+		r := cache.get(srv.broker, "a/hide", from)
+		srv.denied.change(func(d *denyList) { d.receive = []string{"a/hide"} })
+		srv.broker.Reauthorize()
+		srv.refillSessions()
+		bt := getBatch(srv.broker)
 		bt.out.setPublish(&packet.Publish{TopicName: []byte("a/hide"), Payload: []byte("2"), QoS: 1}, r, from)
 		bt.fanOut(r, 1, false)
 		bt.done()
-		sub.finish(first)
-		sub.silence()
-		if got := w.counters().Drops["denied"]; got != 1 {
+		sub.acknowledge(first)
+		sub.wantNothing()
+		if got := srv.counters().Drops["denied"]; got != 1 {
 			t.Errorf("%d counted, want 1", got)
 		}
 	})
@@ -428,30 +428,30 @@ func TestSentBeforeIsNotSentAgain(t *testing.T) {
 	for _, qos := range []byte{1, 2} {
 		j := &journal{Memory: store.NewMemory(store.Limits{})}
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, func(o *Options) { o.Store = j })
-			sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
-			sub.subscribe(filter("a/#", qos))
-			pub.exchange("a/hide", "x", qos)
+			srv := startServer(t, func(o *Options) { o.Store = j })
+			sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000)), srv.connect(packet.V5, "pub")
+			sub.subscribe(subscribeTo("a/#", qos))
+			pub.publishAndWait("a/hide", "x", qos)
 			sub.wantMessage("x")
-			w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
-			w.b.Reauthorize()
-			w.refillAll() // nothing waits
-			sub.close()
-			sub = w.connect(packet.V5, "sub", expiry(1000), resume)
+			srv.denied.change(func(d *denyList) { d.receive = []string{"a/hide"} })
+			srv.broker.Reauthorize()
+			srv.refillSessions() // nothing waits
+			sub.dropConnection()
+			sub = srv.connect(packet.V5, "sub", sessionExpiry(1000), resumeSession)
 			if qos == 2 {
-				want[*packet.Pubrel](sub) // which has the client forget the identifier
+				wantPacket[*packet.Pubrel](sub) // which has the client forget the identifier
 			}
-			sub.silence()
-			kept := j.killed(len(j.all))
-			w.close()
+			sub.wantNothing()
+			kept := j.contentAfter(len(j.all))
+			srv.close()
 
-			w = newWorld(t, func(o *Options) { o.Store = kept }) // the right is given back
-			defer w.close()
-			sub = w.connect(packet.V5, "sub", expiry(1000), resume)
+			srv = startServer(t, func(o *Options) { o.Store = kept }) // the right is given back
+			defer srv.close()
+			sub = srv.connect(packet.V5, "sub", sessionExpiry(1000), resumeSession)
 			if qos == 2 {
-				want[*packet.Pubrel](sub)
+				wantPacket[*packet.Pubrel](sub)
 			}
-			sub.silence()
+			sub.wantNothing()
 		})
 	}
 }
@@ -459,25 +459,25 @@ func TestSentBeforeIsNotSentAgain(t *testing.T) {
 // TestReplayIsJudged changes the policy while retained messages wait behind what
 // their subscriber has published.
 func TestReplayIsJudged(t *testing.T) {
-	f := newChain("upstream slow")
-	bubble(t, filtered1(f), func(t *testing.T, w *world) {
-		pub := w.connect(packet.V5, "pub")
+	f := newFakeFilter("upstream slow")
+	runWithServer(t, withFilter(f), func(t *testing.T, srv *testServer) {
+		pub := srv.connect(packet.V5, "pub")
 		for _, name := range []string{"a/hide", "a/open"} {
-			p := message(name, name, 0, 0)
+			p := publishPacket(name, name, 0, 0)
 			p.Retain = true
 			pub.send(p)
 		}
-		sub := w.connect(packet.V5, "sub")
+		sub := srv.connect(packet.V5, "sub")
 		sub.publish("slow/x", "x", 0, 0)
-		sub.subscribe(filter("a/#", 1))
-		w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
-		w.b.Reauthorize()
-		for _, q := range f.take() {
+		sub.subscribe(subscribeTo("a/#", 1))
+		srv.denied.change(func(d *denyList) { d.receive = []string{"a/hide"} })
+		srv.broker.Reauthorize()
+		for _, q := range f.takeQuestions() {
 			q.answer(FilterResult{})
 		}
 		sub.wantMessage("a/open")
-		sub.silence()
-		if got := w.counters().Drops["denied"]; got != 1 {
+		sub.wantNothing()
+		if got := srv.counters().Drops["denied"]; got != 1 {
 			t.Errorf("%d counted, want 1", got)
 		}
 	})
@@ -485,22 +485,22 @@ func TestReplayIsJudged(t *testing.T) {
 
 // TestDerivedIsJudged: what a function made of a message goes with it.
 func TestDerivedIsJudged(t *testing.T) {
-	for _, session := range kinds {
-		f := newChain("downstream a")
-		bubble(t, filtered1(f), func(t *testing.T, w *world) {
-			sub, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V5, "pub")
-			sub.subscribe(filter("a/#", 1))
+	for _, session := range sessionKinds {
+		f := newFakeFilter("downstream a")
+		runWithServer(t, withFilter(f), func(t *testing.T, srv *testServer) {
+			sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(session)), srv.connect(packet.V5, "pub")
+			sub.subscribe(subscribeTo("a/#", 1))
 			pub.publish("a/hide", "1", 1, 1)
 			pub.publish("a/open", "2", 1, 2)
-			q := f.take()
-			w.rules.set(func(r *rules) { r.receive = []string{"a/hide"} })
-			w.b.Reauthorize()
+			q := f.takeQuestions()
+			srv.denied.change(func(d *denyList) { d.receive = []string{"a/hide"} })
+			srv.broker.Reauthorize()
 			for _, q := range q {
-				q.answer(emit("derived", string(q.m.Payload)))
+				q.answer(publishResult("derived", string(q.m.Payload)))
 			}
-			sub.finish(sub.wantMessage("2"))
-			sub.silence()
-			if got := w.counters().Drops["denied"]; got != 1 {
+			sub.acknowledge(sub.wantMessage("2"))
+			sub.wantNothing()
+			if got := srv.counters().Drops["denied"]; got != 1 {
 				t.Errorf("%d counted, want 1", got)
 			}
 		})
@@ -511,20 +511,20 @@ func TestDerivedIsJudged(t *testing.T) {
 // persistent member's own.
 func TestMovedIsJudged(t *testing.T) {
 	kept := &heldStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("$share/g/a", 2))
-		kept.hold()
+	runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000)), srv.connect(packet.V5, "pub")
+		sub.subscribe(subscribeTo("$share/g/a", 2))
+		kept.holdCommits()
 		pub.publish("a", "x", 2, 1)
-		kept.commit()
-		kept.tellOnly() // it is in the group's queue, and on its way to the member's
-		w.rules.set(func(r *rules) { r.receive = []string{"subx=a"} })
-		w.b.Reauthorize()
-		w.refillAll()
-		kept.commit()
-		kept.tell()
-		sub.silence()
-		if c := w.counters(); c.Drops["denied"] != 1 || c.Store.Queued != 0 {
+		kept.commitHeld()
+		kept.reportCommits() // it is in the group's queue, and on its way to the member's
+		srv.denied.change(func(d *denyList) { d.receive = []string{"subx=a"} })
+		srv.broker.Reauthorize()
+		srv.refillSessions()
+		kept.commitHeld()
+		kept.releaseCommits()
+		sub.wantNothing()
+		if c := srv.counters(); c.Drops["denied"] != 1 || c.Store.Queued != 0 {
 			t.Errorf("dropped %v, %d stay", c.Drops, c.Store.Queued)
 		}
 	})
@@ -534,30 +534,30 @@ func TestMovedIsJudged(t *testing.T) {
 // 2 a member's own: a member that keeps nothing leaves it to another.
 func TestSharedMoveIsJudged(t *testing.T) {
 	kept := &heldStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-		clean, keeps := w.connect(packet.V5, "clean"), w.connect(packet.V5, "keeps", expiry(1000))
-		pub := w.connect(packet.V5, "pub")
-		clean.subscribe(filter("$share/g/a", 2))
-		keeps.subscribe(filter("$share/g/a", 2))
-		keeps.close()
+	runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+		clean, keeps := srv.connect(packet.V5, "clean"), srv.connect(packet.V5, "keeps", sessionExpiry(1000))
+		pub := srv.connect(packet.V5, "pub")
+		clean.subscribe(subscribeTo("$share/g/a", 2))
+		keeps.subscribe(subscribeTo("$share/g/a", 2))
+		keeps.dropConnection()
 		pub.publish("a", "x", 2, 1)
-		pub.next() // PUBREC
-		if p := clean.next(); p == nil {
+		pub.nextPacket() // PUBREC
+		if p := clean.nextPacket(); p == nil {
 			t.Fatal("nothing came")
 		}
-		kept.hold()
+		kept.holdCommits()
 		pub.publish("a", "y", 2, 2)
-		kept.commit()
-		kept.tellOnly() // it is in the group's queue, and on its way to the member's
-		w.rules.set(func(r *rules) { r.receive = []string{"cleanx=a"} })
-		w.b.Reauthorize()
-		kept.commit()
-		kept.tell()
-		for p := clean.next(); p != nil; p = clean.next() {
-			t.Errorf("got %s", show(p))
+		kept.commitHeld()
+		kept.reportCommits() // it is in the group's queue, and on its way to the member's
+		srv.denied.change(func(d *denyList) { d.receive = []string{"cleanx=a"} })
+		srv.broker.Reauthorize()
+		kept.commitHeld()
+		kept.releaseCommits()
+		for p := clean.nextPacket(); p != nil; p = clean.nextPacket() {
+			t.Errorf("got %s", describePacket(p))
 		}
-		keeps = w.connect(packet.V5, "keeps", resume, expiry(1000))
-		keeps.finish(keeps.wantMessage("y"))
+		keeps = srv.connect(packet.V5, "keeps", resumeSession, sessionExpiry(1000))
+		keeps.acknowledge(keeps.wantMessage("y"))
 	})
 }
 
@@ -567,15 +567,15 @@ type heldStore struct {
 
 	mu    sync.Mutex // guards all below
 	held  bool
-	jobs  []*job
-	tells []*job
+	jobs  []*storeJob
+	tells []*storeJob
 }
 
 func (s *heldStore) Update(add func(store.Tx), done func(error)) {
 	s.mu.Lock()
 	held := s.held
 	if held {
-		s.jobs = append(s.jobs, &job{add: add, done: done})
+		s.jobs = append(s.jobs, &storeJob{add: add, done: done})
 	}
 	s.mu.Unlock()
 	if !held {
@@ -583,16 +583,16 @@ func (s *heldStore) Update(add func(store.Tx), done func(error)) {
 	}
 }
 
-// hold comes after all that was sent before.
-func (s *heldStore) hold() {
+// holdCommits comes after all that was sent before.
+func (s *heldStore) holdCommits() {
 	synctest.Wait()
 	s.mu.Lock()
 	s.held = true
 	s.mu.Unlock()
 }
 
-// commit makes visible what waits.
-func (s *heldStore) commit() {
+// commitHeld makes visible what waits.
+func (s *heldStore) commitHeld() {
 	synctest.Wait()
 	s.mu.Lock()
 	jobs := s.jobs
@@ -603,8 +603,8 @@ func (s *heldStore) commit() {
 	}
 }
 
-// tellOnly tells of what was committed.
-func (s *heldStore) tellOnly() {
+// reportCommits tells of what was committed.
+func (s *heldStore) reportCommits() {
 	s.mu.Lock()
 	tells := s.tells
 	s.tells = nil
@@ -617,11 +617,11 @@ func (s *heldStore) tellOnly() {
 	synctest.Wait()
 }
 
-// tell ends hold.
-func (s *heldStore) tell() {
+// releaseCommits ends hold.
+func (s *heldStore) releaseCommits() {
 	s.mu.Lock()
 	s.held = false
 	s.mu.Unlock()
-	s.commit()
-	s.tellOnly()
+	s.commitHeld()
+	s.reportCommits()
 }

@@ -28,8 +28,8 @@ func (s *lateStore) Update(add func(store.Tx), done func(error)) {
 	}
 }
 
-// run commits until the returned function is called.
-func (s *lateStore) run(w *world) (stop func()) {
+// commitUntilStopped commits until the returned function is called.
+func (s *lateStore) commitUntilStopped(srv *testServer) (stop func()) {
 	s.mu.Lock()
 	s.wake = make(chan struct{}, 1) // belongs to the bubble
 	s.wake <- struct{}{}
@@ -57,7 +57,7 @@ func (s *lateStore) run(w *world) (stop func()) {
 		}
 	})
 	return func() {
-		w.close()
+		srv.close()
 		close(ended)
 		done.Wait()
 	}

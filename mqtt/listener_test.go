@@ -27,10 +27,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve runs a broker on l until the test ends.
-func serve(t testing.TB, l net.Listener, o Options, admit Admission) *Broker {
+// startBroker runs a broker on l until the test ends.
+func startBroker(t testing.TB, l net.Listener, o Options, admit Admission) *Broker {
 	t.Helper()
-	o.Authorizer = &rules{}
+	o.Authorizer = &denyList{}
 	if o.Store == nil {
 		o.Store = store.NewMemory(store.Limits{})
 	}
@@ -54,7 +54,7 @@ func (b *Broker) serve(t testing.TB, l net.Listener, admit Admission) {
 	})
 }
 
-func anyone(net.Conn) (Principal, error) { return Principal{ID: testID("any")}, nil }
+func admitAnyone(net.Conn) (Principal, error) { return Principal{ID: testID("any")}, nil }
 
 func listenTCP(t testing.TB) net.Listener {
 	t.Helper()
@@ -65,29 +65,29 @@ func listenTCP(t testing.TB) net.Listener {
 	return l
 }
 
-// wired is a client on a real connection; it reads when it is asked to.
-type wired struct {
+// socketClient is a client on a real connection; it reads when it is asked to.
+type socketClient struct {
 	t  testing.TB
 	nc net.Conn
 	r  *bufio.Reader
 	v  packet.Version
 }
 
-func wire(t testing.TB, nc net.Conn, connect *packet.Connect) *wired {
+func connectSocket(t testing.TB, nc net.Conn, connect *packet.Connect) *socketClient {
 	t.Helper()
 	if err := nc.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	w := &wired{t: t, nc: nc, r: bufio.NewReaderSize(nc, 64<<10), v: packet.V5}
+	w := &socketClient{t: t, nc: nc, r: bufio.NewReaderSize(nc, 64<<10), v: packet.V5}
 	w.send(connect)
 	if p, ok := w.read().(*packet.Connack); !ok || p.ReasonCode != 0 {
-		t.Fatalf("got %s", show(p))
+		t.Fatalf("got %s", describePacket(p))
 	}
 	return w
 }
 
-func (w *wired) send(ps ...packet.Packet) {
+func (w *socketClient) send(ps ...packet.Packet) {
 	w.t.Helper()
 	var b []byte
 	for _, p := range ps {
@@ -98,7 +98,7 @@ func (w *wired) send(ps ...packet.Packet) {
 	}
 }
 
-func (w *wired) read() packet.Packet {
+func (w *socketClient) read() packet.Packet {
 	w.t.Helper()
 	p, err := packet.Read(w.r, w.v, packet.MaxSize)
 	if err != nil {
@@ -107,19 +107,19 @@ func (w *wired) read() packet.Packet {
 	return p
 }
 
-func (w *wired) subscribe(f string, qos byte) {
+func (w *socketClient) subscribe(f string, qos byte) {
 	w.t.Helper()
-	w.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter(f, qos)}})
+	w.send(&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{subscribeTo(f, qos)}})
 	if _, ok := w.read().(*packet.Suback); !ok {
 		w.t.Fatal("no SUBACK")
 	}
 }
 
-func (w *wired) ping() {
+func (w *socketClient) ping() {
 	w.t.Helper()
 	w.send(&packet.Pingreq{})
 	if p, ok := w.read().(*packet.Pingresp); !ok {
-		w.t.Fatalf("got %s, want PINGRESP", show(p))
+		w.t.Fatalf("got %s, want PINGRESP", describePacket(p))
 	}
 }
 
@@ -160,7 +160,7 @@ func selfSigned(t testing.TB) (server, client *tls.Config) {
 // quickListener is a listener below TLS as the daemon has it.
 type quickListener struct{ net.Listener }
 
-func quickly(l net.Listener) net.Listener { return quickListener{l} }
+func wrapQuick(l net.Listener) net.Listener { return quickListener{l} }
 
 func (l quickListener) Accept() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
@@ -176,7 +176,7 @@ func TestTransports(t *testing.T) {
 	all := maps.Clone(transports)
 	all["quick tcp"] = func(t testing.TB) (net.Listener, func() net.Conn) {
 		l := listenTCP(t)
-		return quickly(l), func() net.Conn { return dialTCP(t, l) }
+		return wrapQuick(l), func() net.Conn { return dialTCP(t, l) }
 	}
 	all["plain tls"] = func(t testing.TB) (net.Listener, func() net.Conn) {
 		server, client := selfSigned(t)
@@ -184,7 +184,7 @@ func TestTransports(t *testing.T) {
 		return tls.NewListener(l, server), func() net.Conn { return tls.Client(dialTCP(t, l), client) }
 	}
 	all["websocket, plain tls"] = func(t testing.TB) (net.Listener, func() net.Conn) {
-		s := listenWebSocket(t, plainly)
+		s := listenWebSocket(t, wrapNothing)
 		return s, func() net.Conn { return s.dial(t) }
 	}
 	all["unix"] = func(t testing.TB) (net.Listener, func() net.Conn) {
@@ -197,8 +197,8 @@ func TestTransports(t *testing.T) {
 	for name, listen := range all {
 		t.Run(name, func(t *testing.T) {
 			l, dial := listen(t)
-			b := serve(t, l, Options{Outbox: 64 << 20}, anyone)
-			sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+			b := startBroker(t, l, Options{Outbox: 64 << 20}, admitAnyone)
+			sub, pub := connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub"))
 			sub.subscribe("a", 0)
 			const n = 200
 			for i := range n {
@@ -230,8 +230,8 @@ func TestTransports(t *testing.T) {
 // that stay see every message of each other in order.
 func TestStress(t *testing.T) {
 	l := listenTCP(t)
-	b := serve(t, l, Options{}, anyone)
-	steady := wire(t, dialTCP(t, l), connectPacket("steady", expiry(60)))
+	b := startBroker(t, l, Options{}, admitAnyone)
+	steady := connectSocket(t, dialTCP(t, l), connectPacket("steady", sessionExpiry(60)))
 	steady.subscribe("steady/#", 1)
 	var guests sync.WaitGroup
 	stop := make(chan struct{})
@@ -243,11 +243,11 @@ func TestStress(t *testing.T) {
 					return
 				default:
 				}
-				guest(dialTCP(t, l), i, n)
+				runBadClient(dialTCP(t, l), i, n)
 			}
 		})
 	}
-	pub := wire(t, dialTCP(t, l), connectPacket("pub"))
+	pub := connectSocket(t, dialTCP(t, l), connectPacket("pub"))
 	const messages = 3000
 	var sender sync.WaitGroup
 	sender.Go(func() {
@@ -262,7 +262,7 @@ func TestStress(t *testing.T) {
 	for i := range messages {
 		p, ok := steady.read().(*packet.Publish)
 		if !ok || binary.BigEndian.Uint32(p.Payload) != uint32(i) {
-			t.Fatalf("message %d: got %s", i, show(p))
+			t.Fatalf("message %d: got %s", i, describePacket(p))
 		}
 		steady.send(&packet.Puback{PacketID: p.PacketID})
 	}
@@ -275,16 +275,16 @@ func TestStress(t *testing.T) {
 	b.Sessions()
 }
 
-// guest behaves as badly as clients do. What it meets does not matter.
-func guest(nc net.Conn, i, n int) {
+// runBadClient behaves as badly as clients do. What it meets does not matter.
+func runBadClient(nc net.Conn, i, n int) {
 	defer nc.Close()
 	if err := nc.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return
 	}
 	seconds := []uint32{0, 1, 100}[n%3]
-	change := []func(*packet.Connect){expiry(seconds), withWill("guest/will", "x", uint32(n%2))}
+	change := []func(*packet.Connect){sessionExpiry(seconds), withWill("guest/will", "x", uint32(n%2))}
 	if n%4 > 0 {
-		change = append(change, resume)
+		change = append(change, resumeSession)
 	}
 	b := connectPacket(fmt.Sprint("guest", i%3), change...).Append(nil, packet.V5)
 	b = append(b, subscribePacket(packet.V5, "guest/#", byte(n%3))...)
@@ -311,7 +311,7 @@ func guest(nc net.Conn, i, n int) {
 func TestHalfOpenConnections(t *testing.T) {
 	l := listenTCP(t)
 	const connectTimeout = 20 * time.Second // of those who say nothing
-	serve(t, l, Options{ConnectTimeout: connectTimeout}, anyone)
+	startBroker(t, l, Options{ConnectTimeout: connectTimeout}, admitAnyone)
 	for range 300 {
 		nc := dialTCP(t, l)
 		t.Cleanup(func() { nc.Close() })
@@ -320,7 +320,7 @@ func TestHalfOpenConnections(t *testing.T) {
 		}
 	}
 	start := time.Now()
-	wire(t, dialTCP(t, l), connectPacket("good"))
+	connectSocket(t, dialTCP(t, l), connectPacket("good"))
 	if got := time.Since(start); got > connectTimeout/2 {
 		t.Errorf("a good client waited %v", got)
 	}
@@ -351,17 +351,17 @@ func (l closedWith) Accept() (net.Conn, error) {
 	return nil, net.ErrClosed
 }
 func (closedWith) Close() error   { return nil }
-func (closedWith) Addr() net.Addr { return text("test") }
+func (closedWith) Addr() net.Addr { return textAddress("test") }
 
 // TestServeEndsWithItsListener closes the listener as the context ends: that is no
 // error, whichever of them Serve sees first.
 func TestServeEndsWithItsListener(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
 		for range 200 {
 			ctx := lateContext{t.Context(), make(chan struct{})}
 			ended := make(chan error, 1)
-			go func() { ended <- w.b.Serve(ctx, closedWith{ctx}, nil) }()
-			wait(time.Millisecond)
+			go func() { ended <- srv.broker.Serve(ctx, closedWith{ctx}, nil) }()
+			advanceTime(time.Millisecond)
 			close(ctx.done)
 			if err := <-ended; err != nil {
 				t.Fatal(err)

@@ -25,24 +25,24 @@ func overSockets(t *testing.T, o Options, test func(t *testing.T, b *Broker, dia
 	t.Helper()
 	t.Run("tcp", func(t *testing.T) {
 		var b *Broker
-		countsNothing(t, &b)
+		checkMemoryReleased(t, &b)
 		l := listenTCP(t)
-		b = serve(t, l, o, anyone)
+		b = startBroker(t, l, o, admitAnyone)
 		test(t, b, func() net.Conn { return dialTCP(t, l) })
 	})
 	t.Run("tls", func(t *testing.T) {
 		var b *Broker
-		countsNothing(t, &b)
+		checkMemoryReleased(t, &b)
 		server, client := selfSigned(t)
 		l := listenTCP(t)
-		b = serve(t, tls.NewListener(quickly(l), server), o, anyone)
+		b = startBroker(t, tls.NewListener(wrapQuick(l), server), o, admitAnyone)
 		test(t, b, func() net.Conn { return tls.Client(dialTCP(t, l), client) })
 	})
 }
 
-// countsNothing fails the test if, once its listener and clients have ended, the
+// checkMemoryReleased fails the test if, once its listener and clients have ended, the
 // memory that is counted is not that of sessions that stay.
-func countsNothing(t *testing.T, b **Broker) {
+func checkMemoryReleased(t *testing.T, b **Broker) {
 	t.Cleanup(func() {
 		left := (*b).memory.held.Load()
 		for _, s := range (*b).allSessions() {
@@ -73,7 +73,7 @@ func (b *Broker) looping() int {
 
 func TestSocketsJoinLoops(t *testing.T) {
 	overSockets(t, Options{}, func(t *testing.T, b *Broker, dial func() net.Conn) {
-		one, two := wire(t, dial(), connectPacket("one")), wire(t, dial(), connectPacket("two"))
+		one, two := connectSocket(t, dial(), connectPacket("one")), connectSocket(t, dial(), connectPacket("two"))
 		one.ping()
 		two.ping()
 		one.ping() // the first may have been answered before the reader gave the socket away
@@ -87,7 +87,7 @@ func TestSocketsJoinLoops(t *testing.T) {
 // TestLoopReassembles sends packets of all sizes in pieces that fit none of them.
 func TestLoopReassembles(t *testing.T) {
 	overSockets(t, Options{}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
-		sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+		sub, pub := connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub"))
 		sub.subscribe("a", 0)
 		random := rand.New(rand.NewPCG(1, 2))
 		var stream []byte
@@ -120,15 +120,15 @@ func TestLoopReassembles(t *testing.T) {
 	})
 }
 
-// gated is a store that keeps nothing while it is shut.
-type gated struct {
+// gatedStore is a store that keeps nothing while it is shut.
+type gatedStore struct {
 	store.Store
 	mu   sync.Mutex
 	shut bool
 	late []func()
 }
 
-func (g *gated) Update(add func(store.Tx), done func(error)) {
+func (g *gatedStore) Update(add func(store.Tx), done func(error)) {
 	g.mu.Lock()
 	if g.shut {
 		g.late = append(g.late, func() { g.Store.Update(add, done) })
@@ -139,7 +139,7 @@ func (g *gated) Update(add func(store.Tx), done func(error)) {
 	g.Store.Update(add, done)
 }
 
-func (g *gated) set(shut bool) {
+func (g *gatedStore) setShut(shut bool) {
 	g.mu.Lock()
 	g.shut = shut
 	late := g.late
@@ -152,37 +152,37 @@ func (g *gated) set(shut bool) {
 
 // TestLoopWaitsForNobody has a client wait for the disk, and others not.
 func TestLoopWaitsForNobody(t *testing.T) {
-	disk := &gated{Store: store.NewMemory(store.Limits{})}
+	disk := &gatedStore{Store: store.NewMemory(store.Limits{})}
 	overSockets(t, Options{Store: disk}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
-		keeper := wire(t, dial(), connectPacket("keeper", expiry(100)))
-		sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+		keeper := connectSocket(t, dial(), connectPacket("keeper", sessionExpiry(100)))
+		sub, pub := connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub"))
 		sub.subscribe("a", 0)
 		keeper.ping()
 		pub.ping()
-		disk.set(true)
-		keeper.send(&packet.Subscribe{PacketID: 7, Subscriptions: []packet.Subscription{filter("kept", 1)}}, &packet.Pingreq{})
-		retained := message("kept/retained", "x", 1, 9)
+		disk.setShut(true)
+		keeper.send(&packet.Subscribe{PacketID: 7, Subscriptions: []packet.Subscription{subscribeTo("kept", 1)}}, &packet.Pingreq{})
+		retained := publishPacket("kept/retained", "x", 1, 9)
 		retained.Retain = true
-		pub.send(retained, message("a", "behind it", 0, 0))
-		third := wire(t, dial(), connectPacket("third"))
+		pub.send(retained, publishPacket("a", "behind it", 0, 0))
+		third := connectSocket(t, dial(), connectPacket("third"))
 		for range 3 {
-			third.send(message("a", "hello", 0, 0))
+			third.send(publishPacket("a", "hello", 0, 0))
 			if p, ok := sub.read().(*packet.Publish); !ok || string(p.Payload) != "hello" {
-				t.Fatalf("got %s", show(p))
+				t.Fatalf("got %s", describePacket(p))
 			}
 		}
-		disk.set(false)
+		disk.setShut(false)
 		if p, ok := keeper.read().(*packet.Suback); !ok || p.PacketID != 7 {
-			t.Fatalf("got %s, want SUBACK", show(p))
+			t.Fatalf("got %s, want SUBACK", describePacket(p))
 		}
 		if p, ok := keeper.read().(*packet.Pingresp); !ok {
-			t.Fatalf("got %s, want PINGRESP", show(p))
+			t.Fatalf("got %s, want PINGRESP", describePacket(p))
 		}
 		if p, ok := pub.read().(*packet.Puback); !ok || p.PacketID != 9 {
-			t.Fatalf("got %s, want PUBACK", show(p))
+			t.Fatalf("got %s, want PUBACK", describePacket(p))
 		}
 		if p, ok := sub.read().(*packet.Publish); !ok || string(p.Payload) != "behind it" {
-			t.Fatalf("got %s", show(p))
+			t.Fatalf("got %s", describePacket(p))
 		}
 		keeper.ping()
 		pub.ping()
@@ -196,10 +196,10 @@ func TestOutboxTakesTheRest(t *testing.T) {
 	overSockets(t, Options{Outbox: 4096}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
 		payload := string(make([]byte, 1000))
 		const messages = 20
-		pub, sub := wire(t, dial(), connectPacket("pub")), wire(t, dial(), connectPacket("sub"))
+		pub, sub := connectSocket(t, dial(), connectPacket("pub")), connectSocket(t, dial(), connectPacket("sub"))
 		sub.ping()
 		for i := range messages {
-			retained := message(fmt.Sprint("retained/", i), payload, 1, 1)
+			retained := publishPacket(fmt.Sprint("retained/", i), payload, 1, 1)
 			retained.Retain = true
 			pub.send(retained)
 			if _, ok := pub.read().(*packet.Puback); !ok {
@@ -209,16 +209,16 @@ func TestOutboxTakesTheRest(t *testing.T) {
 		sub.subscribe("retained/+", 0)
 		for i := range messages {
 			if p, ok := sub.read().(*packet.Publish); !ok || !p.Retain {
-				t.Fatalf("retained message %d: %s", i, show(p))
+				t.Fatalf("retained message %d: %s", i, describePacket(p))
 			}
 		}
 		sub.subscribe("a", 1)
-		pub.send(message("a", payload, 0, 0), message("a", payload, 0, 0), message("a", payload, 0, 0), message("a", payload, 0, 0),
-			message("a", payload, 1, 1), message("a", payload, 1, 2))
+		pub.send(publishPacket("a", payload, 0, 0), publishPacket("a", payload, 0, 0), publishPacket("a", payload, 0, 0), publishPacket("a", payload, 0, 0),
+			publishPacket("a", payload, 1, 1), publishPacket("a", payload, 1, 2))
 		for acknowledged := uint16(0); acknowledged < 2; {
 			p, ok := sub.read().(*packet.Publish)
 			if !ok {
-				t.Fatalf("got %s", show(p))
+				t.Fatalf("got %s", describePacket(p))
 			}
 			if p.QoS == 1 {
 				acknowledged++
@@ -242,9 +242,9 @@ func TestLoopTakesOverInAPacket(t *testing.T) {
 		}
 	}, nil)
 	l := listenTCP(t)
-	b := serve(t, l, Options{Store: disk}, anyone)
-	c := wire(t, dialTCP(t, l), connectPacket("slow", resume, expiry(1000)))
-	large := message("a", string(make([]byte, 500<<10)), 1, 1).Append(nil, packet.V5)
+	b := startBroker(t, l, Options{Store: disk}, admitAnyone)
+	c := connectSocket(t, dialTCP(t, l), connectPacket("slow", resumeSession, sessionExpiry(1000)))
+	large := publishPacket("a", string(make([]byte, 500<<10)), 1, 1).Append(nil, packet.V5)
 	write := func(n int) {
 		t.Helper()
 		if _, err := c.nc.Write(large[:n]); err != nil {
@@ -258,7 +258,7 @@ func TestLoopTakesOverInAPacket(t *testing.T) {
 	}
 	for range messages {
 		if p, ok := c.read().(*packet.Publish); !ok {
-			t.Fatalf("got %s", show(p))
+			t.Fatalf("got %s", describePacket(p))
 		}
 	}
 	for len(large) > 8<<10 { // memory is given out in sizes that this divides
@@ -266,7 +266,7 @@ func TestLoopTakesOverInAPacket(t *testing.T) {
 	}
 	write(len(large))
 	if p, ok := c.read().(*packet.Puback); !ok || p.PacketID != 1 {
-		t.Fatalf("got %s", show(p))
+		t.Fatalf("got %s", describePacket(p))
 	}
 	c.ping()
 }
@@ -275,14 +275,14 @@ func TestLoopTakesOverInAPacket(t *testing.T) {
 // to a goroutine.
 func TestLoopCountsBytes(t *testing.T) {
 	overSockets(t, Options{Publish: Rate{Bytes: 1_000_000}}, func(t *testing.T, b *Broker, dial func() net.Conn) {
-		pub := wire(t, dial(), connectPacket("pub"))
+		pub := connectSocket(t, dial(), connectPacket("pub"))
 		pub.ping()
 		for i := range 2 {
-			retained := message("a", string(make([]byte, 600_000)), 1, uint16(i+1))
+			retained := publishPacket("a", string(make([]byte, 600_000)), 1, uint16(i+1))
 			retained.Retain = true
 			pub.send(retained)
 			if p, ok := pub.read().(*packet.Puback); !ok {
-				t.Fatalf("got %s", show(p))
+				t.Fatalf("got %s", describePacket(p))
 			}
 		}
 		pub.ping()
@@ -294,7 +294,7 @@ func TestLoopCountsBytes(t *testing.T) {
 
 // TestLoopConnectionsEnd ends connections of a loop in each way.
 func TestLoopConnectionsEnd(t *testing.T) {
-	ended := func(t *testing.T, w *wired) {
+	ended := func(t *testing.T, w *socketClient) {
 		t.Helper()
 		if _, err := w.r.ReadByte(); err == nil {
 			t.Error("something came after the end")
@@ -302,46 +302,46 @@ func TestLoopConnectionsEnd(t *testing.T) {
 	}
 	overSockets(t, Options{}, func(t *testing.T, b *Broker, dial func() net.Conn) {
 		t.Run("half closed by the client", func(t *testing.T) {
-			c := wire(t, dial(), connectPacket("half"))
+			c := connectSocket(t, dial(), connectPacket("half"))
 			c.ping()
-			c.send(message("a", "last words", 1, 3))
+			c.send(publishPacket("a", "last words", 1, 3))
 			if err := c.nc.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 				t.Fatal(err)
 			}
 			if p, ok := c.read().(*packet.Puback); !ok || p.PacketID != 3 {
-				t.Fatalf("got %s, want PUBACK", show(p))
+				t.Fatalf("got %s, want PUBACK", describePacket(p))
 			}
 			ended(t, c)
 		})
 		t.Run("taken over", func(t *testing.T) {
-			old := wire(t, dial(), connectPacket("same"))
+			old := connectSocket(t, dial(), connectPacket("same"))
 			old.ping()
-			wire(t, dial(), connectPacket("same")).ping()
+			connectSocket(t, dial(), connectPacket("same")).ping()
 			if p, ok := old.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.SessionTakenOver {
-				t.Fatalf("got %s", show(p))
+				t.Fatalf("got %s", describePacket(p))
 			}
 			ended(t, old)
 		})
 		t.Run("by an operator", func(t *testing.T) {
-			c := wire(t, dial(), connectPacket("kicked"))
+			c := connectSocket(t, dial(), connectPacket("kicked"))
 			c.ping()
 			if n := b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction}); n.Connections == 0 {
 				t.Fatal("nobody was there")
 			}
 			if p, ok := c.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.AdministrativeAction {
-				t.Fatalf("got %s", show(p))
+				t.Fatalf("got %s", describePacket(p))
 			}
 			ended(t, c)
 		})
 		t.Run("by a broken packet", func(t *testing.T) {
-			c := wire(t, dial(), connectPacket("broken"))
+			c := connectSocket(t, dial(), connectPacket("broken"))
 			c.ping()
-			c.send(message("a", "x", 1, 1), &packet.Pingresp{})
+			c.send(publishPacket("a", "x", 1, 1), &packet.Pingresp{})
 			if p, ok := c.read().(*packet.Puback); !ok {
-				t.Fatalf("got %s, want PUBACK", show(p))
+				t.Fatalf("got %s, want PUBACK", describePacket(p))
 			}
 			if p, ok := c.read().(*packet.Disconnect); !ok || !p.ReasonCode.Failed() {
-				t.Fatalf("got %s", show(p))
+				t.Fatalf("got %s", describePacket(p))
 			}
 			ended(t, c)
 		})
@@ -352,14 +352,14 @@ func TestLoopConnectionsEnd(t *testing.T) {
 // nothing of what waits for it.
 func TestLoopEndsWithItsListener(t *testing.T) {
 	l := listenTCP(t)
-	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}})
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	var done sync.WaitGroup
-	done.Go(func() { served <- b.Serve(ctx, l, anyone) })
+	done.Go(func() { served <- b.Serve(ctx, l, admitAnyone) })
 	defer done.Wait()
 	defer cancel()
-	deaf, pub := wire(t, dialTCP(t, l), connectPacket("deaf")), wire(t, dialTCP(t, l), connectPacket("pub"))
+	deaf, pub := connectSocket(t, dialTCP(t, l), connectPacket("deaf")), connectSocket(t, dialTCP(t, l), connectPacket("pub"))
 	deaf.subscribe("a", 0)
 	for range 200 {
 		pub.send(&packet.Publish{TopicName: []byte("a"), Payload: make([]byte, 64<<10)})
@@ -376,7 +376,7 @@ func TestLoopEndsWithItsListener(t *testing.T) {
 		t.Errorf("%d connections left in loops", got)
 	}
 	if p, ok := pub.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.ServerShuttingDown {
-		t.Errorf("got %s", show(p))
+		t.Errorf("got %s", describePacket(p))
 	}
 	if _, err := pub.r.ReadByte(); err == nil {
 		t.Error("something came after DISCONNECT")
@@ -411,18 +411,18 @@ func TestLoopWeighs(t *testing.T) {
 func TestSteadyStream(t *testing.T) {
 	overSockets(t, Options{}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
 		const messages = 20_000
-		sub, pub, other := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub")), wire(t, dial(), connectPacket("other"))
+		sub, pub, other := connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub")), connectSocket(t, dial(), connectPacket("other"))
 		sub.subscribe("a", 0)
 		pub.ping()
 		var done sync.WaitGroup
 		done.Go(func() {
 			for i := range messages {
-				pub.send(message("a", fmt.Sprint(i), 0, 0))
+				pub.send(publishPacket("a", fmt.Sprint(i), 0, 0))
 			}
 		})
 		for i := range messages {
 			if p, ok := sub.read().(*packet.Publish); !ok || string(p.Payload) != fmt.Sprint(i) {
-				t.Fatalf("message %d: %s", i, show(p))
+				t.Fatalf("message %d: %s", i, describePacket(p))
 			}
 			if i%1000 == 0 {
 				other.ping()
@@ -437,7 +437,7 @@ func TestSteadyStream(t *testing.T) {
 func TestEndIsNotified(t *testing.T) {
 	overSockets(t, Options{}, func(t *testing.T, b *Broker, dial func() net.Conn) {
 		for range 2 { // in a loop, and perhaps before
-			c := wire(t, dial(), connectPacket("c"))
+			c := connectSocket(t, dial(), connectPacket("c"))
 			b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction})
 			if _, ok := c.read().(*packet.Disconnect); !ok {
 				t.Error("no DISCONNECT")
@@ -445,30 +445,30 @@ func TestEndIsNotified(t *testing.T) {
 			if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
 				t.Errorf("then %v, want EOF", err)
 			}
-			c = wire(t, dial(), connectPacket("c"))
+			c = connectSocket(t, dial(), connectPacket("c"))
 			c.send(&packet.Disconnect{})
 			if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
 				t.Errorf("after DISCONNECT %v, want EOF", err)
 			}
-			c = wire(t, dial(), connectPacket("c"))
+			c = connectSocket(t, dial(), connectPacket("c"))
 			c.ping()
 			c.ping()
 		}
 	})
 }
 
-// claimed counts farewells of a sink that no goroutine has claimed: its descriptor
+// ownerCheckingSink counts farewells of a sink that no goroutine has claimed: its descriptor
 // may be another client's by then.
-type claimed struct {
+type ownerCheckingSink struct {
 	socket.Sink
 	out     *outbox
-	strange atomic.Int32
+	unowned atomic.Int32
 }
 
-func (c *claimed) CloseNotify() {
+func (c *ownerCheckingSink) CloseNotify() {
 	c.out.mu.Lock()
 	if !c.out.sinkBusy {
-		c.strange.Add(1)
+		c.unowned.Add(1)
 	}
 	c.out.mu.Unlock()
 	c.Sink.(socket.Notifier).CloseNotify()
@@ -479,21 +479,21 @@ func (c *claimed) CloseNotify() {
 func TestEndIsNotifiedByOwner(t *testing.T) {
 	server, client := selfSigned(t)
 	l := listenTCP(t)
-	b := serve(t, tls.NewListener(quickly(l), server), Options{}, anyone)
-	c := wire(t, tls.Client(dialTCP(t, l), client), connectPacket("c"))
+	b := startBroker(t, tls.NewListener(wrapQuick(l), server), Options{}, admitAnyone)
+	c := connectSocket(t, tls.Client(dialTCP(t, l), client), connectPacket("c"))
 	c.ping()
 	out := &b.allSessions()[0].conn.Load().out
 	for !out.claimSink() {
 		runtime.Gosched()
 	}
-	watched := &claimed{Sink: out.sink, out: out}
+	watched := &ownerCheckingSink{Sink: out.sink, out: out}
 	out.yieldSink(watched)
 	b.Disconnect(testID("any"), Removal{Code: packet.AdministrativeAction})
 	c.read()
 	if _, err := c.r.ReadByte(); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want EOF", err)
 	}
-	if n := watched.strange.Load(); n > 0 {
+	if n := watched.unowned.Load(); n > 0 {
 		t.Errorf("%d writes to a sink that no goroutine has", n)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-func heap() int64 {
+func heapBytes() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -24,29 +24,29 @@ func heap() int64 {
 // together are fifty times the ceiling.
 func TestSlowClientsHoldLittle(t *testing.T) {
 	const ceiling, slow = 8 << 20, 40
-	bubble(t, func(o *Options) {
+	runWithServer(t, func(o *Options) {
 		o.Memory = ceiling
 		o.Outbox, o.Queue = 10<<20, store.QueueLimit{Messages: 1 << 20, Bytes: 10 << 20}
-	}, func(t *testing.T, w *world) {
-		before := heap()
+	}, func(t *testing.T, srv *testServer) {
+		before := heapBytes()
 		for i := range slow {
-			w.stopReading(fmt.Sprint("slow", i), filter("#", byte(i%2)))
+			srv.connectDeadClient(fmt.Sprint("slow", i), subscribeTo("#", byte(i%2)))
 		}
 		synctest.Wait()
-		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("#", 1))
+		sub, pub := srv.connect(packet.V5, "sub"), srv.connect(packet.V5, "pub")
+		sub.subscribe(subscribeTo("#", 1))
 		payload := strings.Repeat("x", 4000)
 		top := int64(0)
 		for i := range 3000 {
-			if code := pub.exchange("a", payload, byte(i%2)); code != 0 {
+			if code := pub.publishAndWait("a", payload, byte(i%2)); code != 0 {
 				t.Fatalf("message %d: %s", i, code) // slow clients cost themselves only
 			}
-			sub.finish(sub.wantMessage(payload))
+			sub.acknowledge(sub.wantMessage(payload))
 			if i%500 == 499 {
-				top = max(top, heap()-before)
+				top = max(top, heapBytes()-before)
 			}
 		}
-		c := w.counters()
+		c := srv.counters()
 		if c.MemoryHeld < ceiling/2 || c.MemoryHeld > ceiling {
 			t.Errorf("%d bytes held, the ceiling is %d", c.MemoryHeld, ceiling)
 		}
@@ -56,10 +56,10 @@ func TestSlowClientsHoldLittle(t *testing.T) {
 		if c.Drops["slow"] == 0 || c.Drops["queue"] == 0 || c.MessagesDropped != c.Drops["slow"]+c.Drops["queue"] {
 			t.Errorf("drops %v of %d", c.Drops, c.MessagesDropped)
 		}
-		wait(2 * socket.WriteStall) // the dead are given up
-		sub.close()
-		pub.close()
-		if got := w.counters().MemoryHeld; got != 0 {
+		advanceTime(2 * socket.WriteStall) // the dead are given up
+		sub.dropConnection()
+		pub.dropConnection()
+		if got := srv.counters().MemoryHeld; got != 0 {
 			t.Errorf("%d bytes stay held", got)
 		}
 	})
@@ -68,23 +68,23 @@ func TestSlowClientsHoldLittle(t *testing.T) {
 // TestOutboxGrowsAgain has a client take a message while memory is short: it may
 // have as much waiting as before when memory is not.
 func TestOutboxGrowsAgain(t *testing.T) {
-	bubble(t, func(o *Options) { o.Memory = 64 << 20 }, func(t *testing.T, w *world) {
-		pub, sub := w.connect(packet.V5, "pub"), w.connect(packet.V5, "sub")
-		sub.subscribe(filter("a", 0))
+	runWithServer(t, func(o *Options) { o.Memory = 64 << 20 }, func(t *testing.T, srv *testServer) {
+		pub, sub := srv.connect(packet.V5, "pub"), srv.connect(packet.V5, "sub")
+		sub.subscribe(subscribeTo("a", 0))
 		const others = 63 << 20
-		w.b.memory.charge(others)
+		srv.broker.memory.charge(others)
 		pub.publish("a", "short", 0, 0)
 		sub.wantMessage("short")
-		w.b.memory.charge(-others)
+		srv.broker.memory.charge(-others)
 
 		pub.publish("nobody", strings.Repeat("x", maxReadBuffer), 0, 0) // so that the next read is a large one
 		synctest.Wait()
 		const messages = 50
 		var batch []byte
 		for i := range messages {
-			batch = message("a", fmt.Sprintf("%01000d", i), 0, 0).Append(batch, packet.V5)
+			batch = publishPacket("a", fmt.Sprintf("%01000d", i), 0, 0).Append(batch, packet.V5)
 		}
-		pub.raw(batch)
+		pub.sendBytes(batch)
 		for i := range messages {
 			sub.wantMessage(fmt.Sprintf("%01000d", i))
 		}
@@ -94,61 +94,61 @@ func TestOutboxGrowsAgain(t *testing.T) {
 // TestMemoryCeiling fills the store with what is kept for a client that is away.
 func TestMemoryCeiling(t *testing.T) {
 	const ceiling = 1 << 20
-	bubble(t, func(o *Options) {
+	runWithServer(t, func(o *Options) {
 		o.Memory = ceiling
 		o.Store = store.NewMemory(store.Limits{Queue: store.QueueLimit{Messages: 1 << 20, Bytes: 1 << 30}})
-	}, func(t *testing.T, w *world) {
-		away := w.connect(packet.V5, "away", expiry(1000))
-		away.subscribe(filter("#", 1))
-		away.close()
-		old, pub := w.connect(packet.V311, "old"), w.connect(packet.V5, "pub", expiry(1000))
+	}, func(t *testing.T, srv *testServer) {
+		away := srv.connect(packet.V5, "away", sessionExpiry(1000))
+		away.subscribe(subscribeTo("#", 1))
+		away.dropConnection()
+		old, pub := srv.connect(packet.V311, "old"), srv.connect(packet.V5, "pub", sessionExpiry(1000))
 		payload := strings.Repeat("x", 10_000)
 		sent := 0
-		for ; pub.exchange("a", payload, 1) == packet.Success; sent++ {
+		for ; pub.publishAndWait("a", payload, 1) == packet.Success; sent++ {
 			if sent > ceiling/10_000 {
 				t.Fatal("no ceiling")
 			}
-			wait(lookInterval)
+			advanceTime(lookInterval)
 		}
-		if c := w.counters(); c.MemoryHeld < ceiling || c.MemoryHeld > ceiling+lookBytes {
+		if c := srv.counters(); c.MemoryHeld < ceiling || c.MemoryHeld > ceiling+lookBytes {
 			t.Errorf("%d bytes held", c.MemoryHeld)
 		}
 		for qos := byte(1); qos < 3; qos++ { // MQTT 3.1.1 has no code: no acknowledgement
-			if code := pub.exchange("a", "x", qos); code != packet.QuotaExceeded {
+			if code := pub.publishAndWait("a", "x", qos); code != packet.QuotaExceeded {
 				t.Errorf("QoS %d: %s", qos, code)
 			}
 			old.publish("a", "x", qos, uint16(qos))
 		}
-		old.silence()
+		old.wantNothing()
 		old.publish("a", "x", 0, 0)
-		if got := old.subscribe(filter("b", 0)); got[0] != packet.UnspecifiedError {
+		if got := old.subscribe(subscribeTo("b", 0)); got[0] != packet.UnspecifiedError {
 			t.Errorf("SUBACK of 3.1.1: %v", got)
 		}
-		if got := pub.subscribe(filter("b", 0)); got[0] != packet.QuotaExceeded {
+		if got := pub.subscribe(subscribeTo("b", 0)); got[0] != packet.QuotaExceeded {
 			t.Errorf("SUBACK: %v", got)
 		}
-		if _, ack := w.connectAck(packet.V5, "new"); ack.ReasonCode != packet.ServerBusy {
-			t.Errorf("new client: %s", show(ack))
+		if _, ack := srv.connectAck(packet.V5, "new"); ack.ReasonCode != packet.ServerBusy {
+			t.Errorf("new client: %s", describePacket(ack))
 		}
-		if _, ack := w.connectAck(packet.V311, "new"); ack.ReasonCode != packet.ServerUnavailable {
-			t.Errorf("new client of 3.1.1: %s", show(ack))
+		if _, ack := srv.connectAck(packet.V311, "new"); ack.ReasonCode != packet.ServerUnavailable {
+			t.Errorf("new client of 3.1.1: %s", describePacket(ack))
 		}
-		c := w.counters()
+		c := srv.counters()
 		if c.Drops["memory"] != 1 || c.MemoryRefused["publish"] < 6 || c.MemoryRefused["connect"] != 2 || c.MemoryRefused["subscribe"] != 2 {
 			t.Errorf("drops %v, refused %v", c.Drops, c.MemoryRefused)
 		}
 
-		away = w.connect(packet.V5, "away", resume) // whose queue it is may come
+		away = srv.connect(packet.V5, "away", resumeSession) // whose queue it is may come
 		for range sent {
-			away.finish(away.wantMessage(payload))
+			away.acknowledge(away.wantMessage(payload))
 		}
-		wait(lookInterval)
-		if code := pub.exchange("a", "y", 2); code != packet.Success {
+		advanceTime(lookInterval)
+		if code := pub.publishAndWait("a", "y", 2); code != packet.Success {
 			t.Errorf("after it was emptied: %s", code)
 		}
-		away.finish(away.wantMessage("y"))
-		w.connect(packet.V5, "new").bye()
-		for _, s := range w.b.opts.Store.Sessions() { // a refused QoS 2 message left nothing behind
+		away.acknowledge(away.wantMessage("y"))
+		srv.connect(packet.V5, "new").disconnect()
+		for _, s := range srv.broker.opts.Store.Sessions() { // a refused QoS 2 message left nothing behind
 			if len(s.Received) != 0 {
 				t.Errorf("%s: identifiers %v", s.Key.ClientID, s.Received)
 			}
@@ -166,7 +166,7 @@ func TestMemoryCountsWhatClientsHold(t *testing.T) {
 	}{
 		"topic aliases": {10 * 60_000, func(c *client) {
 			for i := range 10 {
-				p := message(long+fmt.Sprint(i), "", 0, 0)
+				p := publishPacket(long+fmt.Sprint(i), "", 0, 0)
 				p.Properties.SetTopicAlias(uint16(i + 1))
 				c.send(p)
 			}
@@ -178,12 +178,12 @@ func TestMemoryCountsWhatClientsHold(t *testing.T) {
 		}},
 		"subscriptions": {10 * 2 * 60_000, func(c *client) {
 			for i := range 10 {
-				c.subscribe(filter(long+fmt.Sprint(i), 0))
+				c.subscribe(subscribeTo(long+fmt.Sprint(i), 0))
 			}
 		}},
 		"levels of subscriptions": {100 * 190 * levelCost, func(c *client) {
 			for i := range 100 {
-				c.subscribe(filter(fmt.Sprint(i)+strings.Repeat("/", 190), 0))
+				c.subscribe(subscribeTo(fmt.Sprint(i)+strings.Repeat("/", 190), 0))
 			}
 		}},
 		"packet identifiers": {1000 * incomingCost, func(c *client) {
@@ -192,8 +192,8 @@ func TestMemoryCountsWhatClientsHold(t *testing.T) {
 			}
 		}},
 		"an unfinished packet": {500_000, func(c *client) {
-			p := message("a", strings.Repeat("x", 600_000), 0, 0).Append(nil, c.v)
-			c.raw(p[:500_000])
+			p := publishPacket("a", strings.Repeat("x", 600_000), 0, 0).Append(nil, c.v)
+			c.sendBytes(p[:500_000])
 		}},
 	} {
 		for _, v := range versions {
@@ -201,18 +201,18 @@ func TestMemoryCountsWhatClientsHold(t *testing.T) {
 				continue // MQTT 3.1.1 has none
 			}
 			t.Run(name+"/"+v.String(), func(t *testing.T) {
-				bubble(t, func(o *Options) { o.ReceiveMaximum = 2000 }, func(t *testing.T, w *world) {
-					c := w.connect(v, "c")
-					before := w.held()
+				runWithServer(t, func(o *Options) { o.ReceiveMaximum = 2000 }, func(t *testing.T, srv *testServer) {
+					c := srv.connect(v, "c")
+					before := srv.memoryHeld()
 					if before < streamCost+sessionCost {
 						t.Errorf("an idle connection counts %d", before)
 					}
 					tt.hold(c)
-					if got := w.held() - before; got < tt.least || got > 4*tt.least {
+					if got := srv.memoryHeld() - before; got < tt.least || got > 4*tt.least {
 						t.Errorf("%d bytes counted, want at least %d", got, tt.least)
 					}
-					c.close()
-					if got := w.held(); got != 0 {
+					c.dropConnection()
+					if got := srv.memoryHeld(); got != 0 {
 						t.Errorf("%d bytes stay counted", got)
 					}
 				})
@@ -223,19 +223,19 @@ func TestMemoryCountsWhatClientsHold(t *testing.T) {
 
 // TestMemoryCountsSessions has sessions outlive their connections, with a will.
 func TestMemoryCountsSessions(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
 		will := strings.Repeat("x", 50_000)
-		c := w.connect(packet.V5, "c", expiry(100), withWill("w", will, 50))
-		c.close()
-		if got := w.held(); got < sessionCost+50_000 || got > sessionCost+60_000 {
+		c := srv.connect(packet.V5, "c", sessionExpiry(100), withWill("w", will, 50))
+		c.dropConnection()
+		if got := srv.memoryHeld(); got < sessionCost+50_000 || got > sessionCost+60_000 {
 			t.Errorf("%d bytes counted with the will", got)
 		}
-		wait(51 * time.Second)
-		if got := w.held(); got < sessionCost || got > 2*sessionCost {
+		advanceTime(51 * time.Second)
+		if got := srv.memoryHeld(); got < sessionCost || got > 2*sessionCost {
 			t.Errorf("%d bytes counted after it", got)
 		}
-		wait(50 * time.Second)
-		if got := w.held(); got != 0 {
+		advanceTime(50 * time.Second)
+		if got := srv.memoryHeld(); got != 0 {
 			t.Errorf("%d bytes counted after the session", got)
 		}
 	})
@@ -244,23 +244,23 @@ func TestMemoryCountsSessions(t *testing.T) {
 // TestFullMemoryRefusesLargePackets fills the memory: clients that are there go
 // on, but for what would need more of it.
 func TestFullMemoryRefusesLargePackets(t *testing.T) {
-	large := message("a", strings.Repeat("x", 200_000), 0, 0).Append(nil, packet.V5)
+	large := publishPacket("a", strings.Repeat("x", 200_000), 0, 0).Append(nil, packet.V5)
 	var aliases []byte
 	for alias := range uint16(2) {
-		m := message(strings.Repeat("x", 40_000), "", 0, 0)
+		m := publishPacket(strings.Repeat("x", 40_000), "", 0, 0)
 		m.Properties.SetTopicAlias(alias + 1)
 		aliases = m.Append(aliases, packet.V5)
 	}
 	for name, b := range map[string][]byte{"packet": large[:100_000], "aliases": aliases} {
-		bubble(t, func(o *Options) { o.Memory = 1 << 20 }, func(t *testing.T, w *world) {
-			c := w.connect(packet.V5, "c")
-			w.b.memory.charge(1 << 20)
-			defer w.b.memory.charge(-1 << 20)
+		runWithServer(t, func(o *Options) { o.Memory = 1 << 20 }, func(t *testing.T, srv *testServer) {
+			c := srv.connect(packet.V5, "c")
+			srv.broker.memory.charge(1 << 20)
+			defer srv.broker.memory.charge(-1 << 20)
 			c.send(&packet.Pingreq{})
-			want[*packet.Pingresp](c)
+			wantPacket[*packet.Pingresp](c)
 			_, _ = c.nc.Write(b) // not all of it is read
-			if p := want[*packet.Disconnect](c); p.ReasonCode != packet.QuotaExceeded {
-				t.Errorf("%s: %s", name, show(p))
+			if p := wantPacket[*packet.Disconnect](c); p.ReasonCode != packet.QuotaExceeded {
+				t.Errorf("%s: %s", name, describePacket(p))
 			}
 		})
 	}
@@ -292,19 +292,19 @@ func TestLedgerShare(t *testing.T) {
 
 func TestDropsAreReported(t *testing.T) {
 	log, entries := recordedLog()
-	bubble(t, func(o *Options) { o.Log, o.Outbox = log, 1000 }, func(t *testing.T, w *world) {
-		w.stopReading("dead", filter("a", 0))
+	runWithServer(t, func(o *Options) { o.Log, o.Outbox = log, 1000 }, func(t *testing.T, srv *testServer) {
+		srv.connectDeadClient("dead", subscribeTo("a", 0))
 		synctest.Wait()
-		small := w.connect(packet.V5, "small", func(p *packet.Connect) { p.Properties.SetMaximumPacketSize(30) })
-		small.subscribe(filter("a", 1))
-		pub := w.connect(packet.V5, "pub")
+		small := srv.connect(packet.V5, "small", func(p *packet.Connect) { p.Properties.SetMaximumPacketSize(30) })
+		small.subscribe(subscribeTo("a", 1))
+		pub := srv.connect(packet.V5, "pub")
 		for range 20 {
 			pub.publish("a", strings.Repeat("x", 200), 0, 0)
 		}
 		synctest.Wait()
-		w.b.reportDrops()
-		w.b.reportDrops() // says nothing again
-		for _, s := range w.b.Sessions() {
+		srv.broker.reportDrops()
+		srv.broker.reportDrops() // says nothing again
+		for _, s := range srv.broker.Sessions() {
 			switch s.ClientID {
 			case "small":
 				if s.Dropped != 20 || s.Drops["too_large"] != 20 {
@@ -333,9 +333,9 @@ func TestDropsAreReported(t *testing.T) {
 
 func TestDropLinesAreBounded(t *testing.T) {
 	log, entries := recordedLog()
-	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}, Log: log})
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}, Log: log})
 	for i := range 50 {
-		attached(t, b, packet.V5, fmt.Sprint("c", i), 0).own.countDrop(dropSlow)
+		newSessionConn(t, b, packet.V5, fmt.Sprint("c", i), 0).own.countDrop(dropSlow)
 	}
 	b.reportDrops()
 	if got := len(entries.AllEntries()); got != maxDropLines+1 {
@@ -346,11 +346,11 @@ func TestDropLinesAreBounded(t *testing.T) {
 // TestHeldWhenFull sends packets in pieces while memory is full: what the connection
 // itself costs, 48 KiB here, does not count for their size.
 func TestHeldWhenFull(t *testing.T) {
-	bubble(t, func(o *Options) { o.Memory = 8 << 20 }, func(t *testing.T, w *world) {
+	runWithServer(t, func(o *Options) { o.Memory = 8 << 20 }, func(t *testing.T, srv *testServer) {
 		for _, size := range []int{60_000, 70_000} {
-			pub := w.connect(packet.V5, fmt.Sprint("pub", size))
-			w.b.memory.charge(8 << 20)
-			whole := message("a", strings.Repeat("x", size), 1, 1).Append(nil, packet.V5)
+			pub := srv.connect(packet.V5, fmt.Sprint("pub", size))
+			srv.broker.memory.charge(8 << 20)
+			whole := publishPacket("a", strings.Repeat("x", size), 1, 1).Append(nil, packet.V5)
 			for len(whole) > 0 {
 				n := min(len(whole), 5000)
 				if _, err := pub.nc.Write(whole[:n]); err != nil {
@@ -359,20 +359,20 @@ func TestHeldWhenFull(t *testing.T) {
 				whole = whole[n:]
 				synctest.Wait()
 			}
-			switch p := pub.next().(type) {
+			switch p := pub.nextPacket().(type) {
 			case *packet.Puback:
 				if size > heldWhenFull || p.ReasonCode != packet.QuotaExceeded {
-					t.Errorf("%d bytes: %s", size, show(p))
+					t.Errorf("%d bytes: %s", size, describePacket(p))
 				}
 			case *packet.Disconnect:
 				if size < heldWhenFull || p.ReasonCode != packet.QuotaExceeded {
-					t.Errorf("%d bytes: %s", size, show(p))
+					t.Errorf("%d bytes: %s", size, describePacket(p))
 				}
 			default:
 				t.Errorf("%d bytes: %v", size, p)
 			}
-			pub.close()
-			w.b.memory.charge(-8 << 20)
+			pub.dropConnection()
+			srv.broker.memory.charge(-8 << 20)
 		}
 	})
 }

@@ -13,27 +13,27 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// exchange publishes one message and sees its exchange through.
-func (c *client) exchange(topic, payload string, qos byte) packet.ReasonCode {
+// publishAndWait publishes one message and sees its exchange through.
+func (c *client) publishAndWait(topic, payload string, qos byte) packet.ReasonCode {
 	c.t.Helper()
 	c.publish(topic, payload, qos, uint16(qos)*7)
 	switch qos {
 	case 1:
-		return want[*packet.Puback](c).ReasonCode
+		return wantPacket[*packet.Puback](c).ReasonCode
 	case 2:
-		rec := want[*packet.Pubrec](c)
+		rec := wantPacket[*packet.Pubrec](c)
 		if rec.ReasonCode.Failed() {
 			return rec.ReasonCode
 		}
 		c.send(&packet.Pubrel{PacketID: 14})
-		want[*packet.Pubcomp](c)
+		wantPacket[*packet.Pubcomp](c)
 		return rec.ReasonCode
 	}
 	return 0
 }
 
-// finish acknowledges a message that arrived.
-func (c *client) finish(p *packet.Publish) {
+// acknowledge acknowledges a message that arrived.
+func (c *client) acknowledge(p *packet.Publish) {
 	c.t.Helper()
 	switch p.QoS {
 	case 1:
@@ -41,13 +41,13 @@ func (c *client) finish(p *packet.Publish) {
 	case 2:
 		c.send(&packet.Pubrec{PacketID: p.PacketID})
 		var before []packet.Packet // messages that came meanwhile
-		for got := c.next(); got != nil; got = c.next() {
+		for got := c.nextPacket(); got != nil; got = c.nextPacket() {
 			if rel, ok := got.(*packet.Pubrel); ok && rel.PacketID == p.PacketID {
 				break
 			}
 			before = append(before, got)
 		}
-		c.held = append(before, c.held...)
+		c.unread = append(before, c.unread...)
 		c.send(&packet.Pubcomp{PacketID: p.PacketID})
 	}
 }
@@ -58,28 +58,28 @@ func TestQoS(t *testing.T) { // [MQTT-3.8.4-8] [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQ
 			for qos := range byte(3) {
 				for granted := range byte(3) {
 					t.Run(fmt.Sprintf("%s/expiry=%d/qos=%d/granted=%d", v, session, qos, granted), func(t *testing.T) {
-						bubble(t, nil, func(t *testing.T, w *world) {
-							change := expiry(session)
+						runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+							change := sessionExpiry(session)
 							if v == packet.V311 {
 								change = func(p *packet.Connect) { p.CleanStart = session == 0 }
 							}
-							sub, pub := w.connect(v, "sub", change), w.connect(v, "pub", change)
-							if got := sub.subscribe(filter("a/+", granted)); got[0] != packet.ReasonCode(granted) {
+							sub, pub := srv.connect(v, "sub", change), srv.connect(v, "pub", change)
+							if got := sub.subscribe(subscribeTo("a/+", granted)); got[0] != packet.ReasonCode(granted) {
 								t.Fatalf("granted %v", got)
 							}
 							for i := range 3 {
 								payload := fmt.Sprint(i)
-								if code := pub.exchange("a/b", payload, qos); code != 0 {
+								if code := pub.publishAndWait("a/b", payload, qos); code != 0 {
 									t.Errorf("acknowledged with %s", code)
 								}
 								p := sub.wantMessage(payload)
 								if p.QoS != min(qos, granted) || p.Dup || p.Retain || string(p.TopicName) != "a/b" {
 									t.Errorf("got %+v", p)
 								}
-								sub.finish(p)
+								sub.acknowledge(p)
 							}
-							sub.silence()
-							if got := w.counters().Store.Queued; got != 0 {
+							sub.wantNothing()
+							if got := srv.counters().Store.Queued; got != 0 {
 								t.Errorf("%d messages stay in queues", got)
 							}
 						})
@@ -91,10 +91,10 @@ func TestQoS(t *testing.T) { // [MQTT-3.8.4-8] [MQTT-4.3.2-4] [MQTT-4.3.3-8] [MQ
 }
 
 func TestNobodyListens(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c")
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c")
 		for qos := byte(1); qos < 3; qos++ {
-			if code := c.exchange("a", "x", qos); code != packet.NoMatchingSubscribers {
+			if code := c.publishAndWait("a", "x", qos); code != packet.NoMatchingSubscribers {
 				t.Errorf("QoS %d: %s", qos, code)
 			}
 		}
@@ -102,18 +102,18 @@ func TestNobodyListens(t *testing.T) {
 }
 
 func TestQoS0TouchesNoStore(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
-		away := w.connect(packet.V5, "away", expiry(100))
-		sub.subscribe(filter("#", 2))
-		away.subscribe(filter("#", 0))
-		before := w.counters().Store.Commits
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub"), srv.connect(packet.V5, "pub")
+		away := srv.connect(packet.V5, "away", sessionExpiry(100))
+		sub.subscribe(subscribeTo("#", 2))
+		away.subscribe(subscribeTo("#", 0))
+		before := srv.counters().Store.Commits
 		for qos := range byte(3) {
-			pub.exchange("a", "x", qos)
-			sub.finish(sub.wantMessage("x"))
+			pub.publishAndWait("a", "x", qos)
+			sub.acknowledge(sub.wantMessage("x"))
 			away.wantMessage("x")
 		}
-		if got := w.counters().Store.Commits; got != before {
+		if got := srv.counters().Store.Commits; got != before {
 			t.Errorf("%d commits for traffic that no disk must keep", got-before)
 		}
 	})
@@ -122,31 +122,31 @@ func TestQoS0TouchesNoStore(t *testing.T) {
 func TestQoS2Repeats(t *testing.T) { // [MQTT-4.3.3-10] [MQTT-4.3.3-12]
 	for _, session := range []uint32{0, 100} {
 		t.Run(fmt.Sprint("expiry=", session), func(t *testing.T) {
-			bubble(t, nil, func(t *testing.T, w *world) {
-				sub := w.connect(packet.V5, "sub")
-				sub.subscribe(filter("a", 0))
-				pub := w.connect(packet.V5, "pub", expiry(session))
+			runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+				sub := srv.connect(packet.V5, "sub")
+				sub.subscribe(subscribeTo("a", 0))
+				pub := srv.connect(packet.V5, "pub", sessionExpiry(session))
 				pub.publish("a", "1", 2, 5)
-				want[*packet.Pubrec](pub)
-				repeat := message("a", "1", 2, 5)
+				wantPacket[*packet.Pubrec](pub)
+				repeat := publishPacket("a", "1", 2, 5)
 				repeat.Dup = true
 				pub.send(repeat)
-				want[*packet.Pubrec](pub)
+				wantPacket[*packet.Pubrec](pub)
 				if session > 0 { // the state outlives the connection
-					pub.close()
-					pub = w.connect(packet.V5, "pub", resume, expiry(session))
+					pub.dropConnection()
+					pub = srv.connect(packet.V5, "pub", resumeSession, sessionExpiry(session))
 					pub.send(repeat)
-					want[*packet.Pubrec](pub)
+					wantPacket[*packet.Pubrec](pub)
 				}
 				pub.send(&packet.Pubrel{PacketID: 5})
-				want[*packet.Pubcomp](pub)
+				wantPacket[*packet.Pubcomp](pub)
 				sub.wantMessage("1")
-				sub.silence()
+				sub.wantNothing()
 				pub.publish("a", "2", 2, 5)
-				want[*packet.Pubrec](pub)
+				wantPacket[*packet.Pubrec](pub)
 				sub.wantMessage("2")
 				pub.send(&packet.Pubrel{PacketID: 6})
-				if got := want[*packet.Pubcomp](pub); got.ReasonCode != packet.PacketIdentifierNotFound {
+				if got := wantPacket[*packet.Pubcomp](pub); got.ReasonCode != packet.PacketIdentifierNotFound {
 					t.Errorf("PUBCOMP of an unknown exchange: %s", got.ReasonCode)
 				}
 			})
@@ -158,23 +158,23 @@ func TestReceiveMaximumOfClient(t *testing.T) { // [MQTT-3.3.4-9] [MQTT-4.9.0-2]
 	for _, session := range []uint32{0, 100} {
 		for qos := byte(1); qos < 3; qos++ {
 			t.Run(fmt.Sprintf("expiry=%d/qos=%d", session, qos), func(t *testing.T) {
-				bubble(t, nil, func(t *testing.T, w *world) {
-					sub, pub := w.connect(packet.V5, "sub", quota(3), expiry(session)), w.connect(packet.V5, "pub")
-					sub.subscribe(filter("a", 2), filter("zero", 0))
+				runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+					sub, pub := srv.connect(packet.V5, "sub", receiveMaximum(3), sessionExpiry(session)), srv.connect(packet.V5, "pub")
+					sub.subscribe(subscribeTo("a", 2), subscribeTo("zero", 0))
 					for i := range 10 {
-						pub.exchange("a", fmt.Sprint(i), qos)
+						pub.publishAndWait("a", fmt.Sprint(i), qos)
 					}
 					var open []*packet.Publish
 					for i := range 3 {
 						open = append(open, sub.wantMessage(fmt.Sprint(i)))
 					}
-					sub.silence()
+					sub.wantNothing()
 					pub.publish("zero", "z", 0, 0)
 					sub.wantMessage("z")
 					for i := 3; i < 10; i++ {
-						sub.finish(open[0])
+						sub.acknowledge(open[0])
 						open = append(open[1:], sub.wantMessage(fmt.Sprint(i)))
-						sub.silence()
+						sub.wantNothing()
 					}
 				})
 			})
@@ -185,50 +185,50 @@ func TestReceiveMaximumOfClient(t *testing.T) { // [MQTT-3.3.4-9] [MQTT-4.9.0-2]
 // TestReceiveMaximumIsOfTheConnection: what earlier ones left unfinished does not
 // count (MQTT 5.0 §3.1.2.11.3).
 func TestReceiveMaximumIsOfTheConnection(t *testing.T) {
-	bubble(t, func(o *Options) { o.ReceiveMaximum = 2 }, func(t *testing.T, w *world) {
+	runWithServer(t, func(o *Options) { o.ReceiveMaximum = 2 }, func(t *testing.T, srv *testServer) {
 		var pub *client
 		for id := uint16(1); id <= 4; id += 2 {
-			pub = w.connect(packet.V5, "pub", resume, expiry(100))
+			pub = srv.connect(packet.V5, "pub", resumeSession, sessionExpiry(100))
 			for i := range uint16(2) {
 				pub.publish("a", "x", 2, id+i)
-				want[*packet.Pubrec](pub)
+				wantPacket[*packet.Pubrec](pub)
 			}
 			if id == 1 {
-				pub.close()
+				pub.dropConnection()
 			}
 		}
-		pub.send(message("a", "x", 2, 5))
-		if p := want[*packet.Disconnect](pub); p.ReasonCode != packet.ReceiveMaximumExceeded {
-			t.Errorf("got %s", show(p))
+		pub.send(publishPacket("a", "x", 2, 5))
+		if p := wantPacket[*packet.Disconnect](pub); p.ReasonCode != packet.ReceiveMaximumExceeded {
+			t.Errorf("got %s", describePacket(p))
 		}
 	})
 }
 
 func TestReceiveMaximumOfServer(t *testing.T) { // [MQTT-3.3.4-7]
-	bubble(t, func(o *Options) { o.ReceiveMaximum = 3 }, func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c")
+	runWithServer(t, func(o *Options) { o.ReceiveMaximum = 3 }, func(t *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c")
 		for id := range uint16(3) {
 			c.publish("a", "x", 2, id+1)
-			want[*packet.Pubrec](c)
+			wantPacket[*packet.Pubrec](c)
 		}
 		c.publish("a", "x", 2, 9)
-		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.ReceiveMaximumExceeded {
-			t.Errorf("got %s", show(got))
+		if got := wantPacket[*packet.Disconnect](c); got.ReasonCode != packet.ReceiveMaximumExceeded {
+			t.Errorf("got %s", describePacket(got))
 		}
-		old := w.connect(packet.V311, "old")
+		old := srv.connect(packet.V311, "old")
 		for id := range uint16(50) {
 			old.publish("a", "x", 2, id+1)
-			want[*packet.Pubrec](old)
+			wantPacket[*packet.Pubrec](old)
 		}
 	})
 }
 
 func TestTopicAlias(t *testing.T) { // [MQTT-3.3.2-7] [MQTT-3.3.2-12]
-	bubble(t, nil, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("a/#", 1))
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub"), srv.connect(packet.V5, "pub")
+		sub.subscribe(subscribeTo("a/#", 1))
 		send := func(topic, payload string, alias uint16) *packet.Publish {
-			p := message(topic, payload, 0, 0)
+			p := publishPacket(topic, payload, 0, 0)
 			p.Properties.SetTopicAlias(alias)
 			pub.send(p)
 			got := sub.wantMessage(payload)
@@ -253,11 +253,11 @@ func TestTopicAlias(t *testing.T) { // [MQTT-3.3.2-7] [MQTT-3.3.2-12]
 
 func TestPropertiesAreForwarded(t *testing.T) { // [MQTT-3.3.2-4] [MQTT-3.3.2-15] to [MQTT-3.3.2-20]
 	for _, session := range []uint32{0, 100} {
-		bubble(t, nil, func(t *testing.T, w *world) {
-			sub, old, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V311, "old"), w.connect(packet.V5, "pub")
-			sub.subscribe(filter("a", 1))
-			old.subscribe(filter("a", 1))
-			p := message("a", "x", 1, 3)
+		runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+			sub, old, pub := srv.connect(packet.V5, "sub", sessionExpiry(session)), srv.connect(packet.V311, "old"), srv.connect(packet.V5, "pub")
+			sub.subscribe(subscribeTo("a", 1))
+			old.subscribe(subscribeTo("a", 1))
+			p := publishPacket("a", "x", 1, 3)
 			p.Properties.SetPayloadFormatIndicator(1)
 			p.Properties.SetContentType("text/plain")
 			p.Properties.SetResponseTopic("r")
@@ -275,33 +275,33 @@ func TestPropertiesAreForwarded(t *testing.T) { // [MQTT-3.3.2-4] [MQTT-3.3.2-15
 }
 
 func TestMessageExpiry(t *testing.T) { // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
-	bubble(t, nil, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("#", 1))
-		sub.close()
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000)), srv.connect(packet.V5, "pub")
+		sub.subscribe(subscribeTo("#", 1))
+		sub.dropConnection()
 		send := func(topic string, seconds uint32, retain bool) {
-			p := message(topic, topic, 1, 1)
+			p := publishPacket(topic, topic, 1, 1)
 			p.Retain = retain
 			p.Properties.SetMessageExpiryInterval(seconds)
 			pub.send(p)
-			want[*packet.Puback](pub)
+			wantPacket[*packet.Puback](pub)
 		}
 		send("short", 5, true)
 		send("long", 60, true)
-		wait(20 * time.Second)
-		sub = w.connect(packet.V5, "sub", resume, expiry(1000))
+		advanceTime(20 * time.Second)
+		sub = srv.connect(packet.V5, "sub", resumeSession, sessionExpiry(1000))
 		if got := sub.wantMessage("long").Properties.MessageExpiryInterval; got != 40 {
 			t.Errorf("%d s left, want 40", got)
 		}
-		sub.silence()
-		fresh := w.connect(packet.V5, "fresh")
-		fresh.subscribe(filter("#", 1))
+		sub.wantNothing()
+		fresh := srv.connect(packet.V5, "fresh")
+		fresh.subscribe(subscribeTo("#", 1))
 		if got := fresh.wantMessage("long").Properties.MessageExpiryInterval; got != 40 {
 			t.Errorf("retained: %d s left, want 40", got)
 		}
-		fresh.silence()
-		wait(2 * time.Minute)
-		if got := w.counters().Store; got.Retained != 0 {
+		fresh.wantNothing()
+		advanceTime(2 * time.Minute)
+		if got := srv.counters().Store; got.Retained != 0 {
 			t.Errorf("%d expired messages are still retained", got.Retained)
 		}
 	})
@@ -309,25 +309,25 @@ func TestMessageExpiry(t *testing.T) { // [MQTT-3.3.2-5] [MQTT-3.3.2-6]
 
 func TestMaximumPacketSizeOfClient(t *testing.T) { // [MQTT-3.1.2-24] [MQTT-3.1.2-25]
 	for _, session := range []uint32{0, 100} {
-		bubble(t, nil, func(t *testing.T, w *world) {
+		runWithServer(t, nil, func(t *testing.T, srv *testServer) {
 			size := func(n uint32) func(*packet.Connect) {
 				return func(p *packet.Connect) { p.Properties.SetMaximumPacketSize(n) }
 			}
-			fits := message("a", strings.Repeat("x", 20), 1, 1)
+			fits := publishPacket("a", strings.Repeat("x", 20), 1, 1)
 			n := uint32(fits.Size(packet.V5))
-			sub, pub := w.connect(packet.V5, "sub", size(n), expiry(session)), w.connect(packet.V5, "pub")
-			sub.subscribe(filter("a", 1))
+			sub, pub := srv.connect(packet.V5, "sub", size(n), sessionExpiry(session)), srv.connect(packet.V5, "pub")
+			sub.subscribe(subscribeTo("a", 1))
 			for _, payload := range []string{strings.Repeat("y", 21), strings.Repeat("x", 20), "z"} {
-				pub.exchange("a", payload, 1)
+				pub.publishAndWait("a", payload, 1)
 			}
 			sub.wantMessage(strings.Repeat("x", 20))
 			sub.wantMessage("z")
-			if sub.silence(); w.counters().MessagesDropped != 1 {
-				t.Errorf("dropped %d, want 1", w.counters().MessagesDropped)
+			if sub.wantNothing(); srv.counters().MessagesDropped != 1 {
+				t.Errorf("dropped %d, want 1", srv.counters().MessagesDropped)
 			}
-			w.rules.set(func(r *rules) { r.publish = []string{"secret"} })
-			short := w.connect(packet.V5, "short", size(20))
-			if got := short.exchange("secret", "x", 1); got != packet.NotAuthorized { // [MQTT-3.4.2-2]
+			srv.denied.change(func(d *denyList) { d.publish = []string{"secret"} })
+			short := srv.connect(packet.V5, "short", size(20))
+			if got := short.publishAndWait("secret", "x", 1); got != packet.NotAuthorized { // [MQTT-3.4.2-2]
 				t.Errorf("got %s", got)
 			}
 		})
@@ -354,13 +354,13 @@ func TestRetained(t *testing.T) { // [MQTT-3.3.1-5] to [MQTT-3.3.1-13]
 	} {
 		for _, session := range []uint32{0, 100} {
 			t.Run(fmt.Sprintf("%s/expiry=%d", tt.name, session), func(t *testing.T) {
-				bubble(t, nil, func(t *testing.T, w *world) {
-					sub, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V5, "pub")
+				runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+					sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(session)), srv.connect(packet.V5, "pub")
 					retain := func(payload string) {
-						p := message("a/b", payload, 1, 1)
+						p := publishPacket("a/b", payload, 1, 1)
 						p.Retain = true
 						pub.send(p)
-						want[*packet.Puback](pub)
+						wantPacket[*packet.Puback](pub)
 					}
 					retain("old")
 					retain("kept")
@@ -368,31 +368,31 @@ func TestRetained(t *testing.T) { // [MQTT-3.3.1-5] to [MQTT-3.3.1-13]
 					ask := &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{tt.sub}}
 					ask.Properties.SubscriptionIDs = []uint32{77}
 					for range 1 + map[bool]int{true: 1}[tt.again] {
-						for c := sub.next(); c != nil; c = sub.next() {
-							sub.finish(c.(*packet.Publish))
+						for c := sub.nextPacket(); c != nil; c = sub.nextPacket() {
+							sub.acknowledge(c.(*packet.Publish))
 						}
 						sub.send(ask)
-						want[*packet.Suback](sub)
+						wantPacket[*packet.Suback](sub)
 					}
 					if tt.retained {
 						p := sub.wantMessage("kept")
 						if !p.Retain || p.QoS != min(1, tt.sub.QoS) || !slices.Equal(p.Properties.SubscriptionIDs, []uint32{77}) {
 							t.Errorf("retained came as %+v", p)
 						}
-						sub.finish(p)
+						sub.acknowledge(p)
 					}
-					sub.silence()
+					sub.wantNothing()
 					retain("live")
 					if p := sub.wantMessage("live"); p.Retain != tt.flag {
 						t.Errorf("live message has RETAIN %v", p.Retain)
 					} else {
-						sub.finish(p)
+						sub.acknowledge(p)
 					}
 					retain("")
-					sub.finish(sub.wantMessage("")) // [MQTT-3.3.1-6]
-					late := w.connect(packet.V5, "late")
-					late.subscribe(filter("#", 1))
-					late.silence() // [MQTT-3.3.1-7]
+					sub.acknowledge(sub.wantMessage("")) // [MQTT-3.3.1-6]
+					late := srv.connect(packet.V5, "late")
+					late.subscribe(subscribeTo("#", 1))
+					late.wantNothing() // [MQTT-3.3.1-7]
 				})
 			})
 		}
@@ -401,51 +401,51 @@ func TestRetained(t *testing.T) { // [MQTT-3.3.1-5] to [MQTT-3.3.1-13]
 
 func TestRetainedStoreFull(t *testing.T) {
 	limits := store.Limits{Retained: store.QueueLimit{Messages: 1, Bytes: 1 << 20}}
-	bubble(t, func(o *Options) { o.Store = store.NewMemory(limits) }, func(t *testing.T, w *world) {
-		pub, old := w.connect(packet.V5, "pub"), w.connect(packet.V311, "old")
+	runWithServer(t, func(o *Options) { o.Store = store.NewMemory(limits) }, func(t *testing.T, srv *testServer) {
+		pub, old := srv.connect(packet.V5, "pub"), srv.connect(packet.V311, "old")
 		for topic, code := range map[string]packet.ReasonCode{"a": packet.NoMatchingSubscribers} {
-			p := message(topic, "x", 1, 1)
+			p := publishPacket(topic, "x", 1, 1)
 			p.Retain = true
 			pub.send(p)
-			if got := want[*packet.Puback](pub); got.ReasonCode != code {
+			if got := wantPacket[*packet.Puback](pub); got.ReasonCode != code {
 				t.Errorf("%s: %s", topic, got.ReasonCode)
 			}
 		}
-		p := message("b", "x", 1, 1)
+		p := publishPacket("b", "x", 1, 1)
 		p.Retain = true
 		pub.send(p)
-		if got := want[*packet.Puback](pub); got.ReasonCode != packet.QuotaExceeded {
+		if got := wantPacket[*packet.Puback](pub); got.ReasonCode != packet.QuotaExceeded {
 			t.Errorf("full: %s", got.ReasonCode)
 		}
 		old.send(p)
-		old.silence() // not acknowledged: not kept
+		old.wantNothing() // not acknowledged: not kept
 	})
 }
 
 func TestInvalidTopicLevels(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c")
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c")
 		c.publish(strings.Repeat("/", 60_000), "x", 0, 0)
-		if got := want[*packet.Disconnect](c); got.ReasonCode != packet.TopicNameInvalid {
-			t.Errorf("got %s", show(got))
+		if got := wantPacket[*packet.Disconnect](c); got.ReasonCode != packet.TopicNameInvalid {
+			t.Errorf("got %s", describePacket(got))
 		}
-		s := w.connect(packet.V5, "s")
-		if got := s.subscribe(filter(strings.Repeat("+/", 30_000)+"#", 0)); got[0] != packet.TopicFilterInvalid {
+		s := srv.connect(packet.V5, "s")
+		if got := s.subscribe(subscribeTo(strings.Repeat("+/", 30_000)+"#", 0)); got[0] != packet.TopicFilterInvalid {
 			t.Errorf("got %v", got)
 		}
 	})
 }
 
 func TestNodePublish(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		sub := w.connect(packet.V5, "sub")
-		sub.subscribe(filter("$SYS/dead/#", 1), filter("a", 1))
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		sub := srv.connect(packet.V5, "sub")
+		sub.subscribe(subscribeTo("$SYS/dead/#", 1), subscribeTo("a", 1))
 		results := make(chan error, 3)
 		done := func(err error) { results <- err }
-		w.b.Publish(&store.Message{Topic: "a", Payload: []byte("x"), QoS: 1}, done)
+		srv.broker.Publish(&store.Message{Topic: "a", Payload: []byte("x"), QoS: 1}, done)
 		sub.wantMessage("x")
-		w.b.Publish(&store.Message{Topic: "a/#"}, done)
-		w.b.Publish(&store.Message{Topic: "$SYS/dead/f", Payload: []byte("y")}, nil)
+		srv.broker.Publish(&store.Message{Topic: "a/#"}, done)
+		srv.broker.Publish(&store.Message{Topic: "$SYS/dead/f", Payload: []byte("y")}, nil)
 		sub.wantMessage("y")
 		var bad *packet.Error
 		if first, second := <-results, <-results; first != nil || !errors.As(second, &bad) {
@@ -459,10 +459,10 @@ func TestNodePublish(t *testing.T) {
 // of one QoS keep their order.
 func TestOrderOverLateStore(t *testing.T) { // [MQTT-4.6.0-5] [MQTT-4.6.0-6]
 	late := newLateStore()
-	bubble(t, func(o *Options) { o.Store = late }, func(t *testing.T, w *world) {
-		defer late.run(w)()
-		sub, pub := w.connect(packet.V5, "sub", expiry(100)), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("#", 2))
+	runWithServer(t, func(o *Options) { o.Store = late }, func(t *testing.T, srv *testServer) {
+		defer late.commitUntilStopped(srv)()
+		sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(100)), srv.connect(packet.V5, "pub")
+		sub.subscribe(subscribeTo("#", 2))
 		for round := range 20 {
 			const n = 12
 			for i := range n {
@@ -479,13 +479,13 @@ func wantOrderPerQoS(t *testing.T, sub *client, n int) {
 	t.Helper()
 	last := [3]int{-1, -1, -1}
 	for range n {
-		p := want[*packet.Publish](sub)
+		p := wantPacket[*packet.Publish](sub)
 		i, err := strconv.Atoi(string(p.Payload))
 		if err != nil || i <= last[p.QoS] {
 			t.Errorf("QoS %d: %d after %d (%v)", p.QoS, i, last[p.QoS], err)
 		}
 		last[p.QoS] = i
-		sub.finish(p)
+		sub.acknowledge(p)
 	}
 }
 
@@ -493,18 +493,18 @@ func wantOrderPerQoS(t *testing.T, sub *client, n int) {
 // sends something else: what is sent then is the message, not what the read buffer
 // holds by now.
 func TestWaitsAsItCame(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c", quota(1))
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c", receiveMaximum(1))
 		c.send(&packet.Subscribe{
-			PacketID: 9, Subscriptions: []packet.Subscription{filter("topic", 1)},
+			PacketID: 9, Subscriptions: []packet.Subscription{subscribeTo("topic", 1)},
 			Properties: packet.Properties{SubscriptionIDs: []uint32{5}},
 		})
-		want[*packet.Suback](c)
+		wantPacket[*packet.Suback](c)
 		c.publish("topic", "one", 1, 1)
 		one := c.wantMessage("one")
-		want[*packet.Puback](c)
+		wantPacket[*packet.Puback](c)
 		c.publish("topic", "two", 1, 2)
-		want[*packet.Puback](c)
+		wantPacket[*packet.Puback](c)
 		ack := &packet.Puback{PacketID: one.PacketID}
 		ack.Properties.SetReasonString(strings.Repeat("x", 100))
 		c.send(ack)

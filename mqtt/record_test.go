@@ -28,8 +28,8 @@ func (j *journal) Update(add func(store.Tx), done func(error)) {
 	}, done)
 }
 
-// killed returns what a broker that was killed after n transactions left.
-func (j *journal) killed(n int) *store.Memory {
+// contentAfter returns what a broker that was killed after n transactions left.
+func (j *journal) contentAfter(n int) *store.Memory {
 	m := store.NewMemory(store.Limits{})
 	for _, add := range j.all[:n] {
 		m.Update(add, nil)
@@ -44,30 +44,30 @@ func TestWillSurvivesKill(t *testing.T) {
 	for _, tt := range []struct {
 		name          string
 		delay, expiry uint32
-		end           func(w *world, c *client)
+		end           func(srv *testServer, c *client)
 	}{
-		{"lost", 0, 100, func(_ *world, c *client) { c.close() }},
-		{"delay", 20, 100, func(_ *world, c *client) { c.close() }},
-		{"session ends before the delay", 50, 10, func(_ *world, c *client) { c.close() }},
-		{"taken over", 0, 100, func(w *world, _ *client) { w.connect(packet.V5, "c", resume, expiry(100)) }},
-		{"taken over with a clean start", 20, 100, func(w *world, _ *client) { w.connect(packet.V5, "c", expiry(100)) }},
-		{"ended by an operator", 20, 100, func(w *world, _ *client) {
-			w.b.Disconnect(testID("cx"), Removal{Code: packet.AdministrativeAction, EndSessions: true})
+		{"lost", 0, 100, func(_ *testServer, c *client) { c.dropConnection() }},
+		{"delay", 20, 100, func(_ *testServer, c *client) { c.dropConnection() }},
+		{"session ends before the delay", 50, 10, func(_ *testServer, c *client) { c.dropConnection() }},
+		{"taken over", 0, 100, func(srv *testServer, _ *client) { srv.connect(packet.V5, "c", resumeSession, sessionExpiry(100)) }},
+		{"taken over with a clean start", 20, 100, func(srv *testServer, _ *client) { srv.connect(packet.V5, "c", sessionExpiry(100)) }},
+		{"ended by an operator", 20, 100, func(srv *testServer, _ *client) {
+			srv.broker.Disconnect(testID("cx"), Removal{Code: packet.AdministrativeAction, EndSessions: true})
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			j := &journal{Memory: store.NewMemory(store.Limits{})}
-			bubble(t, func(o *Options) { o.Store = j }, func(_ *testing.T, w *world) {
-				watcher := w.connect(packet.V5, "watcher", expiry(never))
-				watcher.subscribe(filter("w", 1))
-				watcher.close()
-				c := w.connect(packet.V5, "c", expiry(tt.expiry), withWill("w", "gone", tt.delay))
+			runWithServer(t, func(o *Options) { o.Store = j }, func(_ *testing.T, srv *testServer) {
+				watcher := srv.connect(packet.V5, "watcher", sessionExpiry(never))
+				watcher.subscribe(subscribeTo("w", 1))
+				watcher.dropConnection()
+				c := srv.connect(packet.V5, "c", sessionExpiry(tt.expiry), withWill("w", "gone", tt.delay))
 				before := len(j.all)
-				tt.end(w, c)
-				wait(time.Minute)
+				tt.end(srv, c)
+				advanceTime(time.Minute)
 				queue := store.SessionKey{Identity: testID("watcherx").String(), ClientID: "watcher"}
 				for n := before; n <= len(j.all); n++ {
-					m := j.killed(n)
+					m := j.contentAfter(n)
 					found := m.QueueStats(queue).Messages
 					for _, s := range m.Sessions() {
 						if s.Will != nil {
@@ -86,36 +86,36 @@ func TestWillSurvivesKill(t *testing.T) {
 	}
 }
 
-// unsubscribed is a Forwarder that calls a function when a filter's last
+// unsubscribedHook is a Forwarder that calls a function when a filter's last
 // subscription is gone.
-type unsubscribed func()
+type unsubscribedHook func()
 
-func (unsubscribed) Wants(string) bool                { return false }
-func (unsubscribed) Forward(store.Tx, *store.Message) {}
-func (unsubscribed) Refuses(*store.Message) error     { return nil }
-func (unsubscribed) Subscribed(string)                {}
-func (f unsubscribed) Unsubscribed(string)            { f() }
+func (unsubscribedHook) Wants(string) bool                { return false }
+func (unsubscribedHook) Forward(store.Tx, *store.Message) {}
+func (unsubscribedHook) Refuses(*store.Message) error     { return nil }
+func (unsubscribedHook) Subscribed(string)                {}
+func (f unsubscribedHook) Unsubscribed(string)            { f() }
 
 // TestEndDuringReconnect has a client come back while an operator ends its
 // session: what the new session is promised is kept.
 func TestEndDuringReconnect(t *testing.T) {
 	var ending func()
-	bubble(t, func(o *Options) { o.Forwarder = unsubscribed(func() { ending() }) }, func(_ *testing.T, w *world) {
-		c := w.connect(packet.V5, "c", expiry(100))
-		c.subscribe(filter("a", 1))
-		c.close()
-		again := w.dial(packet.V5, "cx")
+	runWithServer(t, func(o *Options) { o.Forwarder = unsubscribedHook(func() { ending() }) }, func(_ *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c", sessionExpiry(100))
+		c.subscribe(subscribeTo("a", 1))
+		c.dropConnection()
+		again := srv.dial(packet.V5, "cx")
 		ending = func() {
 			ending = func() {}
-			again.send(connectPacket("c", resume, expiry(100)))
+			again.send(connectPacket("c", resumeSession, sessionExpiry(100)))
 			synctest.Wait()
 		}
-		w.b.Disconnect(testID("cx"), Removal{Code: packet.AdministrativeAction, EndSessions: true})
-		if ack := want[*packet.Connack](again); ack.ReasonCode != packet.Success || ack.SessionPresent {
-			t.Fatalf("%s, session present %v", show(ack), ack.SessionPresent)
+		srv.broker.Disconnect(testID("cx"), Removal{Code: packet.AdministrativeAction, EndSessions: true})
+		if ack := wantPacket[*packet.Connack](again); ack.ReasonCode != packet.Success || ack.SessionPresent {
+			t.Fatalf("%s, session present %v", describePacket(ack), ack.SessionPresent)
 		}
-		again.subscribe(filter("b", 1))
-		if kept := w.b.opts.Store.Sessions(); len(kept) != 1 || len(kept[0].Subscriptions) != 1 {
+		again.subscribe(subscribeTo("b", 1))
+		if kept := srv.broker.opts.Store.Sessions(); len(kept) != 1 || len(kept[0].Subscriptions) != 1 {
 			t.Errorf("the store has %+v", kept)
 		}
 	})

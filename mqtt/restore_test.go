@@ -27,8 +27,8 @@ func TestRestoredTime(t *testing.T) {
 		sessions := func() int { return kept.Stats().Sessions }
 		wills := func() int { return kept.QueueStats(watcher).Messages }
 
-		b := New(Options{Store: kept, Authorizer: &rules{}})
-		wait(time.Minute)
+		b := New(Options{Store: kept, Authorizer: &denyList{}})
+		advanceTime(time.Minute)
 		if wills() != 0 || sessions() != 2 {
 			t.Fatalf("before Run: %d wills, %d sessions", wills(), sessions())
 		}
@@ -36,20 +36,20 @@ func TestRestoredTime(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			var done sync.WaitGroup
 			done.Go(func() { _ = b.Run(ctx) })
-			wait(d)
+			advanceTime(d)
 			cancel()
 			done.Wait()
 		}
 		run(b, 10*time.Second)
-		run(New(Options{Store: kept, Authorizer: &rules{}}), 9*time.Second)
+		run(New(Options{Store: kept, Authorizer: &denyList{}}), 9*time.Second)
 		if wills() != 0 || sessions() != 2 {
 			t.Errorf("after 19 s: %d wills, %d sessions", wills(), sessions())
 		}
-		run(New(Options{Store: kept, Authorizer: &rules{}}), 2*time.Second)
+		run(New(Options{Store: kept, Authorizer: &denyList{}}), 2*time.Second)
 		if wills() != 1 || sessions() != 2 {
 			t.Errorf("after 21 s: %d wills, %d sessions", wills(), sessions())
 		}
-		run(New(Options{Store: kept, Authorizer: &rules{}}), 10*time.Second)
+		run(New(Options{Store: kept, Authorizer: &denyList{}}), 10*time.Second)
 		if wills() != 1 || sessions() != 1 {
 			t.Errorf("after 31 s: %d wills, %d sessions", wills(), sessions())
 		}
@@ -62,20 +62,20 @@ func TestRestartedTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := &journal{Memory: store.NewMemory(store.Limits{})}
 		over := func(s store.Store) func(*Options) { return func(o *Options) { o.Store = s } }
-		w := newWorld(t, over(j))
-		sub := w.connect(packet.V5, "sub", expiry(never))
-		sub.subscribe(filter("a", 1))
-		w.connect(packet.V5, "pub").exchange("a", "sent", 1)
+		srv := startServer(t, over(j))
+		sub := srv.connect(packet.V5, "sub", sessionExpiry(never))
+		sub.subscribe(subscribeTo("a", 1))
+		srv.connect(packet.V5, "pub").publishAndWait("a", "sent", 1)
 		sub.wantMessage("sent")
-		kept := j.killed(len(j.all))
-		w.close()
+		kept := j.contentAfter(len(j.all))
+		srv.close()
 
-		w = newWorld(t, over(kept))
-		wait(time.Second)
-		w.close()
-		w = newWorld(t, over(kept))
-		defer w.close()
-		if p := w.connect(packet.V5, "sub", resume, expiry(never)).wantMessage("sent"); !p.Dup {
+		srv = startServer(t, over(kept))
+		advanceTime(time.Second)
+		srv.close()
+		srv = startServer(t, over(kept))
+		defer srv.close()
+		if p := srv.connect(packet.V5, "sub", resumeSession, sessionExpiry(never)).wantMessage("sent"); !p.Dup {
 			t.Error("sent as new")
 		}
 	})

@@ -16,58 +16,58 @@ import (
 )
 
 func TestSessionResumes(t *testing.T) { // [MQTT-3.1.2-5] [MQTT-3.2.2-3] [MQTT-4.5.0-1]
-	each(t, func(t *testing.T, w *world, v packet.Version) {
-		keep := expiry(1000)
+	runInBothVersions(t, func(t *testing.T, srv *testServer, v packet.Version) {
+		keep := sessionExpiry(1000)
 		if v == packet.V311 {
-			keep = resume
+			keep = resumeSession
 		}
-		sub, ack := w.connectAck(v, "sub", keep)
+		sub, ack := srv.connectAck(v, "sub", keep)
 		if ack.SessionPresent {
 			t.Error("a new session is present")
 		}
-		sub.subscribe(filter("a", 2))
-		sub.close()
-		pub := w.connect(v, "pub")
+		sub.subscribe(subscribeTo("a", 2))
+		sub.dropConnection()
+		pub := srv.connect(v, "pub")
 		for i := range 100 {
-			pub.exchange("a", fmt.Sprint(i), byte(i%3))
+			pub.publishAndWait("a", fmt.Sprint(i), byte(i%3))
 		}
-		sub, ack = w.connectAck(v, "sub", resume, keep)
+		sub, ack = srv.connectAck(v, "sub", resumeSession, keep)
 		if !ack.SessionPresent {
 			t.Error("the session is not present")
 		}
 		for i := range 100 {
 			if i%3 > 0 { // QoS 0 is not kept for who is away
-				sub.finish(sub.wantMessage(fmt.Sprint(i)))
+				sub.acknowledge(sub.wantMessage(fmt.Sprint(i)))
 			}
 		}
-		sub.silence()
-		sub.bye()
-		sub, ack = w.connectAck(v, "sub") // [MQTT-3.1.2-4] [MQTT-3.2.2-2]
+		sub.wantNothing()
+		sub.disconnect()
+		sub, ack = srv.connectAck(v, "sub") // [MQTT-3.1.2-4] [MQTT-3.2.2-2]
 		if ack.SessionPresent {
 			t.Error("clean start kept the session")
 		}
-		pub.exchange("a", "x", 1)
-		sub.silence()
+		pub.publishAndWait("a", "x", 1)
+		sub.wantNothing()
 	})
 }
 
 func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
-	bubble(t, nil, func(t *testing.T, w *world) {
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
 		present := func(after time.Duration, seconds uint32, disconnect func(c *client)) bool {
-			c := w.connect(packet.V5, "c", expiry(seconds))
+			c := srv.connect(packet.V5, "c", sessionExpiry(seconds))
 			disconnect(c)
-			wait(after)
-			c, ack := w.connectAck(packet.V5, "c", resume)
-			c.bye()
+			advanceTime(after)
+			c, ack := srv.connectAck(packet.V5, "c", resumeSession)
+			c.disconnect()
 			return ack.SessionPresent
 		}
-		lost := func(c *client) { c.close() }
+		lost := func(c *client) { c.dropConnection() }
 		said := func(seconds uint32) func(c *client) {
 			return func(c *client) {
 				p := &packet.Disconnect{}
 				p.Properties.SetSessionExpiryInterval(seconds)
 				c.send(p)
-				c.close()
+				c.dropConnection()
 			}
 		}
 		for _, tt := range []struct {
@@ -88,46 +88,46 @@ func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 				t.Errorf("%s: present %v", tt.name, got)
 			}
 		}
-		if got := w.counters(); got.Sessions != 0 || got.Store.Sessions != 0 {
+		if got := srv.counters(); got.Sessions != 0 || got.Store.Sessions != 0 {
 			t.Errorf("%d sessions stay, %d in the store", got.Sessions, got.Store.Sessions)
 		}
 	})
 }
 
 func TestSessionExpiryIsCapped(t *testing.T) {
-	bubble(t, func(o *Options) { o.SessionExpiry = time.Minute }, func(t *testing.T, w *world) {
+	runWithServer(t, func(o *Options) { o.SessionExpiry = time.Minute }, func(t *testing.T, srv *testServer) {
 		for asked, told := range map[uint32]uint32{0: 0, 60: 0, 61: 60, never: 60} {
-			c, ack := w.connectAck(packet.V5, "c", expiry(asked))
+			c, ack := srv.connectAck(packet.V5, "c", sessionExpiry(asked))
 			if got := ack.Properties.SessionExpiryInterval; got != told || ack.Properties.Has(packet.PropSessionExpiryInterval) != (told > 0) {
 				t.Errorf("asked for %d s, told %d s, want %d", asked, got, told)
 			}
-			c.close()
-			wait(time.Minute)
-			if got := w.counters().Sessions; got != 0 {
+			c.dropConnection()
+			advanceTime(time.Minute)
+			if got := srv.counters().Sessions; got != 0 {
 				t.Errorf("asked for %d s: the session is still there", asked)
 			}
 		}
-		w.connect(packet.V311, "c", resume).close()
-		wait(time.Minute)
-		if got := w.counters().Sessions; got != 0 {
+		srv.connect(packet.V311, "c", resumeSession).dropConnection()
+		advanceTime(time.Minute)
+		if got := srv.counters().Sessions; got != 0 {
 			t.Error("3.1.1: the session is still there")
 		}
 	})
 }
 
 func TestRedelivery(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1] [MQTT-4.3.3-6]
-	each(t, func(t *testing.T, w *world, v packet.Version) {
-		keep := expiry(1000)
+	runInBothVersions(t, func(t *testing.T, srv *testServer, v packet.Version) {
+		keep := sessionExpiry(1000)
 		if v == packet.V311 {
-			keep = resume
+			keep = resumeSession
 		}
-		sub := w.connect(v, "sub", keep)
-		sub.subscribe(filter("a", 2))
-		pub := w.connect(v, "pub")
+		sub := srv.connect(v, "sub", keep)
+		sub.subscribe(subscribeTo("a", 2))
+		pub := srv.connect(v, "pub")
 		ids := map[string]uint16{}
 		for i := range 9 {
 			payload := fmt.Sprint(i)
-			pub.exchange("a", payload, 1+byte(i%2))
+			pub.publishAndWait("a", payload, 1+byte(i%2))
 			p := sub.wantMessage(payload)
 			ids[payload] = p.PacketID
 			switch i {
@@ -135,7 +135,7 @@ func TestRedelivery(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0
 				sub.send(&packet.Puback{PacketID: p.PacketID})
 			case 1: // half done
 				sub.send(&packet.Pubrec{PacketID: p.PacketID})
-				want[*packet.Pubrel](sub)
+				wantPacket[*packet.Pubrel](sub)
 			case 3: // refused: over [MQTT-4.4.0-2]
 				refused := &packet.Pubrec{PacketID: p.PacketID}
 				if v == packet.V5 {
@@ -143,15 +143,15 @@ func TestRedelivery(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0
 					sub.send(refused)
 				} else {
 					sub.send(refused)
-					want[*packet.Pubrel](sub)
+					wantPacket[*packet.Pubrel](sub)
 					sub.send(&packet.Pubcomp{PacketID: p.PacketID})
 				}
 			}
 		}
-		sub.close()
-		pub.exchange("a", "9", 1)
-		sub = w.connect(v, "sub", resume, keep)
-		if got := want[*packet.Pubrel](sub); got.PacketID != ids["1"] {
+		sub.dropConnection()
+		pub.publishAndWait("a", "9", 1)
+		sub = srv.connect(v, "sub", resumeSession, keep)
+		if got := wantPacket[*packet.Pubrel](sub); got.PacketID != ids["1"] {
 			t.Errorf("PUBREL %d, want %d", got.PacketID, ids["1"])
 		}
 		sub.send(&packet.Pubcomp{PacketID: ids["1"]})
@@ -160,67 +160,67 @@ func TestRedelivery(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0
 			if !p.Dup || p.PacketID != ids[payload] {
 				t.Errorf("%s: DUP %v, identifier %d, want %d", payload, p.Dup, p.PacketID, ids[payload])
 			}
-			sub.finish(p)
+			sub.acknowledge(p)
 		}
 		p := sub.wantMessage("9")
 		if p.Dup {
 			t.Error("first send with DUP") // [MQTT-4.3.2-2]
 		}
-		sub.finish(p)
-		sub.silence()
-		if got := w.counters().Store.Queued; got != 0 {
+		sub.acknowledge(p)
+		sub.wantNothing()
+		if got := srv.counters().Store.Queued; got != 0 {
 			t.Errorf("%d messages stay queued", got)
 		}
 	})
 }
 
 func TestRedeliveryUnderSmallerQuota(t *testing.T) { // [MQTT-4.9.0-1]
-	bubble(t, nil, func(t *testing.T, w *world) {
-		sub := w.connect(packet.V5, "sub", expiry(1000))
-		sub.subscribe(filter("a", 1))
-		pub := w.connect(packet.V5, "pub")
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		sub := srv.connect(packet.V5, "sub", sessionExpiry(1000))
+		sub.subscribe(subscribeTo("a", 1))
+		pub := srv.connect(packet.V5, "pub")
 		for i := range 6 {
-			pub.exchange("a", fmt.Sprint(i), 1)
+			pub.publishAndWait("a", fmt.Sprint(i), 1)
 			sub.wantMessage(fmt.Sprint(i))
 		}
-		sub.close()
-		sub = w.connect(packet.V5, "sub", resume, expiry(1000), quota(2))
+		sub.dropConnection()
+		sub = srv.connect(packet.V5, "sub", resumeSession, sessionExpiry(1000), receiveMaximum(2))
 		first, second := sub.wantMessage("0"), sub.wantMessage("1")
-		sub.silence()
-		sub.finish(second)
-		sub.finish(sub.wantMessage("2"))
-		sub.finish(first)
+		sub.wantNothing()
+		sub.acknowledge(second)
+		sub.acknowledge(sub.wantMessage("2"))
+		sub.acknowledge(first)
 		for i := 3; i < 6; i++ {
-			sub.finish(sub.wantMessage(fmt.Sprint(i)))
+			sub.acknowledge(sub.wantMessage(fmt.Sprint(i)))
 		}
-		sub.silence()
+		sub.wantNothing()
 	})
 }
 
 func TestQueueIsBounded(t *testing.T) {
 	limits := store.Limits{Queue: store.QueueLimit{Messages: 5, Bytes: 1 << 20}}
-	bubble(t, func(o *Options) {
+	runWithServer(t, func(o *Options) {
 		o.Store = store.NewMemory(limits)
 		o.Queue = limits.Queue
-	}, func(t *testing.T, w *world) {
-		away, slow := w.connect(packet.V5, "away", expiry(100)), w.connect(packet.V5, "slow", quota(1))
-		away.subscribe(filter("a", 1))
-		slow.subscribe(filter("a", 1))
-		away.close()
-		pub := w.connect(packet.V5, "pub")
+	}, func(t *testing.T, srv *testServer) {
+		away, slow := srv.connect(packet.V5, "away", sessionExpiry(100)), srv.connect(packet.V5, "slow", receiveMaximum(1))
+		away.subscribe(subscribeTo("a", 1))
+		slow.subscribe(subscribeTo("a", 1))
+		away.dropConnection()
+		pub := srv.connect(packet.V5, "pub")
 		for i := range 20 {
-			pub.exchange("a", fmt.Sprint(i), 1)
+			pub.publishAndWait("a", fmt.Sprint(i), 1)
 		}
-		away = w.connect(packet.V5, "away", resume)
+		away = srv.connect(packet.V5, "away", resumeSession)
 		for i := range 5 {
-			away.finish(away.wantMessage(fmt.Sprint(i)))
+			away.acknowledge(away.wantMessage(fmt.Sprint(i)))
 		}
-		away.silence()
+		away.wantNothing()
 		for i := range 6 {
-			slow.finish(slow.wantMessage(fmt.Sprint(i)))
+			slow.acknowledge(slow.wantMessage(fmt.Sprint(i)))
 		}
-		slow.silence()
-		for _, s := range w.b.Sessions() {
+		slow.wantNothing()
+		for _, s := range srv.broker.Sessions() {
 			if wantLost := map[string]uint64{"away": 15, "slow": 14}[s.ClientID]; s.Dropped != wantLost {
 				t.Errorf("%s lost %d, want %d", s.ClientID, s.Dropped, wantLost)
 			}
@@ -228,35 +228,35 @@ func TestQueueIsBounded(t *testing.T) {
 	})
 }
 
-// stopReading makes a client that takes nothing, as a dead peer does.
-func (w *world) stopReading(id string, subs ...packet.Subscription) {
-	w.t.Helper()
-	nc, err := w.l.Dial()
+// connectDeadClient makes a client that takes nothing, as a dead peer does.
+func (s *testServer) connectDeadClient(id string, subs ...packet.Subscription) {
+	s.t.Helper()
+	nc, err := s.listener.Dial()
 	if err != nil {
-		w.t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	buf := append([]byte("dead\n"), connectPacket(id).Append(nil, packet.V5)...)
 	buf = (&packet.Subscribe{PacketID: 1, Subscriptions: subs}).Append(buf, packet.V5)
 	if _, err := nc.Write(buf); err != nil {
-		w.t.Error(err)
+		s.t.Error(err)
 	}
 }
 
 func TestSlowReceiverHurtsNobodyElse(t *testing.T) {
-	bubble(t, func(o *Options) { o.Outbox = 10_000 }, func(t *testing.T, w *world) {
-		w.stopReading("dead", filter("#", 0))
-		sub, pub := w.connect(packet.V5, "sub"), w.connect(packet.V5, "pub")
-		sub.subscribe(filter("#", 1))
+	runWithServer(t, func(o *Options) { o.Outbox = 10_000 }, func(t *testing.T, srv *testServer) {
+		srv.connectDeadClient("dead", subscribeTo("#", 0))
+		sub, pub := srv.connect(packet.V5, "sub"), srv.connect(packet.V5, "pub")
+		sub.subscribe(subscribeTo("#", 1))
 		for i := range 1000 {
 			payload := fmt.Sprintf("%0100d", i)
-			pub.exchange("a", payload, 1)
-			sub.finish(sub.wantMessage(payload))
+			pub.publishAndWait("a", payload, 1)
+			sub.acknowledge(sub.wantMessage(payload))
 		}
-		if got := w.counters().MessagesDropped; got < 900 || got > 1000 {
+		if got := srv.counters().MessagesDropped; got < 900 || got > 1000 {
 			t.Errorf("dropped %d, want what passes 10,000 bytes", got)
 		}
-		wait(2 * socket.WriteStall)
-		if got := w.counters().Clients; got != 2 {
+		advanceTime(2 * socket.WriteStall)
+		if got := srv.counters().Clients; got != 2 {
 			t.Errorf("%d clients, want the dead one gone", got)
 		}
 	})
@@ -264,123 +264,123 @@ func TestSlowReceiverHurtsNobodyElse(t *testing.T) {
 
 func TestSubscriptionsOverlap(t *testing.T) { // [MQTT-3.3.4-2] [MQTT-3.3.4-3] [MQTT-3.3.4-4] [MQTT-3.8.4-3]
 	for _, session := range []uint32{0, 100} {
-		bubble(t, nil, func(t *testing.T, w *world) {
-			sub, pub := w.connect(packet.V5, "sub", expiry(session)), w.connect(packet.V5, "pub")
+		runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+			sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(session)), srv.connect(packet.V5, "pub")
 			ask := func(f string, qos byte, id uint32) {
-				p := &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter(f, qos)}}
+				p := &packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{subscribeTo(f, qos)}}
 				if id > 0 {
 					p.Properties.SubscriptionIDs = []uint32{id}
 				}
 				sub.send(p)
-				want[*packet.Suback](sub)
+				wantPacket[*packet.Suback](sub)
 			}
 			ask("a/#", 0, 1)
 			ask("a/+", 1, 2)
 			ask("+/b", 0, 0)
 			ask("x", 1, 9)
-			pub.exchange("a/b", "x", 2)
+			pub.publishAndWait("a/b", "x", 2)
 			p := sub.wantMessage("x")
 			slices.Sort(p.Properties.SubscriptionIDs)
 			if p.QoS != 1 || !slices.Equal(p.Properties.SubscriptionIDs, []uint32{1, 2}) {
 				t.Errorf("QoS %d, identifiers %v", p.QoS, p.Properties.SubscriptionIDs)
 			}
-			sub.finish(p)
+			sub.acknowledge(p)
 			ask("a/+", 0, 3) // replaces
-			pub.exchange("a/b", "y", 1)
+			pub.publishAndWait("a/b", "y", 1)
 			p = sub.wantMessage("y")
 			slices.Sort(p.Properties.SubscriptionIDs)
 			if p.QoS != 0 || !slices.Equal(p.Properties.SubscriptionIDs, []uint32{1, 3}) {
 				t.Errorf("QoS %d, identifiers %v", p.QoS, p.Properties.SubscriptionIDs)
 			}
-			sub.silence()
+			sub.wantNothing()
 		})
 	}
 }
 
 func TestUnsubscribe(t *testing.T) { // [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.11.3-1]
-	each(t, func(t *testing.T, w *world, v packet.Version) {
-		c := w.connect(v, "c")
-		c.subscribe(filter("a", 0), filter("b", 0))
+	runInBothVersions(t, func(t *testing.T, srv *testServer, v packet.Version) {
+		c := srv.connect(v, "c")
+		c.subscribe(subscribeTo("a", 0), subscribeTo("b", 0))
 		c.send(&packet.Unsubscribe{PacketID: 4, TopicFilters: []string{"a", "c"}})
-		got := want[*packet.Unsuback](c)
+		got := wantPacket[*packet.Unsuback](c)
 		if v == packet.V5 && !slices.Equal(got.ReasonCodes, []packet.ReasonCode{packet.Success, packet.NoSubscriptionExisted}) {
 			t.Errorf("got %v", got.ReasonCodes)
 		}
 		c.publish("a", "x", 0, 0)
 		c.publish("b", "y", 0, 0)
 		c.wantMessage("y")
-		c.silence()
+		c.wantNothing()
 	})
 }
 
 func TestNoLocal(t *testing.T) { // [MQTT-3.8.3-3]
-	bubble(t, nil, func(t *testing.T, w *world) {
-		a, b := w.connect(packet.V5, "a"), w.connect(packet.V5, "b")
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		a, b := srv.connect(packet.V5, "a"), srv.connect(packet.V5, "b")
 		for _, c := range []*client{a, b} {
 			c.subscribe(packet.Subscription{TopicFilter: "t", NoLocal: true, QoS: 1})
 		}
 		for qos := range byte(3) {
-			a.exchange("t", "x", qos)
-			b.finish(b.wantMessage("x"))
+			a.publishAndWait("t", "x", qos)
+			b.acknowledge(b.wantMessage("x"))
 		}
-		retained := message("t", "r", 0, 0)
+		retained := publishPacket("t", "r", 0, 0)
 		retained.Retain = true
 		a.send(retained)
 		b.wantMessage("r")
-		a.silence()
+		a.wantNothing()
 	})
 }
 
 func TestSharedSubscription(t *testing.T) { // [MQTT-4.8.2-1] [MQTT-4.8.2-3]
-	bubble(t, nil, func(t *testing.T, w *world) {
-		a, b := w.connect(packet.V5, "a", expiry(100)), w.connect(packet.V5, "b")
-		plain, pub := w.connect(packet.V5, "plain"), w.connect(packet.V5, "pub")
-		a.subscribe(filter("$share/g/t/+", 1))
-		b.subscribe(filter("$share/g/t/+", 0))
-		plain.subscribe(filter("t/#", 0))
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		a, b := srv.connect(packet.V5, "a", sessionExpiry(100)), srv.connect(packet.V5, "b")
+		plain, pub := srv.connect(packet.V5, "plain"), srv.connect(packet.V5, "pub")
+		a.subscribe(subscribeTo("$share/g/t/+", 1))
+		b.subscribe(subscribeTo("$share/g/t/+", 0))
+		plain.subscribe(subscribeTo("t/#", 0))
 		count := func(c *client) (n int) {
-			for p := c.next(); p != nil; p = c.next() {
-				c.finish(p.(*packet.Publish))
+			for p := c.nextPacket(); p != nil; p = c.nextPacket() {
+				c.acknowledge(p.(*packet.Publish))
 				n++
 			}
 			return n
 		}
 		for range 10 {
-			pub.exchange("t/1", "x", 1)
+			pub.publishAndWait("t/1", "x", 1)
 		}
 		if x, y, z := count(a), count(b), count(plain); x != 5 || y != 5 || z != 10 {
 			t.Errorf("members got %d and %d of 10, a plain subscription %d", x, y, z)
 		}
-		a.close() // the one who is there gets all
+		a.dropConnection() // the one who is there gets all
 		for range 10 {
-			pub.exchange("t/1", "x", 1)
+			pub.publishAndWait("t/1", "x", 1)
 		}
 		if got := count(b); got != 10 {
 			t.Errorf("the member that is connected got %d of 10", got)
 		}
-		b.close() // nobody is there: a's session keeps them
+		b.dropConnection() // nobody is there: a's session keeps them
 		for range 10 {
-			pub.exchange("t/1", "x", 1)
+			pub.publishAndWait("t/1", "x", 1)
 		}
-		a = w.connect(packet.V5, "a", resume)
+		a = srv.connect(packet.V5, "a", resumeSession)
 		if got := count(a); got != 10 {
 			t.Errorf("the member that returned got %d of 10", got)
 		}
-		if got := w.b.Filters(); !slices.Contains(got, "t/+") {
+		if got := srv.broker.Filters(); !slices.Contains(got, "t/+") {
 			t.Errorf("filters %v", got)
 		}
-		a.bye()
-		plain.bye()
-		if got := w.b.Filters(); len(got) != 0 {
+		a.disconnect()
+		plain.disconnect()
+		if got := srv.broker.Filters(); len(got) != 0 {
 			t.Errorf("filters %v stay", got)
 		}
 	})
 }
 
 func TestSubscriptionLimit(t *testing.T) {
-	bubble(t, func(o *Options) { o.SubscriptionsPerSession = 2 }, func(t *testing.T, w *world) {
-		c := w.connect(packet.V5, "c")
-		got := c.subscribe(filter("a", 0), filter("b", 1), filter("c", 1), filter("a", 1))
+	runWithServer(t, func(o *Options) { o.SubscriptionsPerSession = 2 }, func(t *testing.T, srv *testServer) {
+		c := srv.connect(packet.V5, "c")
+		got := c.subscribe(subscribeTo("a", 0), subscribeTo("b", 1), subscribeTo("c", 1), subscribeTo("a", 1))
 		if !slices.Equal(got, []packet.ReasonCode{0, 1, packet.QuotaExceeded, 1}) {
 			t.Errorf("got %v", got)
 		}
@@ -389,42 +389,42 @@ func TestSubscriptionLimit(t *testing.T) {
 
 func TestRestart(t *testing.T) {
 	kept := store.NewMemory(store.Limits{})
-	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-		sub, pub := w.connect(packet.V5, "sub", expiry(1000), quota(2)), w.connect(packet.V5, "pub", expiry(1000))
-		sub.subscribe(filter("a", 2), filter("$share/g/b", 1))
+	runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+		sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000), receiveMaximum(2)), srv.connect(packet.V5, "pub", sessionExpiry(1000))
+		sub.subscribe(subscribeTo("a", 2), subscribeTo("$share/g/b", 1))
 		for i := range 4 {
-			pub.exchange("a", fmt.Sprint(i), 2)
+			pub.publishAndWait("a", fmt.Sprint(i), 2)
 		}
 		p := sub.wantMessage("0")
 		sub.wantMessage("1")
 		sub.send(&packet.Pubrec{PacketID: p.PacketID})
-		want[*packet.Pubrel](sub)
+		wantPacket[*packet.Pubrel](sub)
 		pub.publish("a", "4", 2, 99)
-		want[*packet.Pubrec](pub)
-		w.stop()
-		want[*packet.Disconnect](pub)
+		wantPacket[*packet.Pubrec](pub)
+		srv.stop()
+		wantPacket[*packet.Disconnect](pub)
 	})
-	bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-		sub, ack := w.connectAck(packet.V5, "sub", resume, expiry(1000))
+	runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+		sub, ack := srv.connectAck(packet.V5, "sub", resumeSession, sessionExpiry(1000))
 		if !ack.SessionPresent {
 			t.Fatal("session lost")
 		}
-		sub.send(&packet.Pubcomp{PacketID: want[*packet.Pubrel](sub).PacketID})
+		sub.send(&packet.Pubcomp{PacketID: wantPacket[*packet.Pubrel](sub).PacketID})
 		if p := sub.wantMessage("1"); !p.Dup {
 			t.Error("resend without DUP")
 		} else {
-			sub.finish(p)
+			sub.acknowledge(p)
 		}
-		pub := w.connect(packet.V5, "pub", resume, expiry(1000))
+		pub := srv.connect(packet.V5, "pub", resumeSession, sessionExpiry(1000))
 		pub.publish("a", "4", 2, 99) // again: it was taken before
-		want[*packet.Pubrec](pub)
+		wantPacket[*packet.Pubrec](pub)
 		pub.send(&packet.Pubrel{PacketID: 99})
-		want[*packet.Pubcomp](pub)
-		pub.exchange("b", "shared", 1)
+		wantPacket[*packet.Pubcomp](pub)
+		pub.publishAndWait("b", "shared", 1)
 		for _, payload := range []string{"2", "3", "4", "shared"} {
-			sub.finish(sub.wantMessage(payload))
+			sub.acknowledge(sub.wantMessage(payload))
 		}
-		sub.silence()
+		sub.wantNothing()
 	})
 }
 
@@ -434,11 +434,11 @@ func TestRestartResends(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1]
 		t.Run(fmt.Sprint("killed=", killed), func(t *testing.T) {
 			kept := store.NewMemory(store.Limits{})
 			var ids []uint16
-			bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-				sub, pub := w.connect(packet.V5, "sub", expiry(1000)), w.connect(packet.V5, "pub")
-				sub.subscribe(filter("a", 2))
+			runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+				sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000)), srv.connect(packet.V5, "pub")
+				sub.subscribe(subscribeTo("a", 2))
 				for i := range 4 {
-					pub.exchange("a", fmt.Sprint(i), 1+byte(i%2))
+					pub.publishAndWait("a", fmt.Sprint(i), 1+byte(i%2))
 				}
 				for i := range 4 {
 					ids = append(ids, sub.wantMessage(fmt.Sprint(i)).PacketID)
@@ -448,17 +448,17 @@ func TestRestartResends(t *testing.T) { // [MQTT-4.4.0-1] [MQTT-3.3.1-1]
 					copyStore(kept, crashed)
 					kept = crashed
 				}
-				w.stop()
+				srv.stop()
 			})
-			bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-				pub := w.connect(packet.V5, "pub")
-				pub.exchange("a", "new", 1)
-				sub := w.connect(packet.V5, "sub", resume)
+			runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+				pub := srv.connect(packet.V5, "pub")
+				pub.publishAndWait("a", "new", 1)
+				sub := srv.connect(packet.V5, "sub", resumeSession)
 				got := map[string]*packet.Publish{}
-				for p := sub.next(); p != nil; p = sub.next() {
+				for p := sub.nextPacket(); p != nil; p = sub.nextPacket() {
 					m := p.(*packet.Publish)
 					got[string(m.Payload)] = m
-					sub.finish(m)
+					sub.acknowledge(m)
 				}
 				for i, id := range ids {
 					p := got[fmt.Sprint(i)]
@@ -482,24 +482,24 @@ func TestRestartWithFullWindow(t *testing.T) { // [MQTT-4.3.3-6] [MQTT-4.4.0-1]
 	for qos := byte(1); qos <= 2; qos++ {
 		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
 			kept := store.NewMemory(store.Limits{})
-			bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-				sub, pub := w.connect(packet.V5, "sub", expiry(1000), quota(2)), w.connect(packet.V5, "pub")
-				sub.subscribe(filter("a", qos))
+			runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+				sub, pub := srv.connect(packet.V5, "sub", sessionExpiry(1000), receiveMaximum(2)), srv.connect(packet.V5, "pub")
+				sub.subscribe(subscribeTo("a", qos))
 				for i := range 4 {
-					pub.exchange("a", fmt.Sprint(i), qos)
+					pub.publishAndWait("a", fmt.Sprint(i), qos)
 				}
 				sub.wantMessage("0")
 				sub.wantMessage("1")
 			})
-			bubble(t, func(o *Options) { o.Store = kept }, func(t *testing.T, w *world) {
-				sub := w.connect(packet.V5, "sub", expiry(1000), quota(2), resume)
+			runWithServer(t, func(o *Options) { o.Store = kept }, func(t *testing.T, srv *testServer) {
+				sub := srv.connect(packet.V5, "sub", sessionExpiry(1000), receiveMaximum(2), resumeSession)
 				first, second := sub.wantMessage("0"), sub.wantMessage("1")
-				sub.finish(first)
+				sub.acknowledge(first)
 				third := sub.wantMessage("2")
-				sub.finish(second)
-				sub.finish(third)
-				sub.finish(sub.wantMessage("3"))
-				sub.silence()
+				sub.acknowledge(second)
+				sub.acknowledge(third)
+				sub.acknowledge(sub.wantMessage("3"))
+				sub.wantNothing()
 			})
 		})
 	}
@@ -508,7 +508,7 @@ func TestRestartWithFullWindow(t *testing.T) { // [MQTT-4.3.3-6] [MQTT-4.4.0-1]
 // TestSubscriptionsEndOnce has a subscription end, by its session's end or by the
 // client, while it is on its way to where messages are matched.
 func TestSubscriptionsEndOnce(t *testing.T) {
-	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}})
 	var s *session
 	old := &subscription{Subscription: store.Subscription{Filter: "a"}, filter: "a"}
 	for _, tt := range []struct {
@@ -583,25 +583,25 @@ func (e hookError) Error() string {
 // in which the store's refusal becomes its answer: it is not told of success.
 func TestRepeatedWhileRefused(t *testing.T) {
 	held := &holdingStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store = held }, func(t *testing.T, w *world) {
-		pub := w.connect(packet.V5, "pub", expiry(100))
+	runWithServer(t, func(o *Options) { o.Store = held }, func(t *testing.T, srv *testServer) {
+		pub := srv.connect(packet.V5, "pub", sessionExpiry(100))
 		held.hold = true
 		pub.publish("a", "x", 2, 7)
-		pub.silence()
-		s := w.b.allSessions()[0]
+		pub.wantNothing()
+		s := srv.broker.allSessions()[0]
 		held.done[0](hookError{func() {
 			c := s.conn.Load()
 			s.answerRepeated(c, 7)
 			c.batch.flush()
 		}})
-		if rec := want[*packet.Pubrec](pub); rec.ReasonCode != packet.UnspecifiedError {
+		if rec := wantPacket[*packet.Pubrec](pub); rec.ReasonCode != packet.UnspecifiedError {
 			t.Errorf("got %s", rec.ReasonCode)
 		}
-		pub.silence()
+		pub.wantNothing()
 		pub.publish("a", "x", 2, 7)
-		pub.silence()
+		pub.wantNothing()
 		held.done[1](nil)
-		if rec := want[*packet.Pubrec](pub); rec.ReasonCode.Failed() {
+		if rec := wantPacket[*packet.Pubrec](pub); rec.ReasonCode.Failed() {
 			t.Errorf("got %s", rec.ReasonCode)
 		}
 	})
@@ -611,10 +611,10 @@ func TestRepeatedWhileRefused(t *testing.T) {
 // QoS 2 while the first does not fit into the outbox: the second waits for it.
 func TestLateKeepsOrder(t *testing.T) {
 	held := &holdingStore{Memory: store.NewMemory(store.Limits{})}
-	bubble(t, func(o *Options) { o.Store, o.Outbox = held, 1000 }, func(t *testing.T, w *world) {
-		sub := w.connect(packet.V5, "sub", expiry(100))
-		sub.subscribe(filter("a", 2), filter("before", 0))
-		pub := w.connect(packet.V5, "pub")
+	runWithServer(t, func(o *Options) { o.Store, o.Outbox = held, 1000 }, func(t *testing.T, srv *testServer) {
+		sub := srv.connect(packet.V5, "sub", sessionExpiry(100))
+		sub.subscribe(subscribeTo("a", 2), subscribeTo("before", 0))
+		pub := srv.connect(packet.V5, "pub")
 		var identifiers []func(error)
 		held.hold = true
 		large := strings.Repeat("x", 900)
@@ -630,7 +630,7 @@ func TestLateKeepsOrder(t *testing.T) {
 		if len(identifiers) != 2 {
 			t.Fatalf("%d transactions for identifiers", len(identifiers))
 		}
-		c := w.b.sessions[store.SessionKey{Identity: testID("subx").String(), ClientID: "sub"}].conn.Load()
+		c := srv.broker.sessions[store.SessionKey{Identity: testID("subx").String(), ClientID: "sub"}].conn.Load()
 		if !c.out.claimSink() { // as if somebody was writing
 			t.Fatal("the outbox is busy")
 		}

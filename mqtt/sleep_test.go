@@ -20,12 +20,12 @@ func TestSubscriptionSleeps(t *testing.T) {
 				for _, restarted := range []bool{true, false} {
 					t.Run(fmt.Sprintf("%s/%s/connected=%t/restarted=%t", v, f, connected, restarted), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
-							x := &waiting{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newChain(), conn: func(p *packet.Connect) {
+							x := &waitingClient{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newFakeFilter(), conn: func(p *packet.Connect) {
 								if v == packet.V5 {
-									expiry(1000)(p)
+									sessionExpiry(1000)(p)
 								}
 							}}
-							x.sleep(f, connected, restarted)
+							x.testSleep(f, connected, restarted)
 						})
 					})
 				}
@@ -34,41 +34,41 @@ func TestSubscriptionSleeps(t *testing.T) {
 	}
 }
 
-func (x *waiting) sleep(f string, connected, restarted bool) {
+func (x *waitingClient) testSleep(f string, connected, restarted bool) {
 	t := x.t
-	x.open()
+	x.startServer()
 	defer func() { x.close() }()
-	x.connectSub(resume)
-	x.sub.subscribe(filter(f, 1), filter("c", 1))
+	x.connectSub(resumeSession)
+	x.sub.subscribe(subscribeTo(f, 1), subscribeTo("c", 1))
 	if !connected {
-		x.sub.close()
+		x.sub.dropConnection()
 	}
-	x.rules.set(func(r *rules) { r.subscribe = []string{"b/#"} })
-	x.b.Reauthorize()
+	x.denied.change(func(d *denyList) { d.subscribe = []string{"b/#"} })
+	x.broker.Reauthorize()
 	if connected {
-		if _, refused := x.drain(); !refused {
+		if _, refused := x.readRest(); !refused {
 			t.Error("the client was not told")
 		}
 	}
 	if restarted {
 		x.close()
-		x.open()
+		x.startServer()
 	}
 	x.wantAsleep(1)
 	if connected {
 		x.resumeSub()
-		x.b.Reauthorize()
-		x.sub.silence()
+		x.broker.Reauthorize()
+		x.sub.wantNothing()
 	}
 	pub := x.connect(packet.V5, "pub")
-	if code := pub.exchange("b/1", "while it slept", 1); code != packet.NoMatchingSubscribers {
+	if code := pub.publishAndWait("b/1", "while it slept", 1); code != packet.NoMatchingSubscribers {
 		t.Errorf("a subscription that sleeps took it: %s", code)
 	}
-	pub.exchange("c", "awake", 1)
-	x.rules.set(func(r *rules) { r.subscribe = nil })
-	x.b.Reauthorize()
+	pub.publishAndWait("c", "awake", 1)
+	x.denied.change(func(d *denyList) { d.subscribe = nil })
+	x.broker.Reauthorize()
 	x.wantAsleep(0)
-	if code := pub.exchange("b/2", "woken", 1); code != packet.Success {
+	if code := pub.publishAndWait("b/2", "woken", 1); code != packet.Success {
 		t.Errorf("published: %s", code)
 	}
 	if !connected {
@@ -76,37 +76,37 @@ func (x *waiting) sleep(f string, connected, restarted bool) {
 	}
 	got := map[string]bool{}
 	for range 2 { // the group's may come first
-		p := want[*packet.Publish](x.sub)
-		x.sub.finish(p)
+		p := wantPacket[*packet.Publish](x.sub)
+		x.sub.acknowledge(p)
 		got[string(p.Payload)] = true
 	}
 	if !got["awake"] || !got["woken"] {
 		t.Errorf("got %v", got)
 	}
-	x.sub.silence()
+	x.sub.wantNothing()
 }
 
 // resumeSub has the client come back to a session that is there.
-func (x *waiting) resumeSub() {
+func (x *waitingClient) resumeSub() {
 	x.t.Helper()
-	c, ack := x.connectAck(x.v, "sub", x.conn, resume)
+	c, ack := x.connectAck(x.v, "sub", x.conn, resumeSession)
 	if !ack.SessionPresent {
-		x.t.Fatalf("got %s, session present %t", show(ack), ack.SessionPresent)
+		x.t.Fatalf("got %s, session present %t", describePacket(ack), ack.SessionPresent)
 	}
 	x.sub = c
 }
 
 // wantAsleep compares how many of the client's two subscriptions sleep, and what
 // other sites are told.
-func (x *waiting) wantAsleep(n int) {
+func (x *waitingClient) wantAsleep(n int) {
 	x.t.Helper()
 	synctest.Wait()
-	for _, s := range x.b.Sessions() {
+	for _, s := range x.broker.Sessions() {
 		if s.ClientID == "sub" && (s.Asleep != n || len(s.Subscriptions) != 2) {
 			x.t.Errorf("%d of %v sleep, want %d", s.Asleep, s.Subscriptions, n)
 		}
 	}
-	if got := x.b.Filters(); len(got) != 2-n {
+	if got := x.broker.Filters(); len(got) != 2-n {
 		x.t.Errorf("other sites are told %v", got)
 	}
 }
@@ -114,48 +114,48 @@ func (x *waiting) wantAsleep(n int) {
 // TestSubscriptionAsleep: what a client does with one that sleeps.
 func TestSubscriptionAsleep(t *testing.T) {
 	for _, f := range []string{"b/#", "$share/g/b/#"} {
-		each(t, func(t *testing.T, w *world, v packet.Version) {
+		runInBothVersions(t, func(t *testing.T, srv *testServer, v packet.Version) {
 			conn := func(p *packet.Connect) {
 				if v == packet.V5 {
-					expiry(1000)(p)
+					sessionExpiry(1000)(p)
 				}
 			}
-			sub, pub := w.connect(v, "sub", conn, resume), w.connect(packet.V5, "pub")
-			sub.subscribe(filter(f, 0))
-			w.rules.set(func(r *rules) { r.subscribe = []string{"b/#"} })
-			w.b.Reauthorize()
-			sub.close()
-			sub = w.connect(v, "sub", conn, resume)
-			if got := sub.subscribe(filter(f, 1)); !got[0].Failed() {
+			sub, pub := srv.connect(v, "sub", conn, resumeSession), srv.connect(packet.V5, "pub")
+			sub.subscribe(subscribeTo(f, 0))
+			srv.denied.change(func(d *denyList) { d.subscribe = []string{"b/#"} })
+			srv.broker.Reauthorize()
+			sub.dropConnection()
+			sub = srv.connect(v, "sub", conn, resumeSession)
+			if got := sub.subscribe(subscribeTo(f, 1)); !got[0].Failed() {
 				t.Errorf("subscribed without a grant: %s", got[0])
 			}
-			w.rules.set(func(r *rules) { r.subscribe = nil })
-			w.b.Reauthorize()
-			pub.exchange("b/1", "as before the refusal", 1)
+			srv.denied.change(func(d *denyList) { d.subscribe = nil })
+			srv.broker.Reauthorize()
+			pub.publishAndWait("b/1", "as before the refusal", 1)
 			if p := sub.wantMessage("as before the refusal"); p.QoS != 0 {
 				t.Errorf("a refused SUBSCRIBE changed it to QoS %d", p.QoS)
 			}
 
-			w.rules.set(func(r *rules) { r.subscribe = []string{"b/#"} })
-			w.b.Reauthorize()
-			sub.close()
-			sub = w.connect(v, "sub", conn, resume)
+			srv.denied.change(func(d *denyList) { d.subscribe = []string{"b/#"} })
+			srv.broker.Reauthorize()
+			sub.dropConnection()
+			sub = srv.connect(v, "sub", conn, resumeSession)
 			sub.send(&packet.Unsubscribe{PacketID: 4, TopicFilters: []string{f}})
-			if ack := want[*packet.Unsuback](sub); v == packet.V5 && ack.ReasonCodes[0] != packet.Success {
+			if ack := wantPacket[*packet.Unsuback](sub); v == packet.V5 && ack.ReasonCodes[0] != packet.Success {
 				t.Errorf("UNSUBACK %s", ack.ReasonCodes[0])
 			}
-			w.rules.set(func(r *rules) { r.subscribe = nil })
-			w.b.Reauthorize()
-			if code := pub.exchange("b/1", "over", 1); code != packet.NoMatchingSubscribers {
+			srv.denied.change(func(d *denyList) { d.subscribe = nil })
+			srv.broker.Reauthorize()
+			if code := pub.publishAndWait("b/1", "over", 1); code != packet.NoMatchingSubscribers {
 				t.Errorf("published: %s", code)
 			}
-			sub.silence()
-			for _, kept := range w.b.opts.Store.Sessions() {
+			sub.wantNothing()
+			for _, kept := range srv.broker.opts.Store.Sessions() {
 				if len(kept.Subscriptions) > 0 || kept.Key.Identity == shareIdentity {
 					t.Errorf("the store keeps %+v", kept)
 				}
 			}
-			if held := len(w.b.allGroups()); held != 0 {
+			if held := len(srv.broker.allGroups()); held != 0 {
 				t.Errorf("%d groups stay", held)
 			}
 		})
@@ -166,15 +166,15 @@ func TestSubscriptionAsleep(t *testing.T) {
 // in one line, once.
 func TestSleepIsLogged(t *testing.T) {
 	log, hook := recordedLog()
-	bubble(t, func(o *Options) { o.Log = log }, func(t *testing.T, w *world) {
+	runWithServer(t, func(o *Options) { o.Log = log }, func(t *testing.T, srv *testServer) {
 		for _, who := range []string{"a", "b"} {
-			c := w.connect(packet.V5, who, expiry(1000))
-			c.subscribe(filter("b/#", 1), filter("c", 1))
-			c.close()
+			c := srv.connect(packet.V5, who, sessionExpiry(1000))
+			c.subscribe(subscribeTo("b/#", 1), subscribeTo("c", 1))
+			c.dropConnection()
 		}
-		w.rules.set(func(r *rules) { r.subscribe = []string{"b/#"} })
-		w.b.Reauthorize()
-		w.b.Reauthorize()
+		srv.denied.change(func(d *denyList) { d.subscribe = []string{"b/#"} })
+		srv.broker.Reauthorize()
+		srv.broker.Reauthorize()
 		lines := 0
 		for _, e := range hook.AllEntries() {
 			if n, ok := e.Data[logfield.Asleep]; ok {
@@ -191,16 +191,16 @@ func TestSleepIsLogged(t *testing.T) {
 
 // TestReceiversAsleep: an operator who asks who gets a topic is told who sleeps.
 func TestReceiversAsleep(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		sub := w.connect(packet.V5, "sub", expiry(1000))
-		sub.subscribe(filter("b/#", 1))
-		sub.close()
-		w.rules.set(func(r *rules) { r.subscribe = []string{"b/#"} })
-		w.b.Reauthorize()
-		if got := w.b.Receivers("b/1"); len(got) != 1 || got[0].Gets || got[0].Why == "" {
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		sub := srv.connect(packet.V5, "sub", sessionExpiry(1000))
+		sub.subscribe(subscribeTo("b/#", 1))
+		sub.dropConnection()
+		srv.denied.change(func(d *denyList) { d.subscribe = []string{"b/#"} })
+		srv.broker.Reauthorize()
+		if got := srv.broker.Receivers("b/1"); len(got) != 1 || got[0].Gets || got[0].Why == "" {
 			t.Errorf("got %+v", got)
 		}
-		if got := w.b.Receivers("c"); len(got) != 0 {
+		if got := srv.broker.Receivers("c"); len(got) != 0 {
 			t.Errorf("got %+v", got)
 		}
 	})
@@ -210,27 +210,27 @@ func TestReceiversAsleep(t *testing.T) {
 // members.
 func TestSharedWaitsWhileAllSleep(t *testing.T) {
 	for _, qos := range []byte{1, 2} {
-		bubble(t, nil, func(t *testing.T, w *world) {
-			a, b := w.connect(packet.V5, "a", expiry(1000)), w.connect(packet.V5, "b", expiry(1000))
-			a.subscribe(filter("$share/g/t", qos))
-			b.subscribe(filter("$share/g/t", qos))
-			a.close()
-			b.close()
-			pub := w.connect(packet.V5, "pub")
-			pub.publishAll(qos, 0, 3)
-			w.rules.set(func(r *rules) { r.subscribe = []string{"t"} })
-			w.b.Reauthorize()
-			a = w.connect(packet.V5, "a", resume, expiry(1000))
-			a.silence()
-			if got := w.counters().SharedWaiting; got != 3 {
+		runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+			a, b := srv.connect(packet.V5, "a", sessionExpiry(1000)), srv.connect(packet.V5, "b", sessionExpiry(1000))
+			a.subscribe(subscribeTo("$share/g/t", qos))
+			b.subscribe(subscribeTo("$share/g/t", qos))
+			a.dropConnection()
+			b.dropConnection()
+			pub := srv.connect(packet.V5, "pub")
+			pub.publishNumbers(qos, 0, 3)
+			srv.denied.change(func(d *denyList) { d.subscribe = []string{"t"} })
+			srv.broker.Reauthorize()
+			a = srv.connect(packet.V5, "a", resumeSession, sessionExpiry(1000))
+			a.wantNothing()
+			if got := srv.counters().SharedWaiting; got != 3 {
 				t.Errorf("%d wait", got)
 			}
-			w.rules.set(func(r *rules) { r.subscribe = []string{"bx=t"} })
-			w.b.Reauthorize()
-			if got := a.received(true); len(got) != 3 {
+			srv.denied.change(func(d *denyList) { d.subscribe = []string{"bx=t"} })
+			srv.broker.Reauthorize()
+			if got := a.receivePayloads(true); len(got) != 3 {
 				t.Errorf("got %v", got)
 			}
-			if c := w.counters(); c.Store.Queued != 0 || c.MessagesDropped != 0 {
+			if c := srv.counters(); c.Store.Queued != 0 || c.MessagesDropped != 0 {
 				t.Errorf("%d stay, dropped %v", c.Store.Queued, c.Drops)
 			}
 		})
@@ -239,24 +239,24 @@ func TestSharedWaitsWhileAllSleep(t *testing.T) {
 
 // TestLentWhileAllSleep: what a member did not acknowledge waits for one that wakes.
 func TestLentWhileAllSleep(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		a, pub := w.connect(packet.V5, "a", expiry(1000)), w.connect(packet.V5, "pub")
-		a.subscribe(filter("$share/g/t", 1))
-		pub.publishAll(1, 0, 3)
-		if got := a.received(false); len(got) != 3 {
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		a, pub := srv.connect(packet.V5, "a", sessionExpiry(1000)), srv.connect(packet.V5, "pub")
+		a.subscribe(subscribeTo("$share/g/t", 1))
+		pub.publishNumbers(1, 0, 3)
+		if got := a.receivePayloads(false); len(got) != 3 {
 			t.Fatalf("got %v", got)
 		}
-		w.rules.set(func(r *rules) { r.subscribe = []string{"t"} })
-		w.b.Reauthorize()
-		w.counters()
-		a = w.connect(packet.V5, "a", resume, expiry(1000))
-		a.silence()
-		w.rules.set(func(r *rules) { r.subscribe = nil })
-		w.b.Reauthorize()
-		if got := a.received(true); !slices.Equal(got, numbers(0, 3)) {
+		srv.denied.change(func(d *denyList) { d.subscribe = []string{"t"} })
+		srv.broker.Reauthorize()
+		srv.counters()
+		a = srv.connect(packet.V5, "a", resumeSession, sessionExpiry(1000))
+		a.wantNothing()
+		srv.denied.change(func(d *denyList) { d.subscribe = nil })
+		srv.broker.Reauthorize()
+		if got := a.receivePayloads(true); !slices.Equal(got, numberPayloads(0, 3)) {
 			t.Errorf("got %v", got)
 		}
-		if c := w.counters(); c.MessagesDropped != 0 {
+		if c := srv.counters(); c.MessagesDropped != 0 {
 			t.Errorf("dropped %v", c.Drops)
 		}
 	})

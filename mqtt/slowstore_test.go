@@ -15,25 +15,25 @@ import (
 type slowStore struct {
 	*store.Memory
 
-	refusing *atomic.Bool  // what somebody waits for
-	refusals *atomic.Int64 // so far
-	hurry    atomic.Bool   // no more delays: the broker was killed and has to end
-	wake     chan struct{} // capacity 1; closed by end
-	told     chan []*job   // closed by commit
+	refusing *atomic.Bool     // what somebody waits for
+	refusals *atomic.Int64    // so far
+	hurry    atomic.Bool      // no more delays: the broker was killed and has to end
+	wake     chan struct{}    // capacity 1; closed by end
+	told     chan []*storeJob // closed by commit
 	done     sync.WaitGroup
 
-	mu     sync.Mutex // guards all below
-	rnd    *rand.Rand
-	jobs   []*job
-	kept   []func(store.Tx) // in their order
-	synced int              // of kept; those behind are the last that nobody waited for
-	loose  int              // transactions that nobody waits for and that are not kept yet
-	frozen bool             // what comes now is lost
-	ended  bool
+	mu        sync.Mutex // guards all below
+	rnd       *rand.Rand
+	jobs      []*storeJob
+	kept      []func(store.Tx) // in their order
+	synced    int              // of kept; those behind are the last that nobody waited for
+	unawaited int              // transactions that nobody waits for and that are not kept yet
+	frozen    bool             // what comes now is lost
+	ended     bool
 }
 
-// job is one transaction.
-type job struct {
+// storeJob is one transaction.
+type storeJob struct {
 	add  func(store.Tx)
 	done func(error)
 	err  error
@@ -43,14 +43,14 @@ type job struct {
 func newSlowStore(seed uint64, kept []func(store.Tx), refusing *atomic.Bool, refusals *atomic.Int64) *slowStore {
 	s := &slowStore{
 		Memory: store.NewMemory(store.Limits{}), refusing: refusing, refusals: refusals,
-		wake: make(chan struct{}, 1), told: make(chan []*job, 1),
+		wake: make(chan struct{}, 1), told: make(chan []*storeJob, 1),
 		rnd: rand.New(rand.NewPCG(seed, 2)), kept: kept, synced: len(kept),
 	}
 	for _, add := range kept {
 		s.Memory.Update(add, nil)
 	}
 	s.done.Go(s.commit)
-	s.done.Go(s.tell)
+	s.done.Go(s.reportCommits)
 	return s
 }
 
@@ -64,9 +64,9 @@ func (s *slowStore) Update(add func(store.Tx), done func(error)) {
 		return
 	}
 	defer s.mu.Unlock()
-	s.jobs = append(s.jobs, &job{add: add, done: done})
+	s.jobs = append(s.jobs, &storeJob{add: add, done: done})
 	if done == nil {
-		s.loose++
+		s.unawaited++
 	}
 	select {
 	case s.wake <- struct{}{}:
@@ -74,8 +74,8 @@ func (s *slowStore) Update(add func(store.Tx), done func(error)) {
 	}
 }
 
-// end commits what is there.
-func (s *slowStore) end() {
+// stop commits what is there.
+func (s *slowStore) stop() {
 	s.mu.Lock()
 	s.ended = true
 	close(s.wake)
@@ -83,18 +83,18 @@ func (s *slowStore) end() {
 	s.done.Wait()
 }
 
-// killed returns what a broker that is killed now leaves, and whether that is all
+// contentAtKill returns what a broker that is killed now leaves, and whether that is all
 // but what somebody waits for: the last transactions may be lost if nobody does.
-func (s *slowStore) killed() (kept []func(store.Tx), whole bool) {
+func (s *slowStore) contentAtKill() (kept []func(store.Tx), whole bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.frozen = true
 	s.hurry.Store(true)
 	n := s.synced + s.rnd.IntN(len(s.kept)-s.synced+1)
-	return s.kept[:n:n], n == len(s.kept) && s.loose == 0
+	return s.kept[:n:n], n == len(s.kept) && s.unawaited == 0
 }
 
-func (s *slowStore) pause() {
+func (s *slowStore) delay() {
 	s.mu.Lock()
 	d := []time.Duration{0, 0, time.Millisecond, 20 * time.Millisecond, time.Second}[s.rnd.IntN(5)]
 	s.mu.Unlock()
@@ -107,8 +107,8 @@ func (s *slowStore) pause() {
 func (s *slowStore) commit() {
 	defer close(s.told)
 	for range s.wake {
-		for jobs := s.take(); len(jobs) > 0; jobs = s.take() {
-			s.pause()
+		for jobs := s.takeJobs(); len(jobs) > 0; jobs = s.takeJobs() {
+			s.delay()
 			for _, j := range jobs {
 				s.apply(j)
 			}
@@ -117,8 +117,8 @@ func (s *slowStore) commit() {
 	}
 }
 
-// take returns some of the transactions that wait.
-func (s *slowStore) take() []*job {
+// takeJobs returns some of the transactions that wait.
+func (s *slowStore) takeJobs() []*storeJob {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := len(s.jobs)
@@ -130,7 +130,7 @@ func (s *slowStore) take() []*job {
 	return jobs
 }
 
-func (s *slowStore) apply(j *job) {
+func (s *slowStore) apply(j *storeJob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if j.done != nil && s.refusing.Load() {
@@ -145,14 +145,14 @@ func (s *slowStore) apply(j *job) {
 	if s.kept = append(s.kept, j.add); j.done != nil {
 		s.synced = len(s.kept)
 	} else {
-		s.loose--
+		s.unawaited--
 	}
 }
 
-// tell calls back, in order.
-func (s *slowStore) tell() {
+// reportCommits calls back, in order.
+func (s *slowStore) reportCommits() {
 	for jobs := range s.told {
-		s.pause()
+		s.delay()
 		for _, j := range jobs {
 			if j.done != nil {
 				j.done(j.err)

@@ -50,23 +50,23 @@ subscriptions/count
 uptime
 version`
 
-// statusOf returns what a new subscriber to $SYS is told.
-func (w *world) statusOf() map[string]string {
-	w.t.Helper()
-	c := w.connect(packet.V5, "watch")
-	c.subscribe(filter("$SYS/#", 0))
+// readStatus returns what a new subscriber to $SYS is told.
+func (s *testServer) readStatus() map[string]string {
+	s.t.Helper()
+	c := s.connect(packet.V5, "watch")
+	c.subscribe(subscribeTo("$SYS/#", 0))
 	all := map[string]string{}
-	for p := c.next(); p != nil; p = c.next() {
+	for p := c.nextPacket(); p != nil; p = c.nextPacket() {
 		m := p.(*packet.Publish)
 		name, _ := strings.CutPrefix(string(m.TopicName), "$SYS/broker/")
 		all[name] = string(m.Payload)
 	}
-	c.bye()
+	c.disconnect()
 	return all
 }
 
 func TestStatusNames(t *testing.T) {
-	bubble(t, func(o *Options) { o.Version = "1.2.3" }, func(t *testing.T, w *world) {
+	runWithServer(t, func(o *Options) { o.Version = "1.2.3" }, func(t *testing.T, srv *testServer) {
 		var want, got []string
 		for line := range strings.Lines(statusTopics) {
 			name := strings.TrimSpace(line)
@@ -76,7 +76,7 @@ func TestStatusNames(t *testing.T) {
 			}
 			want = append(want, name)
 		}
-		all := w.statusOf()
+		all := srv.readStatus()
 		for name := range all {
 			got = append(got, name)
 		}
@@ -92,14 +92,14 @@ func TestStatusNames(t *testing.T) {
 }
 
 func TestStatusCounts(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		gone := w.connect(packet.V5, "gone", expiry(5))
-		gone.bye()
-		a, b := w.connect(packet.V5, "a"), w.connect(packet.V5, "b")
-		a.subscribe(filter("$share/g/t", 0), filter("t", 0))
-		b.subscribe(filter("$share/g/t", 0))
-		wait(6 * time.Second)
-		got := w.statusOf()
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		gone := srv.connect(packet.V5, "gone", sessionExpiry(5))
+		gone.disconnect()
+		a, b := srv.connect(packet.V5, "a"), srv.connect(packet.V5, "b")
+		a.subscribe(subscribeTo("$share/g/t", 0), subscribeTo("t", 0))
+		b.subscribe(subscribeTo("$share/g/t", 0))
+		advanceTime(6 * time.Second)
+		got := srv.readStatus()
 		for name, want := range map[string]string{
 			"clients/connected": "3", "clients/expired": "1", "clients/maximum": "3", "clients/total": "3",
 			"subscriptions/count": "4", "shared_subscriptions/count": "2",
@@ -108,9 +108,9 @@ func TestStatusCounts(t *testing.T) {
 				t.Errorf("%s is %s, want %s", name, got[name], want)
 			}
 		}
-		a.close()
-		wait(time.Second)
-		if got := w.statusOf()["clients/maximum"]; got != "3" {
+		a.dropConnection()
+		advanceTime(time.Second)
+		if got := srv.readStatus()["clients/maximum"]; got != "3" {
 			t.Errorf("maximum %s after one left", got)
 		}
 	})
@@ -118,15 +118,15 @@ func TestStatusCounts(t *testing.T) {
 
 // The averages are mosquitto's: events per minute, forgotten exponentially.
 func TestStatusLoad(t *testing.T) {
-	bubble(t, nil, func(t *testing.T, w *world) {
-		pub := w.connect(packet.V5, "pub")
+	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
+		pub := srv.connect(packet.V5, "pub")
 		for i := range 60 {
 			pub.publish("t", fmt.Sprint(i), 0, 0)
 		}
-		wait(statusInterval + time.Second)
+		advanceTime(statusInterval + time.Second)
 		check := func(ticks float64) {
 			t.Helper()
-			all := w.statusOf()
+			all := srv.readStatus()
 			for name, minutes := range map[string]float64{"1min": 1, "5min": 5, "15min": 15} {
 				got, err := strconv.ParseFloat(all["load/publish/received/"+name], 64)
 				tick := statusInterval.Minutes()
@@ -137,7 +137,7 @@ func TestStatusLoad(t *testing.T) {
 			}
 		}
 		check(1)
-		wait(statusInterval)
+		advanceTime(statusInterval)
 		check(2)
 	})
 }

@@ -13,22 +13,22 @@ func BenchmarkTransport(b *testing.B) {
 	for _, name := range []string{"tcp", "tls", "websocket", "websocket tls", "quic"} {
 		b.Run(strings.ReplaceAll(name, " ", "+"), func(b *testing.B) {
 			l, dial := transports[name](b)
-			broker := serve(b, l, Options{}, anyone)
+			broker := startBroker(b, l, Options{}, admitAnyone)
 			plain, dialPlain := transports["tcp"](b)
-			broker.serve(b, plain, anyone)
-			sub, pub := wire(b, dial(), connectPacket("sub")), wire(b, dialPlain(), connectPacket("pub"))
+			broker.serve(b, plain, admitAnyone)
+			sub, pub := connectSocket(b, dial(), connectPacket("sub")), connectSocket(b, dialPlain(), connectPacket("pub"))
 			sub.subscribe("a", 0)
 			payload := make([]byte, 100)
-			for _, w := range []*wired{sub, pub} {
+			for _, w := range []*socketClient{sub, pub} {
 				if err := w.nc.SetDeadline(time.Time{}); err != nil {
 					b.Fatal(err)
 				}
 			}
-			echo(b, pub, sub, payload)
+			publishAndReceive(b, pub, sub, payload)
 			b.ReportAllocs()
 			before := processorTime(b)
 			for b.Loop() {
-				echo(b, pub, sub, payload)
+				publishAndReceive(b, pub, sub, payload)
 			}
 			b.ReportMetric(float64(processorTime(b)-before)/float64(b.N)/1e3, "cpu-µs/op")
 		})

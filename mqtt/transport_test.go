@@ -48,8 +48,8 @@ func listenWebSocket(t testing.TB, wrap func(net.Listener) net.Listener) *webSoc
 	return &webSocketServer{l, "ws" + strings.TrimPrefix(srv.URL, "http") + websocket.Path, srv.Client()}
 }
 
-// open connects a stock client.
-func (s *webSocketServer) open(t testing.TB) *coder.Conn {
+// openConn connects a stock client.
+func (s *webSocketServer) openConn(t testing.TB) *coder.Conn {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -64,7 +64,7 @@ func (s *webSocketServer) open(t testing.TB) *coder.Conn {
 
 func (s *webSocketServer) dial(t testing.TB) net.Conn {
 	t.Helper()
-	return coder.NetConn(context.WithoutCancel(t.Context()), s.open(t), coder.MessageBinary)
+	return coder.NetConn(context.WithoutCancel(t.Context()), s.openConn(t), coder.MessageBinary)
 }
 
 func listenQUIC(t testing.TB) (net.Listener, func() net.Conn) {
@@ -84,7 +84,7 @@ func listenQUIC(t testing.TB) (net.Listener, func() net.Conn) {
 	}
 }
 
-func plainly(l net.Listener) net.Listener { return l }
+func wrapNothing(l net.Listener) net.Listener { return l }
 
 // transport starts a listener and tells how to connect to it.
 type transport func(t testing.TB) (net.Listener, func() net.Conn)
@@ -98,21 +98,21 @@ var transports = map[string]transport{
 	"tls": func(t testing.TB) (net.Listener, func() net.Conn) {
 		server, client := selfSigned(t)
 		l := listenTCP(t)
-		return tls.NewListener(quickly(l), server), func() net.Conn { return tls.Client(dialTCP(t, l), client) }
+		return tls.NewListener(wrapQuick(l), server), func() net.Conn { return tls.Client(dialTCP(t, l), client) }
 	},
 	"websocket": func(t testing.TB) (net.Listener, func() net.Conn) {
 		s := listenWebSocket(t, nil)
 		return s, func() net.Conn { return s.dial(t) }
 	},
 	"websocket tls": func(t testing.TB) (net.Listener, func() net.Conn) {
-		s := listenWebSocket(t, quickly)
+		s := listenWebSocket(t, wrapQuick)
 		return s, func() net.Conn { return s.dial(t) }
 	},
 	"quic": func(t testing.TB) (net.Listener, func() net.Conn) { return listenQUIC(t) },
 }
 
-// echo publishes a message and waits for it.
-func echo(t testing.TB, pub, sub *wired, payload []byte) {
+// publishAndReceive publishes a message and waits for it.
+func publishAndReceive(t testing.TB, pub, sub *socketClient, payload []byte) {
 	pub.send(&packet.Publish{TopicName: []byte("a"), Payload: payload})
 	if p, ok := sub.read().(*packet.Publish); !ok || len(p.Payload) != len(payload) {
 		t.Fatal("not what was published")
@@ -125,16 +125,16 @@ func TestFlushStartsNoGoroutine(t *testing.T) {
 	for name, listen := range transports {
 		t.Run(name, func(t *testing.T) {
 			l, dial := listen(t)
-			serve(t, l, Options{}, anyone)
-			sub, pub := wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+			startBroker(t, l, Options{}, admitAnyone)
+			sub, pub := connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub"))
 			sub.subscribe("a", 0)
 			payload := make([]byte, 100)
-			echo(t, pub, sub, payload)
+			publishAndReceive(t, pub, sub, payload)
 			metrics.Read(started)
 			before := started[0].Value.Uint64()
 			const n = 2000
 			for range n {
-				echo(t, pub, sub, payload)
+				publishAndReceive(t, pub, sub, payload)
 			}
 			metrics.Read(started)
 			if got := started[0].Value.Uint64() - before; got > n/20 {
@@ -150,14 +150,14 @@ func TestSlowReaderCostsOnlyItself(t *testing.T) {
 	for name, listen := range transports {
 		t.Run(name, func(t *testing.T) {
 			l, dial := listen(t)
-			serve(t, l, Options{Outbox: 64 << 20}, anyone)
-			slow, sub, pub := wire(t, dial(), connectPacket("slow")), wire(t, dial(), connectPacket("sub")), wire(t, dial(), connectPacket("pub"))
+			startBroker(t, l, Options{Outbox: 64 << 20}, admitAnyone)
+			slow, sub, pub := connectSocket(t, dial(), connectPacket("slow")), connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub"))
 			slow.subscribe("a", 0)
 			sub.subscribe("a", 0)
 			const n = 200
 			size := func(i int) int { return []int{8, 100, 20 << 10, 80 << 10}[i%4] }
 			for i := range n {
-				echo(t, pub, sub, fmt.Appendf(nil, "%0*d", size(i), i))
+				publishAndReceive(t, pub, sub, fmt.Appendf(nil, "%0*d", size(i), i))
 			}
 			for i := range n {
 				p, ok := slow.read().(*packet.Publish)
@@ -172,13 +172,13 @@ func TestSlowReaderCostsOnlyItself(t *testing.T) {
 // Control frames and data frames share the socket: pings of WebSocket are
 // answered while the client is idle and while messages come, all of which arrive.
 func TestWebSocketPing(t *testing.T) {
-	for name, wrap := range map[string]func(net.Listener) net.Listener{"tcp": nil, "tls": quickly, "plain tls": plainly} {
+	for name, wrap := range map[string]func(net.Listener) net.Listener{"tcp": nil, "tls": wrapQuick, "plain tls": wrapNothing} {
 		t.Run(name, func(t *testing.T) {
 			s := listenWebSocket(t, wrap)
-			serve(t, s, Options{Outbox: 64 << 20}, anyone)
-			ws := s.open(t)
-			sub := wire(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("sub"))
-			pub := wire(t, s.dial(t), connectPacket("pub"))
+			startBroker(t, s, Options{Outbox: 64 << 20}, admitAnyone)
+			ws := s.openConn(t)
+			sub := connectSocket(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("sub"))
+			pub := connectSocket(t, s.dial(t), connectPacket("pub"))
 			sub.subscribe("a", 0)
 			const n = 600
 			last := make(chan error, 1)
@@ -223,10 +223,10 @@ func TestWebSocketPing(t *testing.T) {
 // A client that ends the MQTT connection, and one that is ended, sees the closing
 // handshake of WebSocket after what was sent before.
 func TestWebSocketClose(t *testing.T) {
-	for name, wrap := range map[string]func(net.Listener) net.Listener{"tcp": nil, "tls": quickly, "plain tls": plainly} {
+	for name, wrap := range map[string]func(net.Listener) net.Listener{"tcp": nil, "tls": wrapQuick, "plain tls": wrapNothing} {
 		t.Run(name, func(t *testing.T) {
 			s := listenWebSocket(t, wrap)
-			serve(t, s, Options{}, anyone)
+			startBroker(t, s, Options{}, admitAnyone)
 			ended := func(ws *coder.Conn) coder.StatusCode {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
@@ -236,11 +236,11 @@ func TestWebSocketClose(t *testing.T) {
 				}
 				return coder.CloseStatus(err)
 			}
-			ws := s.open(t)
-			c := wire(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("c"))
-			again := wire(t, s.dial(t), connectPacket("c"))
+			ws := s.openConn(t)
+			c := connectSocket(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("c"))
+			again := connectSocket(t, s.dial(t), connectPacket("c"))
 			if p, ok := c.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.SessionTakenOver {
-				t.Errorf("got %s, want DISCONNECT", show(p))
+				t.Errorf("got %s, want DISCONNECT", describePacket(p))
 			}
 			if got := ended(ws); got != coder.StatusNormalClosure {
 				t.Errorf("status %v", got)
@@ -250,8 +250,8 @@ func TestWebSocketClose(t *testing.T) {
 				t.Error("goes on after DISCONNECT")
 			}
 
-			ws = s.open(t)
-			wire(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("d"))
+			ws = s.openConn(t)
+			connectSocket(t, coder.NetConn(context.WithoutCancel(t.Context()), ws, coder.MessageBinary), connectPacket("d"))
 			if err := ws.Close(coder.StatusGoingAway, "tab closed"); err != nil {
 				t.Errorf("closing handshake: %v", err)
 			}
@@ -264,7 +264,7 @@ func TestWebSocketClose(t *testing.T) {
 func TestWebSocketStuckPong(t *testing.T) {
 	for _, flooded := range []bool{false, true} {
 		s := listenWebSocket(t, nil)
-		serve(t, s, Options{}, anyone)
+		startBroker(t, s, Options{}, admitAnyone)
 		raw := dialTCP(t, s).(*net.TCPConn)
 		defer raw.Close()
 		if err := raw.SetReadBuffer(4 << 10); err != nil {
@@ -277,12 +277,12 @@ func TestWebSocketStuckPong(t *testing.T) {
 		}
 		packets := connectPacket("c").Append(nil, packet.V5)
 		if flooded {
-			packets = (&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{filter("a", 0)}}).Append(packets, packet.V5)
+			packets = (&packet.Subscribe{PacketID: 1, Subscriptions: []packet.Subscription{subscribeTo("a", 0)}}).Append(packets, packet.V5)
 		}
 		if _, err := raw.Write(frame(2, packets)); err != nil {
 			t.Fatal(err)
 		}
-		other := wire(t, s.dial(t), connectPacket("other"))
+		other := connectSocket(t, s.dial(t), connectPacket("other"))
 		other.subscribe("alive", 0)
 		pings := bytes.Repeat(frame(9, make([]byte, 125)), 100)
 		if flooded { // pongs behind messages stand for each other, and the reader goes on
@@ -295,7 +295,7 @@ func TestWebSocketStuckPong(t *testing.T) {
 				t.Fatal(err)
 			}
 			if p, ok := other.read().(*packet.Publish); !ok {
-				t.Fatalf("got %s, want PUBLISH", show(p))
+				t.Fatalf("got %s, want PUBLISH", describePacket(p))
 			}
 		} else {
 			for stuck := error(nil); stuck == nil; _, stuck = raw.Write(pings) {
@@ -304,7 +304,7 @@ func TestWebSocketStuckPong(t *testing.T) {
 				}
 			}
 		}
-		again := wire(t, s.dial(t), connectPacket("c"))
+		again := connectSocket(t, s.dial(t), connectPacket("c"))
 		again.ping()
 		other.ping()
 	}

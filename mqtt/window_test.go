@@ -65,7 +65,7 @@ func TestWindowModel(t *testing.T) {
 // left: a group may not lend the member one more message, though its client takes
 // as many again.
 func TestIdentifiersRunOut(t *testing.T) {
-	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &rules{}})
+	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}})
 	s := newSession(b, Principal{ID: testID("x")}, store.SessionKey{ClientID: "c"})
 	c := &conn{}
 	c.ready.Store(true)
