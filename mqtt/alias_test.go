@@ -8,11 +8,13 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
+// topicAliasMaximum sets CONNECT's Topic Alias Maximum.
 func topicAliasMaximum(n uint16) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.Properties.SetTopicAliasMaximum(n) }
 }
 
-// resolveAlias returns the message's topic as the client's table has it.
+// resolveAlias returns the topic of p, with the client's table of aliases, and
+// learns new ones.
 func (c *client) resolveAlias(p *packet.Publish, table map[uint16]string, limit uint16) string {
 	c.t.Helper()
 	if !p.Properties.Has(packet.PropTopicAlias) {
@@ -87,8 +89,8 @@ func TestAliasWithinMaximumPacketSize(t *testing.T) { // [MQTT-3.1.2-24]
 	})
 }
 
-// prepareAliases prepares a publisher and receivers that take aliases or do not, and
-// returns what sends one message to all.
+// prepareAliases prepares a publisher and 100 receivers and returns a function
+// that sends one message to all.
 func prepareAliases(tb testing.TB, limit, size int) (send func(), bytesOut func() uint64) {
 	b := New(Options{Store: store.NewMemory(store.Limits{}), Authorizer: &denyList{}})
 	pub := newSessionConn(tb, b, packet.V5, "pub", 0)

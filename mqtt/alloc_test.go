@@ -19,7 +19,7 @@ func (nowhere) Hold([]byte)              {}
 func (nowhere) Drain() error             { return nil }
 func (nowhere) Patient() bool            { return false }
 
-// newSessionConn returns a connection that has a session and no reader.
+// newSessionConn returns a connection with a session and without a reader.
 func newSessionConn(tb testing.TB, b *Broker, v packet.Version, id string, expiry uint32) *conn {
 	tb.Helper()
 	c := newConn(b, nowhere{})

@@ -12,7 +12,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// churnTest is clients of two identities that do what a seed says, well or badly.
+// churnTest is a set of clients of two identities that act at random, by the
+// rules and against them.
 type churnTest struct {
 	*testServer
 	rnd  *rand.Rand
@@ -51,7 +52,8 @@ func TestNothingStaysCounted(t *testing.T) {
 	}
 }
 
-// checkCharges compares what sessions and groups hold with what is counted.
+// checkCharges compares the memory that sessions and groups are charged with
+// their actual size.
 func (c *churnTest) checkCharges(t *testing.T) {
 	synctest.Wait()
 	for _, s := range c.broker.allSessions() {
@@ -83,7 +85,7 @@ func (c *churnTest) checkCharges(t *testing.T) {
 	}
 }
 
-// endAll closes everything and forgets all sessions.
+// endAll closes all connections and ends all sessions.
 func (c *churnTest) endAll() {
 	c.full.full.Store(false)
 	for _, o := range c.open {
@@ -98,10 +100,13 @@ func (c *churnTest) endAll() {
 	}
 }
 
+// randomIdentity returns one of the two identities.
 func (c *churnTest) randomIdentity() string { return []string{"x", "y"}[c.rnd.IntN(2)] }
 
+// flipCoin reports true half of the time.
 func (c *churnTest) flipCoin() bool { return c.rnd.IntN(2) == 0 }
 
+// takeStep performs one random event.
 func (c *churnTest) takeStep() {
 	switch n := c.rnd.IntN(20); {
 	case n < 5:
@@ -119,7 +124,7 @@ func (c *churnTest) takeStep() {
 	}
 }
 
-// connectClient has a client connect, perhaps in place of another.
+// connectClient connects one more client, perhaps in place of another.
 func (c *churnTest) connectClient() {
 	v := versions[c.rnd.IntN(len(versions))]
 	p := connectPacket([]string{"a", "b", "c"}[c.rnd.IntN(3)])
@@ -139,7 +144,7 @@ func (c *churnTest) connectClient() {
 	c.open = append(c.open, o)
 }
 
-// changePolicy is a new policy.
+// changePolicy grants or denies the topics and limits one identity or neither.
 func (c *churnTest) changePolicy() {
 	strict := c.flipCoin()
 	c.denied.change(func(d *denyList) {
@@ -152,7 +157,7 @@ func (c *churnTest) changePolicy() {
 	c.broker.Reauthorize()
 }
 
-// takeAction has a client do something.
+// takeAction has one client perform the action of number n.
 func (c *churnTest) takeAction(o *client, n int) {
 	filters := []string{"t/1", "t/#", "$share/g/t/1", "$share/h/t/+", "$SYS/#", "#"}
 	switch qos := byte(c.rnd.IntN(3)); n {
@@ -175,7 +180,8 @@ func (c *churnTest) takeAction(o *client, n int) {
 	}
 }
 
-// acknowledgeAll acknowledges what came so far.
+// acknowledgeAll acknowledges every packet that came, without completing the
+// handshakes.
 func (c *client) acknowledgeAll() {
 	synctest.Wait()
 	for len(c.packets) > 0 {

@@ -22,18 +22,20 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// denyList is an Authorizer that allows everything but what it lists.
+// denyList is an Authorizer that allows everything except the entries of its
+// lists.
 type denyList struct {
 	mu          sync.Mutex
 	connect     []string // identities that may not connect
-	revokedUpTo uint64   // generations up to here may not, except 0
-	publish     []string // topics that nobody may publish
-	will        []string
-	subscribe   []string // filters that are not granted, nor is what they match
-	receive     []string // topics that filtered subscriptions do not get
+	revokedUpTo uint64   // credentials of this generation and earlier ones may not connect, except of 0
+	publish     []string // topics of PUBLISH
+	will        []string // topics of wills
+	subscribe   []string // filters, and all topics that match them
+	receive     []string // topics of messages that are not delivered
 	limits      map[string]Limits
 }
 
+// change edits the lists. Broker.Reauthorize makes the broker ask again.
 func (d *denyList) change(f func(*denyList)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -52,6 +54,7 @@ func (d *denyList) Rights(p Principal) Rights {
 	}
 }
 
+// ruleRights are the rights of one identity by a denyList.
 type ruleRights struct {
 	who                               string
 	publish, will, subscribe, receive []string
@@ -60,7 +63,7 @@ type ruleRights struct {
 
 func (r *ruleRights) Limits() Limits { return r.limits }
 
-// answer looks for the object, alone or as identity=object.
+// answer denies the object if the list has it, alone or as identity=object.
 func (r *ruleRights) answer(denied []string, object string) Verdict {
 	if slices.Contains(denied, object) || slices.Contains(denied, r.who+"="+object) {
 		return Verdict{Rule: `grant "test" main.hcl:7`, Reason: "not granted: " + object}
@@ -76,7 +79,8 @@ func (r *ruleRights) Will(topic string, _ byte, _ bool, _ int) Verdict {
 	return r.answer(r.will, topic)
 }
 
-// testServer is a broker with a listener in memory.
+// testServer is a running broker with a listener in memory. Its clients'
+// identities are the lines that they send first, see admitTest.
 type testServer struct {
 	t        *testing.T
 	broker   *Broker
@@ -86,8 +90,8 @@ type testServer struct {
 	done     sync.WaitGroup
 }
 
-// runWithServer runs a test in a bubble with a broker; change, if not nil, edits its
-// options.
+// runWithServer runs a test in a synctest bubble with a broker of its own.
+// change, if not nil, edits the broker's options.
 func runWithServer(t *testing.T, change func(*Options), test func(t *testing.T, srv *testServer)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -97,6 +101,8 @@ func runWithServer(t *testing.T, change func(*Options), test func(t *testing.T, 
 	})
 }
 
+// startServer starts a broker that runs until close. change, if not nil, edits
+// its options.
 func startServer(t *testing.T, change func(*Options)) *testServer {
 	srv := &testServer{t: t, denied: &denyList{}, listener: memnet.Listen()}
 	o := Options{Store: store.NewMemory(store.Limits{}), Authorizer: srv.denied}
@@ -119,30 +125,35 @@ func startServer(t *testing.T, change func(*Options)) *testServer {
 	return srv
 }
 
+// close stops the broker and waits for its end.
 func (s *testServer) close() {
 	s.stop()
 	s.done.Wait()
 }
 
-// counters comes after all that was sent before.
+// counters waits until the broker has handled all packets and returns its
+// counters.
 func (s *testServer) counters() Counters {
 	synctest.Wait()
 	return s.broker.Counters()
 }
 
-// memoryHeld is what is counted in the memory budget after all that was sent before.
+// memoryHeld waits until the broker has handled all packets and returns the bytes
+// that its memory budget counts.
 func (s *testServer) memoryHeld() int64 {
 	synctest.Wait()
 	return s.broker.memory.total()
 }
 
+// testID returns the identity of a device in the trust domain of the tests.
 func testID(name string) identity.ID {
 	return identity.ID{TrustDomain: "lab.test", Kind: identity.Device, Name: name}
 }
 
-// admitTest takes the identity from the first line that the test client sends.
-// After a question mark a user name may decide instead, and nothing is nobody. A
-// digit after an exclamation mark is the credential's generation.
+// admitTest takes the identity from the first line that the client sends: name,
+// ?name or ?, and after it perhaps ! and a digit. The question mark allows a user
+// name and password in place of the identity, which may then be missing. The
+// digit is the credential's generation.
 func admitTest(nc net.Conn) (Principal, error) {
 	var name []byte
 	for one := make([]byte, 1); ; {
@@ -169,13 +180,14 @@ func admitTest(nc net.Conn) (Principal, error) {
 	return p, nil
 }
 
-// client is a small MQTT client for tests. Its reader collects what comes.
+// client is a small MQTT client for tests. A goroutine of its own reads the
+// packets of the broker.
 type client struct {
 	t       *testing.T
 	nc      net.Conn
 	v       packet.Version
-	packets chan packet.Packet // closed at the end of the connection
-	unread  []packet.Packet
+	packets chan packet.Packet // as they arrived; closed at the end of the connection
+	unread  []packet.Packet    // received and put back, before those of packets
 	done    sync.WaitGroup
 }
 
@@ -192,7 +204,7 @@ func (s *testServer) dial(v packet.Version, who string) *client {
 	return c
 }
 
-// startReader reads what comes.
+// startReader starts the goroutine that reads packets until the connection ends.
 func (c *client) startReader() {
 	c.done.Go(func() {
 		defer close(c.packets)
@@ -209,15 +221,15 @@ func (c *client) startReader() {
 	})
 }
 
-// reportInvalid fails the test if the broker sent what is no packet: the decoder is
-// as strict with servers as with clients.
+// reportInvalid fails the test if err says that the broker sent a malformed
+// packet: the decoder is as strict with servers as with clients.
 func (c *client) reportInvalid(err error) {
 	if bad, ok := errors.AsType[*packet.Error](err); ok {
 		c.t.Errorf("the broker broke the protocol: %v", bad)
 	}
 }
 
-// checkFromServer fails the test if p is not for a server to send.
+// checkFromServer fails the test if p is of a type that only clients send.
 func (c *client) checkFromServer(p packet.Packet) {
 	switch p := p.(type) {
 	case *packet.Publish, *packet.Connack, *packet.Puback, *packet.Pubrec, *packet.Pubrel, *packet.Pubcomp,
@@ -234,6 +246,7 @@ func (c *client) checkFromServer(p packet.Packet) {
 	}
 }
 
+// sendBytes writes b to the connection and fails the test if it cannot.
 func (c *client) sendBytes(b []byte) {
 	c.t.Helper()
 	if _, err := c.nc.Write(b); err != nil {
@@ -241,16 +254,17 @@ func (c *client) sendBytes(b []byte) {
 	}
 }
 
+// send sends p and fails the test if it cannot.
 func (c *client) send(p packet.Packet) {
 	c.t.Helper()
 	c.sendBytes(p.Append(nil, c.v))
 }
 
-// trySend sends and does not mind a closed connection.
+// trySend sends p, on a connection that may be closed already.
 func (c *client) trySend(p packet.Packet) { _, _ = c.nc.Write(p.Append(nil, c.v)) }
 
-// nextPacket returns the next packet, or nil at the end of the connection or when all
-// goroutines of the bubble wait and none came.
+// nextPacket returns the next packet. It returns nil at the end of the
+// connection, and when the broker is idle and has sent no packet.
 func (c *client) nextPacket() packet.Packet {
 	if len(c.unread) > 0 {
 		p := c.unread[0]
@@ -266,7 +280,7 @@ func (c *client) nextPacket() packet.Packet {
 	}
 }
 
-// wantPacket returns the next packet, which must be of type P.
+// wantPacket returns the next packet and fails the test if it is not of type P.
 func wantPacket[P packet.Packet](c *client) P {
 	c.t.Helper()
 	p := c.nextPacket()
@@ -278,6 +292,8 @@ func wantPacket[P packet.Packet](c *client) P {
 	return got
 }
 
+// describePacket returns a packet's type and the fields that say most, for error
+// messages.
 func describePacket(p packet.Packet) string {
 	switch p := p.(type) {
 	case nil:
@@ -292,7 +308,7 @@ func describePacket(p packet.Packet) string {
 	return p.Type().String()
 }
 
-// wantNothing fails if something came.
+// wantNothing fails the test if the broker has sent a packet.
 func (c *client) wantNothing() {
 	c.t.Helper()
 	if p := c.nextPacket(); p != nil {
@@ -300,7 +316,8 @@ func (c *client) wantNothing() {
 	}
 }
 
-// closedByServer reports whether the broker closed the connection, after what is unread.
+// closedByServer throws away the unread packets and reports whether the broker
+// closed the connection.
 func (c *client) closedByServer() bool {
 	synctest.Wait()
 	for {
@@ -315,19 +332,21 @@ func (c *client) closedByServer() bool {
 	}
 }
 
-// dropConnection ends the connection without DISCONNECT.
+// dropConnection closes the connection without DISCONNECT, as a broken network
+// does.
 func (c *client) dropConnection() {
 	c.nc.Close()
 	c.done.Wait()
 	synctest.Wait()
 }
 
+// disconnect sends a normal DISCONNECT and closes the connection.
 func (c *client) disconnect() {
 	c.trySend(&packet.Disconnect{})
 	c.dropConnection()
 }
 
-// connectPacket is a CONNECT with a clean start.
+// connectPacket returns a CONNECT with Clean Start.
 func connectPacket(id string, change ...func(*packet.Connect)) *packet.Connect {
 	p := &packet.Connect{ClientID: id, CleanStart: true}
 	for _, f := range change {
@@ -336,20 +355,26 @@ func connectPacket(id string, change ...func(*packet.Connect)) *packet.Connect {
 	return p
 }
 
+// sessionExpiry sets CONNECT's Session Expiry Interval.
 func sessionExpiry(seconds uint32) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.Properties.SetSessionExpiryInterval(seconds) }
 }
 
+// resumeSession has CONNECT ask for the session that exists: no Clean Start.
 func resumeSession(p *packet.Connect) { p.CleanStart = false }
 
+// keepAlive sets CONNECT's Keep Alive.
 func keepAlive(seconds uint16) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.KeepAlive = seconds }
 }
 
+// receiveMaximum sets CONNECT's Receive Maximum.
 func receiveMaximum(n uint16) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.Properties.SetReceiveMaximum(n) }
 }
 
+// withWill adds a will of QoS 1 to CONNECT, with a Will Delay Interval if that is
+// not zero.
 func withWill(topic, payload string, delay uint32) func(*packet.Connect) {
 	return func(p *packet.Connect) {
 		p.Will = &packet.Will{Topic: topic, Payload: []byte(payload), QoS: 1}
@@ -359,7 +384,8 @@ func withWill(topic, payload string, delay uint32) func(*packet.Connect) {
 	}
 }
 
-// connect opens a session; the identity is the client identifier.
+// connect opens a session. The identity is the client identifier and an x. A
+// refusal fails the test.
 func (s *testServer) connect(v packet.Version, id string, change ...func(*packet.Connect)) *client {
 	s.t.Helper()
 	c, ack := s.connectAck(v, id, change...)
@@ -369,6 +395,7 @@ func (s *testServer) connect(v packet.Version, id string, change ...func(*packet
 	return c
 }
 
+// connectAck is connect, but returns CONNACK, which may be a refusal.
 func (s *testServer) connectAck(v packet.Version, id string, change ...func(*packet.Connect)) (*client, *packet.Connack) {
 	s.t.Helper()
 	c := s.dial(v, strings.ToLower(id + "x")[:len(id)+1])
@@ -376,7 +403,8 @@ func (s *testServer) connectAck(v packet.Version, id string, change ...func(*pac
 	return c, wantPacket[*packet.Connack](c)
 }
 
-// subscribe comes after all that others sent before.
+// subscribe waits until the broker is idle, sends SUBSCRIBE and returns SUBACK's
+// reason codes.
 func (c *client) subscribe(subs ...packet.Subscription) []packet.ReasonCode {
 	c.t.Helper()
 	synctest.Wait()
@@ -384,22 +412,27 @@ func (c *client) subscribe(subs ...packet.Subscription) []packet.ReasonCode {
 	return wantPacket[*packet.Suback](c).ReasonCodes
 }
 
+// subscribeTo returns one entry of a SUBSCRIBE.
 func subscribeTo(f string, qos byte) packet.Subscription {
 	return packet.Subscription{TopicFilter: f, QoS: qos}
 }
 
-// publish comes after all that others sent before.
+// publish waits until the broker is idle and sends a PUBLISH. It does not wait
+// for the acknowledgement, see publishAndWait.
 func (c *client) publish(topic, payload string, qos byte, id uint16) {
 	c.t.Helper()
 	synctest.Wait()
 	c.send(publishPacket(topic, payload, qos, id))
 }
 
+// publishPacket returns a PUBLISH. id is its Packet Identifier, which QoS 0 does
+// not have.
 func publishPacket(topic, payload string, qos byte, id uint16) *packet.Publish {
 	return &packet.Publish{TopicName: []byte(topic), Payload: []byte(payload), QoS: qos, PacketID: id}
 }
 
-// wantMessage returns the next packet, a PUBLISH of payload.
+// wantMessage returns the next packet, which has to be a PUBLISH with this
+// payload.
 func (c *client) wantMessage(payload string) *packet.Publish {
 	c.t.Helper()
 	p := wantPacket[*packet.Publish](c)
@@ -409,10 +442,12 @@ func (c *client) wantMessage(payload string) *packet.Publish {
 	return p
 }
 
+// advanceTime lets d pass on the bubble's clock and waits until the broker is
+// idle.
 func advanceTime(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }
 
-// recordedLog returns a logger and what it wrote.
+// recordedLog returns a logger and the hook that has its entries.
 func recordedLog() (*logrus.Logger, *logtest.Hook) { return logtest.NewNullLogger() }

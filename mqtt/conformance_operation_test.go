@@ -80,8 +80,8 @@ func testPacketIdentifiers(t *testing.T, srv *testServer, v packet.Version) {
 	}
 }
 
-// setNextPacketID has the sessions go on after id, as if so many messages had been
-// sent.
+// setNextPacketID has all sessions continue with the Packet Identifier after id,
+// as if so many messages had been sent.
 func (s *testServer) setNextPacketID(id uint16) {
 	for _, session := range s.broker.allSessions() {
 		session.mu.Lock()

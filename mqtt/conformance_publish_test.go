@@ -211,7 +211,8 @@ func testReceiveMaximum(t *testing.T, srv *testServer) {
 	}
 }
 
-// readShortPackets reads n packets from nc and returns the last.
+// readShortPackets reads n packets of less than 130 bytes from nc and returns the
+// bytes of the last.
 func (s *testServer) readShortPackets(nc interface{ Read([]byte) (int, error) }, n int) string {
 	s.t.Helper()
 	var got []byte

@@ -7,13 +7,15 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
+// retainedPacket returns a PUBLISH of QoS 0 with RETAIN.
 func retainedPacket(topic, payload string) *packet.Publish {
 	p := publishPacket(topic, payload, 0, 0)
 	p.Retain = true
 	return p
 }
 
-// readRetained returns what a new client finds retained under filter.
+// readRetained subscribes to f as a new client and returns the payloads of the
+// retained messages.
 func (s *testServer) readRetained(v packet.Version, f string) (payloads []string) {
 	s.t.Helper()
 	c := s.connect(v, "looker")

@@ -9,6 +9,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
+// unsubscribe sends UNSUBSCRIBE and returns UNSUBACK.
 func (c *client) unsubscribe(filters ...string) *packet.Unsuback {
 	c.t.Helper()
 	c.send(&packet.Unsubscribe{PacketID: 11, TopicFilters: filters})

@@ -39,11 +39,12 @@ func keepSession(v packet.Version) func(*packet.Connect) {
 	return sessionExpiry(1000)
 }
 
+// maxPacketSize sets CONNECT's Maximum Packet Size.
 func maxPacketSize(n int) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.Properties.SetMaximumPacketSize(uint32(n)) }
 }
 
-// rawPacket makes a packet of its first byte and its body.
+// rawPacket returns the bytes of a packet with this first byte and this body.
 func rawPacket(first byte, body string) string {
 	b := []byte{first}
 	n := len(body)
@@ -53,16 +54,17 @@ func rawPacket(first byte, body string) string {
 	return string(append(b, byte(n))) + body
 }
 
-// brokenPacket is a packet that a statement forbids, as each version writes it: an
-// empty string if the version cannot.
+// brokenPacket is a packet that a statement forbids, in the bytes of each version. An
+// empty string stands for a version without such a packet.
 type brokenPacket struct {
 	statement string
-	code      packet.ReasonCode // that MQTT 5 is told
+	code      packet.ReasonCode // in DISCONNECT of MQTT 5
 	v5, v311  string
 }
 
-// wantPacketRefused sends b's packet on an open connection: the client is told why, if its
-// version can, and is disconnected, and nobody else notices. [MQTT-4.13.1-1]
+// wantPacketRefused sends b's packet on an open connection. The broker has to
+// tell the reason, if the version can, and to close that connection and no other.
+// [MQTT-4.13.1-1]
 func (s *testServer) wantPacketRefused(v packet.Version, b brokenPacket) {
 	s.t.Helper()
 	bytes := b.v311

@@ -10,6 +10,8 @@ import (
 
 var versions = []packet.Version{packet.V311, packet.V5}
 
+// runInBothVersions runs a test twice, with clients of MQTT 3.1.1 and of MQTT 5,
+// each time with a broker of its own.
 func runInBothVersions(t *testing.T, test func(t *testing.T, srv *testServer, v packet.Version)) {
 	t.Helper()
 	for _, v := range versions {

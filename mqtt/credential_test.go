@@ -13,7 +13,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// nameIsPassword is a Passwords with the name as the password.
+// nameIsPassword is a Passwords that accepts a user whose password is the user's
+// name.
 type nameIsPassword struct{ asked []string }
 
 func (k *nameIsPassword) Login(ctx context.Context, name string, password []byte, from string) (identity.ID, error) {
@@ -30,6 +31,7 @@ func (k *nameIsPassword) Login(ctx context.Context, name string, password []byte
 	return testID(name), nil
 }
 
+// withPassword sets CONNECT's user name and password.
 func withPassword(name, password string) func(*packet.Connect) {
 	return func(p *packet.Connect) {
 		p.UserNameFlag, p.UserName = true, name

@@ -17,8 +17,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// trialSeeds is how many trials TestDelivery makes: enough to find a broken rule, few
-// enough to run each time. Raise it to look for what is rare.
+// trialSeeds is the number of trials of TestDelivery: enough to find a broken
+// rule, few enough to run each time. Raise it to look for rare failures.
 const trialSeeds = 60
 
 // TestDelivery compares the broker with what a naive model of it promises, over a
@@ -31,6 +31,7 @@ func TestDelivery(t *testing.T) {
 	}
 }
 
+// runTrial runs one trial with the random events of a seed.
 func runTrial(t *testing.T, seed uint64) {
 	tr := newTrial(t, seed)
 	for range 500 {
@@ -44,30 +45,30 @@ func runTrial(t *testing.T, seed uint64) {
 	}
 }
 
-// trial is one broker after the other over one store, its clients, and what these
-// may expect.
+// trial is a sequence of brokers over one store, their clients, and the
+// deliveries that the clients may expect.
 type trial struct {
 	*testServer
-	seed     uint64
-	rnd      *rand.Rand
-	store    *slowStore
-	refusing atomic.Bool
-	refusals atomic.Int64
-	outbox   int
-	inflight uint16
-	players  []*player
-	clients  sync.WaitGroup
-	messages map[string]*publication // by payload
-	lost     int                     // kills that took transactions that nobody waited for
-	order    []*publication
-	wills    []*willRecord
-	hidden   map[string]int // by what nobody may receive now: since which moment
-	shown    map[string]int // by what nobody was to receive: until which moment
-	moment   int            // counts what happens
-	story    []string
+	seed       uint64
+	rnd        *rand.Rand
+	store      *slowStore
+	refusing   atomic.Bool
+	refusals   atomic.Int64
+	outbox     int
+	inflight   uint16
+	players    []*player
+	clients    sync.WaitGroup
+	messages   map[string]*publication // by payload
+	lossyKills int                     // kills that lost transactions without a callback
+	published  []*publication
+	wills      []*willRecord
+	hidden     map[string]int // by the hidden topic or filter: the moment since which it is hidden
+	shown      map[string]int // by the topic or filter that was hidden: the last moment of that
+	moment     int            // counts the events
+	story      []string
 }
 
-// publication is one message and what its publisher knows of it.
+// publication is one message and its publisher's knowledge of it.
 type publication struct {
 	from           *player
 	topic, payload string
@@ -85,10 +86,11 @@ type publication struct {
 	refused        bool
 }
 
-// acceptedForGood reports whether the broker took it for good.
+// acceptedForGood reports whether the broker acknowledged the message without
+// refusing it.
 func (m *publication) acceptedForGood() bool { return m.answered > 0 && !m.refused }
 
-// verdict is what a will must have become.
+// verdict says whether a will has to be published.
 type verdict byte
 
 const (
@@ -97,27 +99,30 @@ const (
 	mustNotCome
 )
 
-// willRecord is one will and what is known of the end of its connection.
+// willRecord is one will and the test's knowledge of the end of its connection.
 type willRecord struct {
-	of       *player
-	payload  string
-	verdict  verdict
-	delay    time.Duration
-	since    int       // moment of its CONNECT
-	waits    bool      // for its delay
-	from, to time.Time // between which the connection was lost
-	refusals int64
-	never    bool // CONNECT was refused
+	owner          *player
+	payload        string
+	verdict        verdict
+	delay          time.Duration
+	since          int       // moment of its CONNECT
+	waits          bool      // for its delay
+	from, to       time.Time // between which the connection was lost
+	refusals       int64
+	connectRefused bool // CONNECT was refused
 }
 
-// refused reports whether the store refused something since CONNECT, which may hold
-// the will up, or end the connection before its client does.
-func (w *willRecord) refused() bool { return !w.never && w.refusals != w.of.refusals.Load() }
+// refused reports whether the store has refused a transaction since CONNECT. A
+// refusal may delay the will, or end the connection before its client does.
+func (w *willRecord) refused() bool {
+	return !w.connectRefused && w.refusals != w.owner.refusals.Load()
+}
 
-// slack is how late the broker may notice the end of a connection, over a slow store.
+// slack is the longest time in which the broker may notice the end of a connection,
+// over a slow store.
 const slack = 20 * time.Second
 
-// receipt is one PUBLISH as a client took it.
+// receipt is one PUBLISH that a client received.
 type receipt struct {
 	*packet.Publish
 	session, conn int
@@ -136,30 +141,30 @@ type player struct {
 
 	c             *client
 	stall         *stallingConn
-	conns         int
-	welcome       bool // CONNACK came
-	clean         bool // CONNECT asks for a new session
+	connections   int
+	connected     bool // CONNACK came
+	cleanStart    bool // CONNECT asks for a new session
 	connectUnseen bool // a connection went without CONNACK: the broker may see its CONNECT last
 	quota         int
 	connecting    time.Time
 	refusedAt     int64 // refusals at CONNECT
-	began         int   // moment of CONNECT
+	connectedAt   int   // moment of CONNECT
 	will          *willRecord
-	late          []*willRecord // of connections that are over, since the last CONNACK
+	earlierWills  []*willRecord // of connections that are over, since the last CONNACK
 	owedAnswers   []packet.Packet
 	unanswered    map[uint16]string // PUBLISH of this connection, by identifier
 
-	promised bool           // the broker has the session
-	session  int            // counts them; those before are gone
-	subs     map[string]int // moments of SUBACK
-	asked    string         // filter of the SUBSCRIBE or UNSUBSCRIBE on its way
-	received map[uint16]string
-	sent     []*publication // not finished, oldest first
-	n        int
-	got      []receipt
+	sessionKept   bool           // the broker has the session
+	session       int            // counts them; those before are gone
+	subs          map[string]int // moments of SUBACK
+	pendingFilter string         // filter of the SUBSCRIBE or UNSUBSCRIBE on its way
+	received      map[uint16]string
+	unfinished    []*publication // not finished, oldest first
+	publications  int
+	receipts      []receipt
 }
 
-// stallingConn is a connection whose client reads when it likes.
+// stallingConn is a connection whose next Read waits for the time in stall.
 type stallingConn struct {
 	net.Conn
 	stall atomic.Int64
@@ -172,6 +177,8 @@ func (c *stallingConn) Read(b []byte) (int, error) {
 	return c.Conn.Read(b)
 }
 
+// newTrial starts the first broker and chooses the clients, with random
+// subscriptions.
 func newTrial(t *testing.T, seed uint64) *trial {
 	tr := &trial{seed: seed, rnd: rand.New(rand.NewPCG(seed, 1)), messages: map[string]*publication{}, hidden: map[string]int{}, shown: map[string]int{}}
 	tr.outbox = []int{1, 200, 2000, 1 << 20}[tr.rnd.IntN(4)]
@@ -194,7 +201,7 @@ func newTrial(t *testing.T, seed uint64) *trial {
 	return tr
 }
 
-// startWith begins with what the store kept.
+// startWith starts a broker over a store with the kept transactions.
 func (t *trial) startWith(tt *testing.T, kept []func(store.Tx)) {
 	t.store = newSlowStore(t.seed+uint64(len(kept)), kept, &t.refusing, &t.refusals)
 	t.testServer = startServer(tt, func(o *Options) {
@@ -204,11 +211,12 @@ func (t *trial) startWith(tt *testing.T, kept []func(store.Tx)) {
 	t.applyHidden()
 }
 
-// hideableTopics are topics that a deny hides, and a filter that is not granted.
+// hideableTopics are topics that the policy hides at times, and a filter that it
+// then does not grant.
 var hideableTopics = []string{"t/2", "s/2", "r/#"}
 
-// toggleHidden changes the policy. What nobody may receive any more does not come,
-// unless it was on its way to the client.
+// toggleHidden changes the policy for topics that match one of hideableTopics. A
+// hidden message is not delivered, unless it was on its way to the client.
 func (t *trial) toggleHidden(what string) {
 	if _, hidden := t.hidden[what]; hidden {
 		delete(t.hidden, what)
@@ -223,6 +231,7 @@ func (t *trial) toggleHidden(what string) {
 	}
 }
 
+// applyHidden gives the broker the policy that t.hidden describes.
 func (t *trial) applyHidden() {
 	t.denied.change(func(d *denyList) {
 		d.receive, d.subscribe = nil, nil
@@ -237,7 +246,8 @@ func (t *trial) applyHidden() {
 	t.broker.Reauthorize()
 }
 
-// hiddenBy returns which of hideable a topic is.
+// hiddenBy returns the entry of hideableTopics that matches a topic, or an empty
+// string.
 func hiddenBy(name string) string {
 	for _, what := range hideableTopics {
 		if topic.Match(what, name) {
@@ -247,28 +257,28 @@ func hiddenBy(name string) string {
 	return ""
 }
 
-// mayBeHidden reports whether m may have been dropped by a policy.
+// mayBeHidden reports whether the policy may have dropped m.
 func (t *trial) mayBeHidden(m *publication) bool {
 	_, now := t.hidden[hiddenBy(m.topic)]
 	return now || t.shown[hiddenBy(m.topic)] >= m.first
 }
 
-// mayBeSentAway reports whether a subscription that sleeps may have ended the
-// client's connection.
+// mayBeSentAway reports whether the policy may have ended the client's
+// connection, because of a subscription that it no longer grants.
 func (p *player) mayBeSentAway() bool {
 	_, now := p.hidden["r/#"]
-	return now || p.shown["r/#"] >= p.began
+	return now || p.shown["r/#"] >= p.connectedAt
 }
 
-// checkMayReceive fails if the client was sent a message that it may not receive.
+// checkMayReceive fails the trial if the policy hid the message from the client.
 func (p *player) checkMayReceive(x *packet.Publish) {
 	since, hidden := p.hidden[hiddenBy(string(x.TopicName))]
-	if m := p.messages[string(x.Payload)]; hidden && m != nil && max(m.first, p.began) > since {
+	if m := p.messages[string(x.Payload)]; hidden && m != nil && max(m.first, p.connectedAt) > since {
 		p.fail("%s: %.20s came at %d, hidden since %d", p.name, m.payload, p.moment, since)
 	}
 }
 
-// addPlayer has one more client take part.
+// addPlayer adds one client to the trial.
 func (t *trial) addPlayer(name string, filters ...packet.Subscription) *player {
 	p := &player{
 		trial: t, name: name, filters: filters, lasting: t.rnd.IntN(4) > 0, withWill: name != "watcher" && t.flipCoin(),
@@ -281,24 +291,31 @@ func (t *trial) addPlayer(name string, filters ...packet.Subscription) *player {
 	return p
 }
 
+// makePermanent gives the client one session for the whole trial and no limit on
+// packet sizes.
 func (p *player) makePermanent() { p.lasting, p.pinned, p.maxPacket = true, true, 0 }
 
+// flipCoin reports true half of the time.
 func (t *trial) flipCoin() bool { return t.rnd.IntN(2) == 0 }
 
+// oneOrTwo returns QoS 1 or 2.
 func (t *trial) oneOrTwo() byte { return byte(1 + t.rnd.IntN(2)) }
 
+// logEvent counts an event and adds it to the story, which a failing trial
+// prints.
 func (t *trial) logEvent(format string, args ...any) {
 	t.moment++
 	t.story = append(t.story, fmt.Sprintf("%5d %s ", t.moment, time.Now().Format("05.000"))+fmt.Sprintf(format, args...))
 }
 
+// fail fails the trial with a message that names its seed.
 func (t *trial) fail(format string, args ...any) {
 	t.t.Helper()
 	t.logEvent("FAIL "+format, args...)
 	t.t.Errorf("seed %d: %s", t.seed, fmt.Sprintf(format, args...))
 }
 
-// takeStep is one random event.
+// takeStep performs one random event.
 func (t *trial) takeStep() {
 	switch n := t.rnd.IntN(200); {
 	case n < 20:
@@ -318,12 +335,12 @@ func (t *trial) takeStep() {
 	}
 }
 
-// kill ends the broker and begins with what the store had by then. What it does
-// before it is gone, nobody sees.
+// kill kills the broker and starts another with the transactions that survive. No
+// client sees what the first does after the kill.
 func (t *trial) kill() {
 	kept, whole := t.store.contentAtKill()
 	if !whole {
-		t.lost++
+		t.lossyKills++
 	}
 	t.logEvent("kill")
 	for _, p := range t.players {
@@ -336,21 +353,21 @@ func (t *trial) kill() {
 	t.refusing.Store(false)
 	advanceTime(3 * time.Second) // wills that are due
 	for _, p := range t.players {
-		for _, w := range p.late {
+		for _, w := range p.earlierWills {
 			w.to = time.Now()
 		}
 	}
 }
 
-// takeAction has the client do something.
+// takeAction has the client perform one random action.
 func (p *player) takeAction() {
 	switch n := p.rnd.IntN(24); {
-	case p.c == nil && n < 10, n == 0 && p.welcome && p.flipCoin():
-		p.connect(!p.pinned && (p.clean || p.v == packet.V5 && n == 3))
+	case p.c == nil && n < 10, n == 0 && p.connected && p.flipCoin():
+		p.connect(!p.pinned && (p.cleanStart || p.v == packet.V5 && n == 3))
 	case p.c == nil:
 	case n < 7:
 		p.handlePackets(1 + p.rnd.IntN(20))
-	case !p.welcome:
+	case !p.connected:
 		if n == 7 {
 			p.endConnection("drop")
 		}
@@ -376,11 +393,11 @@ func (p *player) connect(clean bool) {
 	if p.c != nil {
 		p.endConnection("taken over")
 	}
-	p.conns++
-	p.clean = clean || !p.lasting
+	p.connections++
+	p.cleanStart = clean || !p.lasting
 	p.quota = 1 + p.rnd.IntN(3)
 	c := connectPacket(p.name)
-	c.CleanStart = p.clean
+	c.CleanStart = p.cleanStart
 	if p.v == packet.V5 {
 		receiveMaximum(uint16(p.quota))(c)
 		if p.lasting {
@@ -392,12 +409,12 @@ func (p *player) connect(clean bool) {
 	} else {
 		p.quota = 1 << 16
 	}
-	p.logEvent("%s connects (%d), clean %v", p.name, p.conns, p.clean)
-	p.began = p.moment
+	p.logEvent("%s connects (%d), clean %v", p.name, p.connections, p.cleanStart)
+	p.connectedAt = p.moment
 	if p.withWill {
 		p.addWill(c)
 	}
-	if p.clean {
+	if p.cleanStart {
 		p.endSession()
 	}
 	p.connecting, p.refusedAt, p.unanswered = time.Now(), p.refusals.Load(), map[uint16]string{}
@@ -415,7 +432,7 @@ func (p *player) connect(clean bool) {
 
 // addWill adds a will to c.
 func (p *player) addWill(c *packet.Connect) {
-	w := &willRecord{of: p, payload: fmt.Sprint("will-", p.name, "-", p.conns), since: p.moment}
+	w := &willRecord{owner: p, payload: fmt.Sprint("will-", p.name, "-", p.connections), since: p.moment}
 	if p.v == packet.V5 && p.flipCoin() {
 		w.delay = []time.Duration{2 * time.Second, 30 * time.Second}[p.rnd.IntN(2)]
 	}
@@ -424,24 +441,25 @@ func (p *player) addWill(c *packet.Connect) {
 	p.will, p.wills = w, append(p.wills, w)
 }
 
-// endSession is the end of a session.
+// endSession forgets the session: the broker has none any more.
 func (p *player) endSession() {
-	p.promised = false
+	p.sessionKept = false
 	p.session++
 	clear(p.subs)
 	clear(p.received)
-	p.sent = nil // who knows which of them came
+	p.unfinished = nil // who knows which of them came
 }
 
-// endConnection ends the connection. What was not taken is lost.
+// endConnection closes the connection, and its unread packets are lost. how
+// decides what becomes of the will.
 func (p *player) endConnection(how string) {
 	p.logEvent("%s: %s", p.name, how)
 	p.c.nc.Close()
-	welcome := p.welcome
-	p.c, p.welcome, p.owedAnswers, p.asked = nil, false, nil, ""
+	welcome := p.connected
+	p.c, p.connected, p.owedAnswers, p.pendingFilter = nil, false, nil, ""
 	if !welcome && how != "refused" {
 		p.connectUnseen = true
-		for _, w := range p.late {
+		for _, w := range p.earlierWills {
 			if w.waits {
 				w.verdict = mayCome
 			}
@@ -455,7 +473,7 @@ func (p *player) endConnection(how string) {
 	switch {
 	case how == "refused":
 		w.verdict = mustNotCome
-		w.never = true
+		w.connectRefused = true
 	case p.mayBeSentAway():
 	case how == "leave" && welcome:
 		w.verdict = mustNotCome
@@ -464,25 +482,25 @@ func (p *player) endConnection(how string) {
 		w.verdict = mustCome
 		w.waits = w.delay > 0 && p.lasting
 	}
-	p.late = append(p.late, w)
+	p.earlierWills = append(p.earlierWills, w)
 }
 
-// noteKill is the end of the broker.
+// noteKill ends the client's connection because the broker was killed.
 func (p *player) noteKill() {
-	for _, w := range p.late {
+	for _, w := range p.earlierWills {
 		if (w.verdict == mustNotCome) == p.lasting { // the store had not kept that yet, or never knew of it
 			w.verdict = mayCome
 		}
 	}
 	if p.c != nil {
 		p.endConnection("killed")
-		if n := len(p.late); n > 0 && !p.lasting {
-			p.late[n-1].verdict = mayCome
+		if n := len(p.earlierWills); n > 0 && !p.lasting {
+			p.earlierWills[n-1].verdict = mayCome
 		}
 	}
 }
 
-// handlePackets handles what came, at most n packets.
+// handlePackets handles at most n of the packets that came.
 func (p *player) handlePackets(n int) {
 	for range n {
 		select {
@@ -501,19 +519,21 @@ func (p *player) handlePackets(n int) {
 	}
 }
 
+// handlePacket updates the client's knowledge and fails the trial if the packet
+// contradicts it.
 func (p *player) handlePacket(x packet.Packet) {
 	switch x := x.(type) {
 	case *packet.Connack:
 		p.handleConnack(x)
 	case *packet.Suback:
 		p.logEvent("%s: SUBACK %v", p.name, x.ReasonCodes)
-		asked := p.asked
-		if p.asked = ""; !x.ReasonCodes[0].Failed() {
+		asked := p.pendingFilter
+		if p.pendingFilter = ""; !x.ReasonCodes[0].Failed() {
 			p.subs[asked] = p.moment
 			p.subscribeNext()
 		}
 	case *packet.Unsuback:
-		p.asked = ""
+		p.pendingFilter = ""
 	case *packet.Publish:
 		p.handlePublish(x)
 	case *packet.Pubrel:
@@ -538,7 +558,8 @@ func (p *player) handlePacket(x packet.Packet) {
 	}
 }
 
-// handleConnack takes CONNACK, and sends again what was not finished [MQTT-4.4.0-1].
+// handleConnack takes CONNACK and sends the unfinished messages again
+// [MQTT-4.4.0-1].
 func (p *player) handleConnack(ack *packet.Connack) {
 	p.logEvent("%s: CONNACK %v, session present %v", p.name, ack.ReasonCode, ack.SessionPresent)
 	if ack.ReasonCode != packet.Success {
@@ -548,15 +569,15 @@ func (p *player) handleConnack(ack *packet.Connack) {
 		p.endConnection("refused")
 		return
 	}
-	if ack.SessionPresent && p.clean || !ack.SessionPresent && p.promised {
+	if ack.SessionPresent && p.cleanStart || !ack.SessionPresent && p.sessionKept {
 		p.fail("%s: session present %v", p.name, ack.SessionPresent)
 	}
 	p.resolveWills(ack.SessionPresent)
 	if !ack.SessionPresent {
 		p.endSession()
 	}
-	p.welcome, p.promised, p.clean = true, p.lasting, false
-	for _, m := range p.sent {
+	p.connected, p.sessionKept, p.cleanStart = true, p.lasting, false
+	for _, m := range p.unfinished {
 		if m.released {
 			p.c.trySend(&packet.Pubrel{PacketID: m.id})
 		} else {
@@ -566,7 +587,7 @@ func (p *player) handleConnack(ack *packet.Connack) {
 	p.subscribeNext()
 }
 
-// subscribeNext asks for the first filter that is not subscribed.
+// subscribeNext sends SUBSCRIBE for the first filter without a subscription.
 func (p *player) subscribeNext() {
 	p.subscribe(slices.IndexFunc(p.filters, func(f packet.Subscription) bool {
 		_, have := p.subs[f.TopicFilter]
@@ -574,10 +595,10 @@ func (p *player) subscribeNext() {
 	}))
 }
 
-// resolveWills decides what the wills of earlier connections became: their client is
-// back, with its session or a new one.
+// resolveWills decides on the wills of earlier connections, when their client has
+// returned with its session (present) or with a new one.
 func (p *player) resolveWills(present bool) {
-	for _, w := range p.late {
+	for _, w := range p.earlierWills {
 		if w.waits && present && w.verdict == mustCome { // [MQTT-3.1.3-9]
 			switch {
 			case time.Now().Before(w.from.Add(w.delay)):
@@ -590,23 +611,23 @@ func (p *player) resolveWills(present bool) {
 			w.verdict = mayCome
 		}
 	}
-	p.late = nil
+	p.earlierWills = nil
 }
 
-// subscribe asks for one of the filters, or for an end to it.
+// subscribe sends SUBSCRIBE for one of the filters, or UNSUBSCRIBE.
 func (p *player) subscribe(i int) {
-	if p.asked != "" || i < 0 || i >= len(p.filters) {
+	if p.pendingFilter != "" || i < 0 || i >= len(p.filters) {
 		return
 	}
 	f := p.filters[i]
-	p.asked = f.TopicFilter
-	if _, have := p.subs[p.asked]; have && !p.pinned && p.rnd.IntN(4) == 0 {
-		p.logEvent("%s unsubscribes %s", p.name, p.asked)
-		delete(p.subs, p.asked)
-		p.c.trySend(&packet.Unsubscribe{PacketID: 100, TopicFilters: []string{p.asked}})
+	p.pendingFilter = f.TopicFilter
+	if _, have := p.subs[p.pendingFilter]; have && !p.pinned && p.rnd.IntN(4) == 0 {
+		p.logEvent("%s unsubscribes %s", p.name, p.pendingFilter)
+		delete(p.subs, p.pendingFilter)
+		p.c.trySend(&packet.Unsubscribe{PacketID: 100, TopicFilters: []string{p.pendingFilter}})
 		return
 	}
-	p.logEvent("%s subscribes %s at %d", p.name, p.asked, f.QoS)
+	p.logEvent("%s subscribes %s at %d", p.name, p.pendingFilter, f.QoS)
 	s := &packet.Subscribe{PacketID: 100, Subscriptions: []packet.Subscription{f}}
 	if p.v == packet.V5 {
 		s.Properties.SubscriptionIDs = []uint32{uint32(i + 1)}
@@ -614,16 +635,16 @@ func (p *player) subscribe(i int) {
 	p.c.trySend(s)
 }
 
-// publishNew sends a new message.
+// publishNew publishes a new random message.
 func (p *player) publishNew() {
-	if len(p.sent) >= 5 || !strings.HasPrefix(p.name, "pub") && p.rnd.IntN(4) > 0 {
+	if len(p.unfinished) >= 5 || !strings.HasPrefix(p.name, "pub") && p.rnd.IntN(4) > 0 {
 		return
 	}
-	p.n++
+	p.publications++
 	m := &publication{
-		from: p, n: p.n, session: p.session, qos: byte(p.rnd.IntN(3)), large: p.rnd.IntN(8) == 0,
+		from: p, n: p.publications, session: p.session, qos: byte(p.rnd.IntN(3)), large: p.rnd.IntN(8) == 0,
 		topic:   []string{"t/1", "t/2", "t/1", "t/2", "s/1", "s/2", "t/denied", "r/" + p.name}[p.rnd.IntN(8)],
-		payload: fmt.Sprint(p.name, "-", p.n),
+		payload: fmt.Sprint(p.name, "-", p.publications),
 	}
 	if m.large {
 		m.payload += strings.Repeat("x", 300)
@@ -632,15 +653,16 @@ func (p *player) publishNew() {
 		m.qos = p.oneOrTwo()
 	}
 	p.messages[m.payload] = m
-	p.order = append(p.order, m)
+	p.published = append(p.published, m)
 	if m.qos > 0 {
-		for m.id = 1; slices.ContainsFunc(p.sent, func(o *publication) bool { return o.id == m.id }); m.id++ {
+		for m.id = 1; slices.ContainsFunc(p.unfinished, func(o *publication) bool { return o.id == m.id }); m.id++ {
 		}
-		p.sent = append(p.sent, m)
+		p.unfinished = append(p.unfinished, m)
 	}
 	p.sendPublish(m)
 }
 
+// sendPublish sends m, with DUP if it was sent before.
 func (p *player) sendPublish(m *publication) {
 	p.logEvent("%s publishes %.20s to %s at %d as %d", p.name, m.payload, m.topic, m.qos, m.id)
 	if m.last = p.moment; m.sends == 0 {
@@ -654,17 +676,17 @@ func (p *player) sendPublish(m *publication) {
 
 // handleAck takes PUBACK or PUBREC.
 func (p *player) handleAck(id uint16, qos byte, code packet.ReasonCode) {
-	i := slices.IndexFunc(p.sent, func(m *publication) bool { return m.id == id && m.qos == qos })
+	i := slices.IndexFunc(p.unfinished, func(m *publication) bool { return m.id == id && m.qos == qos })
 	if i < 0 {
 		p.fail("%s: acknowledgement of nothing: %d", p.name, id)
 		return
 	}
-	m := p.sent[i]
+	m := p.unfinished[i]
 	p.logEvent("%s: %.20s acknowledged: %v", p.name, m.payload, code)
 	m.answered, m.refused = p.moment, code.Failed() || m.topic == "t/denied"
 	m.doubted = m.refusals != p.refusals.Load()
 	if qos == 1 || code.Failed() {
-		p.sent = slices.Delete(p.sent, i, i+1)
+		p.unfinished = slices.Delete(p.unfinished, i, i+1)
 		return
 	}
 	m.released = true
@@ -673,16 +695,16 @@ func (p *player) handleAck(id uint16, qos byte, code packet.ReasonCode) {
 
 // handlePubcomp takes PUBCOMP.
 func (p *player) handlePubcomp(id uint16) {
-	i := slices.IndexFunc(p.sent, func(m *publication) bool { return m.id == id && m.released })
+	i := slices.IndexFunc(p.unfinished, func(m *publication) bool { return m.id == id && m.released })
 	if i < 0 {
 		p.fail("%s: PUBCOMP of nothing: %d", p.name, id)
 		return
 	}
-	p.logEvent("%s: %.20s completed", p.name, p.sent[i].payload)
-	p.sent = slices.Delete(p.sent, i, i+1)
+	p.logEvent("%s: %.20s completed", p.name, p.unfinished[i].payload)
+	p.unfinished = slices.Delete(p.unfinished, i, i+1)
 }
 
-// sendOwed sends acknowledgements that the client owes.
+// sendOwed sends at most n of the acknowledgements that the client owes.
 func (p *player) sendOwed(n int) {
 	n = min(n, len(p.owedAnswers))
 	for _, x := range p.owedAnswers[:n] {
@@ -704,9 +726,9 @@ func (p *player) handlePublish(x *packet.Publish) {
 	name := string(x.Payload)
 	p.logEvent("%s: PUBLISH %.20s to %s at %d as %d, dup %v, retain %v", p.name, name, x.TopicName, x.QoS, x.PacketID, x.Dup, x.Retain)
 	p.checkMayReceive(x)
-	r := receipt{x, p.session, p.conns}
+	r := receipt{x, p.session, p.connections}
 	if x.QoS == 0 {
-		p.got = append(p.got, r)
+		p.receipts = append(p.receipts, r)
 		return
 	}
 	if was, open := p.unanswered[x.PacketID]; open {
@@ -716,20 +738,21 @@ func (p *player) handlePublish(x *packet.Publish) {
 		p.fail("%s: %d messages in flight, %d allowed", p.name, len(p.unanswered), p.quota)
 	}
 	if x.QoS == 1 {
-		p.got = append(p.got, r)
+		p.receipts = append(p.receipts, r)
 		p.owedAnswers = append(p.owedAnswers, &packet.Puback{PacketID: x.PacketID})
 		return
 	}
 	p.owedAnswers = append(p.owedAnswers, &packet.Pubrec{PacketID: x.PacketID})
 	if was, open := p.received[x.PacketID]; !open {
 		p.received[x.PacketID] = name
-		p.got = append(p.got, r)
+		p.receipts = append(p.receipts, r)
 	} else if !x.Dup || was != name {
 		p.fail("%s: %.20s again under %d of %.20s, dup %v", p.name, name, x.PacketID, was, x.Dup)
 	}
 }
 
-// bringToRest lets all become quiet: everybody is back and has answered.
+// bringToRest connects all clients and has them acknowledge until the broker has
+// nothing more to send.
 func (t *trial) bringToRest() {
 	t.refusing.Store(false)
 	for what := range t.hidden {
@@ -738,14 +761,14 @@ func (t *trial) bringToRest() {
 	advanceTime(time.Minute + slack) // wills that are due
 	for round := range 12 {
 		for _, p := range t.players {
-			if round == 4 && p.welcome && (len(p.sent) > 0 || p.lasting && t.flipCoin()) { // MQTT 3.1.1 knows no refusal
+			if round == 4 && p.connected && (len(p.unfinished) > 0 || p.lasting && t.flipCoin()) { // MQTT 3.1.1 knows no refusal
 				p.handlePackets(1000)
 				if p.c != nil {
 					p.endConnection("drop")
 				}
 			}
 			if p.c == nil {
-				p.connect(p.clean)
+				p.connect(p.cleanStart)
 			}
 		}
 		for range 20 {
@@ -761,8 +784,8 @@ func (t *trial) bringToRest() {
 		}
 	}
 	for _, p := range t.players {
-		if p.c == nil || len(p.sent) > 0 || len(p.received) > 0 {
-			t.fail("%s: not quiet: %d messages not acknowledged, %d not released", p.name, len(p.sent), len(p.received))
+		if p.c == nil || len(p.unfinished) > 0 || len(p.received) > 0 {
+			t.fail("%s: not quiet: %d messages not acknowledged, %d not released", p.name, len(p.unfinished), len(p.received))
 		}
 	}
 	for _, s := range t.store.Sessions() {
@@ -775,6 +798,7 @@ func (t *trial) bringToRest() {
 	}
 }
 
+// close ends the clients and the broker.
 func (t *trial) close() {
 	for _, p := range t.players {
 		if p.c != nil {
@@ -786,12 +810,13 @@ func (t *trial) close() {
 	t.clients.Wait()
 }
 
+// judgeAll compares all deliveries with the model.
 func (t *trial) judgeAll() {
 	for _, p := range t.players {
 		t.judgeOrder(p)
 		t.judgeRepeats(p)
 	}
-	for _, m := range t.order {
+	for _, m := range t.published {
 		t.judgeMessage(m)
 	}
 	for _, w := range t.wills {
@@ -813,7 +838,7 @@ func (t *trial) judgeOrder(p *player) {
 	}
 	last := map[lane]*publication{}
 	seen := map[string]bool{}
-	for _, r := range p.got {
+	for _, r := range p.receipts {
 		m := t.messages[string(r.Payload)]
 		if m == nil || r.Retain || m.topic[0] == 's' && strings.HasPrefix(p.name, "member") {
 			continue
@@ -838,7 +863,7 @@ func (t *trial) judgeOrder(p *player) {
 func (t *trial) judgeRepeats(p *player) {
 	fresh := map[string]int{}
 	onConn := map[string]int{}
-	for _, r := range p.got {
+	for _, r := range p.receipts {
 		m := t.messages[string(r.Payload)]
 		switch {
 		case r.Retain:
@@ -858,7 +883,7 @@ func (t *trial) judgeRepeats(p *player) {
 			most = 1
 		}
 		if r.QoS == 1 {
-			most += t.lost // what the client was done with, the broker cannot tell from what was never sent
+			most += t.lossyKills // a broker that lost the acknowledgement sends the message again
 		}
 		alone := !strings.HasPrefix(p.name, "member") || r.QoS == 2
 		if alone && fresh[m.payload] > most || onConn[conn] > most {
@@ -867,7 +892,7 @@ func (t *trial) judgeRepeats(p *player) {
 	}
 }
 
-// judgeMessage compares who got m with who had to.
+// judgeMessage compares the clients that received m with the clients that had to.
 func (t *trial) judgeMessage(m *publication) {
 	members, member := 0, false
 	risk := m.large // of a loss that the specification allows
@@ -878,7 +903,7 @@ func (t *trial) judgeMessage(m *publication) {
 			t.fail("%s: %.20s was refused and came", p.name, m.payload)
 		}
 		if strings.HasPrefix(p.name, "member") {
-			for _, r := range p.got {
+			for _, r := range p.receipts {
 				if string(r.Payload) == m.payload {
 					members++
 				}
@@ -904,9 +929,10 @@ func (t *trial) judgeMessage(m *publication) {
 	}
 }
 
-// hasReceived reports whether p got m in the session of now, or ever if it was refused.
+// hasReceived reports whether p received m in its current session, or in any if m
+// was refused.
 func (p *player) hasReceived(m *publication) bool {
-	return slices.ContainsFunc(p.got, func(r receipt) bool {
+	return slices.ContainsFunc(p.receipts, func(r receipt) bool {
 		return string(r.Payload) == m.payload && !r.Retain && (m.refused || r.session == p.session)
 	})
 }
@@ -924,11 +950,12 @@ func (p *player) mustReceive(m *publication) bool {
 	return false
 }
 
-// judgeWill looks for w where all wills go. [MQTT-3.1.2-8] [MQTT-3.1.2-10]
+// judgeWill counts how often the watcher received w. [MQTT-3.1.2-8]
+// [MQTT-3.1.2-10]
 func (t *trial) judgeWill(w *willRecord) {
 	watcher := t.players[0]
 	came := 0
-	for _, r := range watcher.got {
+	for _, r := range watcher.receipts {
 		if string(r.Payload) == w.payload {
 			came++
 		}
@@ -937,18 +964,19 @@ func (t *trial) judgeWill(w *willRecord) {
 	switch seen := have && since < w.since; {
 	case came > 1:
 		t.fail("%s came %d times", w.payload, came)
-	case came == 1 && (w.verdict == mustNotCome || w == w.of.will):
+	case came == 1 && (w.verdict == mustNotCome || w == w.owner.will):
 		t.fail("%s came", w.payload)
-	case came == 0 && w.verdict == mustCome && seen && w != w.of.will && !slices.Contains(w.of.late, w):
+	case came == 0 && w.verdict == mustCome && seen && w != w.owner.will && !slices.Contains(w.owner.earlierWills, w):
 		t.fail("%s did not come", w.payload)
 	}
 }
 
-// judgeRetained compares what is retained with what was acknowledged last.
+// judgeRetained compares the retained messages with the last ones that were
+// acknowledged.
 func (t *trial) judgeRetained() {
 	for _, p := range t.players {
 		var last *publication
-		for _, m := range t.order {
+		for _, m := range t.published {
 			if m.retain && m.from == p && m.acceptedForGood() && (last == nil || m.answered > last.answered) {
 				last = m
 			}
@@ -959,7 +987,7 @@ func (t *trial) judgeRetained() {
 		}
 		if len(found) == 1 {
 			if m := t.messages[string(found[0].Payload)]; m.last > last.first && (!m.refused || m.sends > 1) {
-				continue // nobody knows whether it was taken, or when: a repeated one counts anew
+				continue // it may have been accepted at any time since: a repeated one counts anew
 			}
 		}
 		t.fail("retained for %s is not %.20s", p.name, last.payload)

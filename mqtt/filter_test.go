@@ -15,20 +15,24 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// fakeFilter is a Filter that keeps what it is asked until the test answers.
+// fakeFilter is a Filter that keeps the broker's questions until the test answers
+// them.
 type fakeFilter struct {
 	mu         sync.Mutex
-	bound      map[string]bool // direction, space and topic's first level
+	bound      map[string]bool // by direction, space and first level of the topic
 	unanswered []question
-	submitted  []string
+	submitted  []string // each question in one line
 }
 
+// question is one message that the broker submitted.
 type question struct {
 	d      Direction
 	m      *store.Message
 	answer func(FilterResult)
 }
 
+// newFakeFilter returns a filter that is asked for the given directions and first
+// topic levels, such as "upstream slow".
 func newFakeFilter(bound ...string) *fakeFilter {
 	c := &fakeFilter{bound: map[string]bool{}}
 	for _, b := range bound {
@@ -49,7 +53,8 @@ func (c *fakeFilter) Submit(d Direction, p Principal, m *store.Message, done fun
 	c.submitted = append(c.submitted, fmt.Sprintf("%s %s %s=%s", d, p.ClientID, m.Topic, m.Payload))
 }
 
-// takeQuestions returns the questions that wait after all that was sent before.
+// takeQuestions waits until the broker is idle and returns the questions without
+// an answer.
 func (c *fakeFilter) takeQuestions() []question {
 	synctest.Wait()
 	c.mu.Lock()
@@ -59,6 +64,7 @@ func (c *fakeFilter) takeQuestions() []question {
 	return q
 }
 
+// publishResult is the answer of a function that publishes one message.
 func publishResult(topic, payload string) FilterResult {
 	return FilterResult{Outcome: Publish, Messages: []Emitted{{
 		Message:  &store.Message{Topic: topic, Payload: []byte(payload), QoS: 1},
@@ -66,6 +72,7 @@ func publishResult(topic, payload string) FilterResult {
 	}}}
 }
 
+// withFilter sets the broker's filter.
 func withFilter(f *fakeFilter) func(*Options) { return func(o *Options) { o.Filter = f } }
 
 func TestFilterKeepsOrder(t *testing.T) { // [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT-4.6.0-5]

@@ -8,8 +8,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// functionState is the state that a function of a test leaves: it remembers its value and
-// whether that was discarded.
+// functionState is the state that a function leaves with a message. It remembers
+// whether the broker discarded it.
 type functionState struct {
 	value     string
 	discarded bool

@@ -13,7 +13,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// fullStore refuses what somebody waits for.
+// fullStore is a store that refuses all transactions with a callback while it is full.
 type fullStore struct {
 	*store.Memory
 	full atomic.Bool

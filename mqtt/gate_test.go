@@ -14,10 +14,11 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// addressListener is a listener whose clients come from addresses of a test's choice.
+// addressListener is a listener whose connections have the remote addresses that
+// a test sends to it.
 type addressListener struct {
 	*memnet.Listener
-	addresses chan net.Addr // of the next
+	addresses chan net.Addr // of the next connection
 }
 
 func (l addressListener) Accept() (net.Conn, error) {

@@ -12,13 +12,13 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// peerSite is a Forwarder with one peer.
+// peerSite is a Forwarder that stands for one other site.
 type peerSite struct {
 	mu            sync.Mutex
 	wants         string
-	forwarded     []string // without a transaction
-	subscriptions []string
-	refusal       error // why it takes nothing
+	forwarded     []string // topics of the messages that come without a transaction
+	subscriptions []string // filters that began (+) and ended (-)
+	refusal       error    // if not nil, the site refuses every message
 }
 
 func (f *peerSite) Refuses(*store.Message) error {
@@ -46,6 +46,8 @@ func (f *peerSite) Forward(tx store.Tx, m *store.Message) {
 func (f *peerSite) Subscribed(filter string)   { f.noteSubscription("+" + filter) }
 func (f *peerSite) Unsubscribed(filter string) { f.noteSubscription("-" + filter) }
 
+// noteSubscription records a filter that began (+) or ended (-) to have
+// subscribers.
 func (f *peerSite) noteSubscription(s string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

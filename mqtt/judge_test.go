@@ -35,11 +35,13 @@ type waitingClient struct {
 	kept           *store.Memory
 	chain          *fakeFilter
 	sub            *client
-	unacknowledged []*packet.Publish // what the client has of them, unacknowledged
-	conn           func(*packet.Connect)
+	unacknowledged []*packet.Publish // messages that the client has and did not acknowledge
+	connectOption  func(*packet.Connect)
 	v              packet.Version
 }
 
+// startServer starts a broker over the stored messages, with the policy of the
+// broker before.
 func (x *waitingClient) startServer() {
 	srv := startServer(x.t, func(o *Options) {
 		o.Store, o.Filter = x.kept, x.chain
@@ -53,10 +55,12 @@ func (x *waitingClient) startServer() {
 	x.testServer = srv
 }
 
+// connectSub connects the client for which the messages wait.
 func (x *waitingClient) connectSub(change ...func(*packet.Connect)) {
-	x.sub = x.connect(x.v, "sub", append([]func(*packet.Connect){x.conn}, change...)...)
+	x.sub = x.connect(x.v, "sub", append([]func(*packet.Connect){x.connectOption}, change...)...)
 }
 
+// publishThree publishes the three messages.
 func (x *waitingClient) publishThree(qos byte) {
 	pub := x.connect(packet.V5, "pub")
 	for i, name := range []string{"a/open", "a/hide", "a/open"} {
@@ -69,15 +73,16 @@ func (x *waitingClient) publishThree(qos byte) {
 	pub.disconnect()
 }
 
-// readUnacknowledged notes what the client gets and acknowledges nothing.
+// readUnacknowledged reads the messages that the client is sent and acknowledges
+// none.
 func (x *waitingClient) readUnacknowledged() {
 	for p := x.sub.nextPacket(); p != nil; p = x.sub.nextPacket() {
 		x.unacknowledged = append(x.unacknowledged, p.(*packet.Publish))
 	}
 }
 
-// readRest returns the payloads that the client gets from now on and finishes every
-// exchange. It reports whether the client was sent away meanwhile.
+// readRest reads and acknowledges all further packets. It returns the payloads
+// and whether the broker closed the connection meanwhile.
 func (x *waitingClient) readRest() (got []string, refused bool) {
 	has := make(map[uint16]bool) // of QoS 2
 	for _, p := range x.unacknowledged {
@@ -102,7 +107,7 @@ func (x *waitingClient) readRest() (got []string, refused bool) {
 	return got, refused || x.sub.closedByServer()
 }
 
-// sendFirstAck begins the end of an exchange, see drain.
+// sendFirstAck sends PUBACK or PUBREC for a message that arrived, see readRest.
 func (c *client) sendFirstAck(p *packet.Publish) {
 	switch p.QoS {
 	case 1:
@@ -112,7 +117,7 @@ func (c *client) sendFirstAck(p *packet.Publish) {
 	}
 }
 
-// waitingWays are those in which messages wait.
+// waitingWays are the ways in which messages wait.
 var waitingWays = []struct {
 	name       string
 	expiry     uint32
@@ -226,7 +231,7 @@ func TestWaitingIsJudgedAgain(t *testing.T) {
 						if v == packet.V311 && slices.Contains([]string{"window", "volatile", "retained", "shared of QoS 2"}, way.name) {
 							return // there is no Receive Maximum
 						}
-						x := &waitingClient{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newFakeFilter(), conn: func(p *packet.Connect) {
+						x := &waitingClient{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newFakeFilter(), connectOption: func(p *packet.Connect) {
 							p.CleanStart = p.CleanStart && way.expiry == 0
 							if v == packet.V5 {
 								sessionExpiry(way.expiry)(p)
@@ -271,7 +276,8 @@ func TestWaitingIsJudgedAgain(t *testing.T) {
 	}
 }
 
-// checkRest has the client get what it may, and compares.
+// checkRest compares the messages that the client still receives with the allowed
+// ones.
 func (x *waitingClient) checkRest(connected, persistent, shared, sentAway bool, allowed []string) {
 	x.t.Helper()
 	waits := []string{"1", "2", "3"}
@@ -382,7 +388,7 @@ func TestLateIdentifiersAreJudged(t *testing.T) {
 	})
 }
 
-// refillSessions has each session look for what waits.
+// refillSessions has each session look into its queue.
 func (s *testServer) refillSessions() {
 	synctest.Wait()
 	for _, session := range s.broker.allSessions() {
@@ -561,14 +567,14 @@ func TestSharedMoveIsJudged(t *testing.T) {
 	})
 }
 
-// heldStore is a store that a test has commit, and tell so, when it likes.
+// heldStore is a store whose commits and callbacks happen when the test says so.
 type heldStore struct {
 	*store.Memory
 
-	mu    sync.Mutex // guards all below
-	held  bool
-	jobs  []*storeJob
-	tells []*storeJob
+	mu        sync.Mutex // guards all below
+	held      bool
+	jobs      []*storeJob // not committed
+	committed []*storeJob // callback not called
 }
 
 func (s *heldStore) Update(add func(store.Tx), done func(error)) {
@@ -583,7 +589,7 @@ func (s *heldStore) Update(add func(store.Tx), done func(error)) {
 	}
 }
 
-// holdCommits comes after all that was sent before.
+// holdCommits waits until the broker is idle and holds all later transactions.
 func (s *heldStore) holdCommits() {
 	synctest.Wait()
 	s.mu.Lock()
@@ -591,23 +597,23 @@ func (s *heldStore) holdCommits() {
 	s.mu.Unlock()
 }
 
-// commitHeld makes visible what waits.
+// commitHeld commits the held transactions without calling their callbacks.
 func (s *heldStore) commitHeld() {
 	synctest.Wait()
 	s.mu.Lock()
 	jobs := s.jobs
-	s.tells, s.jobs = append(s.tells, jobs...), nil
+	s.committed, s.jobs = append(s.committed, jobs...), nil
 	s.mu.Unlock()
 	for _, j := range jobs {
 		s.Memory.Update(j.add, func(err error) { j.err = err })
 	}
 }
 
-// reportCommits tells of what was committed.
+// reportCommits calls the callbacks of the committed transactions.
 func (s *heldStore) reportCommits() {
 	s.mu.Lock()
-	tells := s.tells
-	s.tells = nil
+	tells := s.committed
+	s.committed = nil
 	s.mu.Unlock()
 	for _, j := range tells {
 		if j.done != nil {
@@ -617,7 +623,7 @@ func (s *heldStore) reportCommits() {
 	synctest.Wait()
 }
 
-// releaseCommits ends hold.
+// releaseCommits commits and reports the held transactions and holds no more.
 func (s *heldStore) releaseCommits() {
 	s.mu.Lock()
 	s.held = false

@@ -6,8 +6,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// lateStore is a store that commits in a goroutine of its own, as one on a disk
-// does.
+// lateStore is a store that commits in a goroutine of its own, as a store on a
+// disk does.
 type lateStore struct {
 	*store.Memory
 
@@ -28,7 +28,8 @@ func (s *lateStore) Update(add func(store.Tx), done func(error)) {
 	}
 }
 
-// commitUntilStopped commits until the returned function is called.
+// commitUntilStopped commits until the returned function is called, which closes
+// the broker first.
 func (s *lateStore) commitUntilStopped(srv *testServer) (stop func()) {
 	s.mu.Lock()
 	s.wake = make(chan struct{}, 1) // belongs to the bubble

@@ -96,7 +96,7 @@ func TestBucket(t *testing.T) {
 	}
 }
 
-// addressConn is a connection that says where it comes from.
+// addressConn is a connection whose remote address a test chooses.
 type addressConn struct {
 	net.Conn
 	addr net.Addr
@@ -166,7 +166,7 @@ func TestAddressOf(t *testing.T) {
 	}
 }
 
-// textAddress is an address as it is printed.
+// textAddress is a network address given by its text.
 type textAddress string
 
 func (a textAddress) Network() string { return "test" }
@@ -269,13 +269,14 @@ func TestServerReference(t *testing.T) {
 	})
 }
 
-// setLimits changes the policy, as Reauthorize sees it.
+// setLimits gives one identity limits and has the broker ask for them.
 func (s *testServer) setLimits(who string, l Limits) {
 	s.denied.change(func(d *denyList) { d.limits = map[string]Limits{who + "x": l} })
 	s.broker.Reauthorize()
 }
 
-// publishInBackground publishes n messages of QoS 0 on topic t from a goroutine.
+// publishInBackground publishes n numbered messages of QoS 0 on topic t from a
+// goroutine.
 func (c *client) publishInBackground(n int) {
 	go func() {
 		for i := range n {
@@ -284,7 +285,7 @@ func (c *client) publishInBackground(n int) {
 	}()
 }
 
-// receiveInOrder receives n messages, which are all there are from the first on, and
+// receiveInOrder receives n messages, numbered from first on without a gap, and
 // returns how long that took.
 func (c *client) receiveInOrder(first, n int) time.Duration {
 	c.t.Helper()
@@ -297,6 +298,7 @@ func (c *client) receiveInOrder(first, n int) time.Duration {
 	return time.Since(begin)
 }
 
+// messagesPerSecond returns Limits of n messages a second.
 func messagesPerSecond(n int) Limits {
 	return Limits{Messages: Limit{N: n, Rule: fmt.Sprintf(`grant "at %d" main.hcl:%d`, n, n)}}
 }

@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// startBroker runs a broker on l until the test ends.
+// startBroker runs a broker with the listener l until the test ends.
 func startBroker(t testing.TB, l net.Listener, o Options, admit Admission) *Broker {
 	t.Helper()
 	o.Authorizer = &denyList{}
@@ -54,6 +54,7 @@ func (b *Broker) serve(t testing.TB, l net.Listener, admit Admission) {
 	})
 }
 
+// admitAnyone admits every connection under the same identity.
 func admitAnyone(net.Conn) (Principal, error) { return Principal{ID: testID("any")}, nil }
 
 func listenTCP(t testing.TB) net.Listener {
@@ -65,7 +66,8 @@ func listenTCP(t testing.TB) net.Listener {
 	return l
 }
 
-// socketClient is a client on a real connection; it reads when it is asked to.
+// socketClient is a client on a real connection. It reads when the test asks for
+// a packet.
 type socketClient struct {
 	t  testing.TB
 	nc net.Conn
@@ -73,6 +75,7 @@ type socketClient struct {
 	v  packet.Version
 }
 
+// connectSocket sends CONNECT on nc and waits for CONNACK.
 func connectSocket(t testing.TB, nc net.Conn, connect *packet.Connect) *socketClient {
 	t.Helper()
 	if err := nc.SetDeadline(time.Now().Add(time.Minute)); err != nil {
@@ -157,7 +160,8 @@ func selfSigned(t testing.TB) (server, client *tls.Config) {
 	return server, &tls.Config{RootCAs: pool, ServerName: "localhost"}
 }
 
-// quickListener is a listener below TLS as the daemon has it.
+// quickListener is a listener whose connections have the socket options that the
+// daemon sets below TLS.
 type quickListener struct{ net.Listener }
 
 func wrapQuick(l net.Listener) net.Listener { return quickListener{l} }
@@ -243,7 +247,7 @@ func TestStress(t *testing.T) {
 					return
 				default:
 				}
-				runBadClient(dialTCP(t, l), i, n)
+				runHastyClient(dialTCP(t, l), i, n)
 			}
 		})
 	}
@@ -275,8 +279,9 @@ func TestStress(t *testing.T) {
 	b.Sessions()
 }
 
-// runBadClient behaves as badly as clients do. What it meets does not matter.
-func runBadClient(nc net.Conn, i, n int) {
+// runHastyClient connects, subscribes and publishes without waiting for any answer,
+// and leaves with DISCONNECT or without.
+func runHastyClient(nc net.Conn, i, n int) {
 	defer nc.Close()
 	if err := nc.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return

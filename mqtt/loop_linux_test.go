@@ -40,8 +40,8 @@ func overSockets(t *testing.T, o Options, test func(t *testing.T, b *Broker, dia
 	})
 }
 
-// checkMemoryReleased fails the test if, once its listener and clients have ended, the
-// memory that is counted is not that of sessions that stay.
+// checkMemoryReleased fails the test if memory is counted for more than the
+// remaining sessions once the listener and the clients have ended.
 func checkMemoryReleased(t *testing.T, b **Broker) {
 	t.Cleanup(func() {
 		left := (*b).memory.held.Load()
@@ -54,8 +54,8 @@ func checkMemoryReleased(t *testing.T, b **Broker) {
 	})
 }
 
-// looping is how many connections the loops have.
-func (b *Broker) looping() int {
+// loopConnections returns the number of connections that the loops serve.
+func (b *Broker) loopConnections() int {
 	n := 0
 	b.loops.mu.Lock()
 	defer b.loops.mu.Unlock()
@@ -78,7 +78,7 @@ func TestSocketsJoinLoops(t *testing.T) {
 		two.ping()
 		one.ping() // the first may have been answered before the reader gave the socket away
 		two.ping()
-		if got := b.looping(); got != 2 {
+		if got := b.loopConnections(); got != 2 {
 			t.Errorf("%d connections in loops, want 2", got)
 		}
 	})
@@ -120,7 +120,7 @@ func TestLoopReassembles(t *testing.T) {
 	})
 }
 
-// gatedStore is a store that keeps nothing while it is shut.
+// gatedStore is a store that delays all transactions while it is shut.
 type gatedStore struct {
 	store.Store
 	mu   sync.Mutex
@@ -139,6 +139,7 @@ func (g *gatedStore) Update(add func(store.Tx), done func(error)) {
 	g.Store.Update(add, done)
 }
 
+// setShut shuts or opens the store. Opening runs the delayed transactions.
 func (g *gatedStore) setShut(shut bool) {
 	g.mu.Lock()
 	g.shut = shut
@@ -253,7 +254,7 @@ func TestLoopTakesOverInAPacket(t *testing.T) {
 		large = large[n:]
 	}
 	write(256 << 10)
-	if got := b.looping(); got != 0 {
+	if got := b.loopConnections(); got != 0 {
 		t.Fatalf("%d connections in loops, want none while it reads nothing", got)
 	}
 	for range messages {
@@ -365,14 +366,14 @@ func TestLoopEndsWithItsListener(t *testing.T) {
 		pub.send(&packet.Publish{TopicName: []byte("a"), Payload: make([]byte, 64<<10)})
 	}
 	pub.ping()
-	if got := b.looping(); got != 2 {
+	if got := b.loopConnections(); got != 2 {
 		t.Errorf("%d connections in loops, want 2", got)
 	}
 	cancel()
 	if err := <-served; err != nil {
 		t.Errorf("serve: %v", err)
 	}
-	if got := b.looping(); got != 0 {
+	if got := b.loopConnections(); got != 0 {
 		t.Errorf("%d connections left in loops", got)
 	}
 	if p, ok := pub.read().(*packet.Disconnect); !ok || p.ReasonCode != packet.ServerShuttingDown {
@@ -457,8 +458,8 @@ func TestEndIsNotified(t *testing.T) {
 	})
 }
 
-// ownerCheckingSink counts farewells of a sink that no goroutine has claimed: its descriptor
-// may be another client's by then.
+// ownerCheckingSink counts the calls of CloseNotify on a sink that no goroutine has
+// claimed: its descriptor may be another client's by then.
 type ownerCheckingSink struct {
 	socket.Sink
 	out     *outbox

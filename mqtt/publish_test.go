@@ -13,7 +13,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// publishAndWait publishes one message and sees its exchange through.
+// publishAndWait publishes one message, completes its handshake and returns the
+// reason code of PUBACK or PUBREC.
 func (c *client) publishAndWait(topic, payload string, qos byte) packet.ReasonCode {
 	c.t.Helper()
 	c.publish(topic, payload, qos, uint16(qos)*7)
@@ -32,7 +33,8 @@ func (c *client) publishAndWait(topic, payload string, qos byte) packet.ReasonCo
 	return 0
 }
 
-// acknowledge acknowledges a message that arrived.
+// acknowledge acknowledges a message that arrived and completes its handshake.
+// Packets that come meanwhile stay unread.
 func (c *client) acknowledge(p *packet.Publish) {
 	c.t.Helper()
 	switch p.QoS {

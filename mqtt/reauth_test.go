@@ -30,10 +30,12 @@ func (hourlyAuth) Renew(nc net.Conn, p Principal, data []byte) (time.Time, error
 	return time.Now().Add(time.Hour), nil
 }
 
+// authMethod sets CONNECT's Authentication Method.
 func authMethod(name string) func(*packet.Connect) {
 	return func(p *packet.Connect) { p.Properties.SetAuthenticationMethod(name) }
 }
 
+// authPacket returns an AUTH packet.
 func authPacket(code packet.ReasonCode, method, data string) *packet.Auth {
 	p := &packet.Auth{ReasonCode: code}
 	if method != "" {
@@ -45,7 +47,7 @@ func authPacket(code packet.ReasonCode, method, data string) *packet.Auth {
 	return p
 }
 
-// admitForAnHour admits everybody for an hour.
+// admitForAnHour is admitTest with credentials that expire after an hour.
 func admitForAnHour(nc net.Conn) (Principal, error) {
 	p, err := admitTest(nc)
 	p.Until = time.Now().Add(time.Hour)

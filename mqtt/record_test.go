@@ -87,7 +87,7 @@ func TestWillSurvivesKill(t *testing.T) {
 }
 
 // unsubscribedHook is a Forwarder that calls a function when a filter's last
-// subscription is gone.
+// subscription ends.
 type unsubscribedHook func()
 
 func (unsubscribedHook) Wants(string) bool                { return false }

@@ -53,7 +53,7 @@ func TestSessionResumes(t *testing.T) { // [MQTT-3.1.2-5] [MQTT-3.2.2-3] [MQTT-4
 
 func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 	runWithServer(t, nil, func(t *testing.T, srv *testServer) {
-		present := func(after time.Duration, seconds uint32, disconnect func(c *client)) bool {
+		sessionPresentAfter := func(after time.Duration, seconds uint32, disconnect func(c *client)) bool {
 			c := srv.connect(packet.V5, "c", sessionExpiry(seconds))
 			disconnect(c)
 			advanceTime(after)
@@ -61,8 +61,8 @@ func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 			c.disconnect()
 			return ack.SessionPresent
 		}
-		lost := func(c *client) { c.dropConnection() }
-		said := func(seconds uint32) func(c *client) {
+		loseConnection := func(c *client) { c.dropConnection() }
+		disconnectWithExpiry := func(seconds uint32) func(c *client) {
 			return func(c *client) {
 				p := &packet.Disconnect{}
 				p.Properties.SetSessionExpiryInterval(seconds)
@@ -77,14 +77,14 @@ func TestSessionExpires(t *testing.T) { // [MQTT-3.1.2-23] [MQTT-4.1.0-2]
 			disconnect func(c *client)
 			want       bool
 		}{
-			{"before", 9 * time.Second, 10, lost, true},
-			{"after", 11 * time.Second, 10, lost, false},
-			{"none", 0, 0, lost, false},
-			{"shortened", 6 * time.Second, 100, said(5), false},
-			{"lengthened", 60 * time.Second, 5, said(100), true},
-			{"dropped", 0, 100, said(0), false},
+			{"before", 9 * time.Second, 10, loseConnection, true},
+			{"after", 11 * time.Second, 10, loseConnection, false},
+			{"none", 0, 0, loseConnection, false},
+			{"shortened", 6 * time.Second, 100, disconnectWithExpiry(5), false},
+			{"lengthened", 60 * time.Second, 5, disconnectWithExpiry(100), true},
+			{"dropped", 0, 100, disconnectWithExpiry(0), false},
 		} {
-			if got := present(tt.after, tt.seconds, tt.disconnect); got != tt.want {
+			if got := sessionPresentAfter(tt.after, tt.seconds, tt.disconnect); got != tt.want {
 				t.Errorf("%s: present %v", tt.name, got)
 			}
 		}
@@ -228,7 +228,8 @@ func TestQueueIsBounded(t *testing.T) {
 	})
 }
 
-// connectDeadClient makes a client that takes nothing, as a dead peer does.
+// connectDeadClient connects a client that subscribes and never reads, as a dead
+// peer does.
 func (s *testServer) connectDeadClient(id string, subs ...packet.Subscription) {
 	s.t.Helper()
 	nc, err := s.listener.Dial()
@@ -552,7 +553,7 @@ func TestSubscriptionsEndOnce(t *testing.T) {
 	}
 }
 
-// copyStore writes what from keeps of its sessions to an empty store.
+// copyStore writes the sessions of one store to an empty store.
 func copyStore(from, to store.Store) {
 	for _, s := range from.Sessions() {
 		to.Update(func(tx store.Tx) {

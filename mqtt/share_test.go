@@ -14,7 +14,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// receivePayloads returns the payloads of what came, acknowledged if ack says so.
+// receivePayloads reads all messages that came and returns their payloads. It
+// acknowledges the messages if ack is set.
 func (c *client) receivePayloads(ack bool) (payloads []string) {
 	for p := c.nextPacket(); p != nil; p = c.nextPacket() {
 		m, ok := p.(*packet.Publish)
@@ -29,6 +30,8 @@ func (c *client) receivePayloads(ack bool) (payloads []string) {
 	return payloads
 }
 
+// numberPayloads returns the numbers from one to the one before the other, as
+// payloads.
 func numberPayloads(from, to int) (all []string) {
 	for i := from; i < to; i++ {
 		all = append(all, fmt.Sprint(i))
@@ -36,6 +39,8 @@ func numberPayloads(from, to int) (all []string) {
 	return all
 }
 
+// publishNumbers publishes numbered messages on topic t and waits for each
+// acknowledgement.
 func (c *client) publishNumbers(qos byte, from, to int) {
 	for i := from; i < to; i++ {
 		c.publishAndWait("t", fmt.Sprint(i), qos)

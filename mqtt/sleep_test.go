@@ -20,7 +20,7 @@ func TestSubscriptionSleeps(t *testing.T) {
 				for _, restarted := range []bool{true, false} {
 					t.Run(fmt.Sprintf("%s/%s/connected=%t/restarted=%t", v, f, connected, restarted), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
-							x := &waitingClient{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newFakeFilter(), conn: func(p *packet.Connect) {
+							x := &waitingClient{t: t, v: v, kept: store.NewMemory(store.Limits{}), chain: newFakeFilter(), connectOption: func(p *packet.Connect) {
 								if v == packet.V5 {
 									sessionExpiry(1000)(p)
 								}
@@ -89,7 +89,7 @@ func (x *waitingClient) testSleep(f string, connected, restarted bool) {
 // resumeSub has the client come back to a session that is there.
 func (x *waitingClient) resumeSub() {
 	x.t.Helper()
-	c, ack := x.connectAck(x.v, "sub", x.conn, resumeSession)
+	c, ack := x.connectAck(x.v, "sub", x.connectOption, resumeSession)
 	if !ack.SessionPresent {
 		x.t.Fatalf("got %s, session present %t", describePacket(ack), ack.SessionPresent)
 	}

@@ -9,16 +9,16 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// slowStore is a store that commits when it likes and tells still later, as one on
-// a disk does. It remembers its transactions, so that a test can have the broker
-// killed at any time.
+// slowStore is a store that commits after random delays and calls back still
+// later, as a store on a disk does. It remembers its transactions, so that a test
+// can kill the broker at any time.
 type slowStore struct {
 	*store.Memory
 
-	refusing *atomic.Bool     // what somebody waits for
-	refusals *atomic.Int64    // so far
+	refusing *atomic.Bool     // transactions with a callback are refused
+	refusals *atomic.Int64    // their number so far
 	hurry    atomic.Bool      // no more delays: the broker was killed and has to end
-	wake     chan struct{}    // capacity 1; closed by end
+	wake     chan struct{}    // capacity 1; closed by stop
 	told     chan []*storeJob // closed by commit
 	done     sync.WaitGroup
 
@@ -26,9 +26,9 @@ type slowStore struct {
 	rnd       *rand.Rand
 	jobs      []*storeJob
 	kept      []func(store.Tx) // in their order
-	synced    int              // of kept; those behind are the last that nobody waited for
-	unawaited int              // transactions that nobody waits for and that are not kept yet
-	frozen    bool             // what comes now is lost
+	synced    int              // the first of kept that a kill cannot lose: up to the last with a callback
+	unawaited int              // transactions without a callback that are not kept yet
+	frozen    bool             // later transactions are lost
 	ended     bool
 }
 
@@ -39,7 +39,8 @@ type storeJob struct {
 	err  error
 }
 
-// newSlowStore returns a store that kept what others did, and runs until end.
+// newSlowStore returns a store with the transactions of an earlier one. It runs
+// until stop.
 func newSlowStore(seed uint64, kept []func(store.Tx), refusing *atomic.Bool, refusals *atomic.Int64) *slowStore {
 	s := &slowStore{
 		Memory: store.NewMemory(store.Limits{}), refusing: refusing, refusals: refusals,
@@ -74,7 +75,7 @@ func (s *slowStore) Update(add func(store.Tx), done func(error)) {
 	}
 }
 
-// stop commits what is there.
+// stop commits the remaining transactions and ends the store's goroutines.
 func (s *slowStore) stop() {
 	s.mu.Lock()
 	s.ended = true
@@ -83,8 +84,8 @@ func (s *slowStore) stop() {
 	s.done.Wait()
 }
 
-// contentAtKill returns what a broker that is killed now leaves, and whether that is all
-// but what somebody waits for: the last transactions may be lost if nobody does.
+// contentAtKill returns the transactions that survive if the broker is killed
+// now, and whether they include all transactions without a callback.
 func (s *slowStore) contentAtKill() (kept []func(store.Tx), whole bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,6 +95,7 @@ func (s *slowStore) contentAtKill() (kept []func(store.Tx), whole bool) {
 	return s.kept[:n:n], n == len(s.kept) && s.unawaited == 0
 }
 
+// delay waits for a random time, unless the broker was killed.
 func (s *slowStore) delay() {
 	s.mu.Lock()
 	d := []time.Duration{0, 0, time.Millisecond, 20 * time.Millisecond, time.Second}[s.rnd.IntN(5)]
@@ -103,7 +105,7 @@ func (s *slowStore) delay() {
 	}
 }
 
-// commit writes batches.
+// commit commits transactions in batches.
 func (s *slowStore) commit() {
 	defer close(s.told)
 	for range s.wake {
@@ -117,7 +119,7 @@ func (s *slowStore) commit() {
 	}
 }
 
-// takeJobs returns some of the transactions that wait.
+// takeJobs returns some of the waiting transactions.
 func (s *slowStore) takeJobs() []*storeJob {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,6 +132,7 @@ func (s *slowStore) takeJobs() []*storeJob {
 	return jobs
 }
 
+// apply commits one transaction, or refuses it if the test has the store refuse.
 func (s *slowStore) apply(j *storeJob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,7 +152,7 @@ func (s *slowStore) apply(j *storeJob) {
 	}
 }
 
-// reportCommits calls back, in order.
+// reportCommits calls the callbacks of the committed transactions in their order.
 func (s *slowStore) reportCommits() {
 	for jobs := range s.told {
 		s.delay()

@@ -50,7 +50,7 @@ subscriptions/count
 uptime
 version`
 
-// readStatus returns what a new subscriber to $SYS is told.
+// readStatus subscribes to $SYS and returns the retained values by topic.
 func (s *testServer) readStatus() map[string]string {
 	s.t.Helper()
 	c := s.connect(packet.V5, "watch")

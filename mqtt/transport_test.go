@@ -111,7 +111,7 @@ var transports = map[string]transport{
 	"quic": func(t testing.TB) (net.Listener, func() net.Conn) { return listenQUIC(t) },
 }
 
-// publishAndReceive publishes a message and waits for it.
+// publishAndReceive publishes a message and waits until the subscriber has it.
 func publishAndReceive(t testing.TB, pub, sub *socketClient, payload []byte) {
 	pub.send(&packet.Publish{TopicName: []byte("a"), Payload: payload})
 	if p, ok := sub.read().(*packet.Publish); !ok || len(p.Payload) != len(payload) {

@@ -8,14 +8,14 @@ import (
 )
 
 func TestWill(t *testing.T) {
-	code := func(c packet.ReasonCode) func(*testing.T, *testServer, *client) {
+	disconnectWith := func(c packet.ReasonCode) func(*testing.T, *testServer, *client) {
 		return func(_ *testing.T, _ *testServer, c2 *client) {
 			c2.send(&packet.Disconnect{ReasonCode: c})
 			c2.dropConnection()
 		}
 	}
-	lost := func(_ *testing.T, _ *testServer, c *client) { c.dropConnection() }
-	again := func(change ...func(*packet.Connect)) func(*testing.T, *testServer, *client) {
+	loseConnection := func(_ *testing.T, _ *testServer, c *client) { c.dropConnection() }
+	connectAgain := func(change ...func(*packet.Connect)) func(*testing.T, *testServer, *client) {
 		return func(_ *testing.T, srv *testServer, _ *client) { srv.connect(packet.V5, "c", change...) }
 	}
 	for _, tt := range []struct {
@@ -25,25 +25,25 @@ func TestWill(t *testing.T) {
 		end    func(t *testing.T, srv *testServer, c *client)
 		after  time.Duration // when the will comes; negative: never
 	}{
-		{"lost", 0, 0, lost, 0}, // [MQTT-3.1.2-8]
-		{"disconnect", 0, 0, code(packet.NormalDisconnection), -1}, // [MQTT-3.14.4-3]
-		{"disconnect with will", 0, 0, code(packet.DisconnectWithWillMessage), 0},
-		{"disconnect with an error", 0, 100, code(packet.UnspecifiedError), 0},
-		{"delay", 20, 100, lost, 20 * time.Second},
-		{"session ends before the delay", 50, 10, lost, 10 * time.Second},
-		{"delay without expiry", 50, 0, lost, 0},
+		{"lost", 0, 0, loseConnection, 0},                                    // [MQTT-3.1.2-8]
+		{"disconnect", 0, 0, disconnectWith(packet.NormalDisconnection), -1}, // [MQTT-3.14.4-3]
+		{"disconnect with will", 0, 0, disconnectWith(packet.DisconnectWithWillMessage), 0},
+		{"disconnect with an error", 0, 100, disconnectWith(packet.UnspecifiedError), 0},
+		{"delay", 20, 100, loseConnection, 20 * time.Second},
+		{"session ends before the delay", 50, 10, loseConnection, 10 * time.Second},
+		{"delay without expiry", 50, 0, loseConnection, 0},
 		{"protocol error", 0, 0, func(_ *testing.T, _ *testServer, c *client) { c.trySend(connectPacket("c")); c.dropConnection() }, 0},
 		{"back in time", 20, 100, func(t *testing.T, srv *testServer, c *client) { // [MQTT-3.1.3-9]
 			c.dropConnection()
 			advanceTime(10 * time.Second)
-			again(resumeSession, sessionExpiry(100))(t, srv, c)
+			connectAgain(resumeSession, sessionExpiry(100))(t, srv, c)
 		}, -1},
-		{"taken over without delay", 0, 100, again(resumeSession, sessionExpiry(100)), 0},
-		{"taken over in time", 20, 100, again(resumeSession, sessionExpiry(100)), -1},
-		{"taken over with a clean start", 20, 100, again(sessionExpiry(100)), 0},
+		{"taken over without delay", 0, 100, connectAgain(resumeSession, sessionExpiry(100)), 0},
+		{"taken over in time", 20, 100, connectAgain(resumeSession, sessionExpiry(100)), -1},
+		{"taken over with a clean start", 20, 100, connectAgain(sessionExpiry(100)), 0},
 		{"clean start in time", 20, 100, func(t *testing.T, srv *testServer, c *client) {
 			c.dropConnection()
-			again(sessionExpiry(100))(t, srv, c)
+			connectAgain(sessionExpiry(100))(t, srv, c)
 		}, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
