@@ -49,7 +49,10 @@ func TestDeniedSubscribe(t *testing.T) {
 	runInBothVersions(t, func(t *testing.T, srv *testServer, v packet.Version) {
 		srv.denied.change(func(d *denyList) { d.subscribe = []string{"no/#"} })
 		c := srv.connect(v, "c")
-		got := c.subscribe(subscribeTo("no/#", 1), subscribeTo("yes", 1), subscribeTo("$share/g/no/#", 1), subscribeTo("$hpmq/#", 1), subscribeTo("a/#/b", 1))
+		got := c.subscribe(
+			subscribeTo("no/#", 1), subscribeTo("yes", 1), subscribeTo("$share/g/no/#", 1),
+			subscribeTo("$hpmq/#", 1), subscribeTo("a/#/b", 1),
+		)
 		wantCodes := []packet.ReasonCode{packet.NotAuthorized, 1, packet.NotAuthorized, packet.NotAuthorized, packet.TopicFilterInvalid}
 		if v == packet.V311 {
 			wantCodes = []packet.ReasonCode{0x80, 1, 0x80, 0x80, 0x80}
@@ -183,7 +186,8 @@ func TestDisconnectIdentity(t *testing.T) {
 			if got := srv.broker.Disconnect(testID("cx"), r); got != (Removed{1, 1}) {
 				t.Errorf("ended %+v", got)
 			}
-			if got := wantPacket[*packet.Disconnect](c); got.ReasonCode != packet.AdministrativeAction || got.Properties.ReasonString != "revoked" || !c.closedByServer() {
+			got := wantPacket[*packet.Disconnect](c)
+			if got.ReasonCode != packet.AdministrativeAction || got.Properties.ReasonString != "revoked" || !c.closedByServer() {
 				t.Errorf("got %s", describePacket(got))
 			}
 			if time.Since(start) != 0 {

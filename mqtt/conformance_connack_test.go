@@ -62,7 +62,8 @@ func testFeaturesOfConnack(t *testing.T, srv *testServer) {
 			t.Errorf("CONNACK has %s", id)
 		}
 	}
-	if got := c.subscribe(subscribeTo("a/+", 0), subscribeTo("b", 1), subscribeTo("c", 2), subscribeTo("$share/g/d", 2)); !slices.Equal(got, []packet.ReasonCode{0, 1, 2, 2}) {
+	got := c.subscribe(subscribeTo("a/+", 0), subscribeTo("b", 1), subscribeTo("c", 2), subscribeTo("$share/g/d", 2))
+	if !slices.Equal(got, []packet.ReasonCode{0, 1, 2, 2}) {
 		t.Errorf("granted %v", got)
 	}
 }

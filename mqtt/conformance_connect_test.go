@@ -31,9 +31,15 @@ func TestBrokenConnects(t *testing.T) {
 		{"3.1.2-1", unsupported, []string{
 			rawPacket(0x10, "\x00\x04mqtt\x05\x02\x00\x00\x00\x00\x01c"), rawPacket(0x10, "\x00\x03MQT\x05\x02\x00\x00\x00\x00\x01c"),
 		}},
-		{"3.1.2-2", unsupported, []string{rawPacket(0x10, "\x00\x04MQTT\x06\x02\x00\x00\x00\x00\x01c"), rawPacket(0x10, "\x00\x04MQTT\xff\x02\x00\x00\x00\x00\x01c")}},
+		{"3.1.2-2", unsupported, []string{
+			rawPacket(0x10, "\x00\x04MQTT\x06\x02\x00\x00\x00\x00\x01c"),
+			rawPacket(0x10, "\x00\x04MQTT\xff\x02\x00\x00\x00\x00\x01c"),
+		}},
 		{"3.1.2-3", malformed, []string{rawPacket(0x10, connect5+"\x03\x00\x00\x00\x00\x01c")}},
-		{"3.1.2-9", malformed, []string{rawPacket(0x10, connect5+"\x06\x00\x00\x00\x00\x01c"), rawPacket(0x10, connect5+"\x06\x00\x00\x00\x00\x01c\x00\x00\x01w")}},
+		{"3.1.2-9", malformed, []string{
+			rawPacket(0x10, connect5+"\x06\x00\x00\x00\x00\x01c"),
+			rawPacket(0x10, connect5+"\x06\x00\x00\x00\x00\x01c\x00\x00\x01w"),
+		}},
 		{"3.1.2-11", malformed, []string{rawPacket(0x10, connect5+"\x0a\x00\x00\x00\x00\x01c")}},
 		{"3.1.2-12", malformed, []string{rawPacket(0x10, connect5+"\x1e\x00\x00\x00\x00\x01c\x00\x00\x01w\x00\x00")}},
 		{"3.1.2-13", malformed, []string{rawPacket(0x10, connect5+"\x22\x00\x00\x00\x00\x01c")}},
@@ -41,7 +47,10 @@ func TestBrokenConnects(t *testing.T) {
 		{"3.1.2-17", malformed, []string{rawPacket(0x10, connect5+"\x82\x00\x00\x00\x00\x01c")}},
 		{"3.1.2-18", malformed, []string{rawPacket(0x10, connect5+"\x82\x00\x00\x00\x00\x01c\x00\x01u\x00\x01p")}},
 		{"3.1.2-19", malformed, []string{rawPacket(0x10, connect5+"\x42\x00\x00\x00\x00\x01c")}},
-		{"3.1.3-1 3.1.3-3", malformed, []string{rawPacket(0x10, connect5+"\x02\x00\x00\x00"), rawPacket(0x10, connect5+"\x86\x00\x00\x00\x00\x01c\x00\x01u\x00\x00\x01w\x00\x00")}},
+		{"3.1.3-1 3.1.3-3", malformed, []string{
+			rawPacket(0x10, connect5+"\x02\x00\x00\x00"),
+			rawPacket(0x10, connect5+"\x86\x00\x00\x00\x00\x01c\x00\x01u\x00\x00\x01w\x00\x00"),
+		}},
 		{"3.1.3-4", malformed, []string{rawPacket(0x10, connect5+"\x02\x00\x00\x00\x00\x01\xff")}},
 		{"3.1.3-11", malformed, []string{rawPacket(0x10, connect5+"\x06\x00\x00\x00\x00\x01c\x00\x00\x01\xff\x00\x00")}},
 		{"3.1.3-12", malformed, []string{rawPacket(0x10, connect5+"\x82\x00\x00\x00\x00\x01c\x00\x01\xff")}},

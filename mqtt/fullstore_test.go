@@ -100,7 +100,8 @@ func TestSubscribeOnFullStore(t *testing.T) {
 				}
 				return
 			}
-			if ack := wantPacket[*packet.Unsuback](sub); !slices.Equal(ack.ReasonCodes, []packet.ReasonCode{packet.UnspecifiedError, packet.UnspecifiedError}) {
+			ack := wantPacket[*packet.Unsuback](sub)
+			if !slices.Equal(ack.ReasonCodes, []packet.ReasonCode{packet.UnspecifiedError, packet.UnspecifiedError}) {
 				t.Errorf("UNSUBACK %v", ack.ReasonCodes)
 			}
 			pub.publish("a", "still", 0, 0)
@@ -229,7 +230,8 @@ func TestRefusedLeavesWill(t *testing.T) {
 		full.full.Store(true)
 		for range 9 {
 			advanceTime(10 * time.Second)
-			if _, ack := srv.connectAck(packet.V5, "c", resumeSession, sessionExpiry(1000), withWill("w", "of a refused client", 0)); ack.ReasonCode != packet.ServerUnavailable {
+			_, ack := srv.connectAck(packet.V5, "c", resumeSession, sessionExpiry(1000), withWill("w", "of a refused client", 0))
+			if ack.ReasonCode != packet.ServerUnavailable {
 				t.Fatalf("got %v", ack.ReasonCode)
 			}
 		}

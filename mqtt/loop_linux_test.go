@@ -412,7 +412,8 @@ func TestLoopWeighs(t *testing.T) {
 func TestSteadyStream(t *testing.T) {
 	overSockets(t, Options{}, func(t *testing.T, _ *Broker, dial func() net.Conn) {
 		const messages = 20_000
-		sub, pub, other := connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub")), connectSocket(t, dial(), connectPacket("other"))
+		sub, pub := connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub"))
+		other := connectSocket(t, dial(), connectPacket("other"))
 		sub.subscribe("a", 0)
 		pub.ping()
 		var done sync.WaitGroup

@@ -151,7 +151,8 @@ func TestSlowReaderCostsOnlyItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l, dial := listen(t)
 			startBroker(t, l, Options{Outbox: 64 << 20}, admitAnyone)
-			slow, sub, pub := connectSocket(t, dial(), connectPacket("slow")), connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub"))
+			slow := connectSocket(t, dial(), connectPacket("slow"))
+			sub, pub := connectSocket(t, dial(), connectPacket("sub")), connectSocket(t, dial(), connectPacket("pub"))
 			slow.subscribe("a", 0)
 			sub.subscribe("a", 0)
 			const n = 200
