@@ -7,7 +7,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// read takes what the peer answers and asks for until the stream ends. It
+// read handles the peer's answers and its changes of interest until the stream ends. It
 // always returns an error.
 func (s *sender) read() error {
 	if s.picture == 0 {
@@ -25,7 +25,7 @@ func (s *sender) read() error {
 		if err != nil {
 			return err
 		}
-		switch h.Type { //nolint:exhaustive // the others do not belong here
+		switch h.Type { //nolint:exhaustive // other packet types do not belong here
 		case packet.TypePuback:
 			acked = true
 			err = s.puback(h, body)

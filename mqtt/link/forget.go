@@ -18,9 +18,9 @@ type forgetting struct {
 	done chan error // capacity 1
 }
 
-// Forget ends what is kept for a site that was removed: its outbound log, its
-// interest, the floors of its nodes and its row in Stats. It is called while Run
-// runs, once the site has no node in Peers: one that still has a node begins anew.
+// Forget removes the records of a site that was removed: its outbound log, its
+// interest, the floors of its nodes and its row in Stats. It is called while Run runs,
+// once the site has no node in Peers: a site that still has a node begins anew.
 func (l *Links) Forget(ctx context.Context, site string) error {
 	f := forgetting{site: site, done: make(chan error, 1)}
 	select {

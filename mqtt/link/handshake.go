@@ -17,13 +17,13 @@ const (
 	propFilters = "filters" // how many topic filters follow as the whole picture
 )
 
-// The largest packets of those that are no message.
+// The largest packets that carry no message.
 const (
 	handshakeLimit = 4 << 10
 	interestLimit  = 128 << 10
 )
 
-// terms are what CONNACK tells the opener.
+// terms are the contents of the acceptor's CONNACK.
 type terms struct {
 	receiveMaximum uint16
 	packetSize     int
@@ -32,7 +32,7 @@ type terms struct {
 	skips          bool   // the acceptor knows of numbers that are left out
 }
 
-// hello is what CONNECT tells the acceptor.
+// hello is the contents of the opener's CONNECT.
 type hello struct {
 	site  string
 	epoch uint64
@@ -126,14 +126,14 @@ func (s *stream) accept(t terms) error {
 	return s.write(ack.Append(nil, packet.V5))
 }
 
-// refuse answers CONNECT with what err says. The peer may be past hearing it.
+// refuse answers CONNECT with the reason in err. The peer may no longer be reading.
 func (s *stream) refuse(err error) {
 	ack := packet.Connack{ReasonCode: reasonOf(err)}
 	ack.Properties.SetReasonString(err.Error())
 	_ = s.write(ack.Append(nil, packet.V5))
 }
 
-// reasonOf returns the Reason Code for an error about what the peer sent.
+// reasonOf returns the Reason Code for an error in the peer's packets.
 func reasonOf(err error) packet.ReasonCode {
 	if e, ok := errors.AsType[*packet.Error](err); ok {
 		return e.Code

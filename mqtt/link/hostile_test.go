@@ -171,8 +171,8 @@ func TestAcceptRefuses(t *testing.T) {
 	})
 }
 
-// TestUnsettledComesAgain: what is refused for want of news is not lost if the
-// news comes, and what never becomes allowed holds the link up once.
+// TestUnsettledComesAgain: a message that is refused for want of news is not lost if
+// the news comes. A message that never becomes allowed holds the link up once.
 func TestUnsettledComesAgain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, "lyon")
@@ -210,7 +210,7 @@ func TestUnsettledComesAgain(t *testing.T) {
 		if st := lyon.to("paris"); st.Dropped != 3 || st.Queued != 0 || !st.Up {
 			t.Errorf("stats of the sender %+v", st)
 		}
-		lyon.publish(message("forged", "x", 0)) // nobody waits for it
+		lyon.publish(message("forged", "x", 0)) // QoS 0: no acknowledgement to wait for
 		lyon.publish(message("forged", "x", 1))
 		lyon.publish(message("open", "x", 1))
 		paris.expect(t, "before x", "early x", "after x", "last x", "open x")
@@ -354,7 +354,7 @@ func TestRefusedStreams(t *testing.T) {
 	}
 }
 
-// acceptor is a dialer whose other end answers CONNECT by hand.
+// acceptor is a dialer with an other end that answers CONNECT by hand.
 func acceptor(t *testing.T, w *world, serve func(s *stream)) *Links {
 	t.Helper()
 	l := New(Options{

@@ -11,10 +11,10 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// everything is the filter of a site whose interest is too large to keep.
+// everything is the filter of a site that asks for more than can be kept.
 const everything = "#"
 
-// filterSize is what a filter counts against maxInterestSize.
+// filterSize is the size of a filter as maxInterestSize counts it.
 func filterSize(filter string) int { return 64 + len(filter) }
 
 // checkFilter returns the Reason Code for a topic filter that a peer sent.
@@ -25,10 +25,10 @@ func checkFilter(filter string) packet.ReasonCode {
 	return packet.GrantedQoS1
 }
 
-// keepPicture makes filters the whole interest of the peer: first in the store,
-// then in the routes. The interest outlives the stream and the process: what it
-// matches is logged for the peer's return. One goroutine at a time changes the
-// interest of a peer.
+// keepPicture makes filters the whole interest of the peer: first in the store, then in
+// the routes. The interest outlives the stream and the process: messages that match it
+// are logged for the peer's return. One goroutine at a time changes the interest of a
+// peer.
 func (p *peer) keepPicture(ctx context.Context, filters []string, epoch uint64) error {
 	next, size := make(map[string]struct{}, len(filters)), 0
 	for _, f := range filters {
@@ -68,7 +68,7 @@ func (p *peer) routeInterest(next map[string]struct{}, size int, whole, heard bo
 // tooMuch reports whether a peer with so many filters gets everything instead.
 func tooMuch(filters, size int) bool { return filters > maxInterest || size > maxInterestSize }
 
-// subscribe adds to what the peer wants and returns the filters that are new.
+// subscribe adds filters to the peer's interest and returns the new ones.
 func (p *peer) subscribe(ctx context.Context, filters []string) ([]string, error) {
 	p.mu.Lock()
 	added, size := make(map[string]struct{}), p.interestSize
@@ -103,7 +103,7 @@ func (p *peer) subscribe(ctx context.Context, filters []string) ([]string, error
 	return slices.Collect(maps.Keys(added)), nil
 }
 
-// unsubscribe takes filters away from what the peer wants.
+// unsubscribe removes filters from the peer's interest.
 func (p *peer) unsubscribe(ctx context.Context, filters []string) error {
 	p.mu.Lock()
 	removed := make(map[string]struct{})
@@ -184,7 +184,7 @@ func (l *Links) forget(r *receiver) {
 	delete(l.receivers, r)
 }
 
-// sort tells the filters that are subscribed from those that are not.
+// sort separates the filters that are still subscribed from the filters that are gone.
 func (l *Links) sort(filters map[string]struct{}) (subscribed, gone []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

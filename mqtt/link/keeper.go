@@ -38,7 +38,7 @@ func (s *sender) changeInterest(c change) error {
 	return nil
 }
 
-// size is what a change counts while it waits.
+// size is the size of a change in the keeper's queue, see filterSize.
 func (c *change) size() int {
 	n := 64
 	for _, f := range c.filters {

@@ -9,22 +9,22 @@ import (
 )
 
 // lane tells the duplicates of a node's lane 0. The receiver that uses it holds the
-// source's slot, and its store callbacks have all come, so the store's floor is the whole
-// truth but for messages that the store failed to keep. It does not rise above
-// one of those: after a crash that one would pass for a duplicate.
+// source's slot, and its store callbacks have all come. So the store's floor is the
+// whole truth, except for messages that the store failed to keep. The floor never rises
+// above such a message: after a crash the message would pass for a duplicate.
 type lane struct {
 	epoch uint64
 	taken uint64 // the last number handed to the broker, or to another node of this site
 	known bool   // taken is known, so a jump from it tells of missing messages
 
 	failed map[uint64]struct{} // below taken, and to be taken again; bounded by the window
-	rest   time.Time           // until when nothing is taken, for the reason why
+	rest   time.Time           // no message is taken until then; why is the reason
 	why    *packet.Error
 	doubt  time.Time // when a message was first refused for want of news
 }
 
-// begin prepares for a stream that begins with o. What other nodes of this site
-// acknowledged meanwhile is not missing here.
+// begin prepares for a stream that begins with o. Messages that other nodes of this
+// site acknowledged meanwhile are not missing here.
 func (n *lane) begin(s store.Store, node identity.ID, o hello) {
 	if n.epoch != o.epoch {
 		*n = lane{epoch: o.epoch, rest: n.rest, why: n.why, doubt: n.doubt}
@@ -39,7 +39,7 @@ func (n *lane) begin(s store.Store, node identity.ID, o hello) {
 	}
 }
 
-// verdict is what to do with a number.
+// verdict is the decision about a number.
 type verdict byte
 
 const (
@@ -48,8 +48,8 @@ const (
 	again             // the store failed to keep it; the floor is beyond
 )
 
-// take decides about the next number, and says how many are missing before it beside
-// those that the sender left out.
+// take decides about the next number. missing is how many numbers before it did not
+// arrive, without the numbers that the sender left out.
 func (n *lane) take(seq, skipped uint64) (v verdict, missing uint64) {
 	if seq <= n.taken {
 		if _, failed := n.failed[seq]; failed {
@@ -74,14 +74,14 @@ func (n *lane) fail(seq uint64) {
 	n.failed[seq] = struct{}{}
 }
 
-// pause lets nothing be taken for d.
+// pause refuses all messages for d.
 func (n *lane) pause(d time.Duration, why *packet.Error) {
 	n.rest, n.why = time.Now().Add(d), why
 }
 
-// doubtful reports whether a message that is refused for want of news shall come
-// again, and whether the doubt begins with it. What is refused meanwhile shares
-// the doubt, so a site that is refused much is held up once.
+// doubtful reports whether a message that is refused for want of news shall come again,
+// and whether the doubt begins with it. Messages that are refused meanwhile share the
+// doubt, so a site with many refused messages is held up once.
 func (n *lane) doubtful() (again, first bool) {
 	passed := time.Since(n.doubt)
 	if passed >= doubtTime+doubtPause {

@@ -117,7 +117,7 @@ func TestOneHop(t *testing.T) {
 				t.Errorf("%s received %q, want one message of each other site", s, got)
 			}
 		}
-		// What a link brought is refused by Forward even if the broker tried.
+		// Forward refuses a message that a link brought, even if the broker tried.
 		for _, m := range w.site("paris").received() {
 			w.site("paris").publish(m)
 		}
@@ -157,7 +157,7 @@ func TestQueueWhileCut(t *testing.T) {
 	})
 }
 
-// What a site asked for is in force again after a restart, before the link is up.
+// The interest of a site is in force again after a restart, before the link is up.
 func TestInterestOutlivesRestart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, "paris", "lyon")
@@ -184,8 +184,8 @@ func TestInterestOutlivesRestart(t *testing.T) {
 	})
 }
 
-// For a site that was never heard everything is kept. When it comes it gets what it
-// asks for, and the rest is neither dropped nor missing.
+// For a site that was never heard every message is kept. When the site comes it gets
+// the messages that it asks for, and the rest is neither dropped nor missing.
 func TestUnknownInterest(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -230,7 +230,7 @@ func TestUnknownInterest(t *testing.T) {
 	})
 }
 
-// What waits is judged again when it is sent.
+// The right to a waiting message is judged again when it is sent.
 func TestRightsThatEnd(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -288,7 +288,7 @@ func TestSilentPath(t *testing.T) {
 	})
 }
 
-// A peer whose store is slow is alive.
+// A peer with a slow store is alive.
 func TestStalledPeerStaysUp(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, "paris", "lyon")
@@ -602,8 +602,8 @@ func TestSlowPeerIsBounded(t *testing.T) {
 		if st := paris.to("lyon"); st.Queued != 1000 || !st.Up {
 			t.Errorf("stats %+v", st)
 		}
-		// Large QoS 0 messages fill what may be pending; then the stream is not
-		// read, the queue fills, and the oldest go.
+		// Large QoS 0 messages fill the pending bytes; then the stream is not read, the
+		// queue fills, and the oldest go.
 		big := string(make([]byte, 1<<19))
 		for range 200 {
 			paris.publish(message("a", big, 0))
@@ -806,7 +806,7 @@ func TestExpiredStaysBehind(t *testing.T) {
 	})
 }
 
-// Changes of interest in every order leave the peer with what is subscribed.
+// Changes of interest in every order leave the peer with the subscribed filters.
 func TestInterestConverges(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(5, 6))
@@ -864,7 +864,7 @@ func TestSitesThatComeAndGo(t *testing.T) {
 	})
 }
 
-// TestStays has a site keep some of what is published there to itself.
+// TestStays has a site keep some of its own messages to itself.
 func TestStays(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, "lyon")

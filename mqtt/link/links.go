@@ -21,11 +21,11 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// Links are this site's links to all others. They are a mqtt.Forwarder.
+// Links are this site's links to all other sites. They are a mqtt.Forwarder.
 type Links struct {
 	opts   Options
 	log    logrus.FieldLogger
-	wanted *topic.Tree[string, *peer] // what the peers asked for, by site
+	wanted *topic.Tree[string, *peer] // the interest of all peers, by site
 
 	warnings *rate.Limiter // of log lines that a peer can cause
 
@@ -35,23 +35,23 @@ type Links struct {
 
 	epoch   uint64
 	fresh   bool         // the outbound logs began with this epoch
-	unheard atomic.Int32 // sites whose interest is not known
+	unheard atomic.Int32 // sites with unknown interest
 
 	forgets chan forgetting // to the goroutine in Run
-	over    chan struct{}   // closed when Run takes none of them any more
+	over    chan struct{}   // closed when Run takes no request from forgets any more
 
-	work sync.WaitGroup // what Run waits for
+	work sync.WaitGroup // Run waits for it
 
 	mu        sync.Mutex // guards all below, and work.Add against Run's end
 	stopped   bool
-	peers     map[string]*peer       // by site; one stays when its site is gone
+	peers     map[string]*peer       // by site; a peer stays when its site is gone
 	local     map[string]struct{}    // filters of this site's subscriptions
-	ended     map[string]struct{}    // while Run asks for the first filters: those unsubscribed meanwhile
-	receivers map[*receiver]struct{} // that learn of changes to local
+	ended     map[string]struct{}    // filters that were unsubscribed while Run asks for the first filters
+	receivers map[*receiver]struct{} // told of changes to local
 }
 
-// New returns links that carry nothing yet, and log for the other sites what the
-// store knows of their interest.
+// New returns links that carry nothing yet. They log messages for the other sites by
+// the interest that the store knows.
 func New(o Options) *Links {
 	o.setDefaults()
 	l := &Links{
@@ -164,8 +164,8 @@ func (l *Links) keepEpoch(ctx context.Context) error {
 	}
 }
 
-// reconcile starts links to new sites, ends those to sites that are gone, and
-// makes the others try again at once.
+// reconcile starts links to new sites, ends links to sites that are gone, and makes the
+// other links try again at once.
 func (l *Links) reconcile(ctx context.Context) {
 	all := l.opts.Peers()
 	nodes := l.linkNodes(all)
@@ -190,8 +190,8 @@ func (l *Links) reconcile(ctx context.Context) {
 	}
 }
 
-// linkNodes returns the node of each other site that is its link: the lowest of
-// those that are connected, or, while none is, of all.
+// linkNodes returns the node of each other site that is its link: the lowest of its
+// connected nodes, or, while none is connected, the lowest of all.
 func (l *Links) linkNodes(nodes []Peer) map[string]identity.ID {
 	links := make(map[string]Peer)
 	for _, n := range nodes {
@@ -223,8 +223,8 @@ func (l *Links) Wants(name string) bool {
 	return len(l.wanted.Match(found[:0], name)) > 0
 }
 
-// leaves reports whether m may go to other sites. What came over a link is never
-// sent over one: it goes one hop.
+// leaves reports whether m may go to other sites. A message that came over a link is
+// never sent over one: it goes one hop.
 func (l *Links) leaves(m *store.Message) bool {
 	return (m.Origin.Site == "" || m.Origin.Site == l.opts.Site) && (l.opts.Stays == nil || !l.opts.Stays(m))
 }
@@ -269,8 +269,9 @@ func (l *Links) withNodes() []*peer {
 	return peers
 }
 
-// Refuses returns why m is not taken from its publisher, or nil: a site that may
-// receive it has never told what it wants, and policy wants to know first.
+// Refuses returns the reason to refuse m to its publisher, or nil. The reason is a site
+// that may receive m and has never told its interest, while policy demands to know it
+// first.
 func (l *Links) Refuses(m *store.Message) error {
 	refuses := l.opts.RefusesUnknown
 	if l.unheard.Load() == 0 || refuses == nil || !refuses() || !l.leaves(m) {
@@ -305,8 +306,8 @@ func (l *Links) Unsubscribed(filter string) {
 	l.tell(filter)
 }
 
-// addLocal adds the filters that were there before the broker had links. Of
-// what changed while they were listed, the change is newer.
+// addLocal adds the filters that were there before the broker had links. A change that
+// came while they were listed is newer than the list.
 func (l *Links) addLocal(filters []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

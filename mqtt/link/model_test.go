@@ -21,8 +21,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store/durable"
 )
 
-// host is a machine on which a node is started, ended and killed. Its disk is what
-// the next process finds.
+// host is a machine on which a node is started, ended and killed. Its disk outlives the
+// process.
 type host struct {
 	*site              // the process that runs
 	dead  *atomic.Bool // it was killed
@@ -84,8 +84,8 @@ func (h *host) open() store.Store {
 
 func (h *host) files() string { return filepath.Join(h.dir, strconv.Itoa(h.lives)) }
 
-// end ends the process. What a killed one had not given to its store is lost, and of
-// its store there is what lay on the disk at that moment.
+// end ends the process. A killed one loses the changes that it had not given to its
+// store, and of its store only the bytes remain that lay on the disk at that moment.
 func (h *host) end(killed bool) {
 	old := h.site
 	if killed {
@@ -140,7 +140,7 @@ func (h *host) delivered() map[string][]int {
 	}
 }
 
-// checker is a naive record of what was acknowledged.
+// checker is a naive record of acknowledged messages.
 type checker struct {
 	t     *testing.T
 	mu    sync.Mutex
@@ -202,11 +202,11 @@ func (c *checker) compare(doubled bool, hosts ...*host) {
 	}
 }
 
-// TestAcknowledgedArrives cuts, restarts and kills at random while two nodes of a site
-// publish to one that has two nodes too, whose streams break after a random number of
-// bytes and whose stores are slow at times. Each message whose publisher has its
-// acknowledgement arrives, in the order of its publisher, and once; at a second node
-// again only if the link moved while an acknowledgement was on its way.
+// TestAcknowledgedArrives cuts, restarts and kills at random. Two nodes of a site
+// publish to a site that has two nodes too; streams break after a random number of
+// bytes, and stores are slow at times. Each message that was acknowledged to its
+// publisher arrives, in the order of its publisher, and once. At a second node it
+// arrives again only if the link moved while an acknowledgement was on its way.
 func TestAcknowledgedArrives(t *testing.T) {
 	for _, disk := range []string{"memory", "durable"} {
 		for seed := range uint64(12) {
@@ -308,8 +308,8 @@ func acknowledgedArrives(t *testing.T, seed uint64, dirs []string) {
 	c.compare(true, to...)
 }
 
-// bookkeeper is a naive model of what a site has queued and dropped for another, and
-// of what is retained.
+// bookkeeper is a naive model of the messages that a site has queued and dropped for
+// another, and of the retained messages.
 type bookkeeper struct {
 	limit    int
 	queue    []string
@@ -324,8 +324,8 @@ func (k *bookkeeper) log(m *store.Message) {
 	}
 }
 
-// TestQueuedAndDropped compares what Stats says, and what is retained at the other
-// end, with a naive model over cuts, moves of the link, restarts and kills.
+// TestQueuedAndDropped compares Stats, and the retained messages at the other end, with
+// a naive model over cuts, moves of the link, restarts and kills.
 func TestQueuedAndDropped(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {

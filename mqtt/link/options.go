@@ -22,13 +22,13 @@ const (
 	retryInterval    = 500 * time.Millisecond // between attempts to open
 	handshakeTimeout = 2 * time.Second        // from opening to CONNACK
 	pingInterval     = 2 * time.Second
-	deadAfter        = 5 * time.Second // without a byte read, or one written that wants to be
+	deadAfter        = 5 * time.Second // without a byte read, or without progress of a write
 )
 
-// What a site refuses for want of news it is offered again every doubtInterval,
-// until it has refused for doubtTime: longer than a replica takes to notice that
-// the node it learns from is cut off. For doubtPause after that it refuses at
-// once.
+// A message that a site refuses for want of news is offered again every doubtInterval,
+// until the site has refused for doubtTime. That is longer than a replica takes to
+// notice that the node it learns from is cut off. For doubtPause after that the site
+// refuses at once.
 const (
 	doubtInterval = 2 * time.Second
 	doubtTime     = 40 * time.Second
@@ -39,24 +39,24 @@ const (
 // may change: the sending site may have had them when it took the message.
 var ErrUnsettled = errors.New("not yet known here")
 
-// Limits on what a peer makes us keep.
+// Limits on the memory that a peer can make this site use.
 const (
-	maxInterest     = 100_000   // filters of a site; beyond, it gets everything
-	maxInterestSize = 32 << 20  // of them, as filterSize reckons; likewise
+	maxInterest     = 100_000   // filters of a site; beyond this it gets everything
+	maxInterestSize = 32 << 20  // bytes of these filters, as filterSize counts; beyond this it gets everything
 	maxControl      = 1 << 20   // bytes of our answers that a peer does not read
 	maxPendingBytes = 16 << 20  // of messages taken in and not yet kept; then the stream is not read
-	stampAllowance  = 256 << 10 // what our properties may add to a client's packet
+	stampAllowance  = 256 << 10 // room for this package's properties in a client's packet
 )
 
-// Broker is what the links need of it. See the methods of the same names of
-// mqtt.Broker.
+// Broker is the part of mqtt.Broker that the links need. See its methods of the same
+// names.
 type Broker interface {
 	Inject(m *store.Message, replayed bool, tx func(store.Tx), done func(error))
 	Filters() []string
 	Reroute()
 }
 
-// Dialer opens streams to the links of other nodes. It proves who they are.
+// Dialer opens streams to the links of other nodes. It proves their identities.
 type Dialer interface {
 	Open(ctx context.Context, peer identity.ID) (net.Conn, error)
 }
@@ -84,22 +84,21 @@ type Options struct {
 	// site's log, and again when it is sent; it does not block. Nil lets every site
 	// receive everything.
 	Receives func(site string, m *store.Message) bool
-	// RefusesUnknown reports whether an acknowledged message is refused to its publisher
-	// while some site that may receive it has never told what it wants. Otherwise, or
-	// if it is nil, the message is kept for that site.
+	// RefusesUnknown reports whether an acknowledged message is refused to its
+	// publisher while a site that may receive it has never told its interest.
+	// Otherwise, or if it is nil, the message is kept for that site.
 	RefusesUnknown func() bool
 
-	// Peers returns the nodes of all sites; those of this site are ignored.
+	// Peers returns the nodes of all sites; the nodes of this site are ignored.
 	Peers func() []Peer
-	// Changed returns a channel that is closed at the next change of what Peers
-	// returns or of who can be reached. An unreachable peer is tried again then,
+	// Changed returns a channel that is closed when the result of Peers changes or a
+	// node becomes reachable or unreachable. An unreachable peer is tried again then,
 	// and every half second.
 	Changed func() <-chan struct{}
 
-	// Accept is asked about each message of a peer, whose Origin.Site is that of
-	// the peer. An error refuses the message for good, unless it wraps
-	// [ErrUnsettled]: then it is asked about again. Accept must not block. Nil
-	// accepts all.
+	// Accept is asked about each message of a peer; its Origin.Site is the site of the
+	// peer. An error refuses the message for good, unless it wraps [ErrUnsettled]: then
+	// Accept is asked again. Accept must not block. Nil accepts all.
 	Accept func(peer identity.ID, m *store.Message) error
 
 	PacketSize     int                // the broker's limit for a client's packet; 1 MiB

@@ -15,7 +15,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// peer is another site: what it wants, the stream to one of its nodes, and those
+// peer is another site: its interest, the stream to one of its nodes, and the streams
 // from its nodes.
 type peer struct {
 	l    *Links
@@ -26,21 +26,21 @@ type peer struct {
 
 	storing chan struct{} // capacity 1: holds a token while no change of the stored interest is on its way
 
-	acked   atomic.Uint64 // all of the outbound log up to here is kept by the peer
+	acked   atomic.Uint64 // the peer keeps all of the outbound log up to here
 	alone   atomic.Bool   // the site has no node
-	refusal atomic.Bool   // one was logged since the stream was opened
+	refusal atomic.Bool   // a refusal was logged since the stream was opened
 	count   counters
 
 	// Of the one goroutine that may change the interest.
-	epoch    uint64 // of the node that told it
+	epoch    uint64 // of the node that told the interest
 	unstored bool   // the store has no room for it
 	lost     uint64 // messages that the log dropped and that were logged
 
 	cleared clearing // of the sender's writer
 
 	// Of the goroutine in Links.Run.
-	end   context.CancelFunc // ends run; nil while there is none
-	ended chan struct{}      // closed when it has
+	end   context.CancelFunc // ends run; nil while run is not running
+	ended chan struct{}      // closed when run has ended
 
 	mu           sync.Mutex // guards all below
 	id           identity.ID
@@ -80,8 +80,8 @@ func (p *peer) node() identity.ID {
 	return p.id
 }
 
-// become makes the node id the other end, or nobody. If it is already, it is
-// tried again at once.
+// become makes the node id the other end of the link; without an id the link has no
+// other end. If id is the other end already, the link tries it again at once.
 func (p *peer) become(ctx context.Context, id identity.ID) {
 	old := p.node()
 	if old == id {
@@ -188,15 +188,15 @@ func (p *peer) setDown(err error) {
 	}
 }
 
-// forwardNow hands a QoS 0 message to the stream if there is one. Of too many
-// the oldest is dropped.
+// forwardNow hands a QoS 0 message to the stream if there is one. If too many wait, the
+// oldest is dropped.
 func (p *peer) forwardNow(m *store.Message) {
 	limit := p.l.opts.QoS0
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	size := m.Size()
 	if !p.up || size > limit.Bytes {
-		if p.heard { // else it is not known to want m
+		if p.heard { // else its interest in m is unknown
 			p.count.dropped.Add(1)
 		}
 		return

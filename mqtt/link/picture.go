@@ -9,11 +9,11 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// The interest of a site lies in the store, so that a process that starts routes
-// by it before the first client connects. A change takes effect when the store
-// has kept it and not before: a crash forgets no interest under which a message
-// was acknowledged. A backup and a repaired store are without it, because either
-// may lack a filter; a site whose interest is not known gets everything.
+// The interest of a site lies in the store, so that a new process routes by it before
+// the first client connects. A change takes effect when the store has kept it and not
+// before: a crash forgets no interest under which a message was acknowledged. Backups
+// and repaired stores are without it, because a filter may be missing there. A site
+// with unknown interest gets everything.
 
 // interestScope is the scope of a site's filters; each is a key.
 func interestScope(site string) string { return store.OfHistory + "link/interest/" + site }
@@ -45,7 +45,7 @@ func (p *peer) loadInterest() {
 	p.routeInterest(next, size, false, true)
 }
 
-// expectEverything routes everything to a peer whose interest is not known.
+// expectEverything routes everything to a peer with unknown interest.
 func (p *peer) expectEverything() {
 	p.routeInterest(map[string]struct{}{everything: {}}, filterSize(everything), false, false)
 }
@@ -111,8 +111,9 @@ func (p *peer) removeStored(tx store.Tx) {
 	}
 }
 
-// updateStore waits until the store has kept a change. One at a time is on its
-// way, so that a change knows what the last one left, even if ctx ended meanwhile.
+// updateStore waits until the store has kept a change. One change at a time is on its
+// way, so that each change starts from the result of the last, even if ctx ended
+// meanwhile.
 func (p *peer) updateStore(ctx context.Context, add func(store.Tx)) error {
 	select {
 	case <-p.storing:

@@ -40,14 +40,14 @@ type receiver struct {
 
 	mu       sync.Mutex          // guards all below, and source.lane while r holds the slot
 	users    int                 // messages on their way to the store, and Handle
-	inflight int                 // those of QoS 1
-	pending  int                 // bytes of all
+	inflight int                 // QoS 1 messages among users
+	pending  int                 // bytes of all messages on their way to the store
 	control  []byte              // acknowledgements and answers
 	dirty    map[string]struct{} // filters that the peer may know wrongly
 }
 
-// Handle serves a stream that a node opened, whose identity is proven. It
-// returns when the stream has ended, which the end of ctx or of Run makes it do.
+// Handle serves a stream that a node opened, after the node has proven its identity. It
+// returns when the stream has ended. The end of ctx or of Run ends the stream.
 func (l *Links) Handle(ctx context.Context, node identity.ID, conn net.Conn) {
 	defer conn.Close()
 	select {
@@ -88,8 +88,8 @@ func (l *Links) Handle(ctx context.Context, node identity.ID, conn net.Conn) {
 	l.misbehaved(node, err)
 }
 
-// misbehaved logs why a stream ended if the peer is to blame: what the path did
-// is told by our own stream to the site.
+// misbehaved logs why a stream ended if the peer is to blame. Failures of the path are
+// logged by this site's own stream to the other site.
 func (l *Links) misbehaved(node identity.ID, err error) {
 	if _, fault := errors.AsType[*packet.Error](err); fault && l.warnings.Allow() {
 		l.log.WithFields(logrus.Fields{logfield.Peer: node.String(), logfield.Reason: err.Error()}).
@@ -137,8 +137,8 @@ func (r *receiver) run(ctx context.Context) error {
 
 func (r *receiver) packetSize() int { return r.l.opts.PacketSize + stampAllowance }
 
-// takeOver ends an earlier stream of the node and waits until the store has
-// answered for all that it brought: only then is it known what is a duplicate.
+// takeOver ends an earlier stream of the node and waits until the store has answered
+// for all messages of that stream: only then are duplicates known.
 func (r *receiver) takeOver(ctx context.Context, o hello) error {
 	s := r.source
 	s.mu.Lock()
@@ -148,7 +148,7 @@ func (r *receiver) takeOver(ctx context.Context, o hello) error {
 	if old != nil {
 		old.end(errEvicted)
 	}
-	if err := r.l.stillSource(r); err != nil { // what changes from here on finds r
+	if err := r.l.stillSource(r); err != nil { // a change after this line finds r
 		return err
 	}
 	select {
@@ -196,8 +196,8 @@ func (r *receiver) use(qos byte, size int) error {
 	return nil
 }
 
-// release ends the part of Handle or of a message. With the last one the slot is
-// free.
+// release ends one use of the slot: by Handle, or by a message on its way to the store.
+// The last one frees the slot.
 func (r *receiver) release() {
 	r.mu.Lock()
 	r.users--

@@ -19,7 +19,7 @@ type copies struct {
 	mark     uint64 // the last number of the log at a time after the reading
 }
 
-// want queues filters whose retained messages the peer may lack.
+// want queues filters; the peer may lack the retained messages that match them.
 func (s *sender) want(filters []string) error {
 	if len(filters) == 0 {
 		return nil
@@ -61,7 +61,7 @@ func (s *sender) nextWanted() []string {
 	return filters
 }
 
-// fillCopies appends copies of retained messages, after what the log has.
+// fillCopies appends copies of retained messages, after the messages of the log.
 func (s *sender) fillCopies(buf []byte, drained bool) []byte {
 	if s.copies == nil {
 		if s.unackedCopies() > 0 {
@@ -104,7 +104,7 @@ func (s *sender) fillCopies(buf []byte, drained bool) []byte {
 
 func (s *sender) appendCopy(buf []byte, m *store.Message, now time.Time) []byte {
 	p := s.stamp.publish(m, 1, laneRetained, 0, now)
-	if clears(m) { // its time is the store's affair
+	if clears(m) { // the store decides how long a tombstone lives
 		p.Properties.Clear(packet.PropMessageExpiryInterval)
 	}
 	if m.Expired(now) || !s.mayReceive(m) || !s.fits(p) {

@@ -29,7 +29,7 @@ func TestRetainedAtInterest(t *testing.T) {
 		synctest.Wait()
 		lyon.subscribe("a/1")
 		lyon.expect(t, "a/1 one")
-		lyon.subscribe("a/#") // overlaps: what is known does not come again
+		lyon.subscribe("a/#") // overlaps: known messages do not come again
 		lyon.expect(t, "a/1 one", "a/2 two")
 		if m := lyon.received()[0]; !m.Retain || m.HLC != 1 || m.Origin.Lane != laneRetained {
 			t.Errorf("copy is %+v", m)
@@ -118,9 +118,9 @@ func TestManyRetained(t *testing.T) {
 	})
 }
 
-// What is cleared is gone at every site that has a copy: also where nobody is
-// interested any more, where it came to only after a cut, and where the log lost
-// it. An older copy brings nothing back.
+// A cleared message is gone at every site that has a copy: also where there is no
+// interest any more, where the clear came only after a cut, and where the log lost it.
+// An older copy brings nothing back.
 func TestClearReachesEveryCopy(t *testing.T) {
 	for _, how := range []string{"no interest", "cut", "overflow", "restart"} {
 		t.Run(how, func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestClearReachesEveryCopy(t *testing.T) {
 				if got := lyon.store.Retained("r"); len(got) != 0 {
 					t.Fatalf("lyon retains %q", got[0].Payload)
 				}
-				want = append(want, "r ") // who subscribes learns of it
+				want = append(want, "r ") // a subscriber learns of the clear
 				if got := lyon.texts(); !slices.Equal(got, want) {
 					t.Errorf("lyon received %q, want %q", got, want)
 				}
@@ -176,8 +176,8 @@ func TestClearReachesEveryCopy(t *testing.T) {
 	}
 }
 
-// A stream tells again what was cleared, to a store that was not told: one that was
-// set up again too. Nobody hears of it who has no copy.
+// A stream repeats tombstones to a store that was not told of them, also to one that
+// was set up again. A site without a copy tells no subscriber.
 func TestTombstonesAreToldOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -204,7 +204,7 @@ func TestTombstonesAreToldOnce(t *testing.T) {
 			synctest.Wait()
 			return int(paris.to("lyon").Sent - sent)
 		}
-		if n := []int{again(), again(), again()}; !slices.Equal(n, []int{11, 1, 1}) { // those of a minute before the last
+		if n := []int{again(), again(), again()}; !slices.Equal(n, []int{11, 1, 1}) { // tombstones of the minute before the last
 			t.Errorf("%d messages sent on new streams", n)
 		}
 		lyon.cancel()

@@ -13,15 +13,15 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// sender sends this site's messages on a stream that it opened. One goroutine
-// writes, one reads the answers and the peer's interest, and one, the keeper, puts
-// that into the store and into force.
+// sender sends this site's messages on a stream that it opened. One goroutine writes.
+// One reads the answers and the peer's interest. One, the keeper, puts the interest
+// into the store and into force.
 type sender struct {
 	p      *peer
 	stream *stream
 	limit  int // the peer's Maximum Packet Size
 
-	tellsSkips bool // the peer knows what is said of left out numbers
+	tellsSkips bool // the peer reads the counts of left out numbers
 
 	// Of the writer.
 	stamp   stamper
@@ -34,13 +34,13 @@ type sender struct {
 
 	// Of the reader.
 	picture     int      // filters missing from the first whole picture
-	filters     []string // gathered of it
+	filters     []string // the part of the picture that has come
 	filtersSize int
 
 	epoch   uint64     // of the peer
 	changed wake.Token // the keeper has a change of interest to look at
 
-	clearings atomic.Bool  // the peer is to be told what was cleared
+	clearings atomic.Bool  // the peer is to be told which retained messages were cleared
 	sift      atomic.Int32 // how the writer takes the log; see siftWaiting
 
 	mu         sync.Mutex // guards all below
@@ -49,12 +49,12 @@ type sender struct {
 	control    []byte     // answers to the peer
 	changes    []change   // of the peer's interest, for the keeper
 	changeSize int        // of the filters in changes
-	wanted     [][]string // filters whose retained messages the peer may lack
+	wanted     [][]string // filters with retained messages that the peer may lack
 	wantedSize int        // of the filters in wanted
 }
 
-// What was logged while the peer's interest was not known is sifted when it is: only
-// what the peer asked for is sent.
+// Messages that were logged while the peer's interest was unknown are sifted when it is
+// known: only messages that the peer asked for are sent.
 const (
 	siftNothing int32 = iota
 	siftWaiting       // for the first picture; nothing is sent
@@ -94,7 +94,7 @@ func (s *sender) run(ctx context.Context) error {
 	return s.write(ctx, failed)
 }
 
-// write sends what there is until the stream fails or ctx is done.
+// write sends messages and answers until the stream fails or ctx is done.
 func (s *sender) write(ctx context.Context, failed <-chan error) error {
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
@@ -130,7 +130,7 @@ func (s *sender) write(ctx context.Context, failed <-chan error) error {
 	}
 }
 
-// fill appends what may be sent now, about a batch of it.
+// fill appends the packets that may be sent now, about a batch of them.
 func (s *sender) fill(buf []byte) []byte {
 	s.mu.Lock()
 	buf = append(buf, s.control...)
@@ -201,7 +201,7 @@ func (s *sender) fillLog(buf []byte) (_ []byte, drained bool) {
 	return buf, drained
 }
 
-// appendLogged appends an entry of the log with the next packet identifier. One
+// appendLogged appends an entry of the log with the next packet identifier. An entry
 // that is not sent takes a slot too, so that it is acknowledged in its turn.
 func (s *sender) appendLogged(buf []byte, o *store.Outbound, now time.Time, sift bool) (_ []byte, sent bool) {
 	m := o.Message
@@ -251,7 +251,7 @@ func (s *sender) windowRoom() int {
 	return s.window.room()
 }
 
-// collect takes what is acknowledged off the window and the log. Both the reader
+// collect removes acknowledged messages from the window and the log. Both the reader
 // and the writer call it.
 func (s *sender) collect() {
 	upTo, sent := uint64(0), 0

@@ -30,7 +30,7 @@ type world struct {
 	streams map[net.Conn][2]identity.ID
 	away    map[identity.ID]bool // nodes that no stream reaches
 	extra   []Peer
-	hole    atomic.Bool // streams swallow what is written to them, both ways
+	hole    atomic.Bool // streams swallow written bytes, both ways
 	opened  int
 }
 
@@ -47,7 +47,7 @@ type site struct {
 	mu       sync.Mutex
 	filters  map[string]bool
 	got      []*store.Message
-	held     []func() // what Inject does later
+	held     []func() // calls that Inject makes later
 	hold     bool
 	draining bool
 	fail     func(m *store.Message) error
@@ -245,8 +245,8 @@ func (f *frail) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// subscriber is the session of a subscriber that is away, at nodes that were given
-// one: what its queue holds was delivered, kill or not.
+// subscriber is the session of a subscriber that is away, at nodes that were given one:
+// the messages in its queue were delivered, kill or not.
 var subscriber = store.SessionKey{Identity: "spiffe://lab.test/device/sub", ClientID: "sub"}
 
 // Inject implements [Broker].
@@ -284,7 +284,7 @@ func (s *site) Inject(m *store.Message, replayed bool, tx func(store.Tx), done f
 	s.drain()
 }
 
-// drain does what is held in its order, one goroutine at a time.
+// drain makes the held calls in their order, one goroutine at a time.
 func (s *site) drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -340,7 +340,7 @@ func (s *site) unsubscribe(f string) {
 	s.links.Unsubscribed(f)
 }
 
-// publish does with m what the broker does with a client's message.
+// publish handles m as the broker handles a client's message.
 func (s *site) publish(m *store.Message) {
 	if m.QoS == 0 && !m.Retain {
 		if s.links.Wants(m.Topic) {
@@ -377,7 +377,7 @@ func (s *site) received() []*store.Message {
 	return slices.Clone(s.got)
 }
 
-// texts returns what was received as "topic payload".
+// texts returns the received messages as "topic payload".
 func (s *site) texts() []string {
 	var all []string
 	for _, m := range s.received() {

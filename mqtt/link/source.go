@@ -7,9 +7,9 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
-// source is a node of another site that sends us its messages. Each node of a
-// site has an outbound log of its own, so each is told apart from the others: by
-// its numbers, its floor and its stream.
+// source is a node of another site that sends messages to this site. Each node of a
+// site has an outbound log of its own. So each has its own numbers, its own floor and
+// its own stream.
 type source struct {
 	p    *peer
 	node identity.ID

@@ -89,8 +89,8 @@ func skippedBefore(p *packet.Publish) uint64 {
 	return n
 }
 
-// parse returns the message that a peer sent as p, whose slices it keeps. An
-// error means that p is not of this protocol.
+// parse returns the message that a peer sent as p; the message keeps the slices of p.
+// An error means that p is not of this protocol.
 func parse(p *packet.Publish, now time.Time) (*store.Message, error) {
 	if len(p.TopicName) == 0 || p.Properties.Has(packet.PropTopicAlias) {
 		return nil, errors.New("topic alias where none was allowed")
@@ -160,7 +160,7 @@ func parseOrigin(s string) (store.Origin, error) {
 	return store.Origin{Site: s, Epoch: epoch, Lane: uint16(lane), Seq: seq}, nil
 }
 
-// checkTopic refuses what no client could have published.
+// checkTopic refuses names that no client could have published.
 func checkTopic(name string) error {
 	if err := topic.ValidName(name); err != nil {
 		return fmt.Errorf("topic name %w", err)

@@ -27,7 +27,7 @@ type PeerStats struct {
 	Site      string
 	Peer      identity.ID // the node at the other end; zero if the site has none
 	Up        bool        // our stream is open and the site has told its interest
-	Reason    string      // why not
+	Reason    string      // why the link is not up
 	Since     time.Time   // of the last change of Up
 	Receiving bool        // the site's stream to us is open
 	Interest  int         // topic filters that the site asked us for
@@ -39,8 +39,8 @@ type PeerStats struct {
 	Sent       uint64 // PUBLISH, repeats included
 	Acked      uint64 // PUBACK that came
 	Received   uint64 // PUBLISH that came, duplicates included
-	Duplicates uint64 // of those, messages that were here before
-	Refused    uint64 // of those, messages that were not taken
+	Duplicates uint64 // messages among these that were here before
+	Refused    uint64 // messages among these that were not taken
 
 	// Dropped are messages that the site does not get: its outbound log was
 	// full, they were larger than it takes, QoS 0 found no stream or no room, or the

@@ -43,8 +43,8 @@ func (r reading) Read(b []byte) (int, error) {
 	return r.conn.Read(b)
 }
 
-// next reads a packet. The body is the caller's. Memory grows with what arrives,
-// not with what the header claims.
+// next reads a packet. The caller owns the body. Memory grows with the bytes that
+// arrive, not with the length that the header claims.
 func (s *stream) next() (packet.Header, []byte, error) {
 	h, n, err := s.header()
 	if err != nil {
@@ -101,8 +101,8 @@ func (s *stream) write(b []byte) error {
 	return nil
 }
 
-// closeWith closes the stream as soon as ctx is done, which is what ends a read
-// or write. The function that it returns ends that.
+// closeWith closes the stream as soon as ctx is done, since only that ends a read or
+// write. The returned function removes this tie to ctx.
 func (s *stream) closeWith(ctx context.Context) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { s.conn.Close() })
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// interest returns the filters of the first picture. What changes from now on
-// makes them dirty.
+// interest returns the filters of the first picture. Changes from now on make them
+// dirty.
 func (r *receiver) interest() []string {
 	filters := r.l.filters(r)
 	if len(filters) <= maxInterest {
@@ -44,8 +44,8 @@ func fillFilters(filters []string) int {
 	return len(filters)
 }
 
-// appendSubscribe appends a SUBSCRIBE: what was published here already is not
-// sent back, and RETAIN is kept as published.
+// appendSubscribe appends a SUBSCRIBE. No Local: messages published at the peer are not
+// sent back to it. RETAIN is kept as published.
 func (r *receiver) appendSubscribe(buf []byte, filters []string) []byte {
 	p := packet.Subscribe{PacketID: r.nextID(), Subscriptions: make([]packet.Subscription, len(filters))}
 	for i, f := range filters {

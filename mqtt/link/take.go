@@ -21,7 +21,7 @@ func (r *receiver) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		switch h.Type { //nolint:exhaustive // the others do not belong here
+		switch h.Type { //nolint:exhaustive // other packet types do not belong here
 		case packet.TypePublish:
 			if err = pub.Decode(packet.V5, h.Flags, body); err == nil {
 				err = r.take(ctx, &pub, len(body))
@@ -162,7 +162,7 @@ func (r *receiver) admit(p *packet.Publish, m *store.Message) (fresh, floor bool
 	return v != duplicate, v == next, nil
 }
 
-// number takes a number of the lane, and counts those left out before it.
+// number decides about a number of the lane, and counts the missing numbers before it.
 func (r *receiver) number(seq, skipped uint64) verdict {
 	r.mu.Lock()
 	v, missing := r.source.lane.take(seq, skipped)
@@ -178,8 +178,8 @@ func (r *receiver) number(seq, skipped uint64) verdict {
 	return v
 }
 
-// has reports whether the store holds a retained message at least as new as m, or
-// what cleared it.
+// has reports whether the store holds a retained message, or a tombstone of the topic,
+// at least as new as m.
 func (r *receiver) has(m *store.Message) bool {
 	known := r.l.opts.Store.Retained(m.Topic) // a topic name is a filter that matches itself
 	if t := r.l.opts.Store.Tombstone(m.Topic); t != nil {
@@ -228,8 +228,8 @@ func (r *receiver) whole() bool {
 	return len(r.source.lane.failed) == 0
 }
 
-// kept is called when the store has answered for m. What is over a limit of the
-// store is refused; what the store failed to keep, be it that the disk is full,
+// kept is called when the store has answered for m. A message over a limit of the store
+// is refused. A message that the store failed to keep, even because the disk is full,
 // stays with the sender and comes again on the next stream.
 func (r *receiver) kept(m *store.Message, qos byte, id uint16, size int, err error) {
 	ack := packet.Puback{PacketID: id}

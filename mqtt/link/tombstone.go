@@ -8,19 +8,21 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// clearing tells how far a store was told what this site cleared: in its log it gets
-// every message that clears, and on a new stream what that may have lost.
+// clearing tells how far the peer's store was told of the retained messages that this
+// site cleared. The log brings it every message that clears; a new stream repeats the
+// ones that the log may have lost.
 type clearing struct {
-	epoch uint64 // of the store that was told; one that was set up again or restored has another
+	epoch uint64 // of the peer's store; a store that was set up again or restored has another
 	clock uint64 // tombstones up to here
 }
 
-// lateClear is how much later than a message with a higher clock one is committed, at
-// most, as the hybrid logical clock reckons.
+// lateClear is the longest time by which a message can be committed after a message
+// with a higher clock, on the hybrid logical clock.
 var lateClear = hlc.Span(time.Minute)
 
-// readTombstones reads what this site's publishers cleared and the peer was not yet
-// told. Those that the log brought are among them, since the log may have lost some.
+// readTombstones reads the tombstones of this site's publishers that the peer was not
+// yet told. It includes tombstones that the log brought, since the log may have lost
+// some.
 func (s *sender) readTombstones() *copies {
 	c := &copies{clearing: clearing{epoch: s.epoch}}
 	from := uint64(0)

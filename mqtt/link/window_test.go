@@ -9,7 +9,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// The window against a list of what is in flight.
+// The window against a list of the messages in flight.
 func TestWindowModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		size := rapid.Uint16Range(1, 9).Draw(t, "size")
