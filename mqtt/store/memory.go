@@ -25,14 +25,14 @@ type Limits struct {
 	Values QueueLimit // of all functions' values, see [Limited]: 1,000,000, 64 MiB
 }
 
-// MaxSpan is how far apart the sequence numbers of a queue's oldest and newest
-// entries may be. A client that never confirms one message while it confirms all
-// others would otherwise make the holes between them grow forever: all packet
-// identifiers may be in flight behind the oldest, and no more.
+// MaxSpan is how far apart the sequence numbers of a queue's oldest and newest entries
+// may be. Otherwise a client that confirms all messages but one would make the holes
+// between them grow forever. The span allows all packet identifiers to be in flight
+// behind the oldest entry, and no more.
 func (l QueueLimit) MaxSpan() uint64 { return uint64(l.Messages) + 1<<16 }
 
-// Fits reports whether what has so many messages and bytes may grow by more.
-// What does not grow always fits.
+// Fits reports whether a queue of so many messages and bytes may grow by more. Growth
+// by nothing always fits.
 func (l QueueLimit) Fits(messages, bytes, moreMessages, moreBytes int) bool {
 	return (moreMessages <= 0 || messages+moreMessages <= l.Messages) && (moreBytes <= 0 || bytes+moreBytes <= l.Bytes)
 }
@@ -57,16 +57,16 @@ func (l QueueLimit) or(messages, bytes int) QueueLimit {
 	return l
 }
 
-// Memory is the form of [Store] that forgets everything when the process ends.
-// Whoever calls Update while nobody commits does the committing, for itself and
-// for those who come meanwhile; so it needs no goroutine, and a lone publisher's
-// callback has run when Update returns.
+// Memory is the form of [Store] that forgets everything when the process ends. A caller
+// of Update commits if no other caller does so already, for itself and for the callers
+// that come meanwhile. So Memory needs no goroutine, and a lone publisher's callback
+// has run when Update returns.
 type Memory struct {
 	limits Limits
 
 	jobsMu     sync.Mutex
 	jobs       []job // waiting for the committer
-	committing bool  // somebody is in [Memory.commit]
+	committing bool  // a caller is in [Memory.commit]
 
 	mu       sync.Mutex // guards all below; held for one transaction or one read
 	sessions map[SessionKey]*memSession
@@ -303,8 +303,8 @@ func (m *Memory) Sweep(now time.Time) {
 	}
 }
 
-// sweepQueue drops what expired before it was sent: once a message went out its
-// exchange is finished [MQTT-4.3.3-7].
+// sweepQueue drops entries that expired before they were sent: once a message went out
+// its exchange is finished [MQTT-4.3.3-7].
 func (m *Memory) sweepQueue(q *queue, now time.Time) {
 	for _, e := range q.entries[q.head:] {
 		if e.Message != nil && e.PacketID == 0 && e.Message.Expired(now) { // [MQTT-3.3.2-5]

@@ -105,8 +105,8 @@ func (t *memTx) PutValue(scope, key string, value []byte) {
 }
 
 // check returns an error if a change would pass a limit that refuses instead of
-// dropping. What removes, or replaces by something no larger, always fits; but
-// within a transaction it makes no room.
+// dropping. A removal, or a replacement by something no larger, always fits; but within
+// a transaction it makes no room.
 func (m *Memory) check(tx *memTx) error {
 	retained := QueueStats{Messages: m.stats.Retained, Bytes: m.stats.RetainedBytes}
 	values := QueueStats{Messages: m.values.Len(), Bytes: m.values.Bytes()}
@@ -252,7 +252,7 @@ func (m *Memory) dequeue(q *queue, seq uint64) {
 	q.remove(seq)
 }
 
-// retain keeps r unless what is kept is newer, or what cleared it.
+// retain keeps r unless a newer message, or a newer tombstone, is kept.
 func (m *Memory) retain(r *Message) {
 	if r.Outdated(m.retained.Get(r.Topic), m.tombs.Get(r.Topic)) {
 		return

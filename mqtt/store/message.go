@@ -19,7 +19,7 @@ type Message struct {
 	// alias, subscription identifiers and expiry never stand here.
 	Props packet.Properties
 
-	Expires   int64  // Unix nanoseconds after which nobody needs it; 0 is never
+	Expires   int64  // Unix nanoseconds after which the message is useless; 0 is never
 	Publisher string // SPIFFE ID of the identity that published it
 	ClientID  string // client identifier of that connection, if it was one
 
@@ -45,11 +45,11 @@ func (m *Message) Expired(now time.Time) bool {
 	return m.Expires != 0 && now.UnixNano() >= m.Expires
 }
 
-// overhead is what a queued message is reckoned to cost beside its topic,
-// payload and properties.
+// overhead is the assumed cost of a queued message beside its topic, payload and
+// properties, in bytes.
 const overhead = 512
 
-// Size is what m counts against byte limits. A message that several queues share
+// Size is the size of m as byte limits count it. A message that several queues share
 // counts in each: it stays alive as long as the slowest of them.
 func (m *Message) Size() int {
 	n := overhead + len(m.Topic) + len(m.Payload) +

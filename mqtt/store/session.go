@@ -7,7 +7,7 @@ type SessionKey struct {
 	ClientID string
 }
 
-// Session is what is kept of a session beside its queue.
+// Session is the record of a session, without its queue.
 type Session struct {
 	Key    SessionKey
 	Expiry uint32 // seconds after the connection ended; 0xFFFFFFFF is never
@@ -26,17 +26,16 @@ type Session struct {
 	Received      []uint16       // QoS 2 packet identifiers awaiting PUBREL; as Subscriptions
 }
 
-// What is reckoned to be held in memory of a session and of a subscription beside
-// their texts.
+// The assumed memory of a session and of a subscription beside their texts, in bytes.
 const (
 	sessionOverhead      = 512
 	subscriptionOverhead = 96
 )
 
-// ReceivedSize is what an element of Received takes in memory.
+// ReceivedSize is the memory of an element of Received, in bytes.
 const ReceivedSize = 2
 
-// Size is what s takes in memory, with its lists.
+// Size is the memory that s takes, with its lists, in bytes.
 func (s *Session) Size() int {
 	n := s.RecordSize() + ReceivedSize*len(s.Received)
 	for i := range s.Subscriptions {
@@ -45,7 +44,7 @@ func (s *Session) Size() int {
 	return n
 }
 
-// RecordSize is what s takes in memory without its lists.
+// RecordSize is the memory that s takes without its lists, in bytes.
 func (s *Session) RecordSize() int {
 	n := sessionOverhead + len(s.Key.Identity) + len(s.Key.ClientID)
 	if s.Will != nil {
@@ -64,7 +63,7 @@ type Subscription struct {
 	ID                uint32 // subscription identifier; 0 is none
 }
 
-// Size is what s takes in memory.
+// Size is the memory that s takes, in bytes.
 func (s *Subscription) Size() int { return subscriptionOverhead + len(s.Filter) }
 
 // Delivery is a message as one session will receive it.

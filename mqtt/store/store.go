@@ -14,8 +14,8 @@ var ErrFull = errors.New("store is full")
 // disk is full, and the same transaction may be kept once it no longer is.
 var ErrNoSpace = fmt.Errorf("%w for want of disk space", ErrFull)
 
-// Store is the broker's memory. All methods are safe for concurrent use; what
-// they return is shared and not to be changed.
+// Store is the broker's memory. All methods are safe for concurrent use; their results
+// are shared and not to be changed.
 type Store interface {
 	// Update adds changes to the open transaction. The store calls add once,
 	// with nothing of its own locked but the transaction, and done once the
@@ -36,8 +36,8 @@ type Store interface {
 	// QueueStats tells how full k's queue is.
 	QueueStats(k SessionKey) QueueStats
 
-	// Retained returns the retained messages whose topic matches filter, which
-	// is not a shared one.
+	// Retained returns the retained messages with a topic that matches filter. The
+	// filter is not a shared one.
 	Retained(filter string) []*Message
 
 	// Tombstones returns the messages that cleared retained ones and that nothing newer
@@ -47,10 +47,10 @@ type Store interface {
 	Tombstones() []*Message
 	Tombstone(topic string) *Message
 
-	// Outbound appends to dst the messages of peer's log after seq, oldest
-	// first, until dst is at its capacity. A first entry that is not seq+1 tells
-	// that those between were dropped. What cannot be read for now, and what comes
-	// after it, is left out; Committed tells when it can.
+	// Outbound appends to dst the messages of peer's log after seq, oldest first, until
+	// dst is at its capacity. If the first entry is not seq+1, the ones between were
+	// dropped. A message that cannot be read for now, and the messages after it, are
+	// left out; Committed tells when they can be read.
 	Outbound(peer string, after uint64, dst []Outbound) []Outbound
 
 	// Committed returns a channel that holds a token whenever peer's log grew, or
@@ -64,11 +64,11 @@ type Store interface {
 	// epoch that it belongs to.
 	Floor(site string, lane uint16) (epoch, seq uint64)
 
-	// Value returns what [Tx.PutValue] kept, and Values all of a scope by key.
+	// Value returns a value that [Tx.PutValue] kept, and Values all of a scope by key.
 	Value(scope, key string) ([]byte, bool)
 	Values(scope string) map[string][]byte
 
-	// Sweep drops what expired by now.
+	// Sweep drops messages that expired by now.
 	Sweep(now time.Time)
 
 	// Stats returns the totals.
@@ -117,7 +117,7 @@ type Outbound struct {
 	Seq     uint64
 }
 
-// QueueStats tells how full one queue is and what it lost.
+// QueueStats tells how full one queue is and how many messages it lost.
 type QueueStats struct {
 	Messages int
 	Bytes    int

@@ -10,7 +10,7 @@ import (
 // longer than a site is away, as a rule.
 const tombstoneLife = 30 * 24 * time.Hour
 
-// NewTombstone returns what a store keeps of m, which cleared a retained message.
+// NewTombstone returns the tombstone of m, which cleared a retained message.
 func NewTombstone(m *Message, now time.Time) *Message {
 	return &Message{
 		Topic: m.Topic, QoS: m.QoS, Retain: true, Publisher: m.Publisher, ClientID: m.ClientID,
@@ -39,7 +39,7 @@ func (t *Tombstones) Get(topic string) *Message { return t.byTopic[topic] }
 // Len returns how many there are.
 func (t *Tombstones) Len() int { return len(t.byTopic) }
 
-// Bytes returns what they count in memory.
+// Bytes returns the memory that all tombstones take.
 func (t *Tombstones) Bytes() int { return t.bytes }
 
 // All returns the tombstones in no order.

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// Values holds what [Tx.PutValue] keeps, by scope and key. The zero value is
-// empty. It is not safe for concurrent use.
+// Values holds the values of [Tx.PutValue], by scope and key. The zero value is empty.
+// It is not safe for concurrent use.
 type Values struct {
 	scopes  map[string]map[string][]byte
 	count   int
 	bytes   int
-	history int // bytes of those of [OfHistory], with their keys
+	history int // bytes of the values of [OfHistory], with their keys
 }
 
 // Get returns one value.
@@ -23,7 +23,7 @@ func (v *Values) Get(scope, key string) ([]byte, bool) {
 // Of returns a copy of a scope: its values by key.
 func (v *Values) Of(scope string) map[string][]byte { return maps.Clone(v.scopes[scope]) }
 
-// Len returns how many values there are, without those of [OfHistory].
+// Len returns how many values there are, without the values of [OfHistory].
 func (v *Values) Len() int { return v.count }
 
 // Bytes returns the size of the values that Len counts, without their keys.
@@ -32,14 +32,14 @@ func (v *Values) Bytes() int { return v.bytes }
 // HistoryBytes returns the size of the values of [OfHistory], with their keys.
 func (v *Values) HistoryBytes() int { return v.history }
 
-// Limited reports whether the values of a scope count against [Limits.Values].
-// Those of [OfHistory] have limits of their own where they come from.
+// Limited reports whether the values of a scope count against [Limits.Values]. The
+// values of [OfHistory] do not: their writers limit them.
 func Limited(scope string) bool { return !strings.HasPrefix(scope, OfHistory) }
 
-// valueOverhead is what a value is reckoned to hold in memory beside its bytes.
+// valueOverhead is the assumed memory of a value beside its bytes.
 const valueOverhead = 64
 
-// charge counts n values of a scope whose key and bytes have these sizes.
+// charge counts n values of a scope, with the sizes of their key and bytes.
 func (v *Values) charge(scope string, n, key, value int) {
 	if Limited(scope) {
 		v.count += n

@@ -16,7 +16,7 @@ type cached struct {
 	seq   uint64
 }
 
-// add notes an entry whose message was just set.
+// add notes an entry that has just got its message.
 func (c *cache) add(q *queue, seq uint64, e *entry) {
 	c.bytes += int(e.size)
 	c.count++
@@ -48,7 +48,7 @@ func (c *cache) trim() {
 	}
 }
 
-// compact takes out what is gone.
+// compact removes the elements of entries that are gone.
 func (c *cache) compact() {
 	kept := c.ring[:0]
 	for _, x := range c.ring[c.head:] {

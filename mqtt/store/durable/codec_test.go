@@ -35,7 +35,7 @@ func FuzzEntry(f *testing.F) {
 	})
 }
 
-// hasProps reports whether m has properties, whose order may change.
+// hasProps reports whether m has properties, which may change their order.
 func hasProps(m *store.Message) bool { return m != nil && m.Props.Size() > 1 }
 
 func FuzzSession(f *testing.F) {
@@ -49,7 +49,7 @@ func FuzzSession(f *testing.F) {
 	})
 }
 
-// FuzzSmall decodes what has no message.
+// FuzzSmall decodes values without a message.
 func FuzzSmall(f *testing.F) {
 	f.Add(appendSubscription(nil, store.Subscription{QoS: 2, NoLocal: true, RetainAsPublished: true, RetainHandling: 2, ID: 9}))
 	f.Add(appendSent(nil, store.Sent{PacketID: 5, Released: true}))

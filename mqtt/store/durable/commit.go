@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	batchSize   = 1 << 20                // after which a batch takes no more transactions
-	lazyDelay   = 2 * time.Millisecond   // for which one that nobody waits for waits for others
-	syncDelay   = time.Second            // after which it is synced
+	batchSize   = 1 << 20                // bytes after which a batch takes no more transactions
+	lazyDelay   = 2 * time.Millisecond   // an unawaited transaction waits so long for other transactions
+	syncDelay   = time.Second            // an unsynced batch is synced after this time
 	retryDelay  = 200 * time.Millisecond // before the files of a failed disk are opened again
-	retryLimit  = 5 * time.Second        // the same, after it was doubled a few times
-	unsyncedMax = 16 << 20               // what a failed disk may leave in memory
+	retryLimit  = 5 * time.Second        // the longest such delay: it doubles with each failure
+	unsyncedMax = 16 << 20               // bytes that unsynced may hold while the disk has failed
 )
 
 // committer is the state of the one goroutine that writes.
@@ -30,7 +30,7 @@ type committer struct {
 	outage   error         // why nothing can be committed
 	pause    time.Duration // before the next try
 	synced   disk.Mark     // where the log ended at the last sync
-	unsynced [][]byte      // batches since then
+	unsynced [][]byte      // batches since the last sync
 	waiting  int           // bytes of unsynced
 	timers   timers
 	room     room
@@ -47,15 +47,14 @@ func (c *committer) begin(db *disk.Database) {
 
 func newTimers() timers { return timers{stopped(), stopped(), stopped()} }
 
-// Run commits transactions and calls back until ctx is done; what was handed in
-// by then is kept, and what comes later is refused. Callbacks run in a goroutine of their own, so that the disk
-// does not wait for them.
+// Run commits transactions and calls back until ctx is done. Transactions that were
+// handed in by then are kept; later ones are refused. Callbacks run in a goroutine of
+// their own, so that the disk does not wait for them.
 //
-// When the disk refuses a write, the batch and all that come after it are
-// refused too, except transactions that nobody waits for and that add nothing:
-// they are kept in memory, up to 16 MiB of them. Queues can be read all the
-// while. From time to time the files are opened again, and once that succeeds
-// everything goes on.
+// When the disk refuses a write, the batch and all later transactions are refused too,
+// except transactions without a callback that add nothing: they are kept in memory, up
+// to 16 MiB of them. Queues can be read all the while. From time to time the files are
+// opened again, and once that succeeds all transactions are taken again.
 func (s *Store) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	s.notices = make(chan []*tx, 1)
@@ -126,7 +125,7 @@ func (s *Store) next() bool {
 	return true
 }
 
-// take returns the transactions of the next batch, and whether others remain.
+// take returns the transactions of the next batch, and whether more remain.
 func (s *Store) take() (jobs []*tx, more bool) {
 	s.jobsMu.Lock()
 	defer s.jobsMu.Unlock()
@@ -173,8 +172,9 @@ func (s *Store) tells(telling bool) {
 	s.telling = telling
 }
 
-// refuseLate calls those back who came after the end. Whoever comes while nobody calls
-// back does it, for itself and for those who come meanwhile.
+// refuseLate calls back transactions that came after the end. If no goroutine calls
+// back yet, the caller does it, for its own transaction and for transactions that come
+// meanwhile.
 func (s *Store) refuseLate() {
 	s.jobsMu.Lock()
 	defer s.jobsMu.Unlock()
@@ -191,7 +191,7 @@ func (s *Store) refuseLate() {
 	}
 }
 
-// end makes Update refuse what comes from now on.
+// end makes Update refuse all later transactions.
 func (s *Store) end() {
 	s.jobsMu.Lock()
 	defer s.jobsMu.Unlock()
@@ -252,7 +252,8 @@ func (s *Store) refusal(t *tx, full error) error {
 	return nil
 }
 
-// write commits the batch, or keeps it for better times if nobody waits for it.
+// write commits the batch. If no caller waits for it, it is not synced, and during an
+// outage it is kept for better times.
 func (s *Store) write(b *pebble.Batch, wanted bool) error {
 	if b.Empty() { // all of it was dropped: Pebble would not even sync
 		return b.Close()
@@ -287,13 +288,13 @@ func (s *Store) write(b *pebble.Batch, wanted bool) error {
 	return b.Close()
 }
 
-// forgetLast takes the last of unsynced out.
+// forgetLast removes the last batch from unsynced.
 func (s *Store) forgetLast(size int) {
 	s.unsynced = s.unsynced[:len(s.unsynced)-1]
 	s.waiting -= size
 }
 
-// sync makes what nobody waits for durable.
+// sync makes batches durable that no caller waits for.
 func (s *Store) sync() {
 	if s.waiting == 0 || s.outage != nil {
 		return
@@ -316,8 +317,8 @@ func (s *Store) fail(err error) {
 	s.log.WithField(logfield.Reason, err.Error()).Error("the disk refuses the store's writes: messages that must be kept are refused until it takes them again")
 }
 
-// reopen tries to end an outage: with a database that is opened beside the lost
-// one, which meanwhile answers what is read, and which then takes its place.
+// reopen tries to end an outage: it opens a second database beside the lost one, and
+// then puts it in place of the lost one. Reads go to the lost one meanwhile.
 func (s *Store) reopen() {
 	db, err := s.openAgain()
 	if err != nil {
@@ -337,7 +338,7 @@ func (s *Store) reopen() {
 	s.log.Info("the disk takes the store's writes again")
 }
 
-// wakePeers tells the links that what could not be read can be.
+// wakePeers tells the links that messages that could not be read can be read now.
 func (s *Store) wakePeers() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -346,8 +347,8 @@ func (s *Store) wakePeers() {
 	}
 }
 
-// openAgain opens the files as they were at the last sync, and repeats what was
-// committed since then without one.
+// openAgain opens the files as they were at the last sync, and repeats the unsynced
+// batches since then.
 func (s *Store) openAgain() (*disk.Database, error) {
 	if errors.Is(s.outage, store.ErrFull) {
 		if s.files.Room() != nil {
@@ -372,7 +373,7 @@ func (r *room) low(s *Store, now time.Time) error {
 	}
 	r.used, r.last = 0, now
 	before := r.err
-	r.err = s.roomLeft() // looks at the last one
+	r.err = s.roomLeft() // the answer depends on the last one
 	if r.err != nil && s.outage == nil {
 		s.makeRoom.Ask(s.committer.db)
 	}

@@ -49,7 +49,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// writeTables writes a store whose entries lie in several tables.
+// writeTables writes a store with entries in several tables.
 func writeTables(t *testing.T, dir string, o Options) {
 	t.Helper()
 	s := start(t, dir, o)
@@ -94,8 +94,8 @@ func flipTable(t *testing.T, dir string) {
 	flipByte(t, largest, size(largest)/2)
 }
 
-// TestDamagedWhileRunning reads a queue whose table was damaged after it was
-// opened: what is left is delivered, and what cannot be read leaves the queue.
+// TestDamagedWhileRunning reads a queue after its table was damaged: readable entries
+// are delivered, and unreadable ones leave the queue.
 func TestDamagedWhileRunning(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "s")
 	o := Options{Limits: manyMessages}
@@ -110,7 +110,7 @@ func TestDamagedWhileRunning(t *testing.T) {
 		t.Fatal(err)
 	}
 	queued := s.Stats().Queued
-	if left == 0 || left == 50*400 || queued != left { // a block takes what is in it, not what comes after
+	if left == 0 || left == 50*400 || queued != left { // a damaged block takes its own entries, not the later ones
 		t.Errorf("%d entries are left, %d are queued", left, queued)
 	}
 	if err := storetest.Do(s, func(tx store.Tx) { tx.Enqueue(benchKey(0), store.Delivery{Message: numbered(0, 1)}) }); err != nil {
@@ -182,8 +182,8 @@ func TestSessionTwice(t *testing.T) {
 	}
 }
 
-// TestRevivedEntry brings back an entry that was done long before those that are
-// waiting: it goes, for good, and they stay.
+// TestRevivedEntry brings back an entry that was done long before the waiting ones: it
+// goes, for good, and they stay.
 func TestRevivedEntry(t *testing.T) {
 	disk := vfs.NewMem()
 	s := start(t, "data", Options{fs: disk})

@@ -13,8 +13,8 @@ var (
 	errValue   = errors.New("a value that is no record of its kind")
 )
 
-// decoder reads a value. After the first failure it returns zeros, and err tells
-// what was wrong.
+// decoder reads a value. After the first failure it returns zeros, and err holds the
+// failure.
 type decoder struct {
 	b   []byte
 	err error
@@ -112,8 +112,8 @@ func (d *decoder) end() error {
 	return d.err
 }
 
-// message reads the rest as a message, whose payload and properties are parts of
-// the bytes that are read.
+// message reads the rest of the value as a message. Its payload and properties are
+// parts of the decoder's bytes.
 func (d *decoder) message() *store.Message {
 	flags := d.flags(messageKnown)
 	m := &store.Message{QoS: flags & 3, Retain: flags&messageRetain != 0}

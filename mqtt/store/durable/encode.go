@@ -56,7 +56,7 @@ func appendOrigin(dst []byte, o store.Origin) []byte {
 	return binary.BigEndian.AppendUint64(dst, o.Seq)
 }
 
-// appendDelivery appends what an entry of a queue has before its message.
+// appendDelivery appends the part of a queue's entry before its message.
 func appendDelivery(dst []byte, d store.Delivery) []byte {
 	flags := d.QoS
 	if d.Retain {
@@ -69,7 +69,7 @@ func appendDelivery(dst []byte, d store.Delivery) []byte {
 	return dst
 }
 
-// appendSession appends what [store.Tx.PutSession] keeps.
+// appendSession appends the record that [store.Tx.PutSession] keeps.
 func appendSession(dst []byte, s *store.Session) []byte {
 	dst = appendText(append(dst, version), s.Key.Identity)
 	dst = appendText(dst, s.Key.ClientID)

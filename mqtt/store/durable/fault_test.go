@@ -29,9 +29,8 @@ func numbered(n, size int) *store.Message {
 	return &store.Message{Topic: "t", Payload: append([]byte(fmt.Sprintf("%08d", n)), make([]byte, size)...)}
 }
 
-// TestDiskFull publishes from many goroutines while the disk refuses one kind of
-// write after the other. What was acknowledged is there, in order, and nothing
-// else.
+// TestDiskFull publishes from many goroutines while the disk refuses one kind of write
+// after the other. All acknowledged messages are there, in order, and nothing else.
 func TestDiskFull(t *testing.T) {
 	suffix := func(s string) func(string) bool { return func(path string) bool { return strings.HasSuffix(path, s) } }
 	for _, tt := range []struct {
@@ -121,7 +120,7 @@ func check(t *testing.T, when string, s store.Store, want [][]string) {
 	}
 }
 
-// TestReserve refuses what adds while the disk is nearly full, and nothing else.
+// TestReserve refuses additions while the disk is nearly full, and nothing else.
 func TestReserve(t *testing.T) {
 	disk := vfs.NewMem()
 	disk.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 1 << 30})
@@ -171,7 +170,7 @@ func TestFloorWaitsForRoom(t *testing.T) {
 		tx.Floor(origin(1))
 		tx.Enqueue(alice, store.Delivery{Message: numbered(1, 0)})
 	}, func(err error) { results <- err })
-	s.Update(func(tx store.Tx) { tx.Floor(origin(2)) }, func(err error) { results <- err }) // nobody keeps this one
+	s.Update(func(tx store.Tx) { tx.Floor(origin(2)) }, func(err error) { results <- err }) // this floor is not kept
 	for n := range 2 {
 		if err := <-results; !errors.Is(err, store.ErrNoSpace) {
 			t.Errorf("message %d: got %v, want ErrNoSpace", n+1, err)
@@ -269,7 +268,7 @@ func TestDiskFullInBackup(t *testing.T) {
 	}
 }
 
-// TestBackupRefused has the disk refuse what a backup writes: the store is not
+// TestBackupRefused has the disk refuse the writes of a backup: the store is not
 // concerned.
 func TestBackupRefused(t *testing.T) {
 	fault := &faulty{on: true, match: func(path string) bool { return strings.HasPrefix(path, "backup") }}
@@ -322,8 +321,8 @@ func (d dead) MaybeError(op errorfs.Op) error {
 	return d.faulty.MaybeError(op)
 }
 
-// TestDeadDisk reads in callbacks while nothing can be read or written: nobody
-// waits, or the outage would never end, and afterwards all is there.
+// TestDeadDisk reads in callbacks while nothing can be read or written. No read waits,
+// or the outage would never end, and afterwards all is there.
 func TestDeadDisk(t *testing.T) {
 	fault := dead{&faulty{}}
 	recovered, log := newRecovery()
@@ -406,8 +405,9 @@ func TestManifestDamagedWhileRunning(t *testing.T) {
 	}
 }
 
-// mending is a disk that refuses writes until a file is opened: not earlier, as
-// what was read of the file before would do for the writes that are taken then.
+// mending is a disk that refuses writes until a file is opened, and not earlier: else
+// the bytes of the file that were read before would serve for the writes that are taken
+// then.
 type mending struct {
 	faulty
 	path string

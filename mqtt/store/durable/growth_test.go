@@ -9,8 +9,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store/storetest"
 )
 
-// TestGrowth fills and empties queue, log, retained messages, values and floors
-// many times over: what is gone takes no room for long.
+// TestGrowth fills and empties queue, log, retained messages, values and floors many
+// times over: removed entries take no room for long.
 func TestGrowth(t *testing.T) {
 	const rounds, pieces, size = 12, 64, 1 << 18 // 16 MiB in each round, three times: queue, log, retained
 	dir := filepath.Join(t.TempDir(), "s")
@@ -68,7 +68,7 @@ func sizeOf(t *testing.T, dir string) (size int64) {
 	return size
 }
 
-// randomBytes returns what does not shrink when it is compressed.
+// randomBytes returns bytes that do not shrink when they are compressed.
 func randomBytes(seed uint64, size int) []byte {
 	b := make([]byte, size)
 	for i, x := 0, seed*0x9e3779b97f4a7c15+1; i < size; i++ {

@@ -9,10 +9,10 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store/durable/disk"
 )
 
-// beginHistory turns a copy of a store, by a repair or a backup, into a store of
-// its own: b removes all values whose scope says that they go with the numbers of
-// one history of the store, see [store.OfHistory]. What the original numbered after
-// the copy is not known there. b also sets the format, in case damage took it.
+// beginHistory turns a copy of a store, by a repair or a backup, into a store of its
+// own: b removes all values of a scope that belongs to the numbers of one history of
+// the store, see [store.OfHistory]. The copy does not know the numbers that the
+// original gave after it. b also sets the format, in case damage took it.
 func beginHistory(db *disk.Database, b *pebble.Batch) error {
 	must(b.Set(metaFormat, []byte{version}, nil))
 	values := &pebble.IterOptions{LowerBound: []byte{columnValue}, UpperBound: []byte{columnValue + 1}}

@@ -17,10 +17,10 @@ import (
 // loader reads a database into a store's memory.
 type loader struct {
 	s       *Store
-	session *session    // whose keys are being read; nil if it has no record
+	session *session    // the session of the keys that are being read; nil if it has no record
 	orphans []uint64    // sessions without a record, or that ended before another of their name
 	revived [][2][]byte // keys of entries, from and to, that were done
-	strange int         // keys and values that are of no known kind
+	strange int         // keys and values of an unknown kind
 }
 
 // load fills the memory of s from the database.
@@ -75,8 +75,7 @@ func (s *Store) forget() {
 	s.cache = cache{limit: s.options.Cache}
 }
 
-// checkFormat refuses what another version wrote, and names the format of a new
-// database.
+// checkFormat refuses files of another version, and names the format of a new database.
 func checkFormat(db *disk.Database) error {
 	value, err := db.Get(metaFormat)
 	switch {
@@ -185,7 +184,7 @@ func (l *loader) sessionRecord(id uint64, value []byte) error {
 	if err != nil {
 		return err
 	}
-	if old := l.s.sessions[r.Key]; old != nil { // its end was lost
+	if old := l.s.sessions[r.Key]; old != nil { // the end of the old session was lost
 		l.orphans = append(l.orphans, old.id)
 	}
 	l.session = newSession(id)
@@ -227,7 +226,7 @@ func (l *loader) restore(q *queue, seq uint64, m *store.Message, limit store.Que
 		return
 	}
 	gone := [2][]byte{q.key(nil, from), q.key(nil, to)}
-	if n := len(l.revived); n == 0 || !bytes.Equal(l.revived[n-1][0], gone[0]) { // else it is there
+	if n := len(l.revived); n == 0 || !bytes.Equal(l.revived[n-1][0], gone[0]) { // else the range is in the list already
 		l.revived = append(l.revived, gone)
 	}
 }
@@ -259,9 +258,10 @@ func (l *loader) outboundKey(key, value []byte) error {
 	return nil
 }
 
-// removeRests deletes what a repair left of sessions whose record, or whose end, was
-// lost, and of entries that were: the next entry with that number was not sent. And
-// the entries that it brought back.
+// removeRests deletes the rests that a repair left: sessions without their record, or
+// that had ended but lost the mark of it, and packet identifiers of lost entries, since
+// the next entry with such a number was not sent. It also deletes entries that the
+// repair brought back.
 func (l *loader) removeRests(db *disk.Database) error {
 	b := db.NewBatch()
 	for _, id := range l.orphans {

@@ -138,9 +138,9 @@ func drawChange(t *rapid.T) (grows bool, _ func(store.Tx)) {
 	}
 }
 
-// TestLostPower makes random transactions in many goroutines' manner, cuts the
-// power at a random callback, and compares what the next start finds with the
-// states that a model went through: it is one of those after the last callback.
+// TestLostPower makes random transactions in many goroutines' manner, cuts the power at
+// a random callback, and compares the state after the next start with the states of a
+// model: it is one of the states after the last callback.
 func TestLostPower(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		disk := vfs.NewCrashableMem()
@@ -232,9 +232,9 @@ func (f *faulty) MaybeError(op errorfs.Op) error {
 
 func (f *faulty) String() string { return "(Faulty)" }
 
-// TestRefusedWrites makes random transactions while the disk refuses writes now
-// and then, and compares with a model that makes those that were acknowledged:
-// while the disk refuses, after it stopped, after a restart and after a cut.
+// TestRefusedWrites makes random transactions while the disk refuses writes now and
+// then, and compares with a model that makes the acknowledged ones: while the disk
+// refuses, after it stopped, after a restart and after a cut.
 func TestRefusedWrites(t *testing.T) {
 	syncs := map[errorfs.OpKind]bool{errorfs.OpFileSync: true, errorfs.OpFileSyncData: true}
 	rapid.Check(t, func(t *rapid.T) {
@@ -270,7 +270,7 @@ func TestRefusedWrites(t *testing.T) {
 				}
 				_ = storetest.Do(s, func(store.Tx) {})
 				compare(fmt.Sprintf("refused %t", refuse), s)
-				if refuse && s.lost() { // also what nobody waited for
+				if refuse && s.lost() { // also unawaited transactions
 					fault.set(false)
 					<-recovered
 					compare("recovered", s)
@@ -285,8 +285,8 @@ func TestRefusedWrites(t *testing.T) {
 	})
 }
 
-// inOrder compares the running totals and marks of a store that is idle with what
-// they are about.
+// inOrder compares the running totals and marks of an idle store with the entries that
+// they count.
 func (s *Store) inOrder() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -383,7 +383,7 @@ func TestBatches(t *testing.T) {
 			fault.set(refuse)
 			commitBatch(t, s, model)
 			if refuse {
-				s.sync() // what was not synced may have failed since
+				s.sync() // unsynced batches may have failed since
 			}
 			if fault.set(false); s.outage != nil {
 				if rapid.Bool().Draw(t, "batch in the outage") {
@@ -416,11 +416,12 @@ func openModel(t *rapid.T, o Options) *Store {
 	return s
 }
 
-// commitBatch commits a random batch, and makes what was taken of it in the model.
+// commitBatch commits a random batch, and makes the kept transactions of it in the
+// model.
 func commitBatch(t *rapid.T, s *Store, model *store.Memory) {
 	var jobs []*tx
 	var made []func()
-	if rapid.IntRange(0, 3).Draw(t, "sweep") == 0 { // what the batch adds is left to the next
+	if rapid.IntRange(0, 3).Draw(t, "sweep") == 0 { // the additions of the batch are left to the next sweep
 		jobs = append(jobs, &tx{ops: []op{{kind: opSweep, now: far}}})
 		made = append(made, func() { model.Sweep(far) })
 	}

@@ -7,14 +7,13 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// queue is what memory holds of a session's queue or a peer's log. Entries have
-// consecutive sequence numbers, so one is found by subtraction; one that is done
+// queue is the part of a session's queue or a peer's log that is in memory. Entries
+// have consecutive sequence numbers, so one is found by subtraction; one that is done
 // out of order leaves a hole until it reaches the front.
 //
-// The committer adds entries and marks those that leave while it gathers a
-// batch, and after the commit makes that visible, or takes it back: staged and
-// next are its view, stats and visible that of everybody else. All of it is
-// guarded by the store's mu.
+// The committer adds entries and marks leaving ones while it gathers a batch. After the
+// commit it makes that visible, or takes it back. staged and next are the committer's
+// view, stats and visible the view of all readers. The store's mu guards all of it.
 type queue struct {
 	prefix  []byte  // of its entries' keys
 	entries []entry // from head; of size 0 in a hole
@@ -171,8 +170,8 @@ func (q *queue) staying() (uint64, *entry) {
 	return 0, nil
 }
 
-// read appends to dst the entries after seq until dst is at its capacity, those
-// that are only on disk without their message.
+// read appends to dst the entries after seq until dst is at its capacity. Entries that
+// are only on disk come without their message.
 func (q *queue) read(after uint64, dst []store.Entry) []store.Entry {
 	for seq := max(after+1, q.oldest()); seq < q.visible && len(dst) < cap(dst); seq++ {
 		e := q.at(seq)
@@ -192,8 +191,8 @@ func (q *queue) read(after uint64, dst []store.Entry) []store.Entry {
 	return dst
 }
 
-// expired calls yield with each entry whose time is over by now and which was
-// not yet sent: once a message went out its exchange is finished [MQTT-4.3.3-7].
+// expired calls yield with each entry that has expired by now and was not yet sent:
+// once a message went out its exchange is finished [MQTT-4.3.3-7].
 func (q *queue) expired(now time.Time, yield func(seq uint64, e *entry)) {
 	if q.expires == 0 {
 		return
@@ -206,10 +205,10 @@ func (q *queue) expired(now time.Time, yield func(seq uint64, e *entry)) {
 	}
 }
 
-// restore puts an entry that was on disk behind those that it follows. A gap
-// becomes holes; one that no limit can explain tells that those before it were done
-// long ago, and that damage brought them back. They are forgotten, and the numbers
-// returned of what has to go: these, or all that were acknowledged if this one was.
+// restore puts an entry that was on disk behind the earlier ones. A gap becomes holes.
+// A gap larger than any limit allows means that the earlier entries were done long ago
+// and that damage brought them back: they are forgotten. restore returns the numbers of
+// the entries that have to go: these, or all acknowledged ones if seq is one of them.
 func (q *queue) restore(seq uint64, size int, expires int64, l store.QueueLimit) (from, to uint64) {
 	switch {
 	case seq < q.next:

@@ -80,7 +80,7 @@ func (s *Store) Retained(filter string) []*store.Message {
 	return slices.DeleteFunc(found, func(m *store.Message) bool { return m.Expired(now) })
 }
 
-// Outbound implements [store.Store]. What cannot be read is as if it had been
+// Outbound implements [store.Store]. A message that cannot be read is as if it had been
 // dropped.
 func (s *Store) Outbound(name string, after uint64, dst []store.Outbound) []store.Outbound {
 	scratch := make([]store.Entry, 0, cap(dst)-len(dst))
@@ -183,11 +183,11 @@ func (s *Store) Stats() store.Stats {
 }
 
 // fill reads the messages that are only on disk and returns the entries that have
-// theirs. One that is missing was done meanwhile. One that cannot be read is left
-// out, and takes nothing with it that comes after; but where the disk has failed,
-// or the store is closed, the entries end, and the error says why. Nobody waits for
-// the disk: event loops read, and callbacks, which the committer would wait for
-// that ends the outage.
+// theirs. A missing one was done meanwhile. An entry that cannot be read is left out,
+// and the entries after it are still read. But if the disk has failed, or the store is
+// closed, the entries end there, and the error says why. fill never waits for a failed
+// disk: its callers are event loops, and callbacks, for which the committer would wait
+// although it has to end the outage.
 func (s *Store) fill(
 	entries []store.Entry, prefix []byte, decode func([]byte) (store.Delivery, error), lost func([]uint64),
 ) (read []store.Entry, outage error) {

@@ -14,8 +14,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store/storetest"
 )
 
-// TestMaxDisk fills a store up to its limit on the disk, empties a part, and goes
-// on as soon as what was removed is gone from the disk.
+// TestMaxDisk fills a store up to its limit on the disk, empties a part, and goes on as
+// soon as the removed entries are gone from the disk.
 func TestMaxDisk(t *testing.T) {
 	const limit = 120 << 20
 	dir := filepath.Join(t.TempDir(), "s")

@@ -63,8 +63,8 @@ func TestAcknowledgedGoesOn(t *testing.T) {
 	}
 }
 
-// TestUnawaited makes a change that nobody waits for and cuts the power after
-// the delay within which it is synced.
+// TestUnawaited makes a change without a callback and cuts the power after the delay
+// within which it is synced.
 func TestUnawaited(t *testing.T) {
 	disk := vfs.NewCrashableMem()
 	s := start(t, "data", Options{fs: disk})
@@ -85,8 +85,8 @@ func TestUnawaited(t *testing.T) {
 	}
 }
 
-// TestUnawaitedBeforeNothing makes a change that nobody waits for, and then one
-// that somebody waits for and that comes to nothing, which syncs nothing.
+// TestUnawaitedBeforeNothing makes a change without a callback, and then one with a
+// callback that comes to nothing, which syncs nothing.
 func TestUnawaitedBeforeNothing(t *testing.T) {
 	disk := vfs.NewCrashableMem()
 	s, err := Open("data", Options{fs: disk, Limits: store.Limits{Queue: store.QueueLimit{Messages: 1}}})
@@ -134,8 +134,8 @@ func TestAfterTheEnd(t *testing.T) {
 	}
 }
 
-// TestRefusedInOrder ends a store while it calls back: who comes later is refused
-// after those who came before, one at a time.
+// TestRefusedInOrder ends a store while it calls back: later transactions are refused
+// after the earlier ones, one at a time.
 func TestRefusedInOrder(t *testing.T) {
 	s, err := Open("data", Options{fs: vfs.NewMem()})
 	if err != nil {
@@ -181,7 +181,7 @@ func TestRefusedInOrder(t *testing.T) {
 	}
 }
 
-// TestAnotherFormat opens what a later version wrote.
+// TestAnotherFormat opens the files of a later version.
 func TestAnotherFormat(t *testing.T) {
 	disk := vfs.NewMem()
 	start(t, "data", Options{fs: disk}).stop()
@@ -220,8 +220,8 @@ func TestBackup(t *testing.T) {
 	}
 }
 
-// killedDir is the environment variable that makes this program publish into a
-// store, and say on standard output what was acknowledged, until it is killed.
+// killedDir is the environment variable that makes this program publish into a store,
+// and name the acknowledged messages on standard output, until it is killed.
 const killedDir = "HPMQ_TEST_KILLED_STORE"
 
 func TestMain(m *testing.M) {
@@ -260,8 +260,8 @@ func publishUntilKilled(dir string) {
 	all.Wait()
 }
 
-// TestKilled kills a process that publishes, several times, and looks for what
-// it said was acknowledged.
+// TestKilled kills a process that publishes, several times, and looks for the messages
+// that it named as acknowledged.
 func TestKilled(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// session is what memory holds of a session. On disk it goes by a number, which
-// is shorter than its key.
+// session is the part of a session that is in memory. On disk it goes by a number,
+// which is shorter than its key.
 type session struct {
 	store.Session
 	id      uint64
@@ -78,7 +78,7 @@ func (x *session) subscription(filter string) int {
 	return slices.IndexFunc(x.Subscriptions, func(s store.Subscription) bool { return s.Filter == filter })
 }
 
-// peer is what memory holds of the log to another site.
+// peer is the part of the log to another site that is in memory.
 type peer struct {
 	log  *queue
 	grew chan struct{} // capacity 1; see [store.Store.Committed]

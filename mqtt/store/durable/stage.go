@@ -10,10 +10,10 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// staging is the batch that the committer gathers: what goes to disk, and what
-// becomes visible once it is there. The maps hold what differs from the visible
-// state. Only the committer uses it; where it touches queues it holds the
-// store's mu.
+// staging is the batch that the committer gathers: the changes for the disk, and the
+// changes that become visible once the disk has them. The maps hold only differences
+// from the visible state. Only the committer uses staging; where it touches queues it
+// holds the store's mu.
 type staging struct {
 	batch    *pebble.Batch
 	changes  []change
@@ -22,13 +22,13 @@ type staging struct {
 	values   map[valueKey][]byte           // nil: removed
 	acked    map[*queue]uint64             // the log's highest acknowledged number of this batch
 	tombs    store.Tombstones              // all of them, as the committer sees them
-	count    totals                        // of what check bounds
+	count    totals                        // compared with limits by check
 	scratch  []byte
 
 	forgotten uint64 // tombstones that were evicted
 }
 
-// totals are what the limits that refuse a transaction are held against.
+// totals are compared with the limits that refuse a transaction.
 type totals struct {
 	retained, retainedBytes int
 	values, valueBytes      int
@@ -81,7 +81,8 @@ func (g *staging) set(key []byte, t *tx, o *op) {
 
 func (g *staging) delete(key []byte) { must(g.batch.Delete(key, nil)) }
 
-// must holds for what a batch returns: an error only once it was committed.
+// must panics on an error of a batch's method: such a method fails only after the batch
+// was committed.
 func must(err error) {
 	if err != nil {
 		panic(err)
@@ -103,8 +104,8 @@ func (s *Store) stage(t *tx) error {
 }
 
 // check returns an error if a change would pass a limit that refuses instead of
-// dropping. What removes, or replaces by something no larger, always fits; but
-// within a transaction it makes no room.
+// dropping. A removal, or a replacement by something no larger, always fits; but within
+// a transaction it makes no room.
 func (s *Store) check(t *tx) error {
 	n := s.staging.count
 	for i := range t.ops {
@@ -301,8 +302,8 @@ func (s *Store) stageDeleteSession(x *session, o *op) {
 	g.change(change{op: o, session: x})
 }
 
-// stageRetain keeps a message unless what is kept is newer. [MQTT-3.3.1-5]
-// [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+// stageRetain keeps a message unless a newer one is kept. [MQTT-3.3.1-5] [MQTT-3.3.1-6]
+// [MQTT-3.3.1-7]
 func (s *Store) stageRetain(t *tx, o *op) {
 	g := &s.staging
 	m := o.delivery.Message
@@ -332,7 +333,8 @@ func (s *Store) stageRetain(t *tx, o *op) {
 	g.change(change{op: o})
 }
 
-// stageTombstone keeps the message of o, which clears a topic, and evicts others.
+// stageTombstone keeps the message of o, which clears a topic, and evicts older
+// tombstones.
 func (s *Store) stageTombstone(t *tx, o *op) {
 	g := &s.staging
 	m := o.delivery.Message
@@ -419,7 +421,7 @@ func (s *Store) stageValue(t *tx, o *op) {
 	g.change(change{op: o})
 }
 
-// stageSweep removes what expired by now from the retained messages and the
+// stageSweep removes messages that expired by now from the retained messages and the
 // sessions' queues.
 func (s *Store) stageSweep(now time.Time) {
 	g := &s.staging

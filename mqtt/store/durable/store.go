@@ -19,7 +19,7 @@ import (
 var ErrClosed = disk.ErrClosed
 
 // ErrDamaged is wrapped by the error of [Open] if the manifest and its copy are
-// damaged, so that it is not known what the files hold: restore a backup, or begin
+// damaged, so that the contents of the files are unknown: restore a backup, or begin
 // anew.
 var ErrDamaged = disk.ErrDamaged
 
@@ -32,15 +32,15 @@ type Options struct {
 	// the disk. Zero means 64 MiB.
 	Cache int
 
-	// Reserve is the room on the disk that what adds to the store leaves free, so
-	// that subscribers can empty their queues and the tables can shrink. Zero
+	// Reserve is the room on the disk that transactions which add to the store leave
+	// free, so that subscribers can empty their queues and the tables can shrink. Zero
 	// means 128 MiB. It is at most a quarter of the disk.
 	Reserve uint64
 
-	// MaxDisk bounds the bytes that the files take: beyond it, what adds is refused
-	// as on a disk that is nearly full, until they take fifteen sixteenths of it. Zero
-	// is no bound. Logs that wait to be written over, some tens of MiB, and tables that are
-	// being sorted come on top.
+	// MaxDisk bounds the bytes that the files take. Beyond it, additions are refused as
+	// on a disk that is nearly full, until the files take fifteen sixteenths of it.
+	// Zero is no bound. Logs that wait to be written over, some tens of MiB, and tables
+	// that are being sorted come on top.
 	MaxDisk uint64
 
 	fs    vfs.FS        // nil is the operating system's
@@ -57,10 +57,10 @@ type Store struct {
 
 	jobsMu  sync.Mutex
 	jobs    []*tx         // waiting for the committer
-	urgent  bool          // somebody waits for one of them
+	urgent  bool          // a caller waits for one of jobs
 	ended   bool          // Run ended
-	late    []*tx         // came after that
-	telling bool          // somebody calls back
+	late    []*tx         // transactions that came after the end of Run
+	telling bool          // a goroutine calls back
 	wake    chan struct{} // capacity 1; taken by the committer
 
 	db atomic.Pointer[disk.Database] // set by the committer
@@ -86,16 +86,16 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
-// Open opens the store in dir, which is made if need be. The directory is in use
-// by one store at a time.
+// Open opens the store in dir, which is made if need be. The directory is in use by one
+// store at a time.
 //
-// A log that ends in the middle of a record, as after a lost power supply, ends
-// before that record; it was never acknowledged. A damaged table is set aside
-// with the whole directory, under a name that tells when; what else can be read
-// is copied to a new directory, and the log reports both. A damaged log is read
-// up to the damage, set aside and reported. A damaged manifest is set aside and
-// reported, and its copy takes its place; if that is damaged too, the error names
-// the directory: nobody knows which tables count.
+// A log that ends in the middle of a record, as after a lost power supply, ends before
+// that record; it was never acknowledged. A damaged table is set aside with the whole
+// directory, under a name that tells when. The readable rest is copied to a new
+// directory, and the log reports both. A damaged log is read up to the damage, set
+// aside and reported. A damaged manifest is set aside and reported, and its copy takes
+// its place. If the copy is damaged too, it is unknown which tables count, and the
+// error names the directory.
 func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, options: o, limits: o.Limits.WithDefaults(), log: o.Log, wake: make(chan struct{}, 1)}
 	s.log = logfield.OrSilent(s.log)
@@ -136,8 +136,8 @@ func (s *Store) open() (err error) {
 	return nil
 }
 
-// Close releases the files. Run must have ended, or never have begun: then what
-// was handed in is refused.
+// Close releases the files. Run must have ended, or never have begun: then transactions
+// that were handed in are refused.
 func (s *Store) Close() error {
 	s.jobsMu.Lock()
 	s.ended = true
@@ -161,7 +161,7 @@ func (s *Store) Update(add func(store.Tx), done func(error)) {
 	s.submit(t)
 }
 
-// Sweep implements [store.Store]. What expired is gone with the next batch.
+// Sweep implements [store.Store]. Expired messages are gone with the next batch.
 func (s *Store) Sweep(now time.Time) {
 	t := txPool.Get().(*tx)
 	t.ops = append(t.ops, op{kind: opSweep, now: now})
@@ -201,9 +201,9 @@ func (s *Store) peer(name string) *peer {
 	return p
 }
 
-// Backup writes a copy of what is committed to dir, which must not exist and is
-// on the same file system. The store serves on meanwhile; the copy shares its
-// tables until they change. Values of [store.OfHistory] are not in it.
+// Backup writes a copy of all committed data to dir, which must not exist and is on the
+// same file system. The store serves on meanwhile; the copy shares its tables until
+// they change. Values of [store.OfHistory] are not in it.
 func (s *Store) Backup(dir string) error {
 	return s.files.Backup(s.db.Load(), dir)
 }

@@ -17,8 +17,8 @@ type tx struct {
 	err   error
 	grows bool // it must not be kept on a disk that is nearly full
 
-	message *store.Message // the one encoded last
-	encoded span           // and where it lies in buf
+	message *store.Message // the message that was encoded last
+	encoded span           // its place in buf
 }
 
 // span is a part of a tx's buf.
@@ -51,7 +51,7 @@ type op struct {
 	kind     opKind
 	id       uint16
 	sent     store.Sent
-	given    int  // of the messages that are acknowledged; staged: of those not in the log
+	given    int  // messages acknowledged; after staging: the ones that were no longer in the log
 	head     span // the value up to the message
 	body     span // the message; empty if it is in head
 	seq      uint64
@@ -80,7 +80,7 @@ func (t *tx) free() {
 	txPool.Put(t)
 }
 
-// since returns what was appended to buf after from.
+// since returns the span of buf after from.
 func (t *tx) since(from int) span { return span{from, len(t.buf)} }
 
 // encode returns the encoding of m, which all queues of a publish share.
