@@ -103,8 +103,8 @@ func (r *reader) binding(b *hclsyntax.Block) {
 	r.set.bindings = append(r.set.bindings, n)
 }
 
-// finishBindings sorts the bindings and fills in what happens on an error: what
-// the binding says, else what a grant to its function says, else dead-letter.
+// finishBindings sorts the bindings and fills in on_error: from the binding, else from
+// a grant to its function, else dead-letter.
 func (s *Set) finishBindings() {
 	slices.SortStableFunc(s.bindings, func(a, b *Binding) int {
 		return cmp.Or(cmp.Compare(a.Order, b.Order), strings.Compare(a.Name, b.Name))

@@ -226,7 +226,7 @@ func (r *reader) function(u *rule, b *hclsyntax.Block) {
 	}
 }
 
-// selectsKind reports whether s can select an identity whose name begins with
+// selectsKind reports whether s can select an identity with a name that begins with
 // prefix. Groups count, as they may not be read yet.
 func selectsKind(s *selector, prefix string) bool {
 	return slices.ContainsFunc(s.text, func(t string) bool {

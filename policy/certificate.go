@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
-// Certificate is what grants say about the certificates of one identity. A zero
-// field leaves the default.
+// Certificate holds the rules of the grants about the certificates of one identity. A
+// zero field leaves the default.
 type Certificate struct {
 	Lifetime time.Duration // from the issue on
 	Grace    time.Duration // after the end, in which the certificate may still renew
@@ -24,10 +24,10 @@ const (
 	day            = 24 * time.Hour
 )
 
-// Certificate returns what the grants of sub say about its certificates: of each
-// field the lowest. A condition that cannot be decided grants nothing, as
-// anywhere, and the default stays. The session's site has no influence: the
-// certificate is the same wherever its owner connects.
+// Certificate returns the rules of the grants of sub about its certificates: of each
+// field the lowest. A condition that cannot be decided grants nothing, as anywhere, and
+// the default stays. The session's site has no influence: the certificate is the same
+// wherever its owner connects.
 func (s *Set) Certificate(sub Subject) Certificate {
 	var c Certificate
 	m, ok := s.member(sub)

@@ -18,7 +18,7 @@ import (
 type test struct {
 	name    string
 	as      Subject
-	targets map[identity.ID]Subject // what `connect` lines find out about the other side
+	targets map[identity.ID]Subject // the attributes that `connect` lines assume of the other sides
 	cases   []testCase
 }
 

@@ -13,8 +13,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the expected answers in testdata")
 
-// eachArchive runs f on every archive of testdata/dir and compares what it
-// returns with the archive's file "want".
+// eachArchive runs f on every archive of testdata/dir and compares the result with the
+// archive's file "want".
 func eachArchive(t *testing.T, dir string, f func(t *testing.T, files map[string][]byte) string) {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
@@ -74,7 +74,7 @@ func TestDefaultPolicyIsSound(t *testing.T) {
 	}
 }
 
-// TestDefaultPolicyExamples takes the comment signs off the examples: what a
+// TestDefaultPolicyExamples takes the comment signs off the examples: an example that a
 // beginner uncomments must work.
 func TestDefaultPolicyExamples(t *testing.T) {
 	var b strings.Builder

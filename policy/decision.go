@@ -69,7 +69,7 @@ func (r *rule) refusal() string {
 	return r.cite + ": " + r.reason
 }
 
-// Nearest returns the grant whose filter came closest to a refused question, or
+// Nearest returns the grant with the filter that came closest to a refused question, or
 // "" when the identity has no such grant at all.
 func (d Decision) Nearest() string {
 	if d.nearestRule != nil {
@@ -139,8 +139,8 @@ func (d Decision) exceeds(f *rightFilter) string {
 	return ""
 }
 
-// nearest returns the granted filter that runs along the question longest, and
-// likewise the longest of those that are not given.
+// nearest returns the granted filter that runs along the question longest, and likewise
+// the longest of the filters that are not given.
 func (d Decision) nearest() (given, refused *rightFilter) {
 	if d.x == nil {
 		return nil, nil

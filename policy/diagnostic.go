@@ -18,7 +18,7 @@ type Severity string
 // The severities.
 const (
 	SeverityError   Severity = "error"   // the files give no Set
-	SeverityWarning Severity = "warning" // legal, but hardly what was meant
+	SeverityWarning Severity = "warning" // legal, but hardly meant
 )
 
 // Diagnostic is one thing to change in a policy file.
@@ -55,7 +55,7 @@ func (d Diagnostic) String() string {
 	return b.String()
 }
 
-// Diagnostics is what reading policy files found, in order of place.
+// Diagnostics are the findings of reading policy files, in order of place.
 type Diagnostics []Diagnostic
 
 // HasErrors reports whether one of them is an error.
@@ -97,9 +97,9 @@ func (ds Diagnostics) In(dir string) Diagnostics {
 	return out
 }
 
-// maxDiagnostics bounds what a hostile or generated file can make us say, errors
-// and warnings apart: no number of warnings may hide an error, which would put
-// half a policy in force.
+// maxDiagnostics bounds the messages that a hostile or generated file can cause. Errors
+// and warnings are bounded apart: no number of warnings may hide an error, which would
+// put half a policy in force.
 const maxDiagnostics = 100
 
 // report collects diagnostics and knows the sources for their snippets.
@@ -134,7 +134,7 @@ func (r *report) add(severity Severity, at hcl.Range, summary, detail string) {
 	})
 }
 
-// addHCL takes over what the HCL parser or evaluator said.
+// addHCL adds the findings of the HCL parser or evaluator.
 func (r *report) addHCL(ds hcl.Diagnostics) {
 	for _, d := range ds {
 		at := hcl.Range{}
@@ -149,8 +149,7 @@ func (r *report) addHCL(ds hcl.Diagnostics) {
 	}
 }
 
-// sorted returns what was found in order of place. Errors without a place come
-// first.
+// sorted returns the findings in order of place. Errors without a place come first.
 func (r *report) sorted() Diagnostics {
 	slices.SortStableFunc(r.found, func(a, b Diagnostic) int {
 		if c := strings.Compare(a.File, b.File); c != 0 {
@@ -253,7 +252,7 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// suggest returns `; did you mean "x"?`, or the list of what is known.
+// suggest returns `; did you mean "x"?`, or the list of known words.
 func suggest(s string, known []string) string {
 	if c := closest(s, known); c != "" {
 		return fmt.Sprintf("; did you mean %q?", c)

@@ -6,12 +6,12 @@ import (
 	"testing"
 )
 
-// TestErrorsBehindWarnings has more warnings than are told. An error after them
-// still keeps the policy out of force, and what they stand before is still read.
+// TestErrorsBehindWarnings has more warnings than are told. An error after them still
+// keeps the policy out of force, and the text after them is still read.
 func TestErrorsBehindWarnings(t *testing.T) {
 	var warnings strings.Builder
 	for i := range maxDiagnostics + 10 {
-		fmt.Fprintf(&warnings, "group \"g%d\" { members = [\"device:.%d\"] }\n", i, i) // nobody can be named so
+		fmt.Fprintf(&warnings, "group \"g%d\" { members = [\"device:.%d\"] }\n", i, i) // no identity can have such a name
 	}
 	const grant = `
 grant "all" {

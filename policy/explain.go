@@ -22,18 +22,18 @@ type Explanation struct {
 	File     string   `json:"file,omitempty"`     // of that rule
 	Line     int      `json:"line,omitempty"`
 	Reason   string   `json:"reason"`
-	Limits   []Limit  `json:"limits,omitempty"`    // on what is allowed to be published
+	Limits   []Limit  `json:"limits,omitempty"`    // on the publishes that are allowed
 	Groups   []string `json:"groups"`              // of the subject
 	Nearest  []Near   `json:"nearest,omitempty"`   // the subject's grants that come close
-	NotGiven []Near   `json:"not_given,omitempty"` // grants that name the subject, but need what it lacks
-	Others   []Near   `json:"others,omitempty"`    // grants to others that would allow it
+	NotGiven []Near   `json:"not_given,omitempty"` // grants that name the subject, but need a value that it lacks
+	Others   []Near   `json:"others,omitempty"`    // grants to other identities that would allow it
 }
 
 // Near is a rule that bears on a question without having decided it.
 type Near struct {
 	Rule    string `json:"rule"`
 	Right   string `json:"right"`             // "publishes site/home/pump-7/#", "device:* tcp/22"
-	To      string `json:"to,omitempty"`      // whom the rule concerns
+	To      string `json:"to,omitempty"`      // the identities that the rule concerns
 	Why     string `json:"why,omitempty"`     // why it is not given
 	Overlap bool   `json:"overlap,omitempty"` // it overlaps the question
 	weight  int

@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 )
 
-// Bounds on what is parsed.
+// Bounds on the files.
 const (
 	maxBytes     = 32 << 20 // of all files together; about 100,000 grants
 	maxNesting   = 64       // brackets, braces and interpolations within each other
@@ -87,7 +87,7 @@ func Load(files map[string][]byte, trustDomain string) (*Set, Diagnostics) {
 	r.link()
 	found := r.sorted()
 	if found.HasErrors() {
-		// What is half read gives warnings that mean nothing.
+		// Warnings about a file that is half read mean nothing.
 		return nil, slices.DeleteFunc(found, func(d Diagnostic) bool { return d.Severity == SeverityWarning })
 	}
 	r.set.index()
@@ -95,7 +95,7 @@ func Load(files map[string][]byte, trustDomain string) (*Set, Diagnostics) {
 	return r.set, found
 }
 
-// reader turns files into a Set, collecting what is wrong with them.
+// reader turns files into a Set and collects the findings.
 type reader struct {
 	report
 	set     *Set
@@ -174,13 +174,13 @@ func (r *reader) parse(name string, src []byte) (body *hclsyntax.Body) {
 	return body
 }
 
-// bounded refuses a file whose nesting would make recursion over it deep.
+// bounded refuses a file with nesting that would make recursion over it deep.
 func (r *reader) bounded(name string, src []byte) bool {
 	tokens, _ := hclsyntax.LexConfig(src, name, hcl.InitialPos)
 	var open []hclsyntax.TokenType
 	operators := 0
 	for _, t := range tokens {
-		switch t.Type { //nolint:exhaustive // only what nests or chains matters
+		switch t.Type { //nolint:exhaustive // only nesting and chaining tokens matter
 		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen, hclsyntax.TokenTemplateInterp, hclsyntax.TokenOQuote, hclsyntax.TokenOHeredoc:
 			open = append(open, t.Type)
 		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack, hclsyntax.TokenCParen, hclsyntax.TokenTemplateSeqEnd, hclsyntax.TokenCQuote, hclsyntax.TokenCHeredoc:

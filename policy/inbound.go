@@ -26,7 +26,7 @@ type ruleCallers struct {
 	version uint64        // counts the changes of ids
 }
 
-// inboundPart is what all targets with the same inbound blocks share.
+// inboundPart is shared by all targets with the same inbound blocks.
 type inboundPart struct {
 	versions []uint64 // of the callers of each block's rule
 	part     slice.Part
@@ -145,7 +145,7 @@ func (x *Inbound) compile(blocks []inboundBlock) []slice.Rule {
 	var rules []slice.Rule
 	for _, b := range blocks {
 		r, ids := x.set.rules[b.rule], x.callers[b.rule].ids
-		if r.deny { // it is worth carrying for those only who are granted something
+		if r.deny { // worth carrying only for identities that are granted something
 			ids = slices.DeleteFunc(slices.Clone(ids), func(id identity.ID) bool { return !granted[id] })
 		}
 		if len(ids) > 0 {

@@ -11,15 +11,15 @@ import (
 // of the identity, not of the topics in the grant that sets them.
 type Limits struct {
 	PublishMessages Limit // PUBLISH packets per second
-	PublishBytes    Limit // of those packets, per second
+	PublishBytes    Limit // of PUBLISH packets, per second
 	Connections     Limit
 }
 
 // Limit is one ceiling. The zero value is none.
 type Limit struct {
-	Name string `json:"name"` // as in the files
+	Name string `json:"name"` // as the files spell it
 	N    int64  `json:"value"`
-	Rule string `json:"rule"` // that set it
+	Rule string `json:"rule"` // the rule that set it
 }
 
 // lower returns the lower of each ceiling of l, which may be nil, and o. Of equal
@@ -53,9 +53,9 @@ func (l Limits) List() []Limit {
 	return set
 }
 
-// Limits returns the ceilings of the session's identity: of each kind the lowest
-// that its grants set. A limit takes away, as a deny does, so it errs to the same
-// side: one whose condition cannot be decided counts.
+// Limits returns the ceilings of the session's identity: of each kind the lowest that
+// its grants set. A limit takes away, as a deny does, so it errs to the same side: a
+// limit with a condition that cannot be decided counts.
 func (x *Session) Limits() Limits {
 	if x.limits == nil {
 		return Limits{}
@@ -63,7 +63,7 @@ func (x *Session) Limits() Limits {
 	return *x.limits
 }
 
-// maxCount bounds what is counted, so that it is a number anywhere.
+// maxCount bounds every count, so that it is a number anywhere.
 const maxCount = 1_000_000_000
 
 func (r *reader) limits(u *rule, b *hclsyntax.Block) {

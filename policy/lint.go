@@ -7,7 +7,7 @@ import (
 	"github.com/hpmq/hpmq/policy/slice"
 )
 
-// lint warns of what is legal but hardly meant.
+// lint warns of rules that are legal but hardly meant.
 func (s *Set) lint(r *report) {
 	for _, g := range s.groups {
 		if !g.used {

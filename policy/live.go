@@ -19,7 +19,7 @@ type LiveOptions struct {
 	// they do not, and Run tries again. It must not call the Live. Nil records
 	// nothing.
 	Record func(files map[string][]byte) error
-	// OnChange is called after a new set is in force, by whoever brought it;
+	// OnChange is called after a new set is in force, in the goroutine that brought it;
 	// [Live.Set] returns it, or an even newer one. Nil is allowed.
 	OnChange func()
 	// OnReject is called by Run with the diagnostics of files that were not put
@@ -28,7 +28,7 @@ type LiveOptions struct {
 	OnReject func(Diagnostics)
 }
 
-// Live holds the policy in force. What is not sound never replaces it.
+// Live holds the policy in force. An unsound policy never replaces it.
 type Live struct {
 	options LiveOptions
 	set     atomic.Pointer[Set]
@@ -105,12 +105,12 @@ func (l *Live) Reload() (Diagnostics, error) {
 	return l.Apply(files)
 }
 
-// settle is how long the directory must be quiet before it is read: an editor
-// or a checkout makes many changes that mean one.
+// settle is how long the directory must be quiet before it is read: an editor or a
+// checkout makes one change in many steps.
 const settle = 100 * time.Millisecond
 
-// retry is how often a directory that went away is looked for, and the record of a
-// policy is tried again.
+// retry is the time between two looks for a directory that went away, and between two
+// attempts to record a policy.
 const retry = 2 * time.Second
 
 // Run applies the directory whenever it changes, until ctx is done. Without a
@@ -138,7 +138,7 @@ func (l *Live) Run(ctx context.Context) error {
 			return nil
 		case <-w.Events:
 			quiet.Reset(settle)
-		case <-w.Errors: //nolint:errcheck // whatever was lost, reading the directory makes up for it
+		case <-w.Errors: //nolint:errcheck // a lost event does not matter: reading the directory makes up for it
 			quiet.Reset(settle)
 		case <-quiet.C:
 			// A directory that was moved away takes its watch with it.

@@ -94,9 +94,9 @@ func parsePort(s string) (uint16, error) {
 	return uint16(n), err
 }
 
-// Connect decides a new flow from one identity to a port of another. protocol
-// is tcp or udp. It is judged where the target is, and nobody there knows of a
-// session of the caller: a condition on session.site is undecided.
+// Connect decides a new flow from one identity to a port of another. protocol is tcp or
+// udp. The target's node decides, and it does not know the caller's session: a
+// condition on session.site is undecided.
 func (s *Set) Connect(from, to Subject, protocol string, port uint16) Decision {
 	from.SessionSite = ""
 	caller, callerOK := s.member(from)

@@ -138,7 +138,7 @@ func sliceOf(t *testing.T, x *Inbound, target Subject) *slice.Slice {
 	return s
 }
 
-// TestInboundSaysWhatConnectSays is what an agent relies on.
+// An agent relies on the same answers from Inbound and Connect.
 func TestInboundSaysWhatConnectSays(t *testing.T) {
 	s := load(t, access)
 	everybody := []Subject{
@@ -182,8 +182,8 @@ func mustPart(t interface{ Fatal(args ...any) }, x *Inbound, target Subject) sli
 	return p
 }
 
-// An inbound that follows single changes says what one says that is made anew, and
-// tells when nothing has changed.
+// An inbound that follows single changes gives the answers of one that is made anew,
+// and tells when nothing has changed.
 func TestInboundFollowsChanges(t *testing.T) {
 	s := load(t, access)
 	names := []string{"user:tech@vendor.example", "user:old@vendor.example", "user:admin", "user:carol", "device:pump-7", "device:pump-9", "device:lamp", "node:hub", "service:vault"}

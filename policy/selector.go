@@ -11,8 +11,8 @@ import (
 	"github.com/hpmq/hpmq/identity"
 )
 
-// Subject is an identity as policy sees it: the name from its certificate and
-// what the directory says about it.
+// Subject is an identity as policy sees it: the name from its certificate and its entry
+// in the directory.
 type Subject struct {
 	ID          identity.ID
 	Labels      map[string]string
@@ -114,8 +114,8 @@ func (s *selector) match(name string, groups []int32) bool {
 
 func (s *selector) empty() bool { return len(s.patterns) == 0 && len(s.groups) == 0 }
 
-// includes reports whether everyone whom o selects is selected by s, as far as
-// that can be read off the lists.
+// includes reports whether s selects every identity that o selects, as far as the lists
+// tell.
 func (s *selector) includes(o *selector) bool {
 	for _, g := range o.groups {
 		if !slices.Contains(s.groups, g) && !slices.Contains(s.patterns, everyone) {

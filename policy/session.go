@@ -9,9 +9,9 @@ import (
 	"github.com/hpmq/hpmq/mqtt/topic"
 )
 
-// Session is what one identity may do with topics: the filters of its grants
-// and denies, expanded and indexed. It never changes and is safe for concurrent
-// use; take a new one when the [Set], the labels or the site change.
+// Session holds the rights of one identity to topics: the filters of its grants and
+// denies, expanded and indexed. It never changes and is safe for concurrent use; take a
+// new one when the [Set], the labels or the site change.
 type Session struct {
 	set    *Set
 	member member
@@ -102,7 +102,7 @@ func (x *Session) expand(t *template, deny bool) (filter, problem string) {
 	return filter, problem
 }
 
-// Subject returns whom the session was compiled for.
+// Subject returns the subject that the session was compiled for.
 func (x *Session) Subject() Subject { return x.member.Subject }
 
 // Publish decides a PUBLISH to name, which must be a valid topic name. With
@@ -111,7 +111,7 @@ func (x *Session) Publish(name string, qos byte, retained bool, size int) Decisi
 	return x.send(publish, name, qos, retained, size)
 }
 
-// Will decides a will: at CONNECT, and again when it fires. What may not be
+// Will decides a will: at CONNECT, and again when it fires. A message that may not be
 // published may not be left behind either.
 func (x *Session) Will(name string, qos byte, retained bool, size int) Decision {
 	d := x.send(will, name, qos, retained, size)
@@ -178,7 +178,7 @@ func (x *Session) Subscribe(filter string) Decision {
 }
 
 // Receive decides the delivery of a message on the topic name to a subscription of the
-// session. Only subscriptions whose [Decision.Filtered] was set need to ask.
+// session. Only subscriptions with [Decision.Filtered] set need to ask.
 func (x *Session) Receive(name string) Decision {
 	if x.member.ID.Kind == siteKind {
 		return x.siteReceive(name)
@@ -193,7 +193,7 @@ func (x *Session) Receive(name string) Decision {
 	return d
 }
 
-// FunctionRights is what policy gives a function besides its topics.
+// FunctionRights are the rights that policy gives a function besides its topics.
 type FunctionRights struct {
 	Capabilities []string      // sorted; granted and not denied
 	Memory       int64         // bytes; 0: the default
@@ -201,8 +201,8 @@ type FunctionRights struct {
 	Rules        []string      // that gave it
 }
 
-// Function returns the rights of a session whose identity is a function. Where
-// several grants give a bound, the widest counts.
+// Function returns the rights of a session of a function. Where several grants give a
+// bound, the widest counts.
 func (x *Session) Function() FunctionRights {
 	var f FunctionRights
 	var taken []string
@@ -236,8 +236,8 @@ type rightFilter struct {
 	maxSize int64
 }
 
-// each calls f with the filters of the rules that select the session's
-// identity, those that are not given among them. It serves explanations only.
+// each calls f with the filters of the rules that select the session's identity,
+// including filters that are not given. It serves explanations only.
 func (x *Session) each(f func(rightFilter)) {
 	if x.member.ID.IsZero() {
 		return

@@ -25,8 +25,8 @@ type Set struct {
 	bindings    []*Binding
 	tests       []*test
 
-	// Indexes, so that finding what concerns an identity does not walk the
-	// whole policy.
+	// Indexes, so that finding the rules for an identity does not walk the whole
+	// policy.
 	membersOf finder            // groups by name pattern
 	labelled  map[label][]int32 // groups without members, by one of their labels
 	named     finder            // rules by a pattern in `to`
@@ -79,13 +79,13 @@ var actionNames = [actions]string{"publish", "subscribe", "will", "retain", "rec
 
 func (a action) String() string { return actionNames[a] }
 
-// verb is what a rule with such a filter does: "… publishes site/#".
+// verb is the verb of a rule with such a filter: "… publishes site/#".
 func (a action) verb() string {
 	return [actions]string{"publishes", "subscribes", "sets wills on", "retains on", "receives"}[a]
 }
 
-// functionBlock is what a grant gives to, or a deny takes from, a function
-// besides its topics.
+// functionBlock is the part of a rule that gives a function rights besides its topics,
+// or takes them away.
 type functionBlock struct {
 	capabilities []string
 	memory       int64
@@ -93,7 +93,7 @@ type functionBlock struct {
 	onError      string
 }
 
-// TrustDomain returns the trust domain whose identities the set knows.
+// TrustDomain returns the trust domain of the identities that the set knows.
 func (s *Set) TrustDomain() string { return s.trustDomain }
 
 // Files returns the files that the set was compiled from, by name. Their
@@ -106,8 +106,8 @@ func (s *Set) Hash() [32]byte { return s.hash }
 // Len returns the number of grants, denies and bindings.
 func (s *Set) Len() int { return len(s.rules) + len(s.bindings) }
 
-// HashFiles returns what [Set.Hash] returns for a set compiled from files: a
-// digest of their names and contents.
+// HashFiles returns the [Set.Hash] of a set compiled from files: a digest of their
+// names and contents.
 func HashFiles(files map[string][]byte) [32]byte {
 	h := sha256.New()
 	var size [8]byte
@@ -148,15 +148,15 @@ func (s *Set) index() {
 	}
 }
 
-// member is a subject with what every question needs to know about it.
+// member is a subject with the facts that every question needs about it.
 type member struct {
 	Subject
 	name   string  // kind:name
 	groups []int32 // ascending
 }
 
-// member resolves the groups of sub. A subject of another trust domain is
-// nobody here: ok is false.
+// member resolves the groups of sub. A subject of another trust domain is unknown here:
+// ok is false.
 func (s *Set) member(sub Subject) (m member, ok bool) {
 	m = member{Subject: sub, name: sub.ID.Short()}
 	if sub.ID.IsZero() || s.trustDomain != "" && sub.ID.TrustDomain != s.trustDomain {
@@ -171,8 +171,8 @@ func (s *Set) member(sub Subject) (m member, ok bool) {
 	return m, true
 }
 
-// rulesFor returns, ascending, the rules whose `to` selects m and whose
-// `except` does not. Conditions are not looked at.
+// rulesFor returns, ascending, the rules that select m by `to` and not by `except`. It
+// does not look at conditions.
 func (s *Set) rulesFor(m *member) []int32 {
 	ids := s.named.appendTo(make([]int32, 0, 16), m.name)
 	for _, g := range m.groups {
@@ -185,9 +185,8 @@ func (s *Set) rulesFor(m *member) []int32 {
 	return sortedUnique(ids)
 }
 
-// applies reports whether the rule's condition lets it apply to m; problem says
-// why it could not be decided. What cannot be decided is not granted, but is
-// denied.
+// applies reports whether the rule's condition lets it apply to m; problem says why it
+// could not be decided. An undecided grant does not apply, an undecided deny does.
 func (r *rule) applies(m *member) (ok bool, problem string) {
 	if r.when == nil {
 		return true, ""

@@ -72,8 +72,7 @@ func (r ref) lookup(sub *Subject) string {
 	return ""
 }
 
-// sample returns the template with a plain word for each reference: what its
-// shape is checked by.
+// sample returns the template with a plain word for each reference, to check its shape.
 func (t *template) sample(word string) string {
 	var b strings.Builder
 	for _, p := range t.parts {
@@ -107,8 +106,8 @@ func (t *template) expand(sub *Subject) (filter, problem string) {
 	return string(b), ""
 }
 
-// widen returns the filter for sub with + for each level whose value is missing
-// or unusable: what a deny means when it cannot know.
+// widen returns the filter for sub with + for each level with a missing or unusable
+// value: the filter of a deny errs to this side.
 func (t *template) widen(sub *Subject) string {
 	const missing = "\x00" // never in a filter
 	var b strings.Builder
@@ -130,8 +129,8 @@ func (t *template) widen(sub *Subject) string {
 	return strings.Join(levels, "/")
 }
 
-// unusable says why v may not stand in a filter, or "". A value must stay one
-// literal level, whoever chose it.
+// unusable says why v may not stand in a filter, or "". A value must stay one literal
+// level, wherever it comes from.
 func unusable(v string) string {
 	if v == "" {
 		return "has no value"

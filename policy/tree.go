@@ -5,7 +5,7 @@ import "github.com/hpmq/hpmq/mqtt/topic"
 // tree holds the filters of rules and finds the rules that answer a question.
 type tree struct{ filters topic.Filters[leaf] }
 
-// leaf is what a rule says about one filter.
+// leaf is the effect of a rule on one filter.
 type leaf struct {
 	share   string // group of a $share filter, + for any; "" for an ordinary filter
 	maxSize int64  // 0: no bound
@@ -13,8 +13,8 @@ type leaf struct {
 	maxQoS  byte
 }
 
-// asked is what a question brings besides its topic or filter. The zero value
-// asks with QoS 0, size 0, for an ordinary subscription.
+// asked is the rest of a question, besides its topic or filter. The zero value asks
+// with QoS 0, size 0, for an ordinary subscription.
 type asked struct {
 	qos   byte
 	size  int
