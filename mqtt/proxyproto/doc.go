@@ -1,6 +1,6 @@
-// Package proxyproto reads the header that a proxy puts in front of a
-// connection to say whose it is: version 2 of the PROXY protocol.
+// Package proxyproto reads the header that a proxy puts in front of a connection to
+// name the client's address: version 2 of the PROXY protocol.
 //
-// It decides what a header means and whether it is one. Which proxies are
-// believed, and what the address is used for, is for others to say.
+// It decides whether bytes are a header, and the meaning of one. The caller decides
+// which proxies are believed and what the address is used for.
 package proxyproto

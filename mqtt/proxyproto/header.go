@@ -11,8 +11,8 @@ import (
 const (
 	signature = "\r\n\r\n\x00\r\nQUIT\n"
 	fixedLen  = len(signature) + 4
-	// maxLen bounds what follows the fixed part. The addresses take 36 bytes at
-	// most; the rest is extensions, which nobody here reads.
+	// maxLen bounds the part after the fixed one. The addresses take 36 bytes at most;
+	// the rest is extensions, which are not read.
 	maxLen = 4096
 )
 
@@ -29,10 +29,9 @@ const (
 // ErrMalformed is the error of bytes that are no header of version 2.
 var ErrMalformed = errors.New("malformed PROXY header")
 
-// Read takes exactly a header from r. It returns the address of the client that
-// the proxy speaks for, or the zero AddrPort when the proxy speaks for itself, as
-// in a health check, or does not say for whom. An error other than of r is
-// [ErrMalformed].
+// Read takes exactly a header from r. It returns the address of the client that the
+// proxy speaks for. The zero AddrPort means that the proxy speaks for itself, as in a
+// health check, or names no address. An error that is not of r is [ErrMalformed].
 func Read(r io.Reader) (netip.AddrPort, error) {
 	var fixed [fixedLen]byte
 	if _, err := io.ReadFull(r, fixed[:]); err != nil {
@@ -52,8 +51,8 @@ func Read(r io.Reader) (netip.AddrPort, error) {
 	return parse(fixed[len(signature)], fixed[len(signature)+1], body)
 }
 
-// parse reads what follows the signature: version and command, family and
-// protocol, addresses and extensions.
+// parse reads the part after the signature: version and command, family and protocol,
+// addresses and extensions.
 func parse(what, family byte, body []byte) (netip.AddrPort, error) {
 	switch {
 	case what>>4 != version:

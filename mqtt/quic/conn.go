@@ -17,18 +17,19 @@ import (
 // owner to close after the listener.
 const linger = time.Second
 
-// maxAhead bounds what TryWrite queues. quic-go would keep as much as the client's
-// window allows, which the client chooses, and does not tell what it has sent; but
-// a Write returns only when all before it was.
+// maxAhead bounds the bytes that TryWrite queues. quic-go would keep as many as the
+// client's window allows, and the client chooses its window. quic-go does not tell
+// which bytes it has sent either; but a Write returns only after all earlier bytes were
+// sent.
 const maxAhead = 32 << 10
 
-// conn is a client's one stream and the connection below it. It belongs to two:
-// to whoever accepted it, and to the goroutine in attend, which ends it.
+// conn is a client's one stream and the connection below it. It has two owners: the
+// goroutine that uses the stream, and attend, which ends the connection.
 type conn struct {
 	qc *quicgo.Conn
 	qs *quicgo.Stream
 
-	ahead int // bytes that TryWrite queued since the last Write; of whoever writes
+	ahead int // bytes that TryWrite queued since the last Write; of the writing goroutine
 
 	writing sync.Mutex // held by Write
 	closing sync.Once
@@ -40,9 +41,9 @@ func newConn(qc *quicgo.Conn, qs *quicgo.Stream) *conn {
 	return &conn{qc: qc, qs: qs, closed: make(chan struct{})}
 }
 
-// attend waits for Close and ends the connection: at once it would take back
-// what the client has not received, and QUIC does not tell when it has. A client
-// usually ends the connection itself when the stream is over.
+// attend waits for Close and then ends the connection, but not at once. Ending it drops
+// sent data that the client has not received yet, and QUIC does not tell when it has. A
+// client usually ends the connection itself when the stream is over.
 func (c *conn) attend(ctx context.Context) {
 	select {
 	case <-c.closed:
@@ -90,9 +91,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	return n, c.explain("write", err)
 }
 
-// TryWrite queues all of p for the connection's own goroutine to send, or nothing
-// if the client's window or the bytes that wait leave no room for it. Nobody may
-// call it during a Write.
+// TryWrite queues all of p for the connection's own goroutine to send, or nothing if
+// the client's window or the bytes that wait leave no room for it. It must not be
+// called during a Write.
 func (c *conn) TryWrite(p []byte) (done bool, err error) {
 	if c.ahead+len(p) > maxAhead {
 		return false, nil
@@ -128,9 +129,9 @@ func (c *conn) explain(op string, err error) error {
 	return &net.OpError{Op: op, Net: "quic", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
-// Close implements [net.Conn]. It does not wait: the client has a moment to
-// receive what was written, then the connection ends with code 0. A Write that
-// is under way is cut off.
+// Close implements [net.Conn]. It does not wait: the client has a moment to receive the
+// written data, then the connection ends with code 0. A Write that is under way is cut
+// off.
 func (c *conn) Close() error {
 	err := net.ErrClosed
 	c.closing.Do(func() {
@@ -156,7 +157,7 @@ func (c *conn) LocalAddr() net.Addr { return c.qc.LocalAddr() }
 // RemoteAddr returns the UDP address that the client has at the moment.
 func (c *conn) RemoteAddr() net.Addr { return c.qc.RemoteAddr() }
 
-// ConnectionState tells what the handshake established.
+// ConnectionState returns the result of the TLS handshake.
 func (c *conn) ConnectionState() tls.ConnectionState { return c.qc.ConnectionState().TLS }
 
 // SetDeadline implements [net.Conn].

@@ -37,7 +37,7 @@ func (c *clientConn) LocalAddr() net.Addr { return c.qc.LocalAddr() }
 // RemoteAddr returns the broker's address.
 func (c *clientConn) RemoteAddr() net.Addr { return c.qc.RemoteAddr() }
 
-// Close ends the connection. What the broker has not received yet may be lost.
+// Close ends the connection. Data that the broker has not received yet may be lost.
 func (c *clientConn) Close() error {
 	return errors.Join(c.Stream.Close(), c.qc.CloseWithError(codeClosed, ""))
 }

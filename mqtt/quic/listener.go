@@ -28,7 +28,8 @@ const (
 	codeALPN   quicgo.ApplicationErrorCode = 2
 )
 
-// window bounds what a client can make us keep, out of order or unread.
+// window bounds the bytes that a client can make the listener keep, out of order or
+// unread.
 const (
 	firstWindow = 128 << 10
 	window      = 1 << 20
@@ -42,9 +43,9 @@ type Options struct {
 	// to open its stream by writing to it. Zero means 10 s.
 	StreamTimeout time.Duration
 
-	// IdleTimeout ends a connection whose client does not even acknowledge. A
-	// third of it is the period of our keep-alive packets: quiet clients stay,
-	// and so does the mapping of a NAT on the way. Zero means 60 s.
+	// IdleTimeout ends the connection of a client that does not even acknowledge. A
+	// third of it is the period of our keep-alive packets: quiet clients stay, and so
+	// does the mapping of a NAT on the way. Zero means 60 s.
 	IdleTimeout time.Duration
 
 	// Waiting bounds the connections that began a handshake and were not yet
@@ -53,8 +54,8 @@ type Options struct {
 	Waiting int
 
 	// Admits reports whether a client that proved its address may go on to the
-	// handshake. Who did not prove one is not asked about: it may be another's.
-	// Nil admits all.
+	// handshake. It is not asked about an unproven address, which may belong to another
+	// client. Nil admits all.
 	Admits func(remote net.Addr) bool
 }
 
@@ -92,7 +93,7 @@ type Listener struct {
 	transport *quicgo.Transport
 	inner     *quicgo.Listener
 
-	conns   chan *conn      // never closed; whoever sends gives up with stopped
+	conns   chan *conn      // never closed; a sender gives up with stopped
 	stopped <-chan struct{} // closed when Accept shall return err
 	stop    func()
 	work    sync.WaitGroup // run and every connection
@@ -116,7 +117,7 @@ func Listen(addr string, tlsConf *tls.Config, opts Options) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A listener's life ends by Close, as those of package net do.
+	// A listener's life ends by Close, as in package net.
 	ctx, stop := context.WithCancel(context.Background()) //nolint:forbidigo // see above
 	l := &Listener{opts: opts, conns: make(chan *conn), stopped: ctx.Done(), stop: stop}
 	l.close = sync.OnceValue(l.shut)
@@ -132,7 +133,7 @@ func Listen(addr string, tlsConf *tls.Config, opts Options) (*Listener, error) {
 	return l, nil
 }
 
-// Accept waits for the next client whose stream is open.
+// Accept waits for the next client with an open stream.
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
@@ -145,9 +146,9 @@ func (l *Listener) Accept() (net.Conn, error) {
 // Addr returns the UDP address that the listener has.
 func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
 
-// Close ends Accept and gives back the port. Connections share it: those that
-// were handed out get a moment to be closed by their owners, and are closed
-// then. When Close returns nothing of the listener is left.
+// Close ends Accept and gives back the port. The connections share the port: accepted
+// ones get a moment to be closed by their owners, and are closed then. When Close
+// returns nothing of the listener is left.
 func (l *Listener) Close() error { return l.close() }
 
 func (l *Listener) shut() error {
@@ -168,7 +169,7 @@ func (l *Listener) end(err error) {
 // run sees each connection through in its own goroutine.
 func (l *Listener) run(ctx context.Context) {
 	for {
-		// Not with ctx: what is queued in there must be taken out and closed.
+		// Not with ctx: the queued connections must be taken out and closed.
 		qc, err := l.inner.Accept(context.WithoutCancel(ctx))
 		if err != nil {
 			l.end(err)

@@ -48,7 +48,7 @@ func TestEcho(t *testing.T) {
 	_ = qc.CloseWithError(0, "")
 }
 
-// What was written before Close arrives, then the connection ends with code 0,
+// Data that was written before Close arrives, then the connection ends with code 0,
 // whether the client ends it or not.
 func TestCloseDelivers(t *testing.T) {
 	qc, qs, nc := connect(t, start(t, Options{}))
@@ -118,7 +118,7 @@ func TestDeadlines(t *testing.T) {
 	if err := nc.SetWriteDeadline(soon()); err != nil {
 		t.Fatal(err)
 	}
-	_, err = nc.Write(make([]byte, 64<<20)) // nobody reads it
+	_, err = nc.Write(make([]byte, 64<<20)) // the client does not read it
 	check("Write", err)
 	// They break nothing.
 	if err := nc.SetDeadline(time.Time{}); err != nil {
@@ -305,8 +305,8 @@ func TestALPN(t *testing.T) {
 	}
 }
 
-// Silent clients fill the places; nobody else gets in until they are gone, and
-// no accepted connection is disturbed.
+// Silent clients fill the places. No other client gets in until they are gone, and no
+// accepted connection is disturbed.
 func TestCrowd(t *testing.T) {
 	l := start(t, Options{Waiting: 3})
 	_, qs, nc := connect(t, l)
@@ -337,7 +337,7 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
-// Of those who have to prove their address, some are not admitted.
+// Of the clients that have to prove their address, some are not admitted.
 func TestAdmits(t *testing.T) {
 	asked := make(chan net.Addr, 10)
 	l := start(t, Options{Waiting: 8, Admits: func(remote net.Addr) bool {
@@ -484,7 +484,7 @@ func TestPassingErrors(t *testing.T) {
 	}
 }
 
-// What Dial returns is the client's end of what Accept returns.
+// Dial returns the client's end of the connection that Accept returns.
 func TestDial(t *testing.T) {
 	l := start(t, Options{})
 	conf := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{certificate(t)}}

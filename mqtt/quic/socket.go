@@ -6,10 +6,11 @@ import (
 	"syscall"
 )
 
-// socket is the UDP port. An interface or a route that is away for some seconds
-// would end every connection that sends meanwhile, for quic-go takes an error as
-// the end: here it makes a lost packet. The embedded type's other methods let
-// quic-go use what the kernel offers, such as segmentation offload.
+// socket is the UDP port. quic-go takes an error of the socket as the end of a
+// connection. So an interface or a route that is away for some seconds would end every
+// connection that sends meanwhile. Here such an error is a lost packet. The embedded
+// type's other methods let quic-go use the kernel's features, such as segmentation
+// offload.
 type socket struct{ *net.UDPConn }
 
 // WriteMsgUDP implements quic-go's OOBCapablePacketConn.

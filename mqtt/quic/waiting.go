@@ -14,7 +14,7 @@ var (
 	errUnwelcome = errors.New("not admitted")
 )
 
-// departKey finds, in a connection's context, what gives its place back.
+// departKey finds, in a connection's context, the function that gives its place back.
 type departKey struct{}
 
 // arrive takes a place among the waiting for a new connection, which ends with

@@ -19,8 +19,8 @@ const (
 	// closeGrace is how long Close may wait for room for the close frame. After
 	// WriteThrough it does not wait.
 	closeGrace = 100 * time.Millisecond
-	// linger is how long a peer that broke the protocol may take to read why: a
-	// socket that is closed with data unread takes back what was sent.
+	// linger is the time that a peer which broke the protocol has to read the reason. A
+	// socket that is closed with data unread takes back the data that was sent.
 	linger = time.Second
 )
 
@@ -40,7 +40,7 @@ type conn struct {
 
 	reading sync.Mutex // held by Read, guards message and broken
 	message io.Reader  // the message under way; nil between messages
-	broken  error      // what every further Read returns
+	broken  error      // every later Read returns it
 
 	ending sync.Mutex // guards closed and the socket's deadlines
 	closed bool
@@ -67,8 +67,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	return 0, c.broken
 }
 
-// read returns a piece of a message. What comes with an error is not valid: its
-// mask is still on.
+// read returns a piece of a message. The bytes that come with an error are not valid:
+// their mask is still on.
 func (c *conn) read(p []byte) (int, error) {
 	if c.message == nil {
 		kind, message, err := c.ws.Reader(c.endless)
@@ -176,8 +176,8 @@ func (c *conn) end(status websocket.StatusCode, reason string, patience time.Dur
 	if !again || patience == 0 {
 		c.closed = true
 		now := time.Now()
-		// They end what goes on in other goroutines, too. That they cannot be set
-		// means that the socket is closed.
+		// The deadlines also end reads and writes in other goroutines. If they cannot
+		// be set, the socket is closed.
 		_ = c.socket.SetReadDeadline(now.Add(patience))
 		_ = c.socket.SetWriteDeadline(now.Add(closeGrace))
 	}
@@ -199,8 +199,8 @@ func (c *conn) LocalAddr() net.Addr { return c.socket.LocalAddr() }
 // RemoteAddr returns the client's end of the TCP connection.
 func (c *conn) RemoteAddr() net.Addr { return c.socket.RemoteAddr() }
 
-// ConnectionState tells what TLS below the WebSocket established; it is zero
-// without TLS.
+// ConnectionState returns the result of the TLS handshake below the WebSocket; it is
+// zero without TLS.
 func (c *conn) ConnectionState() tls.ConnectionState {
 	if c.tls == nil {
 		return tls.ConnectionState{}
@@ -217,7 +217,7 @@ func (c *conn) SetReadDeadline(t time.Time) error { return c.set(c.socket.SetRea
 // SetWriteDeadline implements [net.Conn].
 func (c *conn) SetWriteDeadline(t time.Time) error { return c.set(c.socket.SetWriteDeadline, t) }
 
-// set sets a deadline unless those of Close are in force.
+// set sets a deadline unless the deadlines of Close are in force.
 func (c *conn) set(deadline func(time.Time) error, t time.Time) error {
 	c.ending.Lock()
 	defer c.ending.Unlock()

@@ -18,7 +18,7 @@ import (
 const (
 	// Path is where clients find the broker.
 	Path = "/mqtt"
-	// Subprotocol is what a client must offer [MQTT-6.0.0-3].
+	// Subprotocol is the WebSocket subprotocol that a client must offer [MQTT-6.0.0-3].
 	Subprotocol = "mqtt"
 	// oldSubprotocol is MQTT 3.1's, which the broker does not speak.
 	oldSubprotocol = "mqttv3.1"
@@ -30,13 +30,13 @@ const largestPacket = 5 + 268_435_455
 // Options configures a [Listener]. Zero values are usable unless a comment says
 // otherwise.
 type Options struct {
-	Addr net.Addr           // what Listener.Addr returns: where the HTTP server listens
+	Addr net.Addr           // the result of Listener.Addr: where the HTTP server listens
 	Log  logrus.FieldLogger // refused handshakes; nil discards them
 
-	// Origins are the web origins, such as https://console.example.org, whose
-	// pages may connect beside those of the host that they connect to (without
-	// TLS: if that is localhost or an address). Clients that are not browsers send
-	// no Origin and are not asked.
+	// Origins are the web origins, such as https://console.example.org, with pages that
+	// may connect. Pages of the host that they connect to may connect too (without TLS:
+	// if that is localhost or an address). Clients that are not browsers send no Origin
+	// and are not asked.
 	Origins []string
 
 	// MessageSize bounds one WebSocket message, in bytes. It costs no memory,
@@ -59,9 +59,8 @@ type Listener struct {
 
 	// places holds a token per connection that is being upgraded or waits.
 	places chan struct{}
-	// waiting has room for whoever holds a place, so sending to it never blocks;
-	// it is drained by Accept and, once closed is closed, by Close and whoever
-	// sends.
+	// waiting has room for every holder of a place, so sending to it never blocks. It
+	// is drained by Accept and, once closed is closed, by Close and the senders.
 	waiting chan *conn
 	closed  chan struct{}
 	once    sync.Once
@@ -110,8 +109,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	return nil, &net.OpError{Op: "accept", Net: network, Addr: l.opts.Addr, Err: net.ErrClosed}
 }
 
-// Close ends Accept and closes the connections that nobody accepted. Those that
-// were accepted stay.
+// Close ends Accept and closes the connections that were not accepted. The accepted
+// ones stay.
 func (l *Listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	l.drain()

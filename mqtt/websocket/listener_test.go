@@ -95,7 +95,7 @@ func TestOriginUnderTLS(t *testing.T) {
 	host := strings.TrimPrefix(s.http.URL, "https://")
 	s.dial(t, "Origin", "https://"+host)
 	s.accept(t)
-	// Somebody on the network can make a page of our host's name without TLS.
+	// An attacker on the network can make a page of our host's name without TLS.
 	ws, answer, err := websocket.Dial(timeout(t), s.url(), &websocket.DialOptions{
 		HTTPClient: s.http.Client(), Subprotocols: []string{Subprotocol}, HTTPHeader: http.Header{"Origin": {"http://" + host}},
 	})

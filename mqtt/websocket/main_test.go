@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// limit is how long a test waits for what should take milliseconds.
+// limit is how long a test waits for events that should take milliseconds.
 const limit = 10 * time.Second
 
 func timeout(t testing.TB) context.Context {

@@ -29,7 +29,8 @@ func (l *Listener) mayConnect(r *http.Request) bool {
 		return false
 	}
 	if r.TLS != nil {
-		// A page that came without TLS may be anybody's, whatever its host says.
+		// An attacker on the way can forge a page that came without TLS, under any
+		// host.
 		return u.Scheme == "https"
 	}
 	// Without TLS here a name proves nothing: a foreign page can have its own name

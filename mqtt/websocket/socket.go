@@ -41,7 +41,7 @@ func newSocket(nc net.Conn) *socket {
 	return s
 }
 
-// write is the wire's until somebody knows how not to block.
+// write is the wire's try until WriteThrough brings one that does not block.
 func (s *socket) write(b []byte) (done bool, err error) {
 	if _, err := s.Conn.Write(b); err != nil {
 		s.stuck.Store(true)

@@ -6,29 +6,29 @@ import (
 	"sync"
 )
 
-// wire writes frames to the connection below, each as a whole. Data frames come
-// from whoever delivers to the client, control frames from the library, which
-// writes them where it reads and in Close.
+// wire writes frames to the connection below, each as a whole. Data frames come from
+// the goroutine that delivers to the client. Control frames come from the library,
+// which writes them where it reads and in Close.
 //
-// Whoever finds that not all of a frame went has to call wait. Nobody else waits
-// for the client: what is written meanwhile is queued for that one.
+// A writer whose frame did not go as a whole has to call wait. No other writer waits
+// for the client: its frames are queued for the one that does.
 type wire struct {
 	mu       sync.Mutex                            // guards all below
-	try      func(b []byte) (done bool, err error) // writes what goes, and keeps the rest of b
+	try      func(b []byte) (done bool, err error) // writes as much as goes, and keeps the rest of b
 	drain    func() error                          // blocks until that rest is written; called without mu
 	rested   sync.Cond                             // of mu: draining ended
-	queue    [kinds][]byte                         // what try has not seen, in this order
-	copied   *[wholeFrame]byte                     // what holds the body, if it was copied
+	queue    [kinds][]byte                         // frames that try has not seen, in this order
+	copied   *[wholeFrame]byte                     // holds the body, if it was copied
 	busy     bool                                  // try kept a rest
 	draining bool
-	ending   bool  // control frames wait for nobody
+	ending   bool  // control does not wait
 	over     bool  // the close frame is the last one
 	err      error // of try or drain: nothing more can be written
 }
 
-// What the queue has room for: one data frame, since its writer waits for it, the
-// latest pong, since it may stand for those before [RFC 6455 §5.5.3], and the
-// close frame.
+// The queue has room for one data frame, since its writer waits for it, for the latest
+// pong, since it may stand for the earlier ones [RFC 6455 §5.5.3], and for the close
+// frame.
 const (
 	head = iota
 	body
@@ -102,7 +102,7 @@ func (w *wire) control(frame []byte) error {
 	return err
 }
 
-// advance writes what is queued until something is stuck. The caller holds mu.
+// advance writes the queue until a frame is stuck. The caller holds mu.
 func (w *wire) advance() (done bool, err error) {
 	for i := range w.queue {
 		b := w.queue[i]
@@ -141,14 +141,15 @@ func (w *wire) wait() error {
 	}
 }
 
-// through has all that follows written by others.
+// through gives wire the functions that write all later frames.
 func (w *wire) through(try func([]byte) (bool, error), drain func() error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.try, w.drain = try, drain
 }
 
-// end makes control wait for nobody any more. It reports whether somebody does.
+// end makes control return without waiting from now on. It reports whether a frame is
+// stuck.
 func (w *wire) end() (stuck bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -37,7 +37,7 @@ func (p *pipe) try(b []byte) (bool, error) {
 	return p.take(), p.err
 }
 
-// take takes what there is room for. The caller holds mu.
+// take takes as many bytes as there is room for. The caller holds mu.
 func (p *pipe) take() bool {
 	n := min(p.room, len(p.rest))
 	p.taken = append(p.taken, p.rest[:n]...)
@@ -80,8 +80,8 @@ func frameOf(payload string) string {
 	return string(appendHeader(nil, len(payload))) + payload
 }
 
-// What is written while a data frame is stuck follows it, wherever the socket
-// stopped taking: the latest pong and then the close frame, behind which no data
+// Control frames that are written while a data frame is stuck follow it, wherever the
+// socket stopped taking: the latest pong and then the close frame, behind which no data
 // comes.
 func TestControlFramesFollowStuckData(t *testing.T) {
 	for _, size := range []int{1, 125, 126, 1000, wholeFrame, 70_000} {
@@ -131,7 +131,7 @@ func TestDataFollowStuckPong(t *testing.T) {
 	})
 }
 
-// Once the connection ends, its last frame waits for nobody.
+// Once the connection ends, its last frame is not waited for.
 func TestLastFrameWaitsForNobody(t *testing.T) {
 	p, w := newPipe(1)
 	if w.end() {
