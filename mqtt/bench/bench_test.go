@@ -72,8 +72,7 @@ func short(l Load) Load {
 	return l
 }
 
-// Every scenario comes through faultlessly, whoever drives the sockets and
-// whatever the version.
+// Every scenario comes through faultlessly, with each loop and in each version.
 func TestLoads(t *testing.T) {
 	addr := broker(t)
 	for _, l := range Loads() {
@@ -110,7 +109,7 @@ func TestLoads(t *testing.T) {
 func TestFaults(t *testing.T) {
 	clone := func(m []byte) []byte { return append([]byte(nil), m...) }
 	for name, tt := range map[string]struct {
-		spoil func(n int, m []byte) [][]byte // what becomes of the n-th message
+		spoil func(n int, m []byte) [][]byte // the fate of the n-th message
 		found func(*Result) uint64
 	}{
 		"drops": {
@@ -166,8 +165,8 @@ func TestFaults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Of ten messages nine come, at least; what a busy machine did not bring
-			// in time counts as lost, whatever the fault.
+			// Of ten messages nine come, at least. A message that a busy machine did
+			// not bring in time counts as lost, with every kind of fault.
 			came := r.Delivered + r.Corrupt
 			if n := tt.found(r); r.Faultless() || n < came/10-min(came/10, 2) || name != "drops" && n > came/9+1 {
 				t.Errorf("found %d with %d delivered: %+v", n, came, r)

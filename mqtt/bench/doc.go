@@ -2,23 +2,23 @@
 // delivery.
 //
 // It is neutral: it speaks MQTT 3.1.1 or 5 through connections that it is given
-// and knows no broker. It decides how a load is driven and what counts as lost,
-// duplicated or out of order; it knows no URL, no certificate and no table.
+// and knows no broker. It decides how a load is driven and which messages count as
+// lost, duplicated or out of order. It knows no URL, no certificate and no table.
 //
 // # What is measured
 //
 // The figure to compare between brokers is the processor time that the broker
 // spends on one delivered message, user and system, all threads
-// ([Result.BrokerMicros]): messages per second depend on what else the machine
-// does, and on the generator.
+// ([Result.BrokerMicros]). Messages per second depend on the generator, too, and on
+// other work of the machine.
 //
 // A load is as fast as flow control lets it be, whatever the QoS: [Load.Window]
-// messages may be on their way to a subscriber, shared by those who publish to
-// it, and QoS 1 and 2 keep to [Load.Inflight] and to the broker's Receive Maximum
-// as well. Publishing goes on when half of that is free, so that a fast generator
-// does not force the broker into one message per system call; [Load.Batch] = 1
-// asks for exactly that. A broker that drops is thereby seen as losing, not as
-// fast: what has not come after [Load.Patience] is given up, and counted.
+// messages may be on their way to a subscriber, shared by its publishers. QoS 1 and 2
+// keep to [Load.Inflight] and to the broker's Receive Maximum as well. Publishing goes
+// on when half of that is free, so that a fast generator does not force the broker
+// into one message per system call; [Load.Batch] = 1 asks for exactly that. A broker
+// that drops messages is thereby seen as losing, not as fast: a message that has not
+// come after [Load.Patience] is given up, and counted.
 //
 // With [Load.Rate], delays count from the time a message was due, not from when
 // it was written, so that a stall is not hidden by the load that it held back.

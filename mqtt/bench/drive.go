@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// sample is what has been counted at one instant.
+// sample holds the counts at one instant.
 type sample struct {
 	at        int64
 	broker    usage
@@ -91,7 +91,7 @@ func (r *run) until(ctx context.Context, end int64) error {
 	}
 }
 
-// publish sends what may go out now, and returns how long to wait at most.
+// publish sends the messages that may go out now, and returns how long to wait at most.
 func (r *run) publish(now, wait int64) (int64, error) {
 	interval := int64(0)
 	if r.load.Rate > 0 {
@@ -125,7 +125,7 @@ func (r *run) turn(ctx context.Context, wait time.Duration) error {
 	return ctx.Err()
 }
 
-// forgive gives up what has not come, so that the load goes on.
+// forgive gives up the missing messages, so that the load goes on.
 func (r *run) forgive() {
 	for _, p := range r.publishers {
 		p.forgiven += p.outstanding()

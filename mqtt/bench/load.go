@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Load is one scenario: who publishes what to whom, how, and for how long.
-// Kind says which of the fields count.
+// Load is one scenario: the publishers and subscribers, their topics and messages, and
+// the times. Kind decides which of the fields count.
 type Load struct {
 	Name  string // one word, such as "pairs-q1"
 	Title string // for people
@@ -33,12 +33,12 @@ type Load struct {
 	Connections int
 	Concurrency int // connections opened at a time
 
-	Warmup   time.Duration // before what is measured
+	Warmup   time.Duration // before the measurement begins
 	Duration time.Duration // measured, and on until the first delivery; Idle: how long the connections are held
 	Patience time.Duration // without a delivery, before missing ones are given up
 }
 
-// Kind is what a [Load] does.
+// Kind is the job of a [Load].
 type Kind int
 
 // The kinds of load.
@@ -97,7 +97,7 @@ func Loads() []Load {
 	}
 }
 
-// Check reports what is wrong with l.
+// Check returns an error if l is not a valid load.
 func (l *Load) Check() error {
 	for _, bound := range []struct {
 		what         string

@@ -7,18 +7,19 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// loop moves the bytes of a load's connections. Handlers run one at a time, and
-// only while a turn is under way, so that what they share needs no lock.
+// loop moves the bytes of a load's connections. Handlers run one at a time, and only
+// while a turn is under way, so that the state they share needs no lock.
 type loop interface {
 	// add takes over a connection after its handshake. handle is called for each
 	// packet, with a body that is valid until it returns.
 	add(l *link, handle handler) (*conn, error)
-	// turn sends what was appended to the connections since the last one, waits at
-	// most wait for something to happen, and handles it. Its error ends the load.
+	// turn sends the bytes that were appended to the connections since the last turn,
+	// waits at most wait for something to happen, and handles it. Its error ends the
+	// load.
 	turn(wait time.Duration) error
-	// flush sends what was appended to c now.
+	// flush sends the bytes that were appended to c, now.
 	flush(c *conn) error
-	// close ends all connections and waits for what served them.
+	// close ends all connections and waits for the goroutines that served them.
 	close()
 }
 
@@ -26,8 +27,8 @@ type handler func(h packet.Header, body []byte) error
 
 // conn is one connection of a loop.
 type conn struct {
-	out     []byte // to be sent; whoever appends calls touch
-	rest    []byte // the beginning of a packet whose end has not come
+	out     []byte // to be sent; after an append comes a call of touch
+	rest    []byte // the beginning of an incomplete packet
 	handle  handler
 	touched *[]*conn
 	dirty   bool // in touched
@@ -51,7 +52,7 @@ func (c *conn) touch() {
 	}
 }
 
-// take handles what b completes, and keeps what it begins.
+// take handles the packets that b completes, and keeps the packet that it begins.
 func (c *conn) take(b []byte) error {
 	c.rest = append(c.rest, b...)
 	left, err := c.feed(c.rest)
@@ -59,7 +60,7 @@ func (c *conn) take(b []byte) error {
 	return err
 }
 
-// feed handles every whole packet of b and returns what is left of it.
+// feed handles every whole packet of b and returns the rest.
 func (c *conn) feed(b []byte) ([]byte, error) {
 	for {
 		h, n, err := packet.ParseHeader(b)
@@ -75,7 +76,7 @@ func (c *conn) feed(b []byte) ([]byte, error) {
 
 var errClosed = errors.New("the broker closed a connection")
 
-// buffered takes what the handshake read beyond its end.
+// buffered returns the bytes that the handshake read beyond its end.
 func (l *link) buffered() []byte {
 	b, _ := l.r.Peek(l.r.Buffered()) // as many as there are
 	return append([]byte(nil), b...)

@@ -6,7 +6,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/packet"
 )
 
-// mark is what each payload begins with.
+// mark is the beginning of each payload.
 type mark struct {
 	publisher uint32
 	seq       uint64 // of that publisher, from 0

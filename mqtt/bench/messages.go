@@ -79,7 +79,7 @@ func (r *run) plan() [][]string {
 		filters[i] = []string{topic(i)}
 		subscribers[i%l.Topics]++
 	}
-	sharing := make([]int, l.Topics) // publishers whose messages meet at a subscriber
+	sharing := make([]int, l.Topics) // publishers with messages that meet at a subscriber
 	for i := range l.Publishers {
 		sharing[i%l.Topics]++
 	}
@@ -117,7 +117,7 @@ func (r *run) planFilters() [][]string {
 	return filters
 }
 
-// open connects everybody.
+// open connects the subscribers and publishers.
 func (r *run) open(ctx context.Context, filters [][]string) error {
 	session := cleanSession
 	if r.load.Persistent {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Result is what a load measured; its JSON form is stable. Fields that the kind
-// of load does not measure are zero and left out.
+// Result is the outcome of a load; its JSON form is stable. Fields that the kind of
+// load does not measure are zero and left out.
 type Result struct {
 	Name  string `json:"name"`
 	Title string `json:"title"`
@@ -16,13 +16,13 @@ type Result struct {
 	PerSecond     float64 `json:"per_second"` // deliveries, or connections
 	SentPerSecond float64 `json:"sent_per_second,omitempty"`
 
-	// What the broker's process spent on one delivered message, or connection, in
-	// microseconds of processor time: all of it, and its two parts.
+	// Processor time of the broker's process for one delivered message, or connection,
+	// in microseconds: all of it, and its two parts.
 	BrokerMicros       float64 `json:"broker_us,omitempty"`
 	BrokerUserMicros   float64 `json:"broker_user_us,omitempty"`
 	BrokerSystemMicros float64 `json:"broker_system_us,omitempty"`
 	BrokerCores        float64 `json:"broker_cores,omitempty"`
-	BrokerMemory       int64   `json:"broker_rss_bytes,omitempty"` // at the end of what is measured
+	BrokerMemory       int64   `json:"broker_rss_bytes,omitempty"` // at the end of the measurement
 	OwnCores           float64 `json:"own_cores"`                  // the generator's; near 1 it is the bottleneck
 
 	// Of the whole load, warm-up included.
@@ -34,7 +34,7 @@ type Result struct {
 	Lost           uint64 `json:"lost"`
 	Duplicated     uint64 `json:"duplicated"`
 	Reordered      uint64 `json:"reordered"`
-	Corrupt        uint64 `json:"corrupt"` // not what was sent
+	Corrupt        uint64 `json:"corrupt"` // differs from the sent message
 	Refused        uint64 `json:"refused"` // acknowledged with a failure
 	Refusal        string `json:"refusal,omitempty"`
 
@@ -55,10 +55,9 @@ type Delay struct {
 	P999 float64 `json:"p999"`
 }
 
-// Run drives l against t and returns what was measured. It blocks for the load's
-// time and some; ctx ends it early, with an error. Errors are the broker's
-// refusals ([RefusedError]), connections that broke, and a wrong load; losses are
-// in the result.
+// Run drives l against t and returns the measurements. It blocks for the load's time
+// and some; ctx ends it early, with an error. Errors are the broker's refusals
+// ([RefusedError]), connections that broke, and a wrong load; losses are in the result.
 func (t *Target) Run(ctx context.Context, l Load) (*Result, error) {
 	if err := l.Check(); err != nil {
 		return nil, err
@@ -82,7 +81,7 @@ func (r *Result) Faultless() bool {
 	return r.Lost+r.Duplicated+r.Reordered+r.Corrupt+r.Refused+r.Unacknowledged == 0
 }
 
-// count fills in what n events in a time cost.
+// count fills in the cost of n events in the time took.
 func (r *Result) count(n uint64, took time.Duration, before, after usage, own time.Duration) {
 	r.Seconds = took.Seconds()
 	r.PerSecond = float64(n) / r.Seconds

@@ -31,7 +31,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// Within what it remembers, a stream is a set and a maximum.
+// Within the numbers that it remembers, a stream is a set and a maximum.
 func TestStreamModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, seen, next := newStream(1), map[uint64]bool{}, uint64(0)

@@ -13,8 +13,8 @@ import (
 // streamLoop drives connections that only a net.Conn can: each has a goroutine
 // that reads and one that writes.
 type streamLoop struct {
-	// handling is held by whoever runs handlers: a reader, or the turn's caller
-	// between two turns.
+	// handling is held while handlers run: by a reader, or by the turn's caller between
+	// two turns.
 	handling sync.Mutex
 	touched  []*conn
 	err      error
@@ -72,7 +72,7 @@ func (s *streamLoop) turn(wait time.Duration) error {
 	return s.err
 }
 
-// flush hands what there is to the writer, which may write it with what follows.
+// flush hands c's bytes to the writer, which may write them together with later ones.
 func (s *streamLoop) flush(c *conn) error {
 	c.pump.write(c.out)
 	c.out = c.out[:0]
@@ -108,8 +108,8 @@ func (p *pump) write(b []byte) {
 	p.more.Signal()
 }
 
-// run writes what has gathered, in one call, until the pump is closed. A failed
-// write is the reader's to report.
+// run writes gathered bytes, in one call, until the pump is closed. A failed write is
+// the reader's to report.
 func (p *pump) run() {
 	var b []byte
 	for {

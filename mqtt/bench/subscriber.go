@@ -23,7 +23,7 @@ func (r *run) newSubscriber() *subscriber {
 	return s
 }
 
-// handle takes messages, and what releases them.
+// handle takes messages, and the PUBREL that releases one of QoS 2.
 func (s *subscriber) handle(h packet.Header, body []byte) error {
 	v := s.r.target.Version
 	switch h.Type { //nolint:exhaustive // the rest is not for it
@@ -93,7 +93,7 @@ func (r *run) arrived(s *subscriber, got mark) {
 	if r.load.Filters > 0 {
 		advance = 1 // a subscriber gets only some of a publisher's messages
 	}
-	p.seen += advance // what was skipped is no longer on its way
+	p.seen += advance // a skipped message is no longer on its way
 	r.delivered++
 	r.delays.add(time.Duration(r.now() - got.at))
 }

@@ -12,8 +12,8 @@ import (
 
 // Target is the broker that is measured.
 type Target struct {
-	// Dial opens one connection, over whatever carries MQTT there. It is called by
-	// several goroutines at once.
+	// Dial opens one connection, over any transport that carries MQTT there. It is
+	// called by several goroutines at once.
 	Dial    func(ctx context.Context) (net.Conn, error)
 	Version packet.Version
 
@@ -23,8 +23,8 @@ type Target struct {
 	UserName string // none if empty
 	Password string
 
-	// PID is the broker's process, when it is on this machine, for what it costs;
-	// 0 leaves that out.
+	// PID is the broker's process when it is on this machine, to measure its cost; 0
+	// leaves that out.
 	PID int
 }
 
@@ -95,14 +95,14 @@ func (l *link) handshake(t *Target, name string, session sessionKind) error {
 	return nil
 }
 
-// RefusedError is a broker's no to what a load needs.
+// RefusedError is a broker's refusal of a part of the load.
 type RefusedError struct {
 	What   string // the packet, and its topic where there is one
 	Code   packet.ReasonCode
 	Reason string // the broker's words, if any
 }
 
-// Error says what was refused, with which code and why.
+// Error names the refused request, the code and the reason.
 func (e *RefusedError) Error() string {
 	text := fmt.Sprintf("the broker refused %s with 0x%02x, %v", e.What, byte(e.Code), e.Code)
 	if e.Reason != "" {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// usage is what a process has cost so far.
+// usage is the cost of a process so far.
 type usage struct {
 	cpu          time.Duration // user and system, all threads, ended ones too
 	user, system time.Duration // its parts, in steps of 10 ms
@@ -65,7 +65,7 @@ func (t *Target) usage() usage {
 	return u
 }
 
-// ownCPU is what this process has spent.
+// ownCPU is the processor time of this process so far.
 func ownCPU() time.Duration {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts) // always there

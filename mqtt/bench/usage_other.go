@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// usage is what a process has cost so far.
+// usage is the cost of a process so far.
 type usage struct {
 	cpu, user, system time.Duration
 	rss               int64
