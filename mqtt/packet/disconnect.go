@@ -27,8 +27,8 @@ func (p *Disconnect) Decode(v Version, flags byte, body []byte) error {
 	return d.end()
 }
 
-// serverOnly are the Reason Codes that only a server's DISCONNECT has (table
-// 3-13); those that only a client's has are DisconnectWithWillMessage alone.
+// serverOnly are the Reason Codes that only a server's DISCONNECT has (table 3-13).
+// DisconnectWithWillMessage is the only code that only a client's has.
 var serverOnly = [...]ReasonCode{
 	NotAuthorized, ServerBusy, ServerShuttingDown, BadAuthenticationMethod, KeepAliveTimeout, SessionTakenOver,
 	TopicFilterInvalid, RetainNotSupported, QoSNotSupported, UseAnotherServer, ServerMoved,

@@ -2,17 +2,17 @@ package packet
 
 import "encoding/binary"
 
-// Encoded is a PUBLISH encoded once for all receivers of one kind: one version,
-// QoS class, RETAIN and set of properties. Per receiver only the packet
-// identifier and DUP differ, and those are patched while it is copied; Encoded
-// itself never changes, so receivers may share it.
+// Encoded is a PUBLISH encoded once for all receivers of one kind: one version, QoS
+// class, RETAIN and set of properties. Only the packet identifier and DUP differ per
+// receiver. They are patched while the packet is copied; Encoded itself never changes,
+// so receivers may share it.
 type Encoded struct {
 	b  []byte
 	id int // where the packet identifier is; where it would be at QoS 0
 }
 
-// Encode appends the packet to dst and returns it as an Encoded that aliases
-// what was appended. PacketID and Dup need not be set.
+// Encode appends the packet to dst and returns it as an Encoded that aliases the
+// appended bytes. PacketID and Dup need not be set.
 func (p *Publish) Encode(dst []byte, v Version) Encoded {
 	start := len(dst)
 	dst = p.Append(dst, v)
@@ -44,7 +44,7 @@ func (e Encoded) AppendHead(dst []byte, packetID uint16, dup bool) []byte {
 	return dst
 }
 
-// Tail returns the part after AppendHead's. It is shared: nobody writes to it.
+// Tail returns the part after AppendHead's. It is shared: it must not be changed.
 func (e Encoded) Tail() []byte { return e.b[e.headLen():] }
 
 func (e Encoded) headLen() int {
@@ -54,8 +54,8 @@ func (e Encoded) headLen() int {
 	return e.id + 2
 }
 
-// patch writes what differs into a copy of the packet. QoS 0 has neither
-// [MQTT-2.2.1-2] [MQTT-3.3.1-2].
+// patch writes the packet identifier and DUP into a copy of the packet. QoS 0 has
+// neither [MQTT-2.2.1-2] [MQTT-3.3.1-2].
 func (e Encoded) patch(b []byte, packetID uint16, dup bool) {
 	if e.QoS() == 0 { // [MQTT-2.2.1-2] [MQTT-3.3.1-2]
 		return
@@ -67,7 +67,7 @@ func (e Encoded) patch(b []byte, packetID uint16, dup bool) {
 	binary.BigEndian.PutUint16(b[e.id:], packetID)
 }
 
-// Topic returns the Topic Name. It is shared: nobody writes to it.
+// Topic returns the Topic Name. It is shared: it must not be changed.
 func (e Encoded) Topic() []byte {
 	n := 1
 	for e.b[n] >= 0x80 {

@@ -4,9 +4,9 @@ import "fmt"
 
 // Error says why bytes are not a packet. Every failure of a Decode is one.
 type Error struct {
-	Code      ReasonCode // what the specification has the sender told
+	Code      ReasonCode // the code that the specification wants the sender to hear
 	Statement string     // the normative statement broken, such as "MQTT-3.3.1-4"; empty where none has a number
-	Msg       string     // what is wrong, for an operator's log and a Reason String
+	Msg       string     // the fault, for an operator's log and a Reason String
 }
 
 // Error returns the message, the Reason Code's name and the statement.

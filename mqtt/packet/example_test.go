@@ -25,7 +25,7 @@ func Example() {
 	// 5: 34 bytes, site/home/pump-7/raw "3.2 bar"
 }
 
-// What a peer sends that is no packet has the reason code to answer with.
+// The error of bytes that are no packet has the reason code to answer with.
 func ExampleRead() {
 	reserved := []byte{0xf1, 0} // AUTH with a flag that must be zero
 	_, err := packet.Read(bufio.NewReader(bytes.NewReader(reserved)), packet.V5, 1<<20)

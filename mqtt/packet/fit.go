@@ -1,9 +1,9 @@
 package packet
 
-// Fit makes p fit into limit bytes, the receiver's Maximum Packet Size, by
-// leaving out what the specification lets a sender leave out: first the User
-// Properties, then the Reason String. It reports whether p fits now; if not, it
-// must not be sent [MQTT-3.1.2-24]. A message's properties are never touched.
+// Fit makes p fit into limit bytes, the receiver's Maximum Packet Size, by leaving out
+// the parts that the specification lets a sender leave out: first the User Properties,
+// then the Reason String. It reports whether p fits now; if not, it must not be sent
+// [MQTT-3.1.2-24]. A message's properties are never touched.
 func Fit(p Packet, v Version, limit int) bool {
 	if p.Size(v) <= limit {
 		return true

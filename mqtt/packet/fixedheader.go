@@ -135,12 +135,12 @@ func checkPublishFlags(flags byte) *Error {
 	return nil
 }
 
-// appendHeader appends the fixed header of a packet whose body has length bytes.
+// appendHeader appends the fixed header of a packet with a body of length bytes.
 func appendHeader(dst []byte, t Type, flags byte, length int) []byte {
 	return appendVarint(append(dst, byte(t)<<4|flags), uint32(length))
 }
 
-// packetSize returns the size of a packet whose body has length bytes.
+// packetSize returns the size of a packet with a body of length bytes.
 func packetSize(length int) int {
 	return 1 + varintSize(length) + length
 }

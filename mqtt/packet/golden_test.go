@@ -13,8 +13,8 @@ func with(set func(p *Properties)) (p Properties) {
 	return p
 }
 
-// golden has packets and their bytes: those of the specification's figures
-// where it has some, the others made by hand from its tables.
+// golden has packets and their bytes: from the specification's figures where there are
+// some, the rest made by hand from its tables.
 var golden = []struct {
 	name   string
 	v      Version
@@ -173,7 +173,7 @@ func decodeAll(v Version, b []byte) (Packet, error) {
 	return Decode(v, h, b[n:n+h.Length])
 }
 
-// What a 3.1.1 receiver does not know is left out.
+// Fields that a 3.1.1 receiver does not know are left out.
 func TestAppendV311LeavesOut(t *testing.T) {
 	explained := with(func(p *Properties) {
 		p.SetReasonString("why")

@@ -13,8 +13,8 @@ import (
 type Packet interface {
 	// Type returns the packet's type.
 	Type() Type
-	// Decode replaces the packet by the one whose fixed header had flags and
-	// whose body is body. After an error the packet's content is undefined.
+	// Decode replaces the packet by the one with these flags in its fixed header and
+	// with this body. After an error the packet's content is undefined.
 	Decode(v Version, flags byte, body []byte) error
 	// Append appends the whole packet, fixed header included.
 	Append(dst []byte, v Version) []byte
@@ -71,9 +71,9 @@ func Decode(v Version, h Header, body []byte) (Packet, error) {
 	return p, nil
 }
 
-// Read reads one packet of at most limit bytes from r. The end of the stream
-// before a packet is io.EOF, inside one io.ErrUnexpectedEOF. Memory grows with
-// what arrives, not with what the header claims.
+// Read reads one packet of at most limit bytes from r. The end of the stream before a
+// packet is io.EOF, inside one io.ErrUnexpectedEOF. Memory grows with the bytes that
+// arrive, not with the length that the header claims.
 func Read(r *bufio.Reader, v Version, limit int) (Packet, error) {
 	h, n, err := readHeader(r)
 	if err != nil {

@@ -80,13 +80,13 @@ func (id PropertyID) String() string {
 	return "property " + strconv.Itoa(int(id))
 }
 
-// UserProperty is a pair of strings whose meaning is the application's.
+// UserProperty is a pair of strings with a meaning that the application gives them.
 type UserProperty struct{ Key, Value string }
 
-// Properties are the properties of a packet or of a will. A property is sent
-// when it is in Present, except User and SubscriptionIDs, which are sent when
-// they are not empty; the Set methods keep the two together. A field whose
-// property is absent means nothing.
+// Properties are the properties of a packet or of a will. A property is sent when it is
+// in Present. User and SubscriptionIDs are sent when they are not empty; the Set
+// methods keep field and Present together. The field of an absent property means
+// nothing.
 type Properties struct {
 	Present PropertySet
 

@@ -39,7 +39,7 @@ var allowedIn = [16]PropertySet{
 	TypeAuth:        auth | answer,
 }
 
-// Decode replaces p by the properties at the start of b, those of a packet of
+// Decode replaces p by the properties at the start of b, the properties of a packet of
 // type t, and returns how many bytes they took.
 func (p *Properties) Decode(t Type, b []byte) (n int, err error) {
 	d := decoder{b: b}
@@ -98,8 +98,8 @@ func (r *propertyReader) string(what, statement string) string {
 	return r.text[end-len(s) : end]
 }
 
-// property reads one property into p. What a packet of type t cannot carry is
-// malformed (section 2.2.2.2), what comes twice a protocol error.
+// property reads one property into p. A property that a packet of type t cannot carry
+// is malformed (section 2.2.2.2), a repeated one is a protocol error.
 func (r *propertyReader) property(p *Properties, t Type) {
 	n := r.varint("property identifier")
 	if n >= uint32(len(propertyNames)) {

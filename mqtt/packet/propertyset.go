@@ -54,7 +54,7 @@ func (p *Properties) SetAuthenticationMethod(v string) {
 	p.Present |= 1 << PropAuthenticationMethod
 }
 
-// SetAuthenticationData carries what the Authentication Method defines.
+// SetAuthenticationData carries data that the Authentication Method defines.
 func (p *Properties) SetAuthenticationData(v []byte) {
 	p.AuthenticationData = v
 	p.Present |= 1 << PropAuthenticationData

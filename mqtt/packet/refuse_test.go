@@ -234,7 +234,7 @@ func TestHeaderIncomplete(t *testing.T) {
 	}
 }
 
-// Memory follows what is there, not what is claimed.
+// Memory follows the bytes that are there, not the claimed length.
 func TestClaimsCostNothing(t *testing.T) {
 	claims := map[string]func(){
 		"stream": func() {

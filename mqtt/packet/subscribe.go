@@ -12,7 +12,7 @@ type Subscribe struct {
 	Subscriptions []Subscription
 }
 
-// Subscription is one Topic Filter of a SUBSCRIBE and its options. Those after
+// Subscription is one Topic Filter of a SUBSCRIBE and its options. The options after
 // QoS are of MQTT 5 alone.
 type Subscription struct {
 	TopicFilter       string

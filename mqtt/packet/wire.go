@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// decoder reads the data types of section 1.5 from a packet's body. The first
-// failure sticks: what is read after it is zero, and err tells it at the end.
+// decoder reads the data types of section 1.5 from a packet's body. The first failure
+// sticks: all later reads return zero, and err tells it at the end.
 type decoder struct {
 	b   []byte
 	err *Error
