@@ -4,12 +4,12 @@
 // subscriptions that a name is matched with, [Filters] the filters of a policy,
 // [Names] the retained messages that a filter asks for.
 //
-// The rules are those of MQTT 5 section 4.7 in both protocol versions: `+` takes
-// one whole level, `#` the rest including the level above it, and a filter that
-// begins with a wildcard matches no name that begins with `$`. Names are
-// compared byte by byte, without Unicode normalization [MQTT-4.7.3-4].
+// Both protocol versions follow the rules of MQTT 5 section 4.7: `+` takes one whole
+// level, `#` the rest including the level above it, and a filter that begins with a
+// wildcard matches no name that begins with `$`. Names are compared byte by byte,
+// without Unicode normalization [MQTT-4.7.3-4].
 //
-// The functions that compare take valid names and filters; of others they give
+// The functions that compare take valid names and filters. For invalid ones they give
 // some answer and never panic. The package knows no sessions and no rights; a
 // shared subscription is its group and its filter, apart, from [ParseShared] on.
 package topic

@@ -26,20 +26,20 @@ func (f *Filters[V]) Add(filter string, value V) {
 // Len returns how many values there are.
 func (f *Filters[V]) Len() int { return len(f.values) }
 
-// Match calls visit with the values whose filters match name, in no particular
+// Match calls visit with the values of the filters that match name, in no particular
 // order, until visit returns false.
 func (f *Filters[V]) Match(name string, visit func(*V) bool) {
 	f.levels.covering(name, func(end int32) bool { return f.visit(end, visit) })
 }
 
-// Covering is Match for the values whose filters each match every name that filter
+// Covering is Match for the values of filters that each match every name that filter
 // matches: see [Covers].
 func (f *Filters[V]) Covering(filter string, visit func(*V) bool) {
 	f.levels.covering(canonical(filter), func(end int32) bool { return f.visit(end, visit) })
 }
 
-// Overlapping is Match for the values whose filters match a name that filter
-// matches too: see [Overlaps].
+// Overlapping is Match for the values of filters that match a name that filter matches
+// too: see [Overlaps].
 func (f *Filters[V]) Overlapping(filter string, visit func(*V) bool) {
 	f.levels.overlapping(canonical(filter), func(end int32) bool { return f.visit(end, visit) })
 }

@@ -134,7 +134,7 @@ func TestFiltersDoNotAllocate(t *testing.T) {
 	}
 }
 
-// checkTrie demands that the nodes are those of the prefixes, no more, and that the
+// checkTrie demands that the trie has the nodes of the prefixes, no more, and that the
 // hash table has the children of the long lists, no more.
 func checkTrie(t *rapid.T, trie *trie, prefixes map[string]bool) {
 	children := map[string]int{}

@@ -67,9 +67,9 @@ func Overlaps(a, b string) bool {
 	return true
 }
 
-// Common returns how many leading levels of filter go with those of object, a name
-// or a filter: each is the same, or filter has a wildcard there. `#` counts once.
-// It does not allocate.
+// Common returns how many leading levels of filter go with the levels of object, a name
+// or a filter: each is the same, or filter has a wildcard there. `#` counts once. It
+// does not allocate.
 func Common(filter, object string) int {
 	if hidden(filter, object) {
 		return 0
@@ -90,10 +90,10 @@ func Common(filter, object string) int {
 	}
 }
 
-// pattern is a filter as its levels before `#` and whether `#` follows: the
-// names with those levels and, if open, any more after them. A name has at
-// least one level, and a single one is not empty; so `#` is the pattern `+/#`
-// and `/#` is `/+/#`.
+// pattern is a filter as its levels before `#` and whether `#` follows. It stands for
+// the names with these levels and, if open, any more after them. A name has at least
+// one level, and a single one is not empty; so `#` is the pattern `+/#` and `/#` is
+// `/+/#`.
 type pattern struct {
 	rest   string
 	levels int

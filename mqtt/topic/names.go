@@ -59,7 +59,7 @@ func (n *Names[V]) Remove(name string) *V {
 // Len returns how many names there are.
 func (n *Names[V]) Len() int { return n.values.used() }
 
-// Match appends to dst the values whose names filter matches, in no particular
+// Match appends to dst the values of the names that filter matches, in no particular
 // order, and returns it.
 func (n *Names[V]) Match(filter string, dst []*V) []*V {
 	n.levels.overlapping(filter, func(end int32) bool {

@@ -89,7 +89,8 @@ func (s *slab[T]) remove(i int32) {
 }
 
 // sparse reports whether s is large and nearly empty: it should be copied, to give
-// memory back. The copy is at most a seventh of what was removed to get there.
+// memory back. The copy is at most a seventh of the elements that were removed to get
+// there.
 func (s *slab[T]) sparse() bool {
 	return s.rest != nil && s.size() >= sparseFrom && s.used() <= s.size()/8
 }

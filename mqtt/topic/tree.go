@@ -22,8 +22,8 @@ type Tree[K comparable, V any] struct {
 // NewTree returns an empty tree.
 func NewTree[K comparable, V any]() *Tree[K, V] { return &Tree[K, V]{} }
 
-// Generation returns a number that changes with every change of the tree. What
-// Match returned after the number was read is right as long as the number
+// Generation returns a number that changes with every change of the tree. A result of
+// Match that was computed after the number was read is right as long as the number
 // stays.
 func (t *Tree[K, V]) Generation() uint64 { return t.generation.Load() }
 
@@ -54,8 +54,8 @@ func (t *Tree[K, V]) Add(filter string, key K, value V) (keys int, replaced bool
 	return len(list.all), replaced
 }
 
-// Remove takes away what is under filter and key. It returns how many keys
-// filter has left and whether key was one of them.
+// Remove removes the entry under filter and key. It returns how many keys filter has
+// left and whether key was one of them.
 func (t *Tree[K, V]) Remove(filter string, key K) (keys int, removed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -107,9 +107,9 @@ func (t *Tree[K, V]) Get(filter string, key K) (value V, ok bool) {
 	return t.lists.at(end).get(key)
 }
 
-// Match appends to dst the value of every entry whose filter matches name, in
-// no particular order, and returns it. A subscriber is there once for each of
-// its filters that match.
+// Match appends to dst the value of every entry with a filter that matches name, in no
+// particular order, and returns it. A subscriber is there once for each of its filters
+// that match.
 func (t *Tree[K, V]) Match(dst []V, name string) []V {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

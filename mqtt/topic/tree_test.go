@@ -83,8 +83,8 @@ func TestTreeAgainstList(t *testing.T) {
 	})
 }
 
-// checkTree demands that every entry is found and that the nodes are those of
-// the filters' prefixes, no more.
+// checkTree demands that every entry is found and that the tree has the nodes of the
+// filters' prefixes, no more.
 func checkTree(t *rapid.T, tree *Tree[int, int], list map[subscription]int) {
 	prefixes := map[string]bool{}
 	for s, value := range list {

@@ -2,16 +2,15 @@ package topic
 
 import "strings"
 
-// trie is the levels of filters, or of names, as a tree: the common part of
-// [Tree], [Filters] and [Names]. At a node end at most two filters: the path to the
-// node, and that path with # after it. The trie holds a number for each, and 0 for
-// none; the owner of the trie knows what the number stands for. The zero trie is
-// empty.
+// trie is the levels of filters, or of names, as a tree: the common part of [Tree],
+// [Filters] and [Names]. At a node end at most two filters: the path to the node, and
+// that path with # after it. The trie holds a number for each, and 0 for none; the
+// owner of the trie gives the number a meaning. The zero trie is empty.
 //
-// Nodes are in a slab and refer to each other by index. So a trie of few filters
-// costs few allocations, and a question costs none. The literal children of a node
-// are a list; those of a node with many children are in a hash table besides, one
-// table for the whole trie. A question goes no deeper than the filters in the trie.
+// Nodes are in a slab and refer to each other by index. So a trie of few filters costs
+// few allocations, and a question costs none. The literal children of a node are a
+// list; the children of a node with many are in a hash table besides, one table for the
+// whole trie. A question goes no deeper than the filters in the trie.
 type trie struct {
 	nodes slab[node]
 	edges map[edge]int32 // children of the nodes that have more than longList
@@ -156,8 +155,8 @@ func (t *trie) prune(at int32) {
 	}
 }
 
-// compact copies the nodes into as little memory as they need. Each number becomes
-// what renumber returns for it.
+// compact copies the nodes into as little memory as they need. Each number becomes the
+// result of renumber for it.
 func (t *trie) compact(renumber func(int32) int32) {
 	var small trie
 	small.reach("#", false)
@@ -192,7 +191,8 @@ func (t *trie) unlink(at int32) {
 	}
 }
 
-// graft copies what ends at and below the node theirs of from to the node at.
+// graft copies the filters that end at and below the node theirs of from to the node
+// at.
 func (t *trie) graft(at int32, from *trie, theirs int32, renumber func(int32) int32) {
 	n := from.nodes.at(theirs)
 	for _, open := range []bool{false, true} {
@@ -292,7 +292,7 @@ func (t *trie) overlappingAt(at int32, rest string, more, dollar bool, visit fun
 }
 
 // below visits all filters that end at and below the node at; with hide, without
-// the children whose level begins with $.
+// children with a level that begins with $.
 func (t *trie) below(at int32, hide bool, visit func(int32) bool) bool {
 	n := t.nodes.at(at)
 	if n.open != 0 && !visit(n.open) || n.exact != 0 && !visit(n.exact) {

@@ -27,8 +27,8 @@ var (
 	errGroup    = errors.New("has a wildcard in its share name [MQTT-4.8.2-2]")
 )
 
-// ValidName returns what is wrong with s as a Topic Name, or nil. It does not
-// allocate. The error reads on from the name: "is empty".
+// ValidName returns the fault of s as a Topic Name, or nil. It does not allocate. The
+// error reads on from the name: "is empty".
 func ValidName(s string) error {
 	if err := validText(s); err != nil {
 		return err
@@ -39,9 +39,9 @@ func ValidName(s string) error {
 	return nil
 }
 
-// ValidFilter returns what is wrong with s as a Topic Filter, or nil. A filter
-// that begins with $share/ has to be a valid shared subscription. It does not
-// allocate. The error reads on from the filter: "is empty".
+// ValidFilter returns the fault of s as a Topic Filter, or nil. A filter that begins
+// with $share/ has to be a valid shared subscription. It does not allocate. The error
+// reads on from the filter: "is empty".
 func ValidFilter(s string) error {
 	if isShared(s) {
 		_, _, _, err := ParseShared(s)
@@ -50,7 +50,7 @@ func ValidFilter(s string) error {
 	return validPlain(s)
 }
 
-// validPlain is ValidFilter for what is not shared.
+// validPlain is ValidFilter for a filter that is not shared.
 func validPlain(s string) error {
 	if err := validText(s); err != nil {
 		return err
@@ -92,9 +92,9 @@ const sharePrefix = "$share/"
 
 func isShared(s string) bool { return strings.HasPrefix(s, sharePrefix) }
 
-// ParseShared takes the filter of a shared subscription, $share/GROUP/FILTER,
-// apart. ok is false, and filter is s, for one that is not shared. A shared one
-// whose parts are not valid is an error [MQTT-4.8.2-1] [MQTT-4.8.2-2].
+// ParseShared takes the filter of a shared subscription, $share/GROUP/FILTER, apart. ok
+// is false, and filter is s, for one that is not shared. A shared one with an invalid
+// part is an error [MQTT-4.8.2-1] [MQTT-4.8.2-2].
 func ParseShared(s string) (group, filter string, ok bool, err error) {
 	if !isShared(s) {
 		return "", s, false, nil
@@ -119,7 +119,7 @@ func ParseShared(s string) (group, filter string, ok bool, err error) {
 	return group, filter, true, nil
 }
 
-// CutShare is ParseShared for a filter whose parts the caller checks, or has
+// CutShare is ParseShared for a filter with parts that the caller checks, or has
 // checked. group is empty, and filter is s, for one that is not shared.
 func CutShare(s string) (group, filter string) {
 	if !isShared(s) {

@@ -98,7 +98,7 @@ func TestValidDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// What a client can send at most costs microseconds.
+// The longest filter that a client can send costs microseconds.
 func BenchmarkValidFilterSlashes(b *testing.B) {
 	slashes := strings.Repeat("/", MaxLen)
 	b.ReportAllocs()
