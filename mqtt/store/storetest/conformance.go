@@ -264,7 +264,7 @@ func testRetained(t *testing.T, open Open) {
 	put("a", "2", 1)
 	put("$SYS/x", "3", 1)
 	put("c", "4", 7)
-	put("c", "", 6) // older than what it removes
+	put("c", "", 6) // older than the clear
 	put("d", "5", 1)
 	put("d", "", 2)
 	put("nothing", "", 2)
@@ -542,7 +542,7 @@ func testSweep(t *testing.T, open Open) {
 		tx.Inflight(alice, 1, store.Sent{PacketID: 1})
 	})
 	s.Sweep(soon)
-	do(t, s, func(store.Tx) {}) // behind what the sweep perhaps handed in
+	do(t, s, func(store.Tx) {}) // behind a transaction that the sweep perhaps handed in
 	var topics []string
 	for _, e := range Entries(s, alice) {
 		topics = append(topics, e.Message.Topic)
@@ -617,7 +617,7 @@ func testNested(t *testing.T, open Open) {
 	}
 }
 
-// testAcknowledged tells what a peer has from what the log lost.
+// testAcknowledged separates messages that a peer has from messages that the log lost.
 func testAcknowledged(t *testing.T, open Open) {
 	s := open(t, store.Limits{Outbound: store.QueueLimit{Messages: 3, Bytes: 1 << 20}})
 	for range 5 { // 1 and 2 are lost
@@ -642,7 +642,7 @@ func testAcknowledged(t *testing.T, open Open) {
 	}
 }
 
-// testTombstones clears retained messages: what is older does not come back.
+// testTombstones clears retained messages: older messages do not come back.
 func testTombstones(t *testing.T, open Open) {
 	s := open(t, store.Limits{Tombstones: store.QueueLimit{Messages: 2, Bytes: 1 << 20}})
 	put := func(topic, payload string, clock uint64) {

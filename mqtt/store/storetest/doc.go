@@ -1,3 +1,3 @@
-// Package storetest holds what every form of store.Store must do, as tests that
-// each form runs.
+// Package storetest holds the duties of every form of store.Store, as tests that each
+// form runs.
 package storetest

@@ -9,7 +9,7 @@ import (
 	"github.com/hpmq/hpmq/mqtt/store"
 )
 
-// Names are what a test put into a store and a [Dump] shows.
+// Names are the names that a test put into a store; a [Dump] shows their entries.
 type Names struct {
 	Peers  []string
 	Floors []store.Origin // by site and lane
@@ -82,8 +82,8 @@ func dumpSession(b *strings.Builder, s store.Store, x store.Session) {
 	fmt.Fprintf(b, " %d messages, %d bytes\n", stats.Messages, stats.Bytes)
 }
 
-// line shows a message. Properties are shown as they are sent: what is absent
-// has no value.
+// line shows a message. Properties are shown as they are sent: an absent one has no
+// value.
 func line(m *store.Message) string {
 	return fmt.Sprintf("%s=%q qos %d retain %t props %x expires %d by %s/%s origin %+v hlc %d",
 		m.Topic, m.Payload, m.QoS, m.Retain, m.Props.Append(nil), m.Expires, m.Publisher, m.ClientID, m.Origin, m.HLC)
