@@ -112,6 +112,7 @@ func (o *outlive) cut(t *testing.T) {
 	stock := o.stock(t)
 	o.anna.run(t, "hpmq-enroll", "--out", o.anna.dir, o.paris.ticket(t, "user", "add", "anna"))
 	sub := stock.start(t, "mosquitto_sub", append(stock.flags(o.lyon), "-t", "site/lyon/pump-7/cmd", "-q", "1")...)
+	o.awaitRulesOfLyon(t)
 	o.paris.cut()
 	began := time.Now()
 
@@ -143,6 +144,17 @@ func (o *outlive) cut(t *testing.T) {
 		t.Error("a stock client accepted an expired server")
 	}
 	o.meshGoesOn(t)
+}
+
+// awaitRulesOfLyon waits until the agent's rules have lyon's current key. The writer
+// gathers new keys of nodes for a 64th of their certificates' time: a cut within that
+// time leaves the agent with the key before it.
+func (o *outlive) awaitRulesOfLyon(t *testing.T) {
+	t.Helper()
+	const gathered = outliveNode/64 + 2*time.Second
+	eventually(t, outliveNode, "lyon's certificate is some seconds old", func() bool {
+		return time.Until(o.lyon.status(t).Certificate) < outliveNode-gathered
+	})
 }
 
 // stock copies the agent's identity for a stock client.
