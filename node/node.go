@@ -263,6 +263,9 @@ func (n *Node) openBroker() (err error) {
 	return nil
 }
 
+// DataDir is the absolute path of the node's data directory.
+func (n *Node) DataDir() string { return n.cfg.DataDir }
+
 // Fresh reports whether New began with an empty data directory.
 func (n *Node) Fresh() bool { return n.fresh }
 

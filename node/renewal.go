@@ -37,7 +37,7 @@ func (n *Node) renewUser(ctx context.Context, send identity.Renewal) error {
 	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
-		if err := n.user.Reload(); err == nil && n.operatorDue() {
+		if err := n.user.Reload(); err == nil && dueNow(n.user) {
 			if err := n.renewOperator(ctx, send); err != nil && ctx.Err() == nil {
 				n.log.WithError(err).Warn("the operator's certificate was not renewed; hpmq login makes a new one")
 			}
@@ -50,8 +50,9 @@ func (n *Node) renewUser(ctx context.Context, send identity.Renewal) error {
 	}
 }
 
-func (n *Node) operatorDue() bool {
-	return n.user.SVID() != nil && identity.Due(n.user.SVID(), time.Now())
+// dueNow reports whether a store has a certificate that is due for renewal.
+func dueNow(s *identity.Store) bool {
+	return s.SVID() != nil && identity.Due(s.SVID(), time.Now())
 }
 
 func (n *Node) renewOperator(ctx context.Context, send identity.Renewal) error {
@@ -62,7 +63,7 @@ func (n *Node) renewOperator(ctx context.Context, send identity.Renewal) error {
 			return err
 		}
 	}
-	if !n.operatorDue() || !time.Now().Before(n.user.SVID().NotAfter()) {
+	if !dueNow(n.user) || !time.Now().Before(n.user.SVID().NotAfter()) {
 		return nil // renewed just now, or over: then only hpmq login helps
 	}
 	r := &identity.Renewer{Store: n.user, Send: send, CRL: n.crl, Log: n.log}

@@ -31,8 +31,9 @@ const (
 	rulesTimeout = 30 * time.Second       // for a node to take one slice
 	maxRuleWants = 16384                  // devices that one node may ask about
 
-	// A node's new key is worth new slices only in this last part of its certificate's
-	// life, see rulebook.nodeRenewed.
+	// keyPatience is how long a node's new key waits for other keys before it brings
+	// new slices: this part of the time that the node's certificate has left. See
+	// rulebook.nodeRenewed.
 	keyPatience = 64
 	// maxUsableFabrics bounds the versions of the fabric that differ in keys only.
 	maxUsableFabrics = 256

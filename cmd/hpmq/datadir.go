@@ -14,7 +14,7 @@ import (
 // dataEnv is the environment variable that stands for --data.
 const dataEnv = "HPMQ_DATA_DIR"
 
-// defaultDataDir is where "hpmq up" keeps its state without --data-dir.
+// defaultDataDir is where "hpmq up" keeps its state without --data.
 func defaultDataDir() string {
 	if os.Geteuid() == 0 && os.Getenv("XDG_STATE_HOME") == "" {
 		return "/var/lib/hpmq"

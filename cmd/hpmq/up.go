@@ -120,11 +120,11 @@ func runNode(ctx context.Context, o node.Options, out io.Writer, log *logrus.Log
 	defer reloading.Wait()
 	defer close(hangup)
 	defer signal.Stop(hangup)
-	return n.Run(ctx, func() { printBanner(out, n, o.DataDir, time.Since(began)) })
+	return n.Run(ctx, func() { printBanner(out, n, time.Since(began)) })
 }
 
-func printBanner(w io.Writer, n *node.Node, dir string, took time.Duration) {
-	s := n.Status()
+func printBanner(w io.Writer, n *node.Node, took time.Duration) {
+	s, dir := n.Status(), n.DataDir()
 	fmt.Fprintf(w, "hpmq %s  site %q  node %s", version, s.Site, s.Node)
 	if n.Fresh() {
 		fmt.Fprintf(w, "  (new in %s)", dir)

@@ -298,7 +298,7 @@ func TestRelayedCRL(t *testing.T) {
 // TestLargeCRL: what does not fit is said, not cut.
 func TestLargeCRL(t *testing.T) {
 	if testing.Short() {
-		t.Skip("signs a list of megabytes")
+		t.Skip("with -short: it signs a list of more than 4 MiB, which takes seconds")
 	}
 	l := newLab(t)
 	pump := l.enrol(t, "pump-7")

@@ -33,7 +33,7 @@ func TestOwn(t *testing.T) {
 			address := map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0", "unix": filepath.Join(t.TempDir(), "s")}[network]
 			l, err := net.Listen(network, address)
 			if err != nil && network == "tcp6" {
-				t.Skip(err) // a machine without IPv6
+				t.Skipf("no IPv6 on this machine: %v", err)
 			}
 			if err != nil {
 				t.Fatal(err)
