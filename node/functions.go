@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/hpmq/hpmq/funcs"
 	"github.com/hpmq/hpmq/funcs/wasm"
 	"github.com/hpmq/hpmq/identity"
@@ -21,7 +23,6 @@ import (
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/node/control"
 	"github.com/hpmq/hpmq/policy"
-	"github.com/sirupsen/logrus"
 )
 
 // functions loads the fabric's functions on this node. It fetches their modules and

@@ -9,11 +9,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/identity/directory"
 	"github.com/hpmq/hpmq/internal/logfield"
 	"github.com/hpmq/hpmq/overlay"
-	"github.com/sirupsen/logrus"
 )
 
 // The protocols with which nodes ask each other about the directory, one for each

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/eclipse/paho.golang/paho"
+
 	"github.com/hpmq/hpmq/internal/exit"
 	"github.com/hpmq/hpmq/node"
 )

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newClientsCommand() *cobra.Command {

@@ -6,8 +6,9 @@ import (
 	"os"
 	"strings"
 
-	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newFuncCommand() *cobra.Command {

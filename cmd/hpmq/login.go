@@ -7,11 +7,12 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spf13/cobra"
+
 	"github.com/hpmq/hpmq/identity"
 	"github.com/hpmq/hpmq/internal/atomicfile"
 	"github.com/hpmq/hpmq/node"
 	"github.com/hpmq/hpmq/node/control"
-	"github.com/spf13/cobra"
 )
 
 func newLoginCommand() *cobra.Command {

@@ -14,9 +14,10 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"github.com/hpmq/hpmq/internal/exit"
 	"github.com/hpmq/hpmq/node/control"
-	"github.com/spf13/cobra"
 )
 
 // version is set by the linker; see the Makefile.

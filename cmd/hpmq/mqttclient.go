@@ -14,8 +14,9 @@ import (
 
 	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
-	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // mqttFlags are the connection flags that pub and sub share. Their letters are

@@ -12,8 +12,9 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 // outputFormat is the value of -o: JSON, or a form for people.

@@ -6,8 +6,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newStatusCommand() *cobra.Command {

@@ -5,8 +5,9 @@ import (
 	"io"
 	"time"
 
-	"github.com/hpmq/hpmq/node/control"
 	"github.com/spf13/cobra"
+
+	"github.com/hpmq/hpmq/node/control"
 )
 
 func newRetainedCommand() *cobra.Command {
