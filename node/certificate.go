@@ -7,9 +7,9 @@ import (
 	"github.com/hpmq/hpmq/policy"
 )
 
-// certificates answers from the policy how long certificates live. set returns the
-// policy in force. It returns nil before there is a policy: the node's own first
-// certificate is issued then, with the defaults.
+// certificates answers from the policy what it says about certificates: lifetime, grace
+// and max_stale. set returns the policy in force. It returns nil before there is a
+// policy: the node's own first certificate is issued then, with the defaults.
 type certificates struct{ set func() *policy.Set }
 
 func (c certificates) of(p directory.Identity) policy.Certificate {

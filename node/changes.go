@@ -17,7 +17,7 @@ import (
 
 // changes wakes up the work that follows a change; many changes wake it once.
 type changes struct {
-	rights    wake.Token     // policy or labels: sessions and slices are judged anew
+	rights    wake.Token     // policy or labels: sessions are judged anew
 	functions wake.Token     // the set of functions
 	cleanUp   wake.Token     // a record asks for work that takes time
 	sites     wake.Broadcast // which sites there are, and which are reached
@@ -93,7 +93,8 @@ func (n *Node) identityChanged(rec *directory.Identity, rights bool) {
 	}
 }
 
-// rightsChanged has the rights of all sessions and slices judged again.
+// rightsChanged has all sessions, links to other sites and publishers there judged
+// again.
 func (n *Node) rightsChanged() {
 	n.foreign.IdentitiesChanged()
 	n.filter.reset()
@@ -144,9 +145,8 @@ func (n *Node) endIdentity(rec directory.Revocation) {
 		WithField("connections", ended.Connections).WithField("took", time.Since(began).String()).Warn("identity revoked")
 }
 
-// applyRights judges all sessions and slices again when policy or labels have
-// changed. Nothing slow may run here: until it runs, a right that was taken away
-// still holds.
+// applyRights judges all sessions again when policy or labels have changed. Nothing
+// slow may run here: until its turn comes, a right that was taken away still holds.
 func (n *Node) applyRights(ctx context.Context) error {
 	for {
 		select {

@@ -12,18 +12,19 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// How the memory that the node may use is divided. The broker holds messages in a
-// third of it at most: the garbage collector needs as much again before it runs, and
-// the rest of the node has to fit too. The collector works harder before all memory
-// is in use.
+// How the memory that the node may use is divided. The broker holds a
+// third of it for clients and sites at most: the garbage collector needs as much again
+// before it runs, and the rest of the node has to fit too. The collector works harder
+// before all memory is in use.
 const (
 	heldPart      = 3
 	heldUnknown   = 1 << 30 // where the system does not tell
 	collectorPart = 0.85
 )
 
-// memoryCeiling returns how many bytes the broker may hold for its clients: asked,
-// or a default when asked is 0. It also sets the garbage collector's limit.
+// memoryCeiling returns how many bytes the broker may hold for clients and sites:
+// asked, or a default when asked is 0. It also sets the garbage collector's limit,
+// unless GOMEMLIMIT sets it or the memory is unknown.
 func memoryCeiling(asked int64, log logrus.FieldLogger) int64 {
 	total := availableMemory("/")
 	if total == 0 {

@@ -362,7 +362,7 @@ func (n *Node) serveClients(run func(string, func(context.Context) error)) error
 // openPort makes the TLS of a port that other machines reach.
 func (n *Node) openPort(l net.Listener, name string, o port.Options, alpn ...string) *port.Port {
 	conf := identity.ServerConfig(n.store, alpn, tls.RequestClientCert, identity.Revoked(n.revoked), identity.ServeEnded(n.offline.serves), identity.AllowTLS12)
-	conf.DynamicRecordSizingDisabled = true // whole records: a flush is already large
+	conf.DynamicRecordSizingDisabled = true // whole records: a flush has all that was gathered
 	o.Log, o.Proxies, o.Admits = n.log, n.cfg.Proxies[name], n.broker.NewGate().Admits
 	return port.New(l, conf, o)
 }

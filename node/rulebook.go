@@ -114,7 +114,7 @@ func (b *rulebook) nodeRenewed(notAfter time.Time) {
 }
 
 // takeNews returns the changes since the last call. A keysDue that has not come yet
-// stays.
+// stays, unless more than keys has changed: the new slices have the keys then.
 func (b *rulebook) takeNews() (news ruleNews, keysDue bool) {
 	b.newsMu.Lock()
 	defer b.newsMu.Unlock()

@@ -187,9 +187,9 @@ func (s *succession) look(now time.Time) {
 	}
 }
 
-// redial dials every address of t in turn. It ends when there is a connection other
-// than before, revived reports true, ctx is done or the node stops. Attempts overlap:
-// an attempt made while the path is cut must not hold up the next.
+// redial dials every address of t in turn, again and again. It ends when there is a
+// connection other than before, revived reports true, ctx is done or the node stops.
+// Attempts overlap: an attempt made while the path is cut must not hold up the next.
 func (n *Node) redial(ctx context.Context, t Target, before *conn, lost time.Time, revived func() bool) {
 	wanted, cancel := context.WithCancel(ctx)
 	var attempts sync.WaitGroup

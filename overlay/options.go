@@ -56,7 +56,7 @@ type Options struct {
 	// seconds of one whose certificate has ended. Nil serves none.
 	ServeEnded func(leaf *x509.Certificate) bool
 
-	// DialOnly refuses incoming connections: every connection is one that we made.
+	// DialOnly leaves peers that dial us unanswered: every connection is one that we made.
 	DialOnly bool
 
 	// Accept says whether an identity of the trust domain may connect to us.

@@ -9,7 +9,8 @@ import (
 )
 
 // socketBuffer is the buffer size requested in both directions. The kernel grants as
-// much as its limits allow, and quic-go is told not to complain about the rest.
+// much as its limits allow, and quic-go gets no cause to complain about the rest: see
+// [socket.SetReadBuffer].
 const socketBuffer = 4 << 20
 
 // A socket owns the overlay's one UDP port and tells its users apart by the

@@ -151,7 +151,7 @@ func ago(t, now time.Time) string {
 }
 
 // plainText makes text from a client safe for a terminal: it is quoted when it has
-// control characters that a terminal would obey.
+// characters that do not print, among them those that a terminal would obey.
 func plainText(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return strconv.Quote(s)

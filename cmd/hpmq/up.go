@@ -98,7 +98,7 @@ func (l libraryLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// runNode starts a node, prints its addresses, and runs it until ctx is done.
+// runNode starts a node, prints what it serves, and runs it until ctx is done.
 func runNode(ctx context.Context, o node.Options, out io.Writer, log *logrus.Logger) error {
 	began := time.Now()
 	stdlog.SetFlags(0)

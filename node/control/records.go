@@ -12,7 +12,7 @@ const MaxAwait = 4 * time.Minute
 // records, or after a time.
 var AwaitRecords = Endpoint[AwaitRequest, Recorded]{http.MethodPost, "/v1/records/await"}
 
-// AwaitRequest names the record to wait for.
+// AwaitRequest says for how many records to wait, and for how long.
 type AwaitRequest struct {
 	Records uint64  `json:"records"`      // that a node shall hold
 	Wait    float64 `json:"wait_seconds"` // for the nodes that lack them; 0 is not at all

@@ -12,8 +12,8 @@ import (
 )
 
 // A message that waited at its site was sent under the policy of its time. This file
-// keeps the policies before the one in force, and the stamps of messages, which say
-// under which policy a message was sent.
+// keeps the policies before the one in force, and the stamps that messages are compared
+// with.
 //
 // A stamp is the hybrid clock of the sending site. The time of a change is the hybrid
 // clock of the CA node that recorded it. Both follow wall clocks, and neither runs behind

@@ -30,7 +30,7 @@ func (e *carrierError) Unwrap() error { return e.is }
 type Denied struct {
 	Target identity.ID
 	Rule   string // the rule that denied, empty when no rule allows
-	Reason string // for people; names the rule or the missing grant
+	Reason string // for people; names the rule or what is missing, such as a grant
 }
 
 func (d *Denied) Error() string { return d.Reason }

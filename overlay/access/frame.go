@@ -48,7 +48,8 @@ func (h *header) check() error {
 	return nil
 }
 
-// unanswered returns the error for a peer that got h and gave no status.
+// unanswered returns the status that stands for the answer of a peer that got h and
+// gave no status.
 func (h *header) unanswered(err error) status {
 	switch {
 	case errors.Is(err, overlay.ErrBusy):

@@ -25,9 +25,10 @@ const (
 	MaxEventPayload = 512
 )
 
-// How long leaving may take. Two messages announce it. The first is sent four
-// times, 200 ms apart, among up to nine nodes (more often among more, as far as the
-// time goes). Then we still answer the probes of nodes that have not heard.
+// How long leaving may take. Two messages announce it, and leaveTimeout is for each of
+// them. The first is sent four times, 200 ms apart, among up to nine nodes (more often
+// among more, as far as the time goes). Then, for leaveLinger, we still answer the
+// probes of nodes that have not heard.
 const (
 	leaveTimeout = time.Second
 	leaveLinger  = 200 * time.Millisecond

@@ -19,7 +19,7 @@ const (
 	// Channel is the overlay datagram channel of gossip's packets.
 	Channel = 1
 
-	fakePort = 7844 // memberlist wants an address; it is never dialled
+	fakePort = 7844 // memberlist wants a port; it is never dialled
 )
 
 var (
