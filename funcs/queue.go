@@ -45,7 +45,7 @@ func (q *queue) push(t task) error {
 	return nil
 }
 
-// pushSwap appends a change of functions; the limit does not count it.
+// pushSwap appends a change of functions, also when the queue is full.
 func (q *queue) pushSwap(functions map[string]*loaded) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -56,8 +56,8 @@ type Ticket struct {
 	Uses        int               `cbor:"11,keyasint"`          // how many keys may enrol with it
 	Signature   []byte            `cbor:"12,keyasint,omitempty"`
 
-	// Secret is an Ed25519 seed. The new device proves that it has it, and does not
-	// send it: Key is its public half. So a node that passes a request on cannot use
+	// Secret is an Ed25519 seed. The party that enrols proves that it has it, and does
+	// not send it: Key is its public half. So a node that passes a request on cannot use
 	// the ticket.
 	Key    []byte `cbor:"14,keyasint"`
 	Secret []byte `cbor:"15,keyasint,omitempty"`

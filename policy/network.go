@@ -95,7 +95,7 @@ func parsePort(s string) (uint16, error) {
 }
 
 // Connect decides a new flow from one identity to a port of another. protocol is tcp or
-// udp. The target's node decides, and it does not know the caller's session: a
+// udp. It is decided at the target's side, where no session of the caller is known: a
 // condition on session.site is undecided.
 func (s *Set) Connect(from, to Subject, protocol string, port uint16) Decision {
 	from.SessionSite = ""

@@ -28,7 +28,7 @@ const (
 // unboundSites stands for the rule by which a site receives everything.
 const unboundSites = "policy version 1, by which each site receives everything"
 
-// The fates of messages for a site that never told its interest.
+// The fates of messages for a site whose interest was never heard here.
 const (
 	QueueUnknown  = "queue"  // all that its grants let it receive waits for it
 	RefuseUnknown = "refuse" // nothing is kept for it

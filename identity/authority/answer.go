@@ -46,7 +46,8 @@ func (a *Authority) refusal(p directory.Identity) *identity.APIError {
 	return refuse(http.StatusForbidden, hint, "%s is %s", p.ID.Short(), p.State)
 }
 
-// tooOften is the answer to an identity whose records change too often.
+// tooOften is the answer to an identity that asks too often for new records about
+// itself.
 func tooOften(id identity.ID) *identity.APIError {
 	return refuse(http.StatusTooManyRequests, "try again in ten minutes", "%s asks too often", id.Short())
 }

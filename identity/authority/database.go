@@ -71,7 +71,7 @@ func (s *database) StoreCertificate(leaf *x509.Certificate) error {
 }
 
 // Certificates are revoked by [Authority.Revoke], under the name's lock, and
-// judged by identity and generation. Serial numbers do not matter.
+// judged by identity and generation. No caller asks by serial number.
 
 // GetCertificate refuses.
 func (s *database) GetCertificate(string) (*x509.Certificate, error) {

@@ -14,5 +14,5 @@
 //
 // The package serves the enrolment API for authorities and, through [Relay],
 // for nodes that have none. It does not know policy: the rights of an identity,
-// and of ticket holders, are decided elsewhere.
+// and who may have tickets, are decided elsewhere.
 package authority

@@ -17,7 +17,7 @@
 // replicas that had chosen each other heard nothing of the writer any more.
 //
 // A record is on disk, synced, before [Directory.Put] returns, before a replica
-// counts it, and before it is sent to any node. A node never gives up a record of
+// counts it, and before any watcher or node is told. A node never gives up a record of
 // its log for a peer's: a writer that was restored from an old backup, or that
 // forked, is refused with both positions named, and an operator decides.
 //

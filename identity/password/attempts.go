@@ -59,7 +59,7 @@ func (a *attempts) charge(name, from string, now time.Time) (giveBack func(), ok
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// The address comes first: an address without a guess left makes no buckets for
-	// ever new names, which would push out the buckets of other addresses.
+	// ever new names, which would push out the buckets of other names and addresses.
 	all := []*bucket{a.bucket(bucketKey{scope: address, address: from}, perAddress, now)}
 	if all[0].tokens < 1 {
 		return nil, false
